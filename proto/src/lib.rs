@@ -1,0 +1,1 @@
+//! The Handle wire protocol.
