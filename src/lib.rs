@@ -1,1 +1,3 @@
 //! jiexi
+pub mod clock;
+pub mod metrics;
