@@ -33,7 +33,11 @@ impl Authority {
         let mut homed = HashSet::default();
         let mut last: Vec<u8> = Vec::new();
         loop {
-            let from = if last.is_empty() { Bound::Unbounded } else { Bound::Excluded(&last[..]) };
+            let from = if last.is_empty() {
+                Bound::Unbounded
+            } else {
+                Bound::Excluded(&last[..])
+            };
             let page = store.scan(Space::Prefix, from, PREFIX_HANDLE, PAGE)?;
             let complete = page.len() < PAGE;
             for record in page {
@@ -70,7 +74,9 @@ impl Authority {
     /// prefix it is derived from: the parent knows where its children live.
     #[must_use]
     pub fn responsible(&self, key: &[u8]) -> bool {
-        let Some(slash) = key.iter().position(|&byte| byte == b'/') else { return false };
+        let Some(slash) = key.iter().position(|&byte| byte == b'/') else {
+            return false;
+        };
         let (prefix, suffix) = (&key[..slash], &key[slash + 1..]);
         if self.homed.contains(prefix) {
             return true;
@@ -97,7 +103,10 @@ mod tests {
     use super::*;
 
     fn homing(prefixes: &[&str]) -> Authority {
-        let homed = prefixes.iter().map(|prefix| prefix.as_bytes().into()).collect();
+        let homed = prefixes
+            .iter()
+            .map(|prefix| prefix.as_bytes().into())
+            .collect();
         Authority { homed, epoch: 0 }
     }
 
@@ -105,10 +114,23 @@ mod tests {
     #[test]
     fn responsibility() {
         let node = homing(&["88.118", "88.118.8"]);
-        for ours in ["88.118/X", "88.118.8/A/B", "0.NA/88.118", "0.NA/88.118.8", "0.NA/88.118.9.1"] {
+        for ours in [
+            "88.118/X",
+            "88.118.8/A/B",
+            "0.NA/88.118",
+            "0.NA/88.118.8",
+            "0.NA/88.118.9.1",
+        ] {
             assert!(node.responsible(ours.as_bytes()), "{ours}");
         }
-        for foreign in ["88.118.9/X", "10.9999/1", "0.NA/88", "0.NA/0.NA", "0.NA/88.1189", "NOSLASH"] {
+        for foreign in [
+            "88.118.9/X",
+            "10.9999/1",
+            "0.NA/88",
+            "0.NA/0.NA",
+            "0.NA/88.1189",
+            "NOSLASH",
+        ] {
             assert!(!node.responsible(foreign.as_bytes()), "{foreign}");
         }
     }

@@ -82,7 +82,11 @@ fn select<'s, 'q>(record: Record<'s>, query: &Query<'q>) -> Answer<'s, 'q> {
     let selection = Selection::new(record, query.filter);
     let chosen = selection.survey();
     if query.public_only {
-        return if chosen.public > 0 { Answer::Values(selection) } else { Answer::NoSuchValue };
+        return if chosen.public > 0 {
+            Answer::Values(selection)
+        } else {
+            Answer::NoSuchValue
+        };
     }
     if chosen.unreadable > 0 {
         Answer::Denied

@@ -20,7 +20,11 @@ impl<'q> Filter<'q> {
     /// The filter of a request; empty lists want everything.
     #[must_use]
     pub fn asked(indexes: IndexList<'q>, types: TypeList<'q>) -> Self {
-        if indexes.is_empty() && types.is_empty() { Self::All } else { Self::Asked(indexes, types) }
+        if indexes.is_empty() && types.is_empty() {
+            Self::All
+        } else {
+            Self::Asked(indexes, types)
+        }
     }
 
     /// Whether `entry` is wanted.
@@ -84,7 +88,11 @@ impl<'s, 'q> Selection<'s, 'q> {
     #[must_use]
     pub fn survey(&self) -> Survey {
         let mut survey = Survey::default();
-        for entry in self.record.entries().filter(|entry| self.filter.picks(entry)) {
+        for entry in self
+            .record
+            .entries()
+            .filter(|entry| self.filter.picks(entry))
+        {
             if is_public(&entry) {
                 survey.public += 1;
             } else if entry.permissions & Permissions::ADMIN_READ.0 != 0 {
@@ -134,7 +142,11 @@ mod tests {
             (".", "URL", false),
         ];
         for (wanted, kind, expected) in cases {
-            assert_eq!(type_matches(wanted.as_bytes(), kind.as_bytes()), *expected, "{wanted} {kind}");
+            assert_eq!(
+                type_matches(wanted.as_bytes(), kind.as_bytes()),
+                *expected,
+                "{wanted} {kind}"
+            );
         }
     }
 }

@@ -42,7 +42,11 @@ struct List {
 impl List {
     /// Adds a connection as the one used last.
     fn insert(&mut self, bell: Arc<Bell>) -> usize {
-        let link = Some(Link { bell, newer: None, older: None });
+        let link = Some(Link {
+            bell,
+            newer: None,
+            older: None,
+        });
         let place = self.free.pop().unwrap_or(self.links.len());
         if place == self.links.len() {
             self.links.push(link);
@@ -80,7 +84,9 @@ impl List {
     }
 
     fn detach(&mut self, place: usize) {
-        let Some(Link { older, newer, .. }) = self.links[place] else { return };
+        let Some(Link { older, newer, .. }) = self.links[place] else {
+            return;
+        };
         match older.and_then(|older| self.links[older].as_mut()) {
             Some(link) => link.newer = newer,
             None => self.oldest = newer,
@@ -106,7 +112,12 @@ impl Registry {
     /// No connection yet, at most `cap`.
     #[must_use]
     pub fn new(cap: usize, connections: Arc<Connections>, proven: Arc<Proven>) -> Self {
-        Self { list: Mutex::default(), cap, connections, proven }
+        Self {
+            list: Mutex::default(),
+            cap,
+            connections,
+            proven,
+        }
     }
 
     /// How many connections are open.
@@ -126,7 +137,12 @@ impl Registry {
         drop(list);
         self.connections.opened();
         self.proven.opened(peer);
-        Ticket { registry: Arc::clone(self), bell, place, peer }
+        Ticket {
+            registry: Arc::clone(self),
+            bell,
+            place,
+            peer,
+        }
     }
 
     /// Tells every connection to close when it has answered what it was asked.
@@ -170,7 +186,11 @@ impl Ticket {
     /// Waits until this connection is told to close.
     pub async fn told_to_close(&self) -> Why {
         self.bell.notify.notified().await;
-        if self.bell.drain.load(Relaxed) { Why::Drain } else { Why::Cap }
+        if self.bell.drain.load(Relaxed) {
+            Why::Drain
+        } else {
+            Why::Cap
+        }
     }
 }
 

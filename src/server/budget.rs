@@ -78,7 +78,10 @@ impl Proven {
     /// No network yet.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self { config, connections: Mutex::default() }
+        Self {
+            config,
+            connections: Mutex::default(),
+        }
     }
 
     /// A connection from `address` was opened.
@@ -103,7 +106,9 @@ impl Proven {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, u32, RandomState>> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -191,11 +196,19 @@ impl Budget {
         let place = known.unwrap_or_else(|| {
             let fullest = |&place: &usize| {
                 let bucket: &Bucket = &places[place];
-                if bucket.network == 0 { u64::MAX } else { bucket.tokens }
+                if bucket.network == 0 {
+                    u64::MAX
+                } else {
+                    bucket.tokens
+                }
             };
             let place = (0..WAYS).max_by_key(fullest).unwrap_or(0);
-            places[place] =
-                Bucket { network, tokens: burst, filled_ms: now_ms, exempt_until_ms: 0 };
+            places[place] = Bucket {
+                network,
+                tokens: burst,
+                filled_ms: now_ms,
+                exempt_until_ms: 0,
+            };
             place
         });
         &mut places[place]
@@ -208,8 +221,12 @@ mod tests {
     use std::time::Duration;
 
     fn guard(now: Instant) -> (Budget, Proven) {
-        let config =
-            Config { bytes_per_second: 1000, burst_bytes: 3000, networks: 64, ..Config::default() };
+        let config = Config {
+            bytes_per_second: 1000,
+            burst_bytes: 3000,
+            networks: 64,
+            ..Config::default()
+        };
         (Budget::new(&config, 1, now), Proven::new(config))
     }
 
@@ -256,7 +273,10 @@ mod tests {
         for forged in 0..100_000_u32 {
             let source = IpAddr::from((10 << 24 | forged << 8).to_be_bytes());
             budget.take(source, 100, start, &proven);
-            assert!(!budget.take(victim, 100, start, &proven), "after {forged} forged sources");
+            assert!(
+                !budget.take(victim, 100, start, &proven),
+                "after {forged} forged sources"
+            );
         }
     }
 }

@@ -67,7 +67,11 @@ pub struct BindError {
 
 impl std::fmt::Display for BindError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "cannot listen on {} {}: {}", self.transport, self.address, self.error)
+        write!(
+            f,
+            "cannot listen on {} {}: {}",
+            self.transport, self.address, self.error
+        )
     }
 }
 
@@ -91,7 +95,11 @@ impl Bound {
     /// The first address that is refused.
     pub fn bind(config: Config) -> Result<Self, BindError> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let workers = if config.workers == 0 { cores } else { config.workers };
+        let workers = if config.workers == 0 {
+            cores
+        } else {
+            config.workers
+        };
         let mut bound = Self {
             workers,
             listeners: Vec::new(),
@@ -106,7 +114,13 @@ impl Bound {
     }
 
     fn bind_address(&mut self, mut address: SocketAddr) -> Result<(), BindError> {
-        let refused = |transport, address| move |error| BindError { address, transport, error };
+        let refused = |transport, address| {
+            move |error| BindError {
+                address,
+                transport,
+                error,
+            }
+        };
         let listener = listen(address).map_err(refused("TCP", address))?;
         address = listener.local_addr().map_err(refused("TCP", address))?;
         for _ in 0..self.workers {
@@ -121,7 +135,11 @@ impl Bound {
 
 /// A listening socket of `address`.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     if address.is_ipv6() {
@@ -150,12 +168,21 @@ impl Server {
     /// # Errors
     /// When a thread cannot be started or a socket cannot be handed to the runtime.
     pub fn start(bound: Bound, shared: &Arc<Shared>, metrics: &Arc<Metrics>) -> io::Result<Self> {
-        let Bound { config, listeners, sockets, addresses, workers } = bound;
+        let Bound {
+            config,
+            listeners,
+            sockets,
+            addresses,
+            workers,
+        } = bound;
         let proven = Arc::new(Proven::new(config.budget.clone()));
         let stop = Arc::new(AtomicBool::new(false));
         let connections = Arc::clone(&metrics.connections);
-        let registry =
-            Arc::new(Registry::new(config.connections, connections, Arc::clone(&proven)));
+        let registry = Arc::new(Registry::new(
+            config.connections,
+            connections,
+            Arc::clone(&proven),
+        ));
         count_kernel_drops(metrics, &sockets);
         let mut threads = Vec::new();
         for (number, socket) in sockets.into_iter().enumerate() {
@@ -177,9 +204,20 @@ impl Server {
                 let (pool, streams) = (Arc::clone(&pool), Arc::clone(&streams));
                 async move { stream::serve(stream, &pool, &ticket, &streams).await }
             };
-            acceptors.push(tokio::spawn(accept::accept(listener, Arc::clone(&registry), serve)));
+            acceptors.push(tokio::spawn(accept::accept(
+                listener,
+                Arc::clone(&registry),
+                serve,
+            )));
         }
-        Ok(Self { stop, workers: threads, acceptors, registry, drain: config.drain, addresses })
+        Ok(Self {
+            stop,
+            workers: threads,
+            acceptors,
+            registry,
+            drain: config.drain,
+            addresses,
+        })
     }
 
     /// Stops accepting, lets what was asked be answered, and cuts whoever is left after the
@@ -208,13 +246,15 @@ impl Server {
 }
 
 fn spawn_worker(number: usize, worker: udp::Worker) -> io::Result<JoinHandle<io::Result<()>>> {
-    std::thread::Builder::new().name(format!("udp-{number}")).spawn(move || {
-        let result = worker.run();
-        if let Err(error) = &result {
-            tracing::error!(%error, number, "a UDP worker cannot go on: its socket failed");
-        }
-        result
-    })
+    std::thread::Builder::new()
+        .name(format!("udp-{number}"))
+        .spawn(move || {
+            let result = worker.run();
+            if let Err(error) = &result {
+                tracing::error!(%error, number, "a UDP worker cannot go on: its socket failed");
+            }
+            result
+        })
 }
 
 /// Adds the drops of these sockets to every scrape.
@@ -224,12 +264,18 @@ fn count_kernel_drops(metrics: &Metrics, sockets: &[UdpSocket]) {
         .iter()
         .filter_map(|socket| {
             let fd = std::os::fd::AsRawFd::as_raw_fd(socket);
-            std::fs::metadata(format!("/proc/self/fd/{fd}")).ok().map(|file| file.ino())
+            std::fs::metadata(format!("/proc/self/fd/{fd}"))
+                .ok()
+                .map(|file| file.ino())
         })
         .collect();
     metrics.add_source(move |families| {
         let labels = [("protocol", "handle")];
-        families.add(&crate::metrics::names::KERNEL_DROPS, &labels, kernel_drops(&inodes) as f64);
+        families.add(
+            &crate::metrics::names::KERNEL_DROPS,
+            &labels,
+            kernel_drops(&inodes) as f64,
+        );
     });
 }
 
@@ -237,15 +283,19 @@ fn count_kernel_drops(metrics: &Metrics, sockets: &[UdpSocket]) {
 fn kernel_drops(inodes: &[u64]) -> u64 {
     let mut drops = 0;
     for table in ["/proc/self/net/udp", "/proc/self/net/udp6"] {
-        let Ok(table) = std::fs::read_to_string(table) else { continue };
+        let Ok(table) = std::fs::read_to_string(table) else {
+            continue;
+        };
         for line in table.lines().skip(1) {
             let fields: Vec<&str> = line.split_ascii_whitespace().collect();
             let inode = fields.get(9).and_then(|inode| inode.parse().ok());
             if inode.is_some_and(|inode| inodes.contains(&inode)) {
-                drops += fields.last().and_then(|drops| drops.parse::<u64>().ok()).unwrap_or(0);
+                drops += fields
+                    .last()
+                    .and_then(|drops| drops.parse::<u64>().ok())
+                    .unwrap_or(0);
             }
         }
     }
     drops
 }
-

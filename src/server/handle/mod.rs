@@ -7,7 +7,6 @@
 //! * [`udp`]: worker threads, a batch of datagrams at a time;
 //! * [`stream`]: connections, all complete frames of a read at a time.
 
-
 mod parse;
 mod reply;
 pub mod stream;
@@ -34,7 +33,10 @@ use crate::store::{Lookup, Reader, Session, Store};
 pub const BATCH: usize = 32;
 
 /// The first version whose clients follow a prefix referral by themselves.
-const FOLLOWS_REFERRALS: Version = Version { major: 2, minor: 10 };
+const FOLLOWS_REFERRALS: Version = Version {
+    major: 2,
+    minor: 10,
+};
 
 /// What all workers of a node share; read-only but for the counter of session ids.
 #[derive(Debug)]
@@ -132,10 +134,12 @@ impl Replies {
     /// Where the answer to each request of the last batch stands, none where it was dropped.
     pub fn ranges(&self) -> impl Iterator<Item = Option<Range<usize>>> {
         let mut start = self.start;
-        self.dispositions[..self.count].iter().map(move |disposition| match *disposition {
-            Disposition::Reply(end) => Some(std::mem::replace(&mut start, end)..end),
-            Disposition::Drop(_) => None,
-        })
+        self.dispositions[..self.count]
+            .iter()
+            .map(move |disposition| match *disposition {
+                Disposition::Reply(end) => Some(std::mem::replace(&mut start, end)..end),
+                Disposition::Drop(_) => None,
+            })
     }
 }
 
@@ -156,7 +160,13 @@ impl Responder {
     pub fn new(shared: Arc<Shared>, cell: Arc<Cell>) -> Self {
         let reader = shared.store.reader();
         let authority = Authority::load(&shared.store).unwrap_or_default();
-        Self { shared, reader, authority, cell, keys: Vec::with_capacity(BATCH * 128) }
+        Self {
+            shared,
+            reader,
+            authority,
+            cell,
+            keys: Vec::with_capacity(BATCH * 128),
+        }
     }
 
     /// The counters of this worker.
@@ -170,7 +180,13 @@ impl Responder {
     /// [`Replies::LIMIT`], the rest is to be asked again when those are on their way.
     pub fn respond(&mut self, requests: &[&[u8]], now: Now, replies: &mut Replies) -> usize {
         self.refresh();
-        let Self { shared, reader, authority, cell, keys } = self;
+        let Self {
+            shared,
+            reader,
+            authority,
+            cell,
+            keys,
+        } = self;
         replies.next_batch();
         keys.clear();
 
@@ -184,8 +200,18 @@ impl Responder {
         let mut found = [const { Lookup::Absent }; BATCH];
         find(&session, steps, keys, &mut found);
 
-        let stamp = Stamp { site_serial: shared.site_serial, unix_seconds: now.unix_seconds };
-        let mut encoder = Encoder { shared, authority, session: &session, cell, keys, stamp };
+        let stamp = Stamp {
+            site_serial: shared.site_serial,
+            unix_seconds: now.unix_seconds,
+        };
+        let mut encoder = Encoder {
+            shared,
+            authority,
+            session: &session,
+            cell,
+            keys,
+            stamp,
+        };
         for (step, found) in steps.iter().zip(&found) {
             if replies.octets.len() > Replies::LIMIT {
                 break;
@@ -285,10 +311,14 @@ impl<'s> Encoder<'_, 's> {
                 if reply.finish() {
                     return Outcome::Success;
                 }
-                (ResponseCode::ERROR, "the values do not fit one message: ask by index or type")
+                (
+                    ResponseCode::ERROR,
+                    "the values do not fit one message: ask by index or type",
+                )
             }
             Answer::PrefixReferral(selection) if self.follows_referrals(asked) => {
-                let mut reply = Reply::begin(out, self.stamp, request, ResponseCode::PREFIX_REFERRAL);
+                let mut reply =
+                    Reply::begin(out, self.stamp, request, ResponseCode::PREFIX_REFERRAL);
                 reply.put_block(&[]);
                 selection.encode(reply.body());
                 finish(reply);
@@ -301,10 +331,11 @@ impl<'s> Encoder<'_, 's> {
             Answer::NeedsAuthentication => return self.challenge(asked, out),
             Answer::NoSuchHandle => (ResponseCode::HANDLE_NOT_FOUND, ""),
             Answer::NoSuchValue => (ResponseCode::VALUES_NOT_FOUND, ""),
-            Answer::NotResponsible => {
-                (ResponseCode::SERVER_NOT_RESPONSIBLE, "this prefix is not homed here")
-            }
-            Answer::Denied => (ResponseCode::INSUFFICIENT_PERMISSION, ""),
+            Answer::NotResponsible => (
+                ResponseCode::SERVER_NOT_RESPONSIBLE,
+                "this prefix is not homed here",
+            ),
+            Answer::Denied => (ResponseCode::INSUFFICIENT_PERMISSIONS, ""),
             Answer::Loading => (ResponseCode::SERVER_TOO_BUSY, "still loading"),
             Answer::Damaged => (ResponseCode::ERROR, "the stored record is damaged"),
         };
@@ -322,12 +353,23 @@ impl<'s> Encoder<'_, 's> {
     fn challenge(&self, asked: &Resolution<'_>, out: &mut Vec<u8>) -> Outcome {
         let mut nonce = [0; NONCE_SIZE];
         if getrandom::fill(&mut nonce).is_err() {
-            let reply = Reply::begin(out, self.stamp, &asked.message, ResponseCode::SERVER_TOO_BUSY);
+            let reply = Reply::begin(
+                out,
+                self.stamp,
+                &asked.message,
+                ResponseCode::SERVER_TOO_BUSY,
+            );
             finish_text(reply, "no randomness for a challenge");
             return Outcome::Busy;
         }
         let session_id = self.shared.next_session();
-        finish(Reply::challenge(out, self.stamp, &asked.message, session_id, &nonce));
+        finish(Reply::challenge(
+            out,
+            self.stamp,
+            &asked.message,
+            session_id,
+            &nonce,
+        ));
         Outcome::Challenge
     }
 }
@@ -370,7 +412,7 @@ fn op_of(op: OpCode) -> Op {
             Op::Session
         }
         OpCode::RETRIEVE_TXN_LOG | OpCode::DUMP_HANDLES | OpCode::GET_NEXT_TXN_ID => Op::Replicate,
-        OpCode::LOGIN_ID_SYSTEM => Op::Login,
+        OpCode::LOGIN => Op::Login,
         _ => Op::Other,
     }
 }
@@ -384,7 +426,7 @@ fn outcome_of(code: ResponseCode) -> Outcome {
         ResponseCode::SERVICE_REFERRAL | ResponseCode::PREFIX_REFERRAL => Outcome::Referral,
         ResponseCode::SERVER_NOT_RESPONSIBLE => Outcome::NotResponsible,
         ResponseCode::AUTHENTICATION_NEEDED => Outcome::Challenge,
-        ResponseCode::INSUFFICIENT_PERMISSION | ResponseCode::INVALID_SESSION => Outcome::Denied,
+        ResponseCode::INSUFFICIENT_PERMISSIONS => Outcome::Denied,
         ResponseCode::HANDLE_ALREADY_EXISTS | ResponseCode::VALUE_ALREADY_EXISTS => Outcome::Exists,
         ResponseCode::SERVER_TOO_BUSY => Outcome::Busy,
         ResponseCode::PROTOCOL_ERROR

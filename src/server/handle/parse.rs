@@ -64,22 +64,39 @@ pub(super) fn parse<'a>(octets: &'a [u8], case: CaseRule, keys: &mut Vec<u8>) ->
     if octets.len() < ENVELOPE_SIZE {
         return Step::Drop(Reason::Short);
     }
-    let Ok(envelope) = Envelope::decode(octets) else { return Step::Drop(Reason::Malformed) };
+    let Ok(envelope) = Envelope::decode(octets) else {
+        return Step::Drop(Reason::Malformed);
+    };
     if envelope.flags.contains(EnvelopeFlags::ENCRYPTED) {
-        return refuse(envelope, OpCode::RESERVED, ResponseCode::SESSION_TIMEOUT, NO_SESSION);
+        return refuse(
+            envelope,
+            OpCode::RESERVED,
+            ResponseCode::SESSION_TIMEOUT,
+            NO_SESSION,
+        );
     }
     if envelope.flags.contains(EnvelopeFlags::COMPRESSED) {
         let text = "compressed messages are not understood";
-        return refuse(envelope, OpCode::RESERVED, ResponseCode::PROTOCOL_ERROR, text);
+        return refuse(
+            envelope,
+            OpCode::RESERVED,
+            ResponseCode::PROTOCOL_ERROR,
+            text,
+        );
     }
     let message = match MessageView::decode_lenient(octets) {
         Ok(message) => message,
         Err(_) => {
             let text = "the message is shorter than its header or its lengths disagree";
-            return refuse(envelope, OpCode::RESERVED, ResponseCode::PROTOCOL_ERROR, text);
+            return refuse(
+                envelope,
+                OpCode::RESERVED,
+                ResponseCode::PROTOCOL_ERROR,
+                text,
+            );
         }
     };
-    if message.header.response_code != ResponseCode(0) {
+    if message.header.response_code != ResponseCode::NONE {
         return Step::Drop(Reason::NotARequest);
     }
     match message.header.op_code {
@@ -89,11 +106,16 @@ pub(super) fn parse<'a>(octets: &'a [u8], case: CaseRule, keys: &mut Vec<u8>) ->
             let text = "transaction ids are not asked for any more: upgrade the client";
             Step::Decline(message, ResponseCode::OPERATION_NOT_SUPPORTED, text)
         }
-        op if op.is_known() => {
+        op if op != OpCode::RESERVED && op.name().is_some() => {
             let text = "this node does not carry out this operation over the wire";
             Step::Decline(message, ResponseCode::OPERATION_NOT_SUPPORTED, text)
         }
-        op => refuse(envelope, op, ResponseCode::PROTOCOL_ERROR, "unknown operation code"),
+        op => refuse(
+            envelope,
+            op,
+            ResponseCode::PROTOCOL_ERROR,
+            "unknown operation code",
+        ),
     }
 }
 
@@ -107,10 +129,15 @@ fn resolution<'a>(message: MessageView<'a>, case: CaseRule, keys: &mut Vec<u8>) 
     let Ok(asked) = ResolutionView::decode(message.body) else {
         let text = "the body is not a resolution request";
         let op_code = message.header.op_code;
-        return refuse(message.envelope, op_code, ResponseCode::PROTOCOL_ERROR, text);
+        return refuse(
+            message.envelope,
+            op_code,
+            ResponseCode::PROTOCOL_ERROR,
+            text,
+        );
     };
     let start = keys.len();
-    handle::fold_canonical(asked.handle, case, keys);
+    handle::canonical(asked.handle, case, keys);
     let flags = message.header.flags;
     Step::Resolve(Resolution {
         message,
@@ -128,5 +155,10 @@ fn refuse(
     code: ResponseCode,
     text: &'static str,
 ) -> Step<'static> {
-    Step::Refuse(Refusal { envelope, op_code, code, text })
+    Step::Refuse(Refusal {
+        envelope,
+        op_code,
+        code,
+        text,
+    })
 }

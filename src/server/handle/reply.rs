@@ -58,7 +58,14 @@ impl<'o> Reply<'o> {
             flags = flags.without(OpFlags::RRDG);
         }
         let digest = flags.contains(OpFlags::RRDG);
-        let mut reply = Self::head(out, stamp, request, code, flags, request.envelope.session_id);
+        let mut reply = Self::head(
+            out,
+            stamp,
+            request,
+            code,
+            flags,
+            request.envelope.session_id,
+        );
         if digest {
             reply.put_digest(version, request.signed);
         }
@@ -76,7 +83,11 @@ impl<'o> Reply<'o> {
         let version = request.envelope.reply_version();
         let old = version < Version::V2_1;
         let flags = OpFlags(request.header.flags.0 & REPEATED.0);
-        let flags = if old { flags.without(OpFlags::RRDG) } else { flags.with(OpFlags::RRDG) };
+        let flags = if old {
+            flags.without(OpFlags::RRDG)
+        } else {
+            flags.with(OpFlags::RRDG)
+        };
         let code = ResponseCode::AUTHENTICATION_NEEDED;
         let mut reply = Self::head(out, stamp, request, code, flags, session_id);
         if old {
@@ -100,7 +111,7 @@ impl<'o> Reply<'o> {
         let start = out.len();
         let envelope = Envelope {
             version: Version { major: 2, minor: 3 },
-            flags: EnvelopeFlags::NONE,
+            flags: EnvelopeFlags::default(),
             suggested: Version::CURRENT,
             session_id: 0,
             request_id: request.request_id,
@@ -133,7 +144,7 @@ impl<'o> Reply<'o> {
         let start = out.len();
         let envelope = Envelope {
             version: request.envelope.reply_version(),
-            flags: EnvelopeFlags::NONE,
+            flags: EnvelopeFlags::default(),
             suggested: Version::CURRENT,
             session_id,
             request_id: request.envelope.request_id,
@@ -182,7 +193,7 @@ impl<'o> Reply<'o> {
     ///
     /// Returns whether it fits a message; otherwise nothing is left of it.
     #[must_use]
-    pub(super) fn finish(self) -> bool {
+    pub(super) fn finish(mut self) -> bool {
         self.out.extend_from_slice(&[0; 4]);
         let message = self.out.len() - self.start - ENVELOPE_SIZE;
         if message > MESSAGE_MAX {

@@ -82,11 +82,20 @@ impl Pool {
     /// An empty pool; it grows to the number of threads that answer.
     #[must_use]
     pub fn new(shared: Arc<Shared>, metrics: Arc<Metrics>) -> Self {
-        Self { shared, metrics, free: Mutex::default(), unsent: AtomicUsize::new(0) }
+        Self {
+            shared,
+            metrics,
+            free: Mutex::default(),
+            unsent: AtomicUsize::new(0),
+        }
     }
 
     fn take(&self) -> Scratch {
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let free = self
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
         free.unwrap_or_else(|| Scratch {
             responder: Responder::new(Arc::clone(&self.shared), self.metrics.cell(Transport::Tcp)),
             replies: Replies::default(),
@@ -95,7 +104,10 @@ impl Pool {
     }
 
     fn put(&self, scratch: Scratch) {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
+        self.free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(scratch);
     }
 }
 
@@ -116,7 +128,9 @@ pub async fn serve<T>(mut io: T, pool: &Pool, ticket: &Ticket, config: &Config) 
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut connection = Connection { pending: Vec::new() };
+    let mut connection = Connection {
+        pending: Vec::new(),
+    };
     let mut deadline = pin!(sleep_until(Instant::now() + config.first_byte));
     let mut idle = false;
     loop {
@@ -204,7 +218,11 @@ impl Connection {
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
-        let Scratch { responder, replies, input } = scratch;
+        let Scratch {
+            responder,
+            replies,
+            input,
+        } = scratch;
         let held = self.pending.len();
         if frame(&self.pending).is_none() && held <= PREFIX {
             let read = ready!(poll_read(cx, io, &mut input[held..]))?;
@@ -261,7 +279,10 @@ where
         let mut requests: [&[u8]; BATCH] = [&[]; BATCH];
         let (count, hostile) = frames(&octets[taken..], &mut requests);
         let done = responder.respond(&requests[..count], now, replies);
-        taken += requests[..done].iter().map(|request| request.len()).sum::<usize>();
+        taken += requests[..done]
+            .iter()
+            .map(|request| request.len())
+            .sum::<usize>();
         answered += done as u64;
         if done < count || count < BATCH {
             break hostile && done == count;

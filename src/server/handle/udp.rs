@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use jiexi_proto::EnvelopeFlags;
-use jiexi_proto::framing::{Reassembler, split_message};
+use jiexi_proto::framing::{Reassembler, ReassemblyLimits, split_datagrams};
 use jiexi_proto::limits::{DATAGRAM_MAX, ENVELOPE_SIZE};
+use jiexi_proto::{Envelope, EnvelopeFlags};
 use nix::errno::Errno;
 use nix::libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo};
 use nix::sys::socket::{
@@ -89,8 +89,12 @@ impl Worker {
     /// When the socket is broken.
     pub fn run(self) -> io::Result<()> {
         match self.socket.local_addr()? {
-            SocketAddr::V4(local) => Loop::<SockaddrIn>::new(self, local.ip().is_unspecified()).run(),
-            SocketAddr::V6(local) => Loop::<SockaddrIn6>::new(self, local.ip().is_unspecified()).run(),
+            SocketAddr::V4(local) => {
+                Loop::<SockaddrIn>::new(self, local.ip().is_unspecified()).run()
+            }
+            SocketAddr::V6(local) => {
+                Loop::<SockaddrIn6>::new(self, local.ip().is_unspecified()).run()
+            }
         }
     }
 }
@@ -172,7 +176,7 @@ impl<S: Peer> Loop<S> {
             outgoing: Vec::with_capacity(BATCH),
             pieces: Vec::new(),
             replies: Replies::default(),
-            reassembler: Reassembler::default(),
+            reassembler: Reassembler::new(ReassemblyLimits::default()),
             origin: Instant::now(),
         }
     }
@@ -181,7 +185,11 @@ impl<S: Peer> Loop<S> {
     fn run(mut self) -> io::Result<()> {
         loop {
             let stopping = self.worker.stop.load(Relaxed);
-            let flags = if stopping { MsgFlags::MSG_DONTWAIT } else { MsgFlags::MSG_WAITFORONE };
+            let flags = if stopping {
+                MsgFlags::MSG_DONTWAIT
+            } else {
+                MsgFlags::MSG_WAITFORONE
+            };
             match self.receive(flags) {
                 Ok(()) => {}
                 Err(Errno::EAGAIN) if stopping => return Ok(()),
@@ -200,14 +208,27 @@ impl<S: Peer> Loop<S> {
     /// Receives what is there, at most a batch.
     fn receive(&mut self, flags: MsgFlags) -> nix::Result<()> {
         self.incoming.clear();
-        let mut slices = self.buffers.each_mut().map(|buffer| [IoSliceMut::new(buffer)]);
+        let mut slices = self
+            .buffers
+            .each_mut()
+            .map(|buffer| [IoSliceMut::new(buffer)]);
         let fd = self.worker.socket.as_raw_fd();
         let received = recvmmsg(fd, &mut self.receive, &mut slices, flags, None)?;
         for message in received {
-            let Some(peer) = message.address else { continue };
-            let local = message.cmsgs().ok().and_then(|mut all| all.find_map(local_address));
+            let Some(peer) = message.address else {
+                continue;
+            };
+            let local = message
+                .cmsgs()
+                .ok()
+                .and_then(|mut all| all.find_map(local_address));
             let cut = message.flags.contains(MsgFlags::MSG_TRUNC);
-            self.incoming.push(Incoming { length: message.bytes, peer, local, cut });
+            self.incoming.push(Incoming {
+                length: message.bytes,
+                peer,
+                local,
+                cut,
+            });
         }
         Ok(())
     }
@@ -229,11 +250,19 @@ impl<S: Peer> Loop<S> {
                 cell.dropped(Reason::TooLarge).add(1);
             } else if is_piece(datagram) {
                 let sender = incoming.peer.address();
-                let passed = now.instant.saturating_duration_since(self.origin);
-                match self.reassembler.push(sender, datagram, passed) {
+                let passed = now
+                    .instant
+                    .saturating_duration_since(self.origin)
+                    .as_millis();
+                let passed_ms = u64::try_from(passed).unwrap_or(u64::MAX);
+                match self.reassembler.push(sender, datagram, passed_ms) {
                     Ok(Some(message)) => {
-                        self.worker.responder.respond(&[&message], now, &mut self.replies);
-                        queue(&mut self.outgoing, &mut self.pieces, &self.replies, |_| incoming);
+                        self.worker
+                            .responder
+                            .respond(&[&message], now, &mut self.replies);
+                        queue(&mut self.outgoing, &mut self.pieces, &self.replies, |_| {
+                            incoming
+                        });
                     }
                     Ok(None) => {}
                     Err(_) => cell.dropped(Reason::Malformed).add(1),
@@ -244,15 +273,24 @@ impl<S: Peer> Loop<S> {
                 count += 1;
             }
         }
-        self.worker.responder.respond(&requests[..count], now, &mut self.replies);
+        self.worker
+            .responder
+            .respond(&requests[..count], now, &mut self.replies);
         let incoming = &self.incoming;
-        queue(&mut self.outgoing, &mut self.pieces, &self.replies, |i| &incoming[places[i]]);
+        queue(&mut self.outgoing, &mut self.pieces, &self.replies, |i| {
+            &incoming[places[i]]
+        });
         self.guard(now.instant);
     }
 
     /// Takes out what is over the budget of its source network: all of an answer or nothing.
     fn guard(&mut self, now: Instant) {
-        let Worker { budget, proven, responder, .. } = &mut self.worker;
+        let Worker {
+            budget,
+            proven,
+            responder,
+            ..
+        } = &mut self.worker;
         let cell = responder.cell();
         self.outgoing.retain(|answer| {
             let granted = budget.take(answer.to.address().ip(), answer.octets.len(), now, proven);
@@ -270,18 +308,33 @@ impl<S: Peer> Loop<S> {
         let fd = self.worker.socket.as_raw_fd();
         let mut queued = &self.outgoing[..];
         while let Some(first) = queued.first() {
-            let run = queued.iter().take(BATCH).take_while(|next| next.from == first.from).count();
+            let run = queued
+                .iter()
+                .take(BATCH)
+                .take_while(|next| next.from == first.from)
+                .count();
             let batch = &queued[..run];
             let mut slices = [[IoSlice::new(&[])]; BATCH];
             let mut to = [None; BATCH];
             for ((answer, slice), to) in batch.iter().zip(&mut slices).zip(&mut to) {
-                let octets = if answer.piece { &self.pieces[..] } else { self.replies.octets() };
+                let octets = if answer.piece {
+                    &self.pieces[..]
+                } else {
+                    self.replies.octets()
+                };
                 *slice = [IoSlice::new(&octets[answer.octets.clone()])];
                 *to = Some(answer.to);
             }
             let sent = with_source(first.from, |control| {
-                sendmmsg(fd, &mut self.send, &slices[..run], &to[..run], control, MsgFlags::empty())
-                    .map(Iterator::count)
+                sendmmsg(
+                    fd,
+                    &mut self.send,
+                    &slices[..run],
+                    &to[..run],
+                    control,
+                    MsgFlags::empty(),
+                )
+                .map(Iterator::count)
             });
             // A datagram that cannot be sent (its network is unreachable, say) is the client's to
             // ask for again; the ones behind it go on.
@@ -302,14 +355,28 @@ fn queue<'i, S: Peer + 'i>(
         let incoming = asked(place);
         let (to, from) = (incoming.peer, incoming.local);
         if octets.len() <= DATAGRAM_MAX {
-            outgoing.push(Outgoing { octets, piece: false, to, from });
+            outgoing.push(Outgoing {
+                octets,
+                piece: false,
+                to,
+                from,
+            });
             continue;
         }
-        for datagram in split_message(&replies.octets()[octets]) {
-            let start = pieces.len();
-            pieces.extend_from_slice(&datagram.envelope);
-            pieces.extend_from_slice(datagram.piece);
-            outgoing.push(Outgoing { octets: start..pieces.len(), piece: true, to, from });
+        let answer = &replies.octets()[octets];
+        let Ok(envelope) = Envelope::decode(answer) else {
+            continue;
+        };
+        let start = pieces.len();
+        split_datagrams(&envelope, &answer[ENVELOPE_SIZE..], pieces);
+        for place in (start..pieces.len()).step_by(DATAGRAM_MAX) {
+            let octets = place..pieces.len().min(place + DATAGRAM_MAX);
+            outgoing.push(Outgoing {
+                octets,
+                piece: true,
+                to,
+                from,
+            });
         }
     }
 }
@@ -337,13 +404,24 @@ fn with_source<T>(source: Option<IpAddr>, send: impl FnOnce(&[ControlMessage<'_>
     match source {
         None => send(&[]),
         Some(IpAddr::V4(address)) => {
-            let address = in_addr { s_addr: address.to_bits().to_be() };
-            let info = in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: address, ipi_addr: address };
+            let address = in_addr {
+                s_addr: address.to_bits().to_be(),
+            };
+            let info = in_pktinfo {
+                ipi_ifindex: 0,
+                ipi_spec_dst: address,
+                ipi_addr: address,
+            };
             send(&[ControlMessage::Ipv4PacketInfo(&info)])
         }
         Some(IpAddr::V6(address)) => {
-            let address = in6_addr { s6_addr: address.octets() };
-            let info = in6_pktinfo { ipi6_addr: address, ipi6_ifindex: 0 };
+            let address = in6_addr {
+                s6_addr: address.octets(),
+            };
+            let info = in6_pktinfo {
+                ipi6_addr: address,
+                ipi6_ifindex: 0,
+            };
             send(&[ControlMessage::Ipv6PacketInfo(&info)])
         }
     }
