@@ -63,15 +63,7 @@ impl Node {
     /// A node as configured.
     pub(crate) fn with(config: Config) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let store = fixture_store(directory.path());
-        let site = own_site(&store);
-        let shared = Arc::new(Shared {
-            store,
-            case: CaseRule::Whole,
-            site,
-            site_serial: 1,
-            last_session: AtomicU32::new(0),
-        });
+        let shared = Arc::new(shared(directory.path()));
         let metrics = Arc::new(Metrics::default());
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -155,6 +147,19 @@ pub(crate) fn receive(socket: &UdpSocket) -> Vec<Vec<u8>> {
     }
     datagrams.sort_by_key(|datagram| datagram[12..16].to_vec());
     datagrams
+}
+
+/// What the workers of a node with the recorded fixture share.
+pub(crate) fn shared(directory: &Path) -> Shared {
+    let store = fixture_store(directory);
+    let site = own_site(&store);
+    Shared {
+        store,
+        case: CaseRule::Whole,
+        site,
+        site_serial: 1,
+        last_session: AtomicU32::new(0),
+    }
 }
 
 /// A store with the records and prefixes of the recording.
