@@ -4,6 +4,7 @@
 //! It codes and reads messages by itself, so that it also checks the node's codec from outside.
 
 mod echo;
+mod first;
 mod measure;
 mod options;
 mod records;
@@ -25,6 +26,7 @@ const USAGE: &str = "\
 usage: load generate --records N [--prefix P]                 NDJSON to standard output
        load sizes    --records N [--prefix P]                 mean octets of a request and of an answer
        load echo     --listen ADDR [--reply OCTETS]           blocking recvmmsg/sendmmsg echo, until killed
+       load first    --server ADDR --records N [--seconds S]  time until a starting node answers
        load udp      --server ADDR --records N [--sockets 64] [--window 512] [common]
        load tcp      --server ADDR --records N [--connections 8] [--in-flight 64] [common]
 common: --prefix P        prefix of the handles (default 88.118)
@@ -61,6 +63,7 @@ fn run() -> Result<(), Failure> {
         "generate" => return generate(&options),
         "sizes" => sizes(&options)?,
         "echo" => return echo::serve(options.listen()?, options.reply),
+        "first" => first::run(&options)?,
         "udp" => udp::run(&options)?,
         "tcp" => tcp::run(&options)?,
         _ => return Err(format!("unknown command {command:?}\n{USAGE}").into()),
@@ -74,6 +77,8 @@ fn generate(options: &Options) -> Result<(), Failure> {
     let records = Records::new(&options.prefix, options.records()?);
     let mut out = BufWriter::with_capacity(1 << 20, io::stdout().lock());
     let mut line = Vec::new();
+    records.home(&mut line);
+    out.write_all(&line)?;
     for number in 0..records.count() {
         line.clear();
         records.line(number, &mut line);

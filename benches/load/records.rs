@@ -94,6 +94,11 @@ impl Records {
         }
     }
 
+    /// The line that makes the node responsible for the prefix.
+    pub(crate) fn home(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(format!("{{\"prefix\":\"{}\"}}\n", self.prefix).as_bytes());
+    }
+
     /// The record as one line that `jiexi import` reads: values in wire form as hex.
     pub(crate) fn line(&self, number: u64, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"handle\":\"");

@@ -26,6 +26,7 @@ const FLAGS: u32 = 0x1900_0000;
 const EXPIRATION: u32 = 0x7fff_0000;
 
 pub(crate) const SUCCESS: u32 = 1;
+pub(crate) const TOO_BUSY: u32 = 3;
 pub(crate) const HANDLE_NOT_FOUND: u32 = 100;
 
 /// Appends a request for all values of the handle that `handle` appends.
