@@ -30,7 +30,7 @@ pub(crate) fn run(options: &Options) -> Result<Value, Failure> {
         match socket.send(&request).and_then(|_| socket.recv(&mut answer)) {
             Ok(length) => match wire::answer(&answer[..length])?.response_code {
                 wire::SUCCESS => {
-                    let seconds = begun.elapsed().as_secs_f64();
+                    let seconds = begun.elapsed().as_micros() as f64 / 1e6;
                     return Ok(json!({ "first_answer_s": seconds, "asked": asked }));
                 }
                 // Still loading.

@@ -4,11 +4,8 @@
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
 
 use crate::measure::Course;
@@ -19,6 +16,9 @@ const BUFFER: usize = 256 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection without any answer for this long is a failure, not a slow server.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
+/// With nothing to do for this long, sleep for a moment between two looks.
+const SPIN_MAX: Duration = Duration::from_millis(2);
+const PAUSE: Duration = Duration::from_micros(50);
 
 struct Waiting {
     request_id: u32,
@@ -47,14 +47,21 @@ pub(crate) fn run(options: &Options) -> Result<Value, Failure> {
     }
     let mut choice = Choice::new(&records, options.miss_percent, options.seed);
     let mut course = Course::new(options);
-    while !course.over(Instant::now())? {
+    let mut quiet_since = None;
+    loop {
+        let now = Instant::now();
+        if course.over(now)? {
+            break;
+        }
         let mut busy = false;
         for connection in &mut connections {
             connection.fill(options.in_flight, &mut choice)?;
             busy |= connection.drain(&mut course, options.echo)?;
         }
-        if !busy {
-            wait(&connections)?;
+        if busy {
+            quiet_since = None;
+        } else if now - *quiet_since.get_or_insert(now) > SPIN_MAX {
+            std::thread::sleep(PAUSE);
         }
     }
     let mut report = course.report()?;
@@ -151,21 +158,5 @@ impl Connection {
         self.input.copy_within(at..self.filled, 0);
         self.filled -= at;
         Ok(at > 0)
-    }
-}
-
-/// Sleeps until any connection has something, or for a moment.
-fn wait(connections: &[Connection]) -> Result<(), Failure> {
-    let mut sockets: Vec<PollFd<'_>> = connections
-        .iter()
-        .map(|connection| {
-            let mut events = PollFlags::POLLIN;
-            events.set(PollFlags::POLLOUT, !connection.unsent.is_empty());
-            PollFd::new(connection.stream.as_fd(), events)
-        })
-        .collect();
-    match poll(&mut sockets, PollTimeout::from(10_u8)) {
-        Ok(_) | Err(Errno::EINTR) => Ok(()),
-        Err(error) => Err(error.into()),
     }
 }

@@ -3,11 +3,10 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::sockopt::RcvBuf;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg, setsockopt};
 use serde_json::{Value, json};
@@ -126,7 +125,7 @@ impl Loop<'_> {
             if busy {
                 quiet_since = None;
             } else if now - *quiet_since.get_or_insert(now) > SPIN_MAX {
-                wait(lanes)?;
+                std::thread::sleep(PAUSE);
             }
             // A pause lets answers gather. Sleeping at once would make the server pay for each awakening.
             while now.elapsed() < PAUSE {
@@ -250,18 +249,6 @@ fn receive(
         }
         Err(Errno::EAGAIN | Errno::EINTR) => Ok(0),
         Err(Errno::ECONNREFUSED) => Err("nobody listens there (any more)".into()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Sleeps until any socket has something, or for a moment.
-fn wait(lanes: &[Lane]) -> Result<(), Failure> {
-    let mut sockets: Vec<PollFd<'_>> = lanes
-        .iter()
-        .map(|lane| PollFd::new(lane.socket.as_fd(), PollFlags::POLLIN))
-        .collect();
-    match poll(&mut sockets, PollTimeout::from(10_u8)) {
-        Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
