@@ -23,7 +23,7 @@ if [[ -z ${JIEXI:-} ]]; then
     JIEXI=${CARGO_TARGET_DIR:-target}/release/jiexi
 fi
 if [[ -z ${LOAD:-} ]]; then
-    LOAD=$(cargo build --release --locked --bench load --message-format=json |
+    LOAD=$(cargo build --release --locked --bench load --message-format=json-render-diagnostics |
         sed -n 's/.*"name":"load".*"executable":"\([^"]*\)".*/\1/p')
 fi
 
