@@ -35,6 +35,9 @@ finish() {
 }
 trap finish EXIT
 
+# Maven resets colours at its end even where it uses none.
+plain() { sed -u 's/\x1b\[[0-9;]*m//g'; }
+
 # A TCP port of loopback where nobody listens.
 free_port() {
     local port
@@ -81,7 +84,7 @@ node() {
     return 1
 }
 
-mvn -q -B -ntp test-compile dependency:copy-dependencies -DoutputDirectory=target/lib
+mvn -q -B -ntp -Dstyle.color=never test-compile dependency:copy-dependencies -DoutputDirectory=target/lib | plain
 port_a=$(free_port)
 port_b=$(free_port)
 java -cp 'target/classes:target/lib/*' interop.Prepare \
@@ -90,10 +93,10 @@ node a 88.118 "$port_a"
 node b 88.118.9 "$port_b"
 
 status=0
-mvn -B -ntp surefire:test \
+mvn -B -ntp -Dstyle.color=never surefire:test \
     -Dinterop.data="$work" \
     -Dinterop.a.address=127.0.0.1 -Dinterop.a.port="$port_a" \
-    -Dinterop.b.address=127.0.0.1 -Dinterop.b.port="$port_b" | tee "$work/tests.txt" || status=$?
+    -Dinterop.b.address=127.0.0.1 -Dinterop.b.port="$port_b" | plain | tee "$work/tests.txt" || status=$?
 
 total='Tests run: ([0-9]+), Failures: ([0-9]+), Errors: ([0-9]+), Skipped: ([0-9]+)$'
 if ! [[ $(grep -E "$total" "$work/tests.txt" | tail -n 1) =~ $total ]]; then
