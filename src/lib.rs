@@ -1,1 +1,3 @@
 //! jiexi
+pub mod config;
+pub mod logging;
