@@ -18,7 +18,9 @@
 //! no JSON form at all is written as `values_hex`.
 
 pub mod data;
+pub mod key;
 pub mod line;
+pub mod site;
 pub mod value;
 
 use std::fmt;
