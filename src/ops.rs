@@ -61,14 +61,21 @@ pub async fn serve(
     state: impl Fn() -> Readiness + Send + Sync + 'static,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let probe = Arc::new(Probe { render: Box::new(render), state: Box::new(state) });
+    let probe = Arc::new(Probe {
+        render: Box::new(render),
+        state: Box::new(state),
+    });
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/health", get(health))
         .route("/ready", get(ready))
         .with_state(probe);
-    let listener = Limited { listener, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) };
-    let served = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let listener = Limited {
+        listener,
+        places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+    };
+    let served =
+        axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
     tokio::select! {
         outcome = served.into_future() => outcome,
         () = async { stop.cancelled().await; tokio::time::sleep(DRAIN).await } => Ok(()),
@@ -89,7 +96,13 @@ impl Listener for Limited {
         let place = Arc::clone(&self.places).acquire_owned().await.ok();
         // The listener of axum logs a failing accept, waits and goes on.
         let (stream, address) = Listener::accept(&mut self.listener).await;
-        (Held { stream, _place: place }, address)
+        (
+            Held {
+                stream,
+                _place: place,
+            },
+            address,
+        )
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -104,13 +117,21 @@ struct Held {
 }
 
 impl AsyncRead for Held {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Held {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -125,24 +146,50 @@ impl AsyncWrite for Held {
 
 /// `GET /metrics`.
 async fn metrics(State(probe): State<Arc<Probe>>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], (probe.render)()).into_response()
+    (
+        [(
+            header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        (probe.render)(),
+    )
+        .into_response()
 }
 
 /// `GET /health`.
 async fn health() -> Response {
-    json(StatusCode::OK, &serde_json::json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}))
+    json(
+        StatusCode::OK,
+        &serde_json::json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}),
+    )
 }
 
 /// `GET /ready`.
 async fn ready(State(probe): State<Arc<Probe>>) -> Response {
-    let Readiness { ready, state, reason } = (probe.state)();
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    json(status, &serde_json::json!({"ready": ready, "state": state, "reason": reason}))
+    let Readiness {
+        ready,
+        state,
+        reason,
+    } = (probe.state)();
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    json(
+        status,
+        &serde_json::json!({"ready": ready, "state": state, "reason": reason}),
+    )
 }
 
 /// A JSON answer on a line of its own.
 fn json(status: StatusCode, body: &serde_json::Value) -> Response {
-    (status, [(header::CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
+    (
+        status,
+        [(header::CONTENT_TYPE, "application/json")],
+        format!("{body}\n"),
+    )
+        .into_response()
 }
 
 #[cfg(test)]
@@ -172,17 +219,39 @@ mod tests {
         let (stop, ready) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
         let flag = Arc::clone(&ready);
         let state = move || match flag.load(Ordering::Relaxed) {
-            true => Readiness { ready: true, state: "ready".into(), reason: String::new() },
-            false => Readiness { ready: false, state: "loading".into(), reason: "12 % loaded".into() },
+            true => Readiness {
+                ready: true,
+                state: "ready".into(),
+                reason: String::new(),
+            },
+            false => Readiness {
+                ready: false,
+                state: "loading".into(),
+                reason: "12 % loaded".into(),
+            },
         };
-        let task = tokio::spawn(serve(listener, || "jiexi_build_info 1\n".into(), state, stop.clone()));
+        let task = tokio::spawn(serve(
+            listener,
+            || "jiexi_build_info 1\n".into(),
+            state,
+            stop.clone(),
+        ));
 
         let metrics = ask(address, "/metrics").await;
-        assert!(metrics.starts_with("HTTP/1.1 200") && metrics.contains("text/plain; version=0.0.4"), "{metrics}");
-        assert!(metrics.ends_with("\r\n\r\njiexi_build_info 1\n"), "{metrics}");
+        assert!(
+            metrics.starts_with("HTTP/1.1 200") && metrics.contains("text/plain; version=0.0.4"),
+            "{metrics}"
+        );
+        assert!(
+            metrics.ends_with("\r\n\r\njiexi_build_info 1\n"),
+            "{metrics}"
+        );
         assert!(ask(address, "/health").await.contains("\"status\":\"ok\""));
         let loading = ask(address, "/ready").await;
-        assert!(loading.starts_with("HTTP/1.1 503") && loading.contains("12 % loaded"), "{loading}");
+        assert!(
+            loading.starts_with("HTTP/1.1 503") && loading.contains("12 % loaded"),
+            "{loading}"
+        );
         ready.store(true, Ordering::Relaxed);
         assert!(ask(address, "/ready").await.starts_with("HTTP/1.1 200"));
         assert!(ask(address, "/other").await.starts_with("HTTP/1.1 404"));

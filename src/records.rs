@@ -34,15 +34,27 @@ pub fn put(record: Record, case: CaseRule) -> Change {
         space: Space::Handle,
         key: key(&record.handle, case),
         expect: Expect::Any,
-        action: Action::Put(Draft { values: values.collect(), handle: Bytes::from(record.handle) }),
+        action: Action::Put(Draft {
+            values: values.collect(),
+            handle: Bytes::from(record.handle),
+        }),
     }
 }
 
 /// Puts a record of values given in any order.
 #[must_use]
 pub fn put_values(handle: &[u8], values: &[Value], case: CaseRule) -> Change {
-    let sorted: BTreeMap<u32, _> = values.iter().map(|value| (value.index, line::wire(value))).collect();
-    put(Record { handle: handle.to_vec(), values: sorted.into_values().collect() }, case)
+    let sorted: BTreeMap<u32, _> = values
+        .iter()
+        .map(|value| (value.index, line::wire(value)))
+        .collect();
+    put(
+        Record {
+            handle: handle.to_vec(),
+            values: sorted.into_values().collect(),
+        },
+        case,
+    )
 }
 
 /// Makes this node the home of a prefix, given as `0.NA/…`: a record without values in its own space.
@@ -52,12 +64,18 @@ pub fn home_prefix(prefix_handle: &[u8], case: CaseRule) -> Change {
         space: Space::Prefix,
         key: key(prefix_handle, case),
         expect: Expect::Any,
-        action: Action::Put(Draft { handle: Bytes::copy_from_slice(prefix_handle), values: Vec::new() }),
+        action: Action::Put(Draft {
+            handle: Bytes::copy_from_slice(prefix_handle),
+            values: Vec::new(),
+        }),
     }
 }
 
 /// Changes that belong together.
 #[must_use]
 pub fn batch(changes: Vec<Change>) -> Batch {
-    Batch { changes, note: Bytes::new() }
+    Batch {
+        changes,
+        note: Bytes::new(),
+    }
 }

@@ -65,11 +65,14 @@ pub fn export(
     for space in [Space::Prefix, Space::Handle] {
         let mut from = Bound::Unbounded;
         loop {
-            let page = store.scan(space, bound(&from), b"", PAGE).map_err(ExportError::Store)?;
+            let page = store
+                .scan(space, bound(&from), b"", PAGE)
+                .map_err(ExportError::Store)?;
             let Some(last) = page.last() else { break };
             from = Bound::Excluded(last.key().to_vec());
             for record in &page {
-                write_record(space, record, output, options, &mut counts).map_err(ExportError::Write)?;
+                write_record(space, record, output, options, &mut counts)
+                    .map_err(ExportError::Write)?;
             }
             watch(counts);
         }

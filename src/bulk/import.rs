@@ -89,7 +89,10 @@ impl fmt::Display for ImportError {
         match self {
             Self::Line(BadLine { line, message }) => write!(f, "{line}: {message}"),
             Self::Read(error) => write!(f, "cannot be read: {error}"),
-            Self::Store { line, error } => write!(f, "{line}: the store refused the batch that begins here: {error}"),
+            Self::Store { line, error } => write!(
+                f,
+                "{line}: the store refused the batch that begins here: {error}"
+            ),
             Self::Internal => f.write_str("a worker thread of the import ended unexpectedly"),
         }
     }
@@ -119,7 +122,9 @@ pub fn import(
     watch: &(dyn Fn(Event<'_>) + Sync),
 ) -> Result<Counts, Stopped> {
     let case = store.case();
-    let parsers = thread::available_parallelism().map_or(1, usize::from).min(PARSERS_MAX);
+    let parsers = thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(PARSERS_MAX);
     thread::scope(|scope| {
         let (mut to_parsers, mut from_parsers) = (Vec::new(), Vec::new());
         for _ in 0..parsers {
@@ -129,10 +134,13 @@ pub fn import(
             from_parsers.push(parsed);
             scope.spawn(move || parse_all(&chunks, &parsed_sender, case, options));
         }
-        let committer = scope.spawn(move || Committer::new(store, options, watch).run(&from_parsers));
+        let committer =
+            scope.spawn(move || Committer::new(store, options, watch).run(&from_parsers));
         let read = feed(input, &to_parsers);
         drop(to_parsers);
-        let (applied, outcome) = committer.join().unwrap_or((Counts::default(), Err(ImportError::Internal)));
+        let (applied, outcome) = committer
+            .join()
+            .unwrap_or((Counts::default(), Err(ImportError::Internal)));
         match outcome.and(read.map_err(ImportError::Read)) {
             Ok(()) => Ok(applied),
             Err(error) => Err(Stopped { error, applied }),
@@ -153,13 +161,19 @@ fn feed(input: impl Read, parsers: &[SyncSender<Chunk>]) -> io::Result<()> {
     let mut input = BufReader::with_capacity(256 << 10, input);
     let mut line = 1_u64;
     for parser in parsers.iter().cycle() {
-        let mut chunk = Chunk { first: line, text: Vec::new() };
+        let mut chunk = Chunk {
+            first: line,
+            text: Vec::new(),
+        };
         let mut ended = false;
         for _ in 0..LINES_MAX {
             let before = chunk.text.len();
             // A line of the greatest length, its end, and one byte more by which a longer one is known.
             let limit = u64::try_from(LINE_MAX + 2).unwrap_or(u64::MAX);
-            let read = input.by_ref().take(limit).read_until(b'\n', &mut chunk.text)?;
+            let read = input
+                .by_ref()
+                .take(limit)
+                .read_until(b'\n', &mut chunk.text)?;
             if read == 0 {
                 ended = true;
                 break;
@@ -167,7 +181,10 @@ fn feed(input: impl Read, parsers: &[SyncSender<Chunk>]) -> io::Result<()> {
             line += 1;
             if chunk.text.len() - before > LINE_MAX + 1 {
                 // Even with `keep_going`: what follows might be gigabytes without a line end.
-                return Err(io::Error::other(format!("line {} is longer than {LINE_MAX} bytes", line - 1)));
+                return Err(io::Error::other(format!(
+                    "line {} is longer than {LINE_MAX} bytes",
+                    line - 1
+                )));
             }
             if chunk.text.len() >= CHUNK_BYTES {
                 break;
@@ -192,7 +209,12 @@ struct Parsed {
 }
 
 /// A parser thread.
-fn parse_all(chunks: &Receiver<Chunk>, parsed: &SyncSender<Parsed>, case: CaseRule, options: Options) {
+fn parse_all(
+    chunks: &Receiver<Chunk>,
+    parsed: &SyncSender<Parsed>,
+    case: CaseRule,
+    options: Options,
+) {
     while let Ok(chunk) = chunks.recv() {
         if parsed.send(parse(&chunk, case, options)).is_err() {
             return;
@@ -206,7 +228,10 @@ fn parse(chunk: &Chunk, case: CaseRule, options: Options) -> Parsed {
     let mut parsed = Parsed {
         first: chunk.first,
         changes: Vec::new(),
-        counts: Counts { bytes, ..Counts::default() },
+        counts: Counts {
+            bytes,
+            ..Counts::default()
+        },
         bad: Vec::new(),
     };
     for (number, text) in (chunk.first..).zip(chunk.text.split_inclusive(|byte| *byte == b'\n')) {
@@ -216,7 +241,10 @@ fn parse(chunk: &Chunk, case: CaseRule, options: Options) -> Parsed {
             continue;
         }
         if let Err(message) = parse_line(text, case, options.now, &mut parsed) {
-            parsed.bad.push(BadLine { line: number, message });
+            parsed.bad.push(BadLine {
+                line: number,
+                message,
+            });
             if !options.keep_going {
                 break;
             }
@@ -262,7 +290,13 @@ struct InFlight {
 
 impl<'a> Committer<'a> {
     fn new(store: &'a Store, options: Options, watch: &'a (dyn Fn(Event<'_>) + Sync)) -> Self {
-        Self { store, options, watch, in_flight: VecDeque::new(), applied: Counts::default() }
+        Self {
+            store,
+            options,
+            watch,
+            in_flight: VecDeque::new(),
+            applied: Counts::default(),
+        }
     }
 
     /// Takes chunk after chunk from the parsers in turn until one has no more.
@@ -295,18 +329,32 @@ impl<'a> Committer<'a> {
         }
         let (report, done) = sync_channel(1);
         let report = Mutex::new(report);
-        let batch = Batch { changes: parsed.changes, note: bytes::Bytes::new() };
+        let batch = Batch {
+            changes: parsed.changes,
+            note: bytes::Bytes::new(),
+        };
         self.store.submit(batch, move |outcome| {
             // The receiver is gone only when the import was abandoned.
             drop(report.lock().map(|report| report.send(outcome)));
         });
-        self.in_flight.push_back(InFlight { first: parsed.first, counts: parsed.counts, done });
+        self.in_flight.push_back(InFlight {
+            first: parsed.first,
+            counts: parsed.counts,
+            done,
+        });
         Ok(())
     }
 
     /// Waits for the oldest batch.
     fn settle(&mut self) -> Result<(), ImportError> {
-        let Some(InFlight { first, counts, done }) = self.in_flight.pop_front() else { return Ok(()) };
+        let Some(InFlight {
+            first,
+            counts,
+            done,
+        }) = self.in_flight.pop_front()
+        else {
+            return Ok(());
+        };
         match done.recv() {
             Ok(Ok(_)) => {
                 self.applied.add(counts);
@@ -314,7 +362,10 @@ impl<'a> Committer<'a> {
                 Ok(())
             }
             Ok(Err(error)) => Err(ImportError::Store { line: first, error }),
-            Err(_) => Err(ImportError::Store { line: first, error: CommitError::Closed }),
+            Err(_) => Err(ImportError::Store {
+                line: first,
+                error: CommitError::Closed,
+            }),
         }
     }
 }

@@ -86,7 +86,10 @@ impl Import {
         let counts = done?;
         output::print(&format!("imported {}\n", summary(&counts)))?;
         if counts.skipped > 0 {
-            return Err(Failed::report(format_args!("{name}: {} bad lines were skipped", counts.skipped)));
+            return Err(Failed::report(format_args!(
+                "{name}: {} bad lines were skipped",
+                counts.skipped
+            )));
         }
         Ok(())
     }
@@ -96,44 +99,75 @@ impl Import {
         let input: Box<dyn Read> = if is_standard(&self.file) {
             Box::new(io::stdin().lock())
         } else {
-            Box::new(File::open(&self.file).map_err(|error| Failed::report(format_args!("{name}: {error}")))?)
+            Box::new(
+                File::open(&self.file)
+                    .map_err(|error| Failed::report(format_args!("{name}: {error}")))?,
+            )
         };
-        let options = import::Options { keep_going: self.keep_going, now: clock::unix_seconds_u32() };
+        let options = import::Options {
+            keep_going: self.keep_going,
+            now: clock::unix_seconds_u32(),
+        };
         let watch = |event: Event<'_>| match event {
             Event::Progress(counts) => show(bar, &counts),
-            Event::Skipped(bad) => bar.suspend(|| eprintln!("jiexi: {name}:{}: {}", bad.line, bad.message)),
+            Event::Skipped(bad) => {
+                bar.suspend(|| eprintln!("jiexi: {name}:{}: {}", bad.line, bad.message))
+            }
         };
         import(input, store, options, &watch).map_err(|stopped| {
             bar.finish_and_clear();
-            let at = if matches!(stopped.error, ImportError::Read(_) | ImportError::Internal) { ": " } else { ":" };
-            Failed::report(format_args!("{name}{at}{}\n{}", stopped.error, so_far(&stopped.applied)))
+            let at = if matches!(stopped.error, ImportError::Read(_) | ImportError::Internal) {
+                ": "
+            } else {
+                ":"
+            };
+            Failed::report(format_args!(
+                "{name}{at}{}\n{}",
+                stopped.error,
+                so_far(&stopped.applied)
+            ))
         })
     }
 
     /// Into a running node.
     fn through(&self, node: Node, name: &str, bar: &ProgressBar) -> Result<Counts, Failed> {
-        let command = Command::Import { keep_going: self.keep_going };
+        let command = Command::Import {
+            keep_going: self.keep_going,
+        };
         let on_progress = |progress: Progress| match progress {
             Progress::Counts(counts) => show(bar, &counts),
-            Progress::Skipped { line, message } => bar.suspend(|| eprintln!("jiexi: {name}:{line}: {message}")),
+            Progress::Skipped { line, message } => {
+                bar.suspend(|| eprintln!("jiexi: {name}:{line}: {message}"))
+            }
             Progress::Total(_) => {}
         };
         let outcome = target::block_on(async {
             let input: Box<dyn AsyncRead + Unpin> = if is_standard(&self.file) {
                 Box::new(tokio::io::stdin())
             } else {
-                Box::new(tokio::fs::File::open(&self.file).await.map_err(ControlError::Input)?)
+                Box::new(
+                    tokio::fs::File::open(&self.file)
+                        .await
+                        .map_err(ControlError::Input)?,
+                )
             };
-            node.run(command, Some(input), |_| Ok(()), on_progress).await
+            node.run(command, Some(input), |_| Ok(()), on_progress)
+                .await
         })?;
         bar.finish_and_clear();
         match outcome {
             Ok(Outcome::Counts(counts)) => Ok(counts),
             Ok(Outcome::Report { .. }) => Err(Failed::report("the node answered another command")),
             Err(ControlError::Failed(failure)) => {
-                let place = failure.line.map_or_else(|| name.to_owned(), |line| format!("{name}:{line}"));
+                let place = failure
+                    .line
+                    .map_or_else(|| name.to_owned(), |line| format!("{name}:{line}"));
                 let applied = failure.applied.unwrap_or_default();
-                Err(Failed::report(format_args!("{place}: {}\n{}", failure.message, so_far(&applied))))
+                Err(Failed::report(format_args!(
+                    "{place}: {}\n{}",
+                    failure.message,
+                    so_far(&applied)
+                )))
             }
             Err(ControlError::Input(error)) => Err(Failed::report(format_args!("{name}: {error}"))),
             Err(error) => Err(target::explain(error)),
@@ -151,26 +185,44 @@ impl Export {
             Target::Running(node) => self.through(node, &mut destination, &bar),
             Target::Stopped(store) => {
                 bar.set_length(maintenance::records(&store).unwrap_or_default());
-                let options = export::Options { hex: self.hex, with_secrets: self.with_secrets };
-                let done = export(&store, &mut destination, options, &|counts| bar.set_position(counts.records));
+                let options = export::Options {
+                    hex: self.hex,
+                    with_secrets: self.with_secrets,
+                };
+                let done = export(&store, &mut destination, options, &|counts| {
+                    bar.set_position(counts.records)
+                });
                 let done = done.map_err(|error| Failed::report(format_args!("{name}: {error}")));
                 target::close(store).and(done)
             }
         };
         bar.finish_and_clear();
         let counts = done?;
-        destination.finish().map_err(|error| Failed::report(format_args!("{name}: {error}")))?;
+        destination
+            .finish()
+            .map_err(|error| Failed::report(format_args!("{name}: {error}")))?;
         // Standard output may be the export itself.
         eprintln!("exported {}", summary(&counts));
         if counts.secrets_left_out > 0 {
-            eprintln!("{} secret values were left out; --with-secrets writes them", counts.secrets_left_out);
+            eprintln!(
+                "{} secret values were left out; --with-secrets writes them",
+                counts.secrets_left_out
+            );
         }
         Ok(())
     }
 
     /// From a running node.
-    fn through(&self, node: Node, output: &mut Destination, bar: &ProgressBar) -> Result<Counts, Failed> {
-        let command = Command::Export { hex: self.hex, with_secrets: self.with_secrets };
+    fn through(
+        &self,
+        node: Node,
+        output: &mut Destination,
+        bar: &ProgressBar,
+    ) -> Result<Counts, Failed> {
+        let command = Command::Export {
+            hex: self.hex,
+            with_secrets: self.with_secrets,
+        };
         let on_progress = |progress: Progress| match progress {
             Progress::Total(total) => bar.set_length(total),
             Progress::Counts(counts) => bar.set_position(counts.records),
@@ -193,26 +245,46 @@ impl Export {
 /// Where an export goes. A file is written under another name first, so that it is never half there.
 enum Destination {
     Standard(BufWriter<io::Stdout>),
-    File { file: BufWriter<File>, temporary: PathBuf, path: PathBuf },
+    File {
+        file: BufWriter<File>,
+        temporary: PathBuf,
+        path: PathBuf,
+    },
 }
 
 impl Destination {
     fn open(path: &Path) -> io::Result<Self> {
         if is_standard(path) {
-            return Ok(Self::Standard(BufWriter::with_capacity(128 << 10, io::stdout())));
+            return Ok(Self::Standard(BufWriter::with_capacity(
+                128 << 10,
+                io::stdout(),
+            )));
         }
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(format!(".{}.tmp", std::process::id()));
         let temporary = PathBuf::from(temporary);
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        Ok(Self::File { file: BufWriter::with_capacity(128 << 10, file), temporary, path: path.to_path_buf() })
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        Ok(Self::File {
+            file: BufWriter::with_capacity(128 << 10, file),
+            temporary,
+            path: path.to_path_buf(),
+        })
     }
 
     /// Everything is there: sync it and give it its name.
     fn finish(&mut self) -> io::Result<()> {
         match self {
             Self::Standard(stdout) => stdout.flush(),
-            Self::File { file, temporary, path } => {
+            Self::File {
+                file,
+                temporary,
+                path,
+            } => {
                 file.flush()?;
                 file.get_ref().sync_all()?;
                 fs::rename(&*temporary, &*path)
@@ -253,7 +325,11 @@ fn is_standard(path: &Path) -> bool {
 
 /// How a file is called in messages.
 fn name(path: &Path, standard: &str) -> String {
-    if is_standard(path) { standard.to_owned() } else { path.display().to_string() }
+    if is_standard(path) {
+        standard.to_owned()
+    } else {
+        path.display().to_string()
+    }
 }
 
 /// Moves the bar: over bytes when the size of the input is known, else over records.
@@ -273,5 +349,8 @@ fn so_far(applied: &Counts) -> String {
 
 /// Counts for people.
 fn summary(counts: &Counts) -> String {
-    format!("{} records with {} values, {} homed prefixes", counts.records, counts.values, counts.prefixes)
+    format!(
+        "{} records with {} values, {} homed prefixes",
+        counts.records, counts.values, counts.prefixes
+    )
 }

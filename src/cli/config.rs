@@ -35,9 +35,12 @@ impl ConfigCommand {
             Action::Template => output::print(config::TEMPLATE),
             Action::Check { place, file } => {
                 let Some(path) = file.or_else(|| place.file()) else {
-                    return Err(Failed::usage("no configuration file found; name one: jiexi config check FILE"));
+                    return Err(Failed::usage(
+                        "no configuration file found; name one: jiexi config check FILE",
+                    ));
                 };
-                config::load(&path, place::environment()).map_err(|problems| place::report(&problems))?;
+                config::load(&path, place::environment())
+                    .map_err(|problems| place::report(&problems))?;
                 output::print(&format!("{}: no problems\n", path.display()))
             }
         }

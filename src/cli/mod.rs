@@ -24,6 +24,7 @@ mod progress;
 mod resolve;
 mod serve;
 mod store;
+mod target;
 
 pub use exit::Failed;
 

@@ -20,10 +20,13 @@ pub(super) enum Format {
 /// Writes text to stdout. A reader that went away (`| head`) ends the command quietly, as other tools do.
 pub(super) fn print(text: &str) -> Result<(), Failed> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failed::report(format_args!("cannot write the output: {error}")))
-        }
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failed::report(
+            format_args!("cannot write the output: {error}"),
+        )),
         _ => Ok(()),
     }
 }
@@ -39,14 +42,23 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let header: Vec<String> = header.iter().map(|cell| (*cell).to_owned()).collect();
     let all = || std::iter::once(&header).chain(rows);
     let widths: Vec<usize> = (0..header.len())
-        .map(|column| all().filter_map(|row| row.get(column)).map(|cell| cell.width()).max().unwrap_or(0))
+        .map(|column| {
+            all()
+                .filter_map(|row| row.get(column))
+                .map(|cell| cell.width())
+                .max()
+                .unwrap_or(0)
+        })
         .collect();
     let mut out = String::new();
     for row in all() {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(&widths) {
             line.push_str(cell);
-            line.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.width()) + 2));
+            line.extend(std::iter::repeat_n(
+                ' ',
+                width.saturating_sub(cell.width()) + 2,
+            ));
         }
         out.push_str(line.trim_end());
         out.push('\n');
@@ -56,7 +68,15 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
 
 /// Text for one line of a terminal: control characters are shown, not sent.
 pub(super) fn visible(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+    text.chars()
+        .flat_map(|c| {
+            if c.is_control() {
+                c.escape_default().collect()
+            } else {
+                vec![c]
+            }
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -65,8 +85,14 @@ mod tests {
 
     #[test]
     fn columns_align_by_terminal_width() {
-        let rows = vec![vec!["1".into(), "产品".into(), "a".into()], vec!["10".into(), "URL".into(), "b".into()]];
-        assert_eq!(table(&["INDEX", "TYPE", "DATA"], &rows), "INDEX  TYPE  DATA\n1      产品  a\n10     URL   b\n");
+        let rows = vec![
+            vec!["1".into(), "产品".into(), "a".into()],
+            vec!["10".into(), "URL".into(), "b".into()],
+        ];
+        assert_eq!(
+            table(&["INDEX", "TYPE", "DATA"], &rows),
+            "INDEX  TYPE  DATA\n1      产品  a\n10     URL   b\n"
+        );
     }
 
     #[test]

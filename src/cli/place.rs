@@ -24,6 +24,11 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// The data directory named on the command line.
+    pub(super) fn data(&self) -> Option<&Path> {
+        self.data.as_deref()
+    }
+
     /// The configuration file meant, if one is named or found.
     pub(super) fn file(&self) -> Option<PathBuf> {
         if let Some(data) = &self.data {
@@ -37,16 +42,17 @@ impl Place {
     pub(super) fn load(&self) -> Result<Config, Failed> {
         let loaded = match self.file() {
             Some(path) => config::load(&path, environment()),
-            None => defaults(self.data.as_deref()),
+            None => return defaults(self.data()),
         };
         loaded.map_err(|problems| report(&problems))
     }
 }
 
 /// The defaults, for the data directory `data` if one is named, with the overrides of the environment.
-pub(super) fn defaults(data: Option<&Path>) -> Result<Config, Vec<Problem>> {
+pub(super) fn defaults(data: Option<&Path>) -> Result<Config, Failed> {
     let text = format!("version = {}\n", config::VERSION);
-    let mut config = config::load_text(&text, Path::new("defaults"), environment())?;
+    let loaded = config::load_text(&text, Path::new("defaults"), environment());
+    let mut config = loaded.map_err(|problems| report(&problems))?;
     if let Some(data) = data {
         config.node.data = data.to_path_buf();
     }
@@ -55,7 +61,8 @@ pub(super) fn defaults(data: Option<&Path>) -> Result<Config, Vec<Problem>> {
 
 /// The environment, without variables that are not text.
 pub(super) fn environment() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 /// Reports every problem of a configuration, each on a line.

@@ -9,12 +9,20 @@ const DRAWS_PER_SECOND: u8 = 10;
 
 /// A bar over a known number of records.
 pub(super) fn records(what: &'static str, total: u64) -> ProgressBar {
-    bar(what, Some(total), "{msg} {bar:30} {human_pos}/{human_len} records, {per_sec}, {eta} left")
+    bar(
+        what,
+        Some(total),
+        "{msg} {bar:30} {human_pos}/{human_len} records, {per_sec}, {eta} left",
+    )
 }
 
 /// A bar over a known number of bytes; the message carries the records.
 pub(super) fn bytes(what: &'static str, total: u64) -> ProgressBar {
-    bar(what, Some(total), "{msg} {bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left")
+    bar(
+        what,
+        Some(total),
+        "{msg} {bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left",
+    )
 }
 
 /// A counter of records whose total is not known.
@@ -26,8 +34,11 @@ pub(super) fn unknown(what: &'static str) -> ProgressBar {
 
 /// A bar on stderr; indicatif hides it when stderr is not a terminal.
 fn bar(what: &'static str, total: Option<u64>, template: &str) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr_with_hz(DRAWS_PER_SECOND));
+    let bar =
+        ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr_with_hz(DRAWS_PER_SECOND));
     // A template that cannot be read falls back to the crate's own look; a test keeps ours readable.
-    bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_style(
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
     bar.with_message(what)
 }

@@ -60,7 +60,13 @@ impl Store {
             Format::Json => output::print_json(&report.json)?,
             Format::Table => output::print(&lines(&report.json))?,
         }
-        if report.good { Ok(()) } else { Err(Failed::report("the store is not as it should be; see the report")) }
+        if report.good {
+            Ok(())
+        } else {
+            Err(Failed::report(
+                "the store is not as it should be; see the report",
+            ))
+        }
     }
 }
 
@@ -73,12 +79,19 @@ impl Action {
             Self::Snapshot => StoreAction::Snapshot,
             Self::Rebuild => StoreAction::Rebuild,
             Self::Restore { yes: false, .. } => {
-                return Err(Failed::usage("restore replaces all data of the node; add --yes if that is meant"));
+                return Err(Failed::usage(
+                    "restore replaces all data of the node; add --yes if that is meant",
+                ));
             }
-            Self::Restore { snapshot, yes: true } => {
+            Self::Restore {
+                snapshot,
+                yes: true,
+            } => {
                 // A running node has another working directory.
                 let absolute = std::path::absolute(&snapshot);
-                let snapshot = absolute.map_err(|error| Failed::report(format_args!("{}: {error}", snapshot.display())))?;
+                let snapshot = absolute.map_err(|error| {
+                    Failed::report(format_args!("{}: {error}", snapshot.display()))
+                })?;
                 StoreAction::Restore { snapshot }
             }
         })
@@ -87,14 +100,18 @@ impl Action {
 
 /// Does it where the data are.
 fn perform(config: &Config, action: StoreAction) -> Result<Report, Failed> {
-    if matches!(action, StoreAction::Rebuild | StoreAction::Restore { .. }) && target::running(config)?.is_none() {
-        return maintenance::on_stopped(config, &action)
-            .map_err(|error| Failed::report(format_args!("{}: {error}", config.store_dir().display())));
+    if matches!(action, StoreAction::Rebuild | StoreAction::Restore { .. })
+        && target::running(config)?.is_none()
+    {
+        return maintenance::on_stopped(config, &action).map_err(|error| {
+            Failed::report(format_args!("{}: {error}", config.store_dir().display()))
+        });
     }
     match target::find(config)? {
         Target::Running(node) => {
             let command = Command::Store { action };
-            let outcome = target::block_on(node.run(command, None::<tokio::io::Empty>, |_| Ok(()), |_| {}))?;
+            let outcome =
+                target::block_on(node.run(command, None::<tokio::io::Empty>, |_| Ok(()), |_| {}))?;
             match outcome.map_err(target::explain)? {
                 Outcome::Report { good, report } => Ok(Report { good, json: report }),
                 Outcome::Counts(_) => Err(Failed::report("the node answered another command")),
@@ -119,7 +136,11 @@ fn flatten(path: &str, json: &Json, rows: &mut Vec<Vec<String>>) {
     match json {
         Json::Object(fields) => {
             for (name, field) in fields {
-                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                let path = if path.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{path}.{name}")
+                };
                 flatten(&path, field, rows);
             }
         }

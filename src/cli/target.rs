@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// How long a stopped store may take to load before a command gives up.
-const LOAD_MAX: Duration = Duration::from_secs(600);
+pub(super) const LOAD_MAX: Duration = Duration::from_secs(600);
 
 /// The node of a command.
 pub(super) enum Target {
@@ -39,13 +39,16 @@ pub(super) fn find(config: &Config) -> Result<Target, Failed> {
 /// A connection to the node if it runs.
 pub(super) fn running(config: &Config) -> Result<Option<Node>, Failed> {
     let socket = config.control_socket();
-    Node::connect(&socket)
-        .map_err(|error| Failed::report(format_args!("control socket {}: {error}", socket.display())))
+    Node::connect(&socket).map_err(|error| {
+        Failed::report(format_args!("control socket {}: {error}", socket.display()))
+    })
 }
 
 /// Closes the store of a stopped node.
 pub(super) fn close(store: Store) -> Result<(), Failed> {
-    store.close().map_err(|error| Failed::report(format_args!("closing the store: {error}")))
+    store
+        .close()
+        .map_err(|error| Failed::report(format_args!("closing the store: {error}")))
 }
 
 /// Reports that a store cannot be opened.
@@ -55,8 +58,11 @@ pub(super) fn unopened(config: &Config, error: &StoreError) -> Failed {
 
 /// Runs a future to its end on a runtime of this thread.
 pub(super) fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Failed> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failed::report(format_args!("cannot start the runtime: {error}")))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime
+        .map_err(|error| Failed::report(format_args!("cannot start the runtime: {error}")))?;
     let outcome = runtime.block_on(future);
     // Standard input is read by a thread that cannot be interrupted; it must not keep the process.
     runtime.shutdown_background();

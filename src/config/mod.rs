@@ -81,6 +81,15 @@ impl Config {
         }
     }
 
+    /// The settings of the store. Its case rule is stored with the data, so the one in here counts at creation only.
+    #[must_use]
+    pub fn store_config(&self) -> crate::store::Config {
+        crate::store::Config {
+            dir: self.store_dir(),
+            ..crate::store::Config::default()
+        }
+    }
+
     /// Where the store keeps its files.
     #[must_use]
     pub fn store_dir(&self) -> PathBuf {

@@ -36,7 +36,14 @@ impl Node {
     pub fn connect(path: &Path) -> io::Result<Option<Self>> {
         match UnixStream::connect(path) {
             Ok(stream) => Ok(Some(Self { stream })),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                ) =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
@@ -52,12 +59,20 @@ impl Node {
         mut on_data: impl FnMut(&[u8]) -> io::Result<()>,
         mut on_progress: impl FnMut(Progress),
     ) -> Result<Outcome, ControlError> {
-        self.stream.set_nonblocking(true).map_err(ControlError::Connection)?;
-        let stream = tokio::net::UnixStream::from_std(self.stream).map_err(ControlError::Connection)?;
+        self.stream
+            .set_nonblocking(true)
+            .map_err(ControlError::Connection)?;
+        let stream =
+            tokio::net::UnixStream::from_std(self.stream).map_err(ControlError::Connection)?;
         let (mut from, mut to) = stream.into_split();
-        let command = serde_json::to_vec(&Request { protocol: PROTOCOL, command });
+        let command = serde_json::to_vec(&Request {
+            protocol: PROTOCOL,
+            command,
+        });
         let command = command.map_err(|error| ControlError::Connection(error.into()))?;
-        frame::write(&mut to, Kind::Command, &command).await.map_err(ControlError::Connection)?;
+        frame::write(&mut to, Kind::Command, &command)
+            .await
+            .map_err(ControlError::Connection)?;
         let sending = async {
             match input {
                 Some(input) => send(input, &mut to).await,
@@ -80,16 +95,30 @@ async fn receive(
 ) -> Result<Outcome, ControlError> {
     let bad = |error: serde_json::Error| ControlError::Connection(error.into());
     loop {
-        let gone = || io::Error::new(io::ErrorKind::UnexpectedEof, "the node closed the connection");
-        let read = frame::read(from).await.and_then(|frame| frame.ok_or_else(gone));
+        let gone = || {
+            io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the node closed the connection",
+            )
+        };
+        let read = frame::read(from)
+            .await
+            .and_then(|frame| frame.ok_or_else(gone));
         let Frame { kind, payload } = read.map_err(ControlError::Connection)?;
         match kind {
             Kind::Data => on_data(&payload).map_err(ControlError::Output)?,
             Kind::Progress => on_progress(serde_json::from_slice(&payload).map_err(bad)?),
             Kind::Done => return serde_json::from_slice(&payload).map_err(bad),
-            Kind::Failed => return Err(ControlError::Failed(serde_json::from_slice(&payload).map_err(bad)?)),
+            Kind::Failed => {
+                return Err(ControlError::Failed(
+                    serde_json::from_slice(&payload).map_err(bad)?,
+                ));
+            }
             Kind::Command | Kind::End => {
-                let error = io::Error::new(io::ErrorKind::InvalidData, "a frame that a node does not send");
+                let error = io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "a frame that a node does not send",
+                );
                 return Err(ControlError::Connection(error));
             }
         }
@@ -111,14 +140,21 @@ enum Sending {
 }
 
 /// Sends all of `input` as data frames, then the end.
-async fn send(mut input: impl AsyncRead + Unpin, to: &mut (impl AsyncWrite + Unpin)) -> Result<(), Sending> {
+async fn send(
+    mut input: impl AsyncRead + Unpin,
+    to: &mut (impl AsyncWrite + Unpin),
+) -> Result<(), Sending> {
     let mut buffer = vec![0; CHUNK];
     loop {
         let read = input.read(&mut buffer).await.map_err(Sending::Input)?;
         if read == 0 {
-            return frame::write(to, Kind::End, b"").await.map_err(|_| Sending::Node);
+            return frame::write(to, Kind::End, b"")
+                .await
+                .map_err(|_| Sending::Node);
         }
         let piece = buffer.get(..read).unwrap_or_default();
-        frame::write(to, Kind::Data, piece).await.map_err(|_| Sending::Node)?;
+        frame::write(to, Kind::Data, piece)
+            .await
+            .map_err(|_| Sending::Node)?;
     }
 }

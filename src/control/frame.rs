@@ -33,9 +33,16 @@ pub enum Kind {
 impl Kind {
     /// The kind with this number.
     fn from_number(number: u8) -> Option<Self> {
-        [Self::Command, Self::Data, Self::End, Self::Progress, Self::Done, Self::Failed]
-            .into_iter()
-            .find(|kind| *kind as u8 == number)
+        [
+            Self::Command,
+            Self::Data,
+            Self::End,
+            Self::Progress,
+            Self::Done,
+            Self::Failed,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == number)
     }
 }
 
@@ -61,9 +68,12 @@ pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Fr
     let [a, b, c, d, kind] = head;
     let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
     if length > PAYLOAD_MAX {
-        return Err(invalid(format!("control frame of {length} bytes; at most {PAYLOAD_MAX} are allowed")));
+        return Err(invalid(format!(
+            "control frame of {length} bytes; at most {PAYLOAD_MAX} are allowed"
+        )));
     }
-    let kind = Kind::from_number(kind).ok_or_else(|| invalid(format!("control frame of unknown kind {kind}")))?;
+    let kind = Kind::from_number(kind)
+        .ok_or_else(|| invalid(format!("control frame of unknown kind {kind}")))?;
     let mut payload = vec![0; length];
     stream.read_exact(&mut payload).await?;
     Ok(Some(Frame { kind, payload }))
@@ -73,9 +83,16 @@ pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Fr
 ///
 /// # Errors
 /// IO, or a payload above [`PAYLOAD_MAX`].
-pub async fn write(stream: &mut (impl AsyncWrite + Unpin), kind: Kind, payload: &[u8]) -> io::Result<()> {
-    let length = u32::try_from(payload.len()).ok().filter(|_| payload.len() <= PAYLOAD_MAX);
-    let length = length.ok_or_else(|| invalid(format!("control frame of {} bytes", payload.len())))?;
+pub async fn write(
+    stream: &mut (impl AsyncWrite + Unpin),
+    kind: Kind,
+    payload: &[u8],
+) -> io::Result<()> {
+    let length = u32::try_from(payload.len())
+        .ok()
+        .filter(|_| payload.len() <= PAYLOAD_MAX);
+    let length =
+        length.ok_or_else(|| invalid(format!("control frame of {} bytes", payload.len())))?;
     let mut head = [0_u8; 5];
     head[..4].copy_from_slice(&length.to_be_bytes());
     head[4] = kind as u8;
@@ -98,12 +115,24 @@ mod tests {
     #[tokio::test]
     async fn round_trip_and_clean_end() {
         let mut wire = Vec::new();
-        write(&mut wire, Kind::Command, b"{}").await.expect("writes");
+        write(&mut wire, Kind::Command, b"{}")
+            .await
+            .expect("writes");
         write(&mut wire, Kind::End, b"").await.expect("writes");
         let mut stream = wire.as_slice();
         let first = read(&mut stream).await.expect("reads").expect("is there");
-        assert_eq!((first.kind, first.payload.as_slice()), (Kind::Command, b"{}".as_slice()));
-        assert_eq!(read(&mut stream).await.expect("reads").expect("is there").kind, Kind::End);
+        assert_eq!(
+            (first.kind, first.payload.as_slice()),
+            (Kind::Command, b"{}".as_slice())
+        );
+        assert_eq!(
+            read(&mut stream)
+                .await
+                .expect("reads")
+                .expect("is there")
+                .kind,
+            Kind::End
+        );
         assert_eq!(read(&mut stream).await.expect("reads"), None);
     }
 
@@ -114,10 +143,19 @@ mod tests {
         for length in 1..wire.len() {
             assert!(read(&mut &wire[..length]).await.is_err(), "cut to {length}");
         }
-        for bad in [[0xff, 0xff, 0xff, 0xff, 2], [0, 0x10, 0, 1, 2], [0, 0, 0, 0, 0], [0, 0, 0, 0, 7]] {
+        for bad in [
+            [0xff, 0xff, 0xff, 0xff, 2],
+            [0, 0x10, 0, 1, 2],
+            [0, 0, 0, 0, 0],
+            [0, 0, 0, 0, 7],
+        ] {
             let error = read(&mut bad.as_slice()).await.expect_err("refused");
             assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         }
-        assert!(write(&mut Vec::new(), Kind::Data, &vec![0; PAYLOAD_MAX + 1]).await.is_err());
+        assert!(
+            write(&mut Vec::new(), Kind::Data, &vec![0; PAYLOAD_MAX + 1])
+                .await
+                .is_err()
+        );
     }
 }

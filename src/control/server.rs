@@ -61,16 +61,30 @@ impl ControlSocket {
     pub fn bind(path: &Path) -> io::Result<Self> {
         match fs::symlink_metadata(path) {
             Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
-            Ok(_) => return Err(io::Error::other(format!("{} exists and is not a socket", path.display()))),
+            Ok(_) => {
+                return Err(io::Error::other(format!(
+                    "{} exists and is not a socket",
+                    path.display()
+                )));
+            }
             Err(_) => {}
         }
         let explain = |error: io::Error| {
-            io::Error::new(error.kind(), format!("control socket {}: {error} ([control] socket)", path.display()))
+            io::Error::new(
+                error.kind(),
+                format!(
+                    "control socket {}: {error} ([control] socket)",
+                    path.display()
+                ),
+            )
         };
         let listener = UnixListener::bind(path).map_err(explain)?;
         // Until this line the umask decides; the check of credentials holds from the start.
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(explain)?;
-        Ok(Self { listener, path: path.to_path_buf() })
+        Ok(Self {
+            listener,
+            path: path.to_path_buf(),
+        })
     }
 }
 
@@ -90,9 +104,18 @@ struct Context {
 }
 
 /// Serves commands until `stop`, then waits for those at work to end; `now` gives Unix seconds.
-pub async fn serve(socket: ControlSocket, store: Arc<Store>, now: fn() -> u32, stop: CancellationToken) {
+pub async fn serve(
+    socket: ControlSocket,
+    store: Arc<Store>,
+    now: fn() -> u32,
+    stop: CancellationToken,
+) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let context = Context { store, now, stop: stop.clone() };
+    let context = Context {
+        store,
+        now,
+        stop: stop.clone(),
+    };
     let mut connections = JoinSet::new();
     loop {
         let place = Arc::clone(&places).acquire_owned();
@@ -155,26 +178,38 @@ fn allowed(stream: &UnixStream) -> io::Result<()> {
     if peer == own || peer == 0 {
         return Ok(());
     }
-    Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("user {peer} is neither user {own} nor root")))
+    Err(io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        format!("user {peer} is neither user {own} nor root"),
+    ))
 }
 
 /// Reads the command.
 async fn request(from: &mut (impl AsyncRead + Unpin)) -> Result<Option<Request>, Failure> {
-    let refuse = |message: String| Failure { message, line: None, applied: None };
+    let refuse = |message: String| Failure {
+        message,
+        line: None,
+        applied: None,
+    };
     let read = tokio::time::timeout(COMMAND_DEADLINE, frame::read(from)).await;
-    let frame = match read.map_err(|_| refuse("no command came".into()))?.map_err(|error| refuse(error.to_string()))? {
+    let frame = match read
+        .map_err(|_| refuse("no command came".into()))?
+        .map_err(|error| refuse(error.to_string()))?
+    {
         Some(frame) if frame.kind == Kind::Command => frame,
         Some(_) => return Err(refuse("the first frame is not a command".into())),
         None => return Ok(None),
     };
     // The version is read by itself: a newer command may be one that this program cannot read at all.
-    let json: serde_json::Value =
-        serde_json::from_slice(&frame.payload).map_err(|error| refuse(format!("bad command: {error}")))?;
+    let json: serde_json::Value = serde_json::from_slice(&frame.payload)
+        .map_err(|error| refuse(format!("bad command: {error}")))?;
     if json.get("protocol") != Some(&PROTOCOL.into()) {
         let message = "the running node speaks another version of the control protocol; use the program it was started from";
         return Err(refuse(message.into()));
     }
-    serde_json::from_value(json).map(Some).map_err(|error| refuse(format!("bad command: {error}")))
+    serde_json::from_value(json)
+        .map(Some)
+        .map_err(|error| refuse(format!("bad command: {error}")))
 }
 
 /// Carries out a command.
@@ -193,7 +228,10 @@ async fn perform(
             let store = Arc::clone(&context.store);
             let done = spawn_blocking(move || maintenance::on_running(&store, &action)).await;
             let report = done.map_err(|_| internal())?.map_err(plain)?;
-            Ok(Outcome::Report { good: report.good, report: report.json })
+            Ok(Outcome::Report {
+                good: report.good,
+                report: report.json,
+            })
         }
     }
 }
@@ -213,11 +251,19 @@ async fn do_import(
             // Counts are overtaken by the next ones; a slow client may miss some.
             Event::Progress(counts) => drop(events.try_send(Progress::Counts(counts))),
             Event::Skipped(bad) => {
-                let skipped = Progress::Skipped { line: bad.line, message: bad.message.clone() };
+                let skipped = Progress::Skipped {
+                    line: bad.line,
+                    message: bad.message.clone(),
+                };
                 drop(events.blocking_send(skipped));
             }
         };
-        import(Input::new(input), &store, import::Options { keep_going, now }, &watch)
+        import(
+            Input::new(input),
+            &store,
+            import::Options { keep_going, now },
+            &watch,
+        )
     });
     let feeding = feed(from, data, &context.stop);
     let telling = async {
@@ -240,10 +286,16 @@ async fn do_import(
         Err(stopped) => {
             let (line, message) = match &stopped.error {
                 ImportError::Line(bad) => (Some(bad.line), bad.message.clone()),
-                ImportError::Store { line, error } => (Some(*line), format!("the batch that begins here: {error}")),
+                ImportError::Store { line, error } => {
+                    (Some(*line), format!("the batch that begins here: {error}"))
+                }
                 error => (None, error.to_string()),
             };
-            Err(Failure { message, line, applied: Some(stopped.applied) })
+            Err(Failure {
+                message,
+                line,
+                applied: Some(stopped.applied),
+            })
         }
     }
 }
@@ -260,10 +312,18 @@ async fn feed(
             () = stop.cancelled() => Err(io::Error::other("the node is stopping")),
         };
         let piece = match read {
-            Ok(Some(Frame { kind: Kind::Data, payload })) => Ok(payload),
-            Ok(Some(Frame { kind: Kind::End, .. })) => Ok(Vec::new()),
+            Ok(Some(Frame {
+                kind: Kind::Data,
+                payload,
+            })) => Ok(payload),
+            Ok(Some(Frame {
+                kind: Kind::End, ..
+            })) => Ok(Vec::new()),
             Ok(Some(_)) => Err(io::Error::other("a frame that is not data")),
-            Ok(None) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the client went away before the end of the data")),
+            Ok(None) => Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the client went away before the end of the data",
+            )),
             Err(error) => Err(error),
         };
         let last = !matches!(&piece, Ok(bytes) if !bytes.is_empty());
@@ -282,7 +342,11 @@ struct Input {
 
 impl Input {
     fn new(pieces: mpsc::Receiver<io::Result<Vec<u8>>>) -> Self {
-        Self { pieces, piece: io::Cursor::default(), ended: false }
+        Self {
+            pieces,
+            piece: io::Cursor::default(),
+            ended: false,
+        }
     }
 }
 
@@ -293,7 +357,8 @@ impl Read for Input {
             if read > 0 || self.ended || buf.is_empty() {
                 return Ok(read);
             }
-            let abandoned = || io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was abandoned");
+            let abandoned =
+                || io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was abandoned");
             let piece = self.pieces.blocking_recv().ok_or_else(abandoned)??;
             self.ended = piece.is_empty();
             self.piece = io::Cursor::new(piece);
@@ -341,7 +406,9 @@ impl Write for Output {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         let piece = buf.get(..CHUNK).unwrap_or(buf);
         let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the client went away");
-        self.0.blocking_send((Kind::Data, piece.to_vec())).map_err(gone)?;
+        self.0
+            .blocking_send((Kind::Data, piece.to_vec()))
+            .map_err(gone)?;
         Ok(piece.len())
     }
 
@@ -351,7 +418,11 @@ impl Write for Output {
 }
 
 /// Sends a frame of JSON.
-async fn send(to: &mut (impl AsyncWrite + Unpin), kind: Kind, payload: &impl Serialize) -> io::Result<()> {
+async fn send(
+    to: &mut (impl AsyncWrite + Unpin),
+    kind: Kind,
+    payload: &impl Serialize,
+) -> io::Result<()> {
     write(to, kind, &serde_json::to_vec(payload)?).await
 }
 
@@ -359,12 +430,21 @@ async fn send(to: &mut (impl AsyncWrite + Unpin), kind: Kind, payload: &impl Ser
 async fn write(to: &mut (impl AsyncWrite + Unpin), kind: Kind, payload: &[u8]) -> io::Result<()> {
     tokio::time::timeout(WRITE_DEADLINE, frame::write(to, kind, payload))
         .await
-        .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
+        .unwrap_or_else(|_| {
+            Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the client does not read",
+            ))
+        })
 }
 
 /// A failure that is not about a line of input.
 fn plain(error: impl std::fmt::Display) -> Failure {
-    Failure { message: error.to_string(), line: None, applied: None }
+    Failure {
+        message: error.to_string(),
+        line: None,
+        applied: None,
+    }
 }
 
 /// A blocking task panicked; the panic is in the log.

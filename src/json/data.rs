@@ -36,11 +36,15 @@ pub fn write(kind: &[u8], data: &Bytes) -> Json {
         _ => None,
     };
     // A form that would not read back as these bytes is no form.
-    if let Some(json) = special.filter(|json| read(json).is_ok_and(|back| back == data)) {
+    if let Some(json) = special.filter(|json| read(json).is_ok_and(|back| back == data[..])) {
         return json;
     }
     match std::str::from_utf8(data) {
-        Ok(text) if text.chars().all(|c| !c.is_control() || matches!(c, '\t' | '\n' | '\r')) => {
+        Ok(text)
+            if text
+                .chars()
+                .all(|c| !c.is_control() || matches!(c, '\t' | '\n' | '\r')) =>
+        {
             json!({"format": "string", "value": text})
         }
         _ => json!({"format": "base64", "value": STANDARD.encode(data)}),
@@ -55,20 +59,36 @@ pub fn read(json: &Json) -> Result<Vec<u8>, JsonError> {
     if let Json::String(text) = json {
         return Ok(text.clone().into_bytes());
     }
-    let (Some(format), Some(value)) = (json.get("format").and_then(Json::as_str), json.get("value")) else {
-        return Err(JsonError::new("", "must be a string, or an object with format and value"));
+    let (Some(format), Some(value)) =
+        (json.get("format").and_then(Json::as_str), json.get("value"))
+    else {
+        return Err(JsonError::new(
+            "",
+            "must be a string, or an object with format and value",
+        ));
     };
-    let text = || value.as_str().ok_or_else(|| JsonError::new("", format!("of format {format} must be a string")));
+    let text = || {
+        value
+            .as_str()
+            .ok_or_else(|| JsonError::new("", format!("of format {format} must be a string")))
+    };
     let read = match format {
         "string" => text().map(|text| text.to_owned().into_bytes()),
-        "base64" => text().and_then(|text| STANDARD.decode(text).map_err(|error| JsonError::new("", error))),
-        "hex" => text().and_then(|text| hex::decode(text).map_err(|error| JsonError::new("", error))),
+        "base64" => text().and_then(|text| {
+            STANDARD
+                .decode(text)
+                .map_err(|error| JsonError::new("", error))
+        }),
+        "hex" => {
+            text().and_then(|text| hex::decode(text).map_err(|error| JsonError::new("", error)))
+        }
         "admin" => read_admin(value),
         "vlist" => read_list(value),
         "site" => site::read(value).map(|site| encoded(|out| site.encode(out))),
         "key" => key::read(value),
         _ => {
-            let message = format!("{format:?} is not one of string, base64, hex, admin, vlist, site, key");
+            let message =
+                format!("{format:?} is not one of string, base64, hex, admin, vlist, site, key");
             return Err(JsonError::new("format", message));
         }
     };
@@ -76,7 +96,7 @@ pub fn read(json: &Json) -> Result<Vec<u8>, JsonError> {
 }
 
 /// What an encoder appends.
-pub(super) fn encoded(encode: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+pub(crate) fn encoded(encode: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut out = Vec::new();
     encode(&mut out);
     out
@@ -104,12 +124,27 @@ fn write_admin(data: &Bytes) -> Option<Json> {
 
 fn read_admin(json: &Json) -> Result<Vec<u8>, JsonError> {
     let written = WrittenAdmin::deserialize(json).map_err(|error| JsonError::new("", error))?;
-    let bits = u16::from_str_radix(&written.permissions, 2).ok().filter(|_| written.permissions.len() == ADMIN_BITS);
+    let bits = u16::from_str_radix(&written.permissions, 2)
+        .ok()
+        .filter(|_| written.permissions.len() == ADMIN_BITS);
     let rights = bits.map(AdminRights).ok_or_else(|| {
-        JsonError::new("permissions", "must be 12 of 0 and 1, such as \"011111110011\": list … add handle")
+        JsonError::new(
+            "permissions",
+            "must be 12 of 0 and 1, such as \"011111110011\": list … add handle",
+        )
     })?;
-    let admin = Reference { handle: Bytes::from(written.handle), index: written.index };
-    Ok(encoded(|out| Admin { rights, admin, padded: false }.encode(out)))
+    let admin = Reference {
+        handle: Bytes::from(written.handle),
+        index: written.index,
+    };
+    Ok(encoded(|out| {
+        Admin {
+            rights,
+            admin,
+            padded: false,
+        }
+        .encode(out)
+    }))
 }
 
 fn write_list(data: &Bytes) -> Option<Json> {
@@ -119,7 +154,8 @@ fn write_list(data: &Bytes) -> Option<Json> {
 }
 
 fn read_list(json: &Json) -> Result<Vec<u8>, JsonError> {
-    let written = Vec::<value::WrittenReference>::deserialize(json).map_err(|error| JsonError::new("", error))?;
+    let written = Vec::<value::WrittenReference>::deserialize(json)
+        .map_err(|error| JsonError::new("", error))?;
     let references: Vec<Reference> = written.into_iter().map(Reference::from).collect();
     Ok(encoded(|out| list::encode(&references, out)))
 }

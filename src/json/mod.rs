@@ -37,7 +37,10 @@ pub struct JsonError {
 impl JsonError {
     /// A problem with `field`.
     pub(crate) fn new(field: impl Into<String>, message: impl fmt::Display) -> Self {
-        Self { field: field.into(), message: message.to_string() }
+        Self {
+            field: field.into(),
+            message: message.to_string(),
+        }
     }
 
     /// The same problem seen from outside: `prefix` stands before the field.

@@ -22,23 +22,39 @@ use serde_json::{Map, Value as Json, json};
 use super::{JsonError, data};
 
 /// The names of transports.
-const TRANSPORTS: [(Transport, &str); 4] =
-    [(Transport::UDP, "UDP"), (Transport::TCP, "TCP"), (Transport::HTTP, "HTTP"), (Transport::HTTPS, "HTTPS")];
+const TRANSPORTS: [(Transport, &str); 4] = [
+    (Transport::UDP, "UDP"),
+    (Transport::TCP, "TCP"),
+    (Transport::HTTP, "HTTP"),
+    (Transport::HTTPS, "HTTPS"),
+];
 
 /// A site as JSON; `None` when a name is not text or a code has no name.
 #[must_use]
 pub fn write(site: &SiteRecord) -> Option<Json> {
     let mut object = Map::new();
     object.insert("version".into(), site.format.into());
-    object.insert("protocolVersion".into(), format!("{}.{}", site.version.major, site.version.minor).into());
+    object.insert(
+        "protocolVersion".into(),
+        format!("{}.{}", site.version.major, site.version.minor).into(),
+    );
     object.insert("serialNumber".into(), site.serial.into());
-    object.insert("primarySite".into(), site.flags.contains(SiteFlags::PRIMARY).into());
-    object.insert("multiPrimary".into(), site.flags.contains(SiteFlags::MULTI_PRIMARY).into());
+    object.insert(
+        "primarySite".into(),
+        site.flags.contains(SiteFlags::PRIMARY).into(),
+    );
+    object.insert(
+        "multiPrimary".into(),
+        site.flags.contains(SiteFlags::MULTI_PRIMARY).into(),
+    );
     if site.hash_option != HashOption(2) {
         object.insert("hashOption".into(), site.hash_option.0.into());
     }
     if !site.hash_filter.is_empty() {
-        object.insert("hashFilter".into(), std::str::from_utf8(&site.hash_filter).ok()?.into());
+        object.insert(
+            "hashFilter".into(),
+            std::str::from_utf8(&site.hash_filter).ok()?.into(),
+        );
     }
     let attributes: Option<Vec<Json>> = site
         .attributes
@@ -62,7 +78,9 @@ fn write_server(server: &Server) -> Option<Json> {
 }
 
 fn write_interface(interface: &Interface) -> Option<Json> {
-    let (_, protocol) = TRANSPORTS.iter().find(|(transport, _)| *transport == interface.protocol)?;
+    let (_, protocol) = TRANSPORTS
+        .iter()
+        .find(|(transport, _)| *transport == interface.protocol)?;
     Some(json!({
         "query": interface.kind.0 & InterfaceKind::QUERY.0 != 0,
         "admin": interface.kind.0 & InterfaceKind::ADMIN.0 != 0,
@@ -141,13 +159,18 @@ pub fn read(json: &Json) -> Result<SiteRecord, JsonError> {
         .servers
         .into_iter()
         .enumerate()
-        .map(|(place, server)| server.into_server().map_err(|error| error.within(&format!("servers[{place}]"))))
+        .map(|(place, server)| {
+            server
+                .into_server()
+                .map_err(|error| error.within(&format!("servers[{place}]")))
+        })
         .collect();
     Ok(SiteRecord {
         format: written.version,
         version,
         serial: written.serial_number,
-        flags: flag(written.primary_site, SiteFlags::PRIMARY).with(flag(written.multi_primary, SiteFlags::MULTI_PRIMARY)),
+        flags: flag(written.primary_site, SiteFlags::PRIMARY)
+            .with(flag(written.multi_primary, SiteFlags::MULTI_PRIMARY)),
         hash_option: HashOption(written.hash_option.unwrap_or(2)),
         hash_filter: Bytes::from(written.hash_filter),
         attributes: written
@@ -165,8 +188,11 @@ impl WrittenServer {
             Some(json) => data::read(json).map_err(|error| error.within("publicKey"))?,
             None => Vec::new(),
         };
-        let interfaces: Result<Vec<Interface>, JsonError> =
-            self.interfaces.into_iter().map(WrittenInterface::into_interface).collect();
+        let interfaces: Result<Vec<Interface>, JsonError> = self
+            .interfaces
+            .into_iter()
+            .map(WrittenInterface::into_interface)
+            .collect();
         Ok(Server {
             id: self.server_id,
             address: Server::address_of(self.address),
@@ -178,10 +204,19 @@ impl WrittenServer {
 
 impl WrittenInterface {
     fn into_interface(self) -> Result<Interface, JsonError> {
-        let found = TRANSPORTS.iter().find(|(_, name)| name.eq_ignore_ascii_case(&self.protocol));
+        let found = TRANSPORTS
+            .iter()
+            .find(|(_, name)| name.eq_ignore_ascii_case(&self.protocol));
         let wrong = || JsonError::new("interfaces.protocol", "must be UDP, TCP, HTTP or HTTPS");
         let (protocol, _) = found.ok_or_else(wrong)?;
-        let kind = InterfaceKind(u8::from(self.admin) * InterfaceKind::ADMIN.0 + u8::from(self.query) * InterfaceKind::QUERY.0);
-        Ok(Interface { kind, protocol: *protocol, port: u32::from(self.port) })
+        let kind = InterfaceKind(
+            u8::from(self.admin) * InterfaceKind::ADMIN.0
+                + u8::from(self.query) * InterfaceKind::QUERY.0,
+        );
+        Ok(Interface {
+            kind,
+            protocol: *protocol,
+            port: u32::from(self.port),
+        })
     }
 }

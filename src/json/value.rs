@@ -25,10 +25,16 @@ pub fn write(value: &Value) -> Option<Json> {
     object.insert("type".into(), std::str::from_utf8(&value.kind).ok()?.into());
     object.insert("data".into(), data::write(&value.kind, &value.data));
     if value.permissions.0 != PERMISSIONS_DEFAULT {
-        object.insert("permissions".into(), permissions_text(value.permissions.0)?.into());
+        object.insert(
+            "permissions".into(),
+            permissions_text(value.permissions.0)?.into(),
+        );
     }
     object.insert("ttl".into(), write_ttl(value.ttl)?);
-    object.insert("timestamp".into(), time_text(u64::from(value.timestamp)).into());
+    object.insert(
+        "timestamp".into(),
+        time_text(u64::from(value.timestamp)).into(),
+    );
     if !value.references.is_empty() {
         let references: Option<Vec<Json>> = value.references.iter().map(write_reference).collect();
         object.insert("references".into(), references?.into());
@@ -67,7 +73,10 @@ pub(super) struct WrittenReference {
 
 impl From<WrittenReference> for Reference {
     fn from(written: WrittenReference) -> Self {
-        Self { handle: Bytes::from(written.handle), index: written.index }
+        Self {
+            handle: Bytes::from(written.handle),
+            index: written.index,
+        }
     }
 }
 
@@ -76,7 +85,8 @@ impl From<WrittenReference> for Reference {
 /// # Errors
 /// Names the field and what is wrong with it.
 pub fn read(json: Json, now: u32) -> Result<Value, JsonError> {
-    let written: Written = serde_json::from_value(json).map_err(|error| JsonError::new("", error))?;
+    let written: Written =
+        serde_json::from_value(json).map_err(|error| JsonError::new("", error))?;
     written.into_value(now)
 }
 
@@ -90,15 +100,23 @@ impl Written {
         let timestamp = match &self.timestamp {
             None => now,
             Some(text) => {
-                let seconds = parse_time(text).map_err(|message| JsonError::new("timestamp", message))?;
-                u32::try_from(seconds).map_err(|_| JsonError::new("timestamp", "is after the year 2106"))?
+                let seconds =
+                    parse_time(text).map_err(|message| JsonError::new("timestamp", message))?;
+                u32::try_from(seconds)
+                    .map_err(|_| JsonError::new("timestamp", "is after the year 2106"))?
             }
         };
-        let permissions = self.permissions.as_deref().map_or(Ok(PERMISSIONS_DEFAULT), parse_permissions);
+        let permissions = self
+            .permissions
+            .as_deref()
+            .map_or(Ok(PERMISSIONS_DEFAULT), parse_permissions);
         Ok(Value {
             index: self.index,
             timestamp,
-            ttl: self.ttl.as_ref().map_or(Ok(Ttl::Relative(TTL_DEFAULT)), read_ttl)?,
+            ttl: self
+                .ttl
+                .as_ref()
+                .map_or(Ok(Ttl::Relative(TTL_DEFAULT)), read_ttl)?,
             permissions: Permissions(permissions?),
             kind: Bytes::from(self.kind),
             data: Bytes::from(data),
@@ -120,14 +138,22 @@ fn read_ttl(json: &Json) -> Result<Ttl, JsonError> {
     let wrong = |message: &str| JsonError::new("ttl", message);
     match json {
         Json::Number(number) => {
-            let seconds = number.as_i64().and_then(|seconds| i32::try_from(seconds).ok());
-            seconds.map(Ttl::Relative).ok_or_else(|| wrong("is not a whole number of seconds below 2^31"))
+            let seconds = number
+                .as_i64()
+                .and_then(|seconds| i32::try_from(seconds).ok());
+            seconds
+                .map(Ttl::Relative)
+                .ok_or_else(|| wrong("is not a whole number of seconds below 2^31"))
         }
         Json::String(text) => {
             let seconds = parse_time(text).map_err(|message| wrong(&message))?;
-            i32::try_from(seconds).map(Ttl::Absolute).map_err(|_| wrong("is after January 2038"))
+            i32::try_from(seconds)
+                .map(Ttl::Absolute)
+                .map_err(|_| wrong("is after January 2038"))
         }
-        _ => Err(wrong("must be seconds, or a time such as \"2030-01-31T00:00:00Z\"")),
+        _ => Err(wrong(
+            "must be seconds, or a time such as \"2030-01-31T00:00:00Z\"",
+        )),
     }
 }
 
@@ -140,7 +166,9 @@ fn time_text(seconds: u64) -> String {
 fn parse_time(text: &str) -> Result<u64, String> {
     let time: SystemTime = humantime::parse_rfc3339(text)
         .map_err(|_| format!("{text:?} is not a time such as \"2030-01-31T00:00:00Z\""))?;
-    Ok(time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+    Ok(time
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs()))
 }
 
 /// Four permissions as a bit string; `None` when other bits are set.
@@ -150,7 +178,12 @@ fn permissions_text(permissions: u8) -> Option<String> {
 
 /// A bit string of four characters.
 fn parse_permissions(text: &str) -> Result<u8, JsonError> {
-    let wrong = || JsonError::new("permissions", "must be four of 0 and 1: admin read, admin write, public read, public write");
+    let wrong = || {
+        JsonError::new(
+            "permissions",
+            "must be four of 0 and 1: admin read, admin write, public read, public write",
+        )
+    };
     if text.len() != 4 {
         return Err(wrong());
     }
