@@ -14,5 +14,5 @@ pub mod value;
 
 pub use code::{HashId, HashOption, OpCode, OpFlags, Permissions, ResponseCode, Version};
 pub use error::{DecodeError, ErrorKind};
-pub use message::{Envelope, EnvelopeFlags, Header, MessageView};
+pub use message::{Body, Envelope, EnvelopeFlags, Header, Message, MessageView, MessageWriter};
 pub use value::{Reference, Ttl, Value, ValueView};
