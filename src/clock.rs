@@ -1,21 +1,36 @@
-//! The only reader of the system clock.
+//! The only reader of the clocks: everything below is given a [`Now`].
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Seconds since 1970.
-#[must_use]
-pub fn unix_seconds() -> u64 {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the only reader of the system clock"
-    )]
-    let now = SystemTime::now();
-    now.duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+/// One reading of both clocks, taken once per batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Seconds since 1970, UTC.
+    pub unix_seconds: u32,
+    /// The monotonic clock, for rates and deadlines.
+    pub instant: Instant,
 }
 
-/// Seconds since 1970 as the protocol holds them; it ends in 2106.
+impl Now {
+    /// Reads both clocks.
+    #[must_use]
+    pub fn read() -> Self {
+        Self {
+            unix_seconds: unix_seconds(),
+            instant: Instant::now(),
+        }
+    }
+}
+
+/// Seconds since 1970; 0 when the machine's clock stands before that.
 #[must_use]
-pub fn unix_seconds_u32() -> u32 {
-    u32::try_from(unix_seconds()).unwrap_or(u32::MAX)
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the one place the ban leaves"
+)]
+pub fn unix_seconds() -> u32 {
+    let elapsed = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
+    u32::try_from(elapsed.as_secs()).unwrap_or(u32::MAX)
 }

@@ -33,24 +33,24 @@ impl fmt::Display for NodeError {
 
 impl std::error::Error for NodeError {}
 
+/// A running node.
+#[derive(Debug)]
+pub struct Node;
+
 /// Runs the node of `config` until SIGTERM or SIGINT; `started` is called when everything is bound.
 ///
 /// # Errors
 /// See [`NodeError`].
-pub fn run(config: &Config, started: impl FnOnce()) -> Result<(), NodeError> {
+pub async fn run(config: &Config, started: impl FnOnce(&Node)) -> Result<(), NodeError> {
     let store = Store::open(config.store_config()).map_err(NodeError::Store)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
-    let runtime = runtime.map_err(|error| NodeError::Io("runtime".into(), error))?;
-    runtime.block_on(serve(config, Arc::new(store), started))
+    serve(config, Arc::new(store), started).await
 }
 
 /// Binds everything, then serves until a signal.
 async fn serve(
     config: &Config,
     store: Arc<Store>,
-    started: impl FnOnce(),
+    started: impl FnOnce(&Node),
 ) -> Result<(), NodeError> {
     let failed = |what: &'static str| move |error| NodeError::Io(what.into(), error);
     let control =
@@ -74,11 +74,11 @@ async fn serve(
     let control = tokio::spawn(control::serve(
         control,
         store,
-        clock::unix_seconds_u32,
+        clock::unix_seconds,
         stop.clone(),
     ));
     let operations = tokio::spawn(ops::serve(operations, String::new, state, stop.clone()));
-    started();
+    started(&Node);
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

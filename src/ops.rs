@@ -203,7 +203,7 @@ mod tests {
         net::TcpStream,
     };
 
-    async fn ask(address: std::net::SocketAddr, path: &str) -> String {
+    async fn ask(address: SocketAddr, path: &str) -> String {
         let mut stream = TcpStream::connect(address).await.expect("connects");
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.expect("writes");

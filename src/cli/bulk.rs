@@ -106,7 +106,7 @@ impl Import {
         };
         let options = import::Options {
             keep_going: self.keep_going,
-            now: clock::unix_seconds_u32(),
+            now: clock::unix_seconds(),
         };
         let watch = |event: Event<'_>| match event {
             Event::Progress(counts) => show(bar, &counts),

@@ -8,12 +8,11 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use jiexi_proto::handle::CaseRule;
 
 use super::{Failed, output, place::FILE_NAME, target};
 use crate::{
     clock,
-    config::{self, Config},
+    config::{self, Case, Config},
     identity::{self, IdentityError, KeyPair},
     json::line,
     records,
@@ -47,16 +46,6 @@ pub(super) struct Init {
     case: Case,
 }
 
-/// The case rule.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-enum Case {
-    /// ABC and abc are the same handle, as with most Handle servers
-    #[default]
-    Whole,
-    /// Local names tell A from a
-    Prefix,
-}
-
 impl Init {
     pub(super) fn run(self) -> Result<(), Failed> {
         let prefix = line::parse_prefix(&self.prefix)
@@ -75,7 +64,8 @@ impl Init {
     /// Writes everything; the configuration last, since it makes the directory a node.
     fn fill(&self, prefix_handle: &[u8]) -> Result<(), String> {
         let identity = |error: IdentityError| error.to_string();
-        let config = Config::for_data(&self.data);
+        let mut config = Config::for_data(&self.data);
+        config.store.case = self.case;
         eprintln!("making keys …");
         let (node, admin) = (
             KeyPair::generate().map_err(identity)?,
@@ -97,12 +87,8 @@ impl Init {
         let site_text = identity::site_text(site).map_err(identity)?;
         identity::write_file(&config.site_file(), 0o644, site_text.as_bytes()).map_err(identity)?;
 
-        let case = match self.case {
-            Case::Whole => CaseRule::Whole,
-            Case::Prefix => CaseRule::Prefix,
-        };
-        let mut store_config = config.store_config();
-        store_config.case = case;
+        let store_config = config.store_config();
+        let case = store_config.case;
         Store::create(&store_config).map_err(|error| error.to_string())?;
         let store = Store::open(store_config).map_err(|error| error.to_string())?;
         if !store.wait_ready(target::LOAD_MAX) {
@@ -115,7 +101,7 @@ impl Init {
             prefix_handle,
             &sites,
             admin.public_octets(),
-            clock::unix_seconds_u32(),
+            clock::unix_seconds(),
         );
         let record = records::put_values(prefix_handle, &values, case);
         let batch = records::batch(vec![record, records::home_prefix(prefix_handle, case)]);
@@ -124,7 +110,7 @@ impl Init {
             .map_err(|error| format!("the prefix record: {error}"))?;
         store.close().map_err(|error| error.to_string())?;
 
-        let text = configuration(&self.address, self.port);
+        let text = configuration(&self.address, self.port, self.case);
         identity::write_file(&self.data.join(FILE_NAME), 0o640, text.as_bytes())
             .map_err(identity)?;
         sync(&self.data).map_err(|error| format!("{}: {error}", self.data.display()))
@@ -226,12 +212,16 @@ fn sync(directory: &Path) -> io::Result<()> {
 }
 
 /// The template with the values of this node.
-fn configuration(addresses: &[IpAddr], port: u16) -> String {
+fn configuration(addresses: &[IpAddr], port: u16, case: Case) -> String {
     let list: Vec<String> = addresses
         .iter()
         .map(|address| format!("\"{address}\""))
         .collect();
+    let case = case
+        .to_possible_value()
+        .map_or_else(String::new, |value| value.get_name().to_owned());
     config::TEMPLATE
+        .replace("\ncase = \"whole\"\n", &format!("\ncase = \"{case}\"\n"))
         .replace("\ndata = \"./data\"\n", "\ndata = \".\"\n")
         .replace(
             "\naddresses = []\n",
@@ -250,11 +240,12 @@ mod tests {
             "192.0.2.10".parse().expect("address"),
             "2001:db8::1".parse().expect("address"),
         ];
-        let text = configuration(&addresses, 12641);
+        let text = configuration(&addresses, 12641, Case::Prefix);
         let config =
             config::load_text(&text, Path::new("jiexi.toml"), std::iter::empty()).expect("loads");
         assert_eq!(config.node.data, Path::new("."));
         assert_eq!(config.node.addresses, addresses);
         assert_eq!(config.handle.port, 12641);
+        assert_eq!(config.store.case, Case::Prefix);
     }
 }

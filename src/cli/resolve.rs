@@ -67,7 +67,7 @@ impl Resolve {
             (_, true) => Transports::Tcp,
             _ => Transports::Any,
         };
-        let mut client = Client::new(transports, clock::unix_seconds_u32);
+        let mut client = Client::new(transports, clock::unix_seconds);
         client.digest = self.digest;
         let question = Question {
             handle: Bytes::from(self.handle.clone()),

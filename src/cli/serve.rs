@@ -52,7 +52,7 @@ impl Serve {
         }
         let config = self.place.load()?;
         logging.configure(&config.log).map_err(Failed::report)?;
-        node::run(&config, || {}).map_err(Failed::report)
+        run(&config, || {})
     }
 }
 
@@ -75,7 +75,19 @@ fn serve_demo(place: &Place, logging: &Logging) -> Result<(), Failed> {
     logging.configure(&config.log).map_err(Failed::report)?;
     prepare(&config).map_err(Failed::report)?;
     fill(&config)?;
-    node::run(&config, || _ = output::print(&banner(&config))).map_err(Failed::report)
+    run(&config, || _ = output::print(&banner(&config)))
+}
+
+/// Runs a node on a runtime of its own.
+fn run(config: &Config, started: impl FnOnce()) -> Result<(), Failed> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime
+        .map_err(|error| Failed::report(format_args!("cannot start the runtime: {error}")))?;
+    runtime
+        .block_on(node::run(config, |_| started()))
+        .map_err(Failed::report)
 }
 
 /// Makes key, site record and store where they are missing.

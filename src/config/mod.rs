@@ -13,6 +13,8 @@ use std::{
     time::Duration,
 };
 
+use clap::ValueEnum;
+use jiexi_proto::handle::CaseRule;
 use serde::{Deserialize, Serialize};
 
 mod check;
@@ -81,11 +83,15 @@ impl Config {
         }
     }
 
-    /// The settings of the store. Its case rule is stored with the data, so the one in here counts at creation only.
+    /// The settings of the store.
     #[must_use]
     pub fn store_config(&self) -> crate::store::Config {
         crate::store::Config {
             dir: self.store_dir(),
+            case: match self.store.case {
+                Case::Whole => CaseRule::Whole,
+                Case::Prefix => CaseRule::Prefix,
+            },
             ..crate::store::Config::default()
         }
     }
@@ -200,7 +206,7 @@ impl Default for Handle {
     }
 }
 
-/// `[resolution]`: how answers are made. The case rule is not here: it is stored with the data, since it decides keys.
+/// `[resolution]`: how answers are made. The case rule is not here: it belongs to the data, see [`Store::case`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resolution {
@@ -239,6 +245,8 @@ impl Default for Operations {
 pub struct Store {
     /// Directory below the data directory.
     pub directory: PathBuf,
+    /// What of a handle ignores the case of ASCII letters; it must be what the store was created with.
+    pub case: Case,
     /// Size of one preallocated journal file, in bytes.
     #[serde(with = "size")]
     pub journal_segment: u64,
@@ -261,6 +269,7 @@ impl Default for Store {
     fn default() -> Self {
         Self {
             directory: PathBuf::from("store"),
+            case: Case::Whole,
             journal_segment: 64 << 20,
             lag_changes: 100_000,
             lag_bytes: 64 << 20,
@@ -269,6 +278,17 @@ impl Default for Store {
             disk_free_min: 512 << 20,
         }
     }
+}
+
+/// What of a handle ignores the case of ASCII letters. It decides the keys of the store, so it cannot be changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Case {
+    /// All of it: ABC and abc are one handle, as with most Handle servers
+    #[default]
+    Whole,
+    /// Its prefix alone: local names tell A from a
+    Prefix,
 }
 
 /// `[log]`: where events go.
