@@ -8,6 +8,8 @@ pub mod wire;
 #[macro_use]
 pub mod code;
 pub mod framing;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod handle;
 #[cfg(feature = "json")]
 pub mod json;
