@@ -8,7 +8,11 @@ pub mod wire;
 #[macro_use]
 pub mod code;
 pub mod framing;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod handle;
+#[cfg(feature = "json")]
+pub mod json;
 pub mod message;
 pub mod value;
 
