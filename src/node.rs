@@ -1,89 +1,228 @@
-//! The composition root: opens the store, binds, starts, waits for the signal, drains.
+//! The composition root: a configuration in, a running node out. No logic of its own.
+//!
+//! Everything is bound before any work begins, so that a start either succeeds or says why not.
 
-use std::{fmt, io, sync::Arc};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
-use tokio::signal::unix::{SignalKind, signal};
+use bytes::Bytes;
+use jiexi_proto::value::site::SiteRecord;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::{
-    clock,
-    config::Config,
-    control::server::{self as control, ControlSocket},
-    ops::{self, Readiness},
-    store::{State, Store, StoreError},
-};
+use crate::clock;
+use crate::config::{self, Config};
+use crate::control::server::{self as control, ControlSocket};
+use crate::json;
+use crate::metrics::Metrics;
+use crate::ops::{self, Readiness};
+use crate::resolver::Authority;
+use crate::server::handle::{Shared, stream};
+use crate::server::{self, Bound, Server, budget};
+use crate::store::{State, Store};
 
-/// Why a node cannot run.
+/// Why a node cannot start: what was tried, and what went wrong.
 #[derive(Debug)]
-pub enum NodeError {
-    /// The store cannot be opened or closed.
-    Store(StoreError),
-    /// An address cannot be bound, or the runtime cannot start.
-    Io(String, io::Error),
-}
+pub struct StartError(String);
 
-impl fmt::Display for NodeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Store(error) => write!(f, "{error}"),
-            Self::Io(what, error) => write!(f, "{what}: {error}"),
-        }
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for NodeError {}
+impl std::error::Error for StartError {}
+
+/// Turns any error into a [`StartError`] that says what was tried.
+fn failing<E: std::fmt::Display>(what: impl std::fmt::Display) -> impl FnOnce(E) -> StartError {
+    move |error| StartError(format!("{what}: {error}"))
+}
 
 /// A running node.
 #[derive(Debug)]
-pub struct Node;
-
-/// Runs the node of `config` until SIGTERM or SIGINT; `started` is called when everything is bound.
-///
-/// # Errors
-/// See [`NodeError`].
-pub async fn run(config: &Config, started: impl FnOnce(&Node)) -> Result<(), NodeError> {
-    let store = Store::open(config.store_config()).map_err(NodeError::Store)?;
-    serve(config, Arc::new(store), started).await
+pub struct Node {
+    store: Arc<Store>,
+    server: Server,
+    /// Where the operations listener is.
+    pub operations: SocketAddr,
+    stop: CancellationToken,
+    side: TaskTracker,
 }
 
-/// Binds everything, then serves until a signal.
-async fn serve(
-    config: &Config,
-    store: Arc<Store>,
-    started: impl FnOnce(&Node),
-) -> Result<(), NodeError> {
-    let failed = |what: &'static str| move |error| NodeError::Io(what.into(), error);
-    let control =
-        ControlSocket::bind(&config.control_socket()).map_err(failed("[control] socket"))?;
-    let operations = tokio::net::TcpListener::bind(config.operations.listen).await;
-    let operations = operations.map_err(failed("[operations] listen"))?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed("signals"))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("signals"))?;
-    let stop = CancellationToken::new();
-    let state = {
-        let store = Arc::clone(&store);
-        move || {
-            let state = store.state();
-            Readiness {
-                ready: state == State::Ready,
-                state: format!("{state:?}"),
-                reason: String::new(),
-            }
-        }
-    };
-    let control = tokio::spawn(control::serve(
-        control,
-        store,
-        clock::unix_seconds,
-        stop.clone(),
-    ));
-    let operations = tokio::spawn(ops::serve(operations, String::new, state, stop.clone()));
-    started(&Node);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+impl Node {
+    /// Starts a node on the runtime this is called on.
+    ///
+    /// # Errors
+    /// When an address is taken, the store cannot be opened, or the site record cannot be read.
+    pub async fn start(config: &Config) -> Result<Self, StartError> {
+        let site = read_site(&config.site_file())?;
+        let bound = Bound::bind(handle_config(config)).map_err(failing("[handle]"))?;
+        let operations = tokio::net::TcpListener::bind(config.operations.listen).await;
+        let operations = operations.map_err(failing(format_args!(
+            "[operations] listen = {}",
+            config.operations.listen
+        )))?;
+        let directory = config.store_dir();
+        let store = Store::open(config.store_config())
+            .map_err(failing(format_args!("store {}", directory.display())))?;
+        let store = Arc::new(store);
+        let path = config.control_socket();
+        let control = ControlSocket::bind(&path)
+            .map_err(failing(format_args!("control socket {}", path.display())))?;
+
+        let metrics = Arc::new(Metrics::default());
+        observe_store(&metrics, &store);
+        let site_serial = site.serial;
+        let mut wire = Vec::new();
+        site.encode(&mut wire);
+        let mut seed = [0; 4];
+        getrandom::fill(&mut seed).map_err(failing("randomness"))?;
+        let shared = Arc::new(Shared {
+            case: store.case(),
+            store: Arc::clone(&store),
+            site: Bytes::from(wire),
+            site_serial,
+            last_session: AtomicU32::new(u32::from_be_bytes(seed)),
+        });
+        let server = Server::start(bound, &shared, &metrics).map_err(failing("threads"))?;
+        let stop = CancellationToken::new();
+        let side = TaskTracker::new();
+        side.spawn(control::serve(
+            control,
+            Arc::clone(&store),
+            config.store_config(),
+            clock::unix_seconds,
+            stop.clone(),
+        ));
+        let address = operations
+            .local_addr()
+            .map_err(failing("[operations] listen"))?;
+        side.spawn(serve_operations(
+            operations,
+            metrics,
+            Arc::clone(&store),
+            stop.clone(),
+        ));
+        side.close();
+        Ok(Self {
+            store,
+            server,
+            operations: address,
+            stop,
+            side,
+        })
     }
-    stop.cancel();
-    drop(tokio::join!(control, operations));
+
+    /// Where the Handle protocol is served.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.server.addresses
+    }
+
+    /// The node's store.
+    #[must_use]
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Lets what was asked be answered, then closes the store.
+    ///
+    /// # Errors
+    /// When the store cannot be closed cleanly; everything acknowledged is in its journal.
+    pub async fn stop(self) -> Result<(), StartError> {
+        let cut = self.server.drain().await;
+        if cut > 0 {
+            tracing::warn!(
+                connections = cut,
+                "connections were cut at the drain deadline"
+            );
+        }
+        self.stop.cancel();
+        self.side.wait().await;
+        let store = self.store;
+        let closed = tokio::task::spawn_blocking(move || store.shutdown()).await;
+        closed
+            .map_err(failing("closing the store"))?
+            .map_err(failing("closing the store"))
+    }
+}
+
+/// Serves a node until the process is told to stop (SIGTERM or SIGINT).
+///
+/// # Errors
+/// As [`Node::start`] and [`Node::stop`].
+pub async fn run(config: &Config, started: impl FnOnce(&Node)) -> Result<(), StartError> {
+    let node = Node::start(config).await?;
+    started(&node);
+    let signal = wait_for_signal().await.map_err(failing("signals"))?;
+    tracing::info!(
+        signal,
+        "stopping: no new connections, open requests are answered"
+    );
+    node.stop().await?;
+    tracing::info!("stopped");
     Ok(())
+}
+
+/// The name of the signal that ends the node.
+async fn wait_for_signal() -> std::io::Result<&'static str> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => Ok("SIGTERM"),
+        _ = interrupt.recv() => Ok("SIGINT"),
+    }
+}
+
+/// The site record that `init` wrote.
+fn read_site(path: &Path) -> Result<SiteRecord, StartError> {
+    let shown = || format!("site record {} (jiexi init writes it)", path.display());
+    let text = std::fs::read(path).map_err(failing(shown()))?;
+    let json = serde_json::from_slice(&text).map_err(failing(shown()))?;
+    json::site::read(&json).map_err(failing(shown()))
+}
+
+/// The Handle front end as configured.
+fn handle_config(config: &Config) -> server::Config {
+    let handle = &config.handle;
+    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    server::Config {
+        listen: handle
+            .listen
+            .iter()
+            .map(|ip| SocketAddr::new(*ip, handle.port))
+            .collect(),
+        workers: usize::from(handle.udp_workers),
+        receive_buffer: size(handle.udp_receive_buffer),
+        streams: stream::Config {
+            first_byte: handle.tcp_first_byte,
+            read: handle.tcp_read,
+            write: handle.tcp_write,
+            idle: handle.tcp_idle,
+        },
+        connections: size(handle.connections_max.into()),
+        drain: handle.drain,
+        budget: budget::Config {
+            bytes_per_second: handle.amplification_rate,
+            burst_bytes: handle.amplification_burst,
+            ipv4_prefix: handle.amplification_ipv4_prefix,
+            ipv6_prefix: handle.amplification_ipv6_prefix,
+            ..budget::Config::default()
+        },
+    }
+}
+
+async fn serve_operations(
+    listener: tokio::net::TcpListener,
+    metrics: Arc<Metrics>,
+    store: Arc<Store>,
+    stop: CancellationToken,
+) {
+    let state = move || readiness(&store.state());
+    if let Err(error) = ops::serve(listener, move || metrics.render(), state, stop).await {
+        tracing::error!(%error, "the operations listener has failed");
+    }
 }

@@ -3,7 +3,6 @@
 use std::{
     net::{IpAddr, Ipv4Addr},
     path::Path,
-    time::Duration,
 };
 
 use clap::Args;
@@ -18,12 +17,9 @@ use crate::{
     demo::{self, Need},
     identity::{self, IdentityError, KeyPair},
     logging::Logging,
-    node,
+    maintenance, node,
     store::Store,
 };
-
-/// How long the store of the demo may take to load.
-const LOAD_MAX: Duration = Duration::from_secs(120);
 
 /// Run the node until SIGTERM or Ctrl-C
 ///

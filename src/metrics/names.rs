@@ -1,0 +1,66 @@
+//! Every metric: name, kind, labels, help. The one table; a test compares it with a live scrape.
+
+use prometheus::proto::MetricType;
+
+/// What one metric is called and means.
+#[derive(Clone, Copy, Debug)]
+pub struct Name {
+    /// The name in the exposition; base units, counters end in `_total`.
+    pub name: &'static str,
+    /// Counter, gauge or histogram.
+    pub kind: MetricType,
+    /// The label names, each from a closed set.
+    pub labels: &'static [&'static str],
+    /// One sentence for the reader of a dashboard.
+    pub help: &'static str,
+}
+
+macro_rules! names {
+    ($($constant:ident = $name:literal, $kind:ident, [$($label:literal),*], $help:literal;)*) => {
+        $(
+            #[doc = $help]
+            pub const $constant: Name = Name {
+                name: $name,
+                kind: MetricType::$kind,
+                labels: &[$($label),*],
+                help: $help,
+            };
+        )*
+
+        /// All of them.
+        pub const ALL: &[Name] = &[$($constant),*];
+    };
+}
+
+names! {
+    BUILD_INFO = "jiexi_build_info", GAUGE, ["version", "commit"], "The running build; always 1.";
+    REQUESTS = "jiexi_requests_total", COUNTER, ["protocol", "transport", "op"], "Requests decoded, by operation.";
+    RESPONSES = "jiexi_responses_total", COUNTER, ["protocol", "transport", "outcome"], "Responses made, by outcome.";
+    DROPPED = "jiexi_dropped_total", COUNTER, ["protocol", "transport", "reason"], "Messages that got no answer, by reason.";
+    DURATION = "jiexi_request_duration_seconds", HISTOGRAM, ["protocol", "transport"], "Time from receipt to answer; over UDP that of the batch.";
+    RECEIVED = "jiexi_received_bytes_total", COUNTER, ["protocol", "transport"], "Bytes received in messages.";
+    SENT = "jiexi_sent_bytes_total", COUNTER, ["protocol", "transport"], "Bytes sent in messages.";
+    KERNEL_DROPS = "jiexi_udp_kernel_drops_total", COUNTER, ["protocol"], "Datagrams the kernel dropped because a receive buffer was full.";
+    CONNECTIONS = "jiexi_connections", GAUGE, ["protocol", "transport"], "Open connections.";
+    CONNECTIONS_OPENED = "jiexi_connections_opened_total", COUNTER, ["protocol", "transport"], "Connections accepted.";
+    CONNECTIONS_CLOSED = "jiexi_connections_closed_total", COUNTER, ["protocol", "transport", "why"], "Connections closed, by reason.";
+    LOOKUPS = "jiexi_lookups_total", COUNTER, ["result"], "Look-ups in the index, by result.";
+    INDEX_RECORDS = "jiexi_index_records", GAUGE, [], "Records in the index.";
+    INDEX_BYTES = "jiexi_index_bytes", GAUGE, [], "Bytes the index holds.";
+    INDEX_DEAD_BYTES = "jiexi_index_dead_bytes", GAUGE, [], "Bytes of the index that no record uses any more.";
+    INDEX_LOADED = "jiexi_index_loaded_ratio", GAUGE, [], "How much of the index is loaded, 0 to 1.";
+    CHANGES = "jiexi_changes_total", COUNTER, ["kind", "result"], "Changes asked for, by kind and result.";
+    COMMIT_DURATION = "jiexi_commit_duration_seconds", HISTOGRAM, [], "Time from submission to durability of a batch.";
+    SYNC_DURATION = "jiexi_journal_sync_duration_seconds", HISTOGRAM, [], "Time of one write and fdatasync of the journal.";
+    COMMIT_BATCH = "jiexi_commit_batch_changes", HISTOGRAM, [], "Changes made durable by one sync.";
+    JOURNAL_SEQUENCE = "jiexi_journal_sequence", GAUGE, [], "Sequence number of the last durable change.";
+    JOURNAL_BYTES = "jiexi_journal_bytes", GAUGE, [], "Bytes of journal kept.";
+    STORE_APPLIED = "jiexi_store_applied_sequence", GAUGE, [], "Sequence number up to which the materialised state is fed.";
+    STORE_LAG = "jiexi_store_lag_changes", GAUGE, [], "Durable changes the materialised state has not got yet.";
+    STORE_BYTES = "jiexi_store_bytes", GAUGE, [], "Bytes of the materialised state on disk.";
+    STORE_ERRORS = "jiexi_store_errors_total", COUNTER, ["part"], "Errors of the store, by part.";
+    STORE_STATE = "jiexi_store_state", GAUGE, ["state"], "1 for the state the store is in.";
+    SNAPSHOT_TIMESTAMP = "jiexi_snapshot_timestamp_seconds", GAUGE, [], "When the newest verified snapshot was taken, seconds since 1970.";
+    SNAPSHOT_BYTES = "jiexi_snapshot_bytes", GAUGE, [], "Bytes of the newest verified snapshot.";
+    PREFIXES_HOMED = "jiexi_prefixes_homed", GAUGE, [], "Prefixes homed on this node.";
+}

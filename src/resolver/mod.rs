@@ -1,0 +1,143 @@
+//! The decision who answers a question, and with what.
+//!
+//! Synchronous and pure: an answer follows from the question, the homed prefixes and one view of
+//! the store. Transports, sockets and clocks are unknown here.
+//!
+//! * [`Authority`]: which prefixes are homed on this node.
+//! * [`Query`]: a question, with its [`Filter`] of indexes and types.
+//! * [`Answer`]: what is to be said; not found, referral and denied are answers, not errors.
+//! * [`Selection`]: the chosen values of a record, counted and copied in stored order.
+//!
+//! The order of decisions is the reference server's: not homed, found, prefix referral, not
+//! found, no such value, access.
+
+mod authority;
+mod selection;
+
+pub use authority::Authority;
+pub use selection::{Filter, Selection};
+
+use crate::store::{Lookup, Record, Session, Space};
+use jiexi_proto::handle;
+
+/// A question about one handle.
+#[derive(Clone, Copy, Debug)]
+pub struct Query<'a> {
+    /// The handle in the form it is stored under: with its prefix, case folded.
+    pub key: &'a [u8],
+    /// Which of its values are wanted.
+    pub filter: Filter<'a>,
+    /// Restricted values are left out (the `PUBL` flag) instead of asked a right for.
+    pub public_only: bool,
+    /// Referrals are wanted (the `DNRF` flag is clear).
+    pub refer: bool,
+}
+
+/// What is to be said to a question.
+#[derive(Clone, Debug)]
+pub enum Answer<'s, 'q> {
+    /// These values.
+    Values(Selection<'s, 'q>),
+    /// The prefix lives here, the handle does not exist.
+    NoSuchHandle,
+    /// The handle exists, none of its readable values was asked for.
+    NoSuchValue,
+    /// The prefix does not live here.
+    NotResponsible,
+    /// Ask the service that these values of an ancestor prefix name.
+    PrefixReferral(Selection<'s, 'q>),
+    /// A restricted value was asked for: prove who you are.
+    NeedsAuthentication,
+    /// A value was asked for that nobody may read.
+    Denied,
+    /// Not known yet: the node is still loading.
+    Loading,
+    /// The stored record fails its checksum and is not served.
+    Damaged,
+}
+
+/// The types by which a prefix refers to the service of the prefixes derived from it.
+const REFERRAL_TYPES: &[&[u8]] = &[b"HS_SITE.PREFIX", b"HS_NA_DELEGATE", b"HS_SERV.PREFIX"];
+
+/// Answers `query`, whose record was looked up before: `found`.
+pub fn resolve<'s, 'q>(
+    authority: &Authority,
+    session: &'s Session<'_>,
+    query: &Query<'q>,
+    found: &Lookup<'s>,
+) -> Answer<'s, 'q> {
+    if !authority.responsible(query.key) {
+        return Answer::NotResponsible;
+    }
+    match *found {
+        Lookup::Found(record) => select(record, query),
+        Lookup::Absent => absent(session, query),
+        Lookup::Loading => Answer::Loading,
+        Lookup::Damaged => Answer::Damaged,
+    }
+}
+
+/// The handle exists: its chosen values, as far as the asker may read them.
+fn select<'s, 'q>(record: Record<'s>, query: &Query<'q>) -> Answer<'s, 'q> {
+    let selection = Selection::new(record, query.filter);
+    let chosen = selection.survey();
+    if query.public_only {
+        return if chosen.public > 0 {
+            Answer::Values(selection)
+        } else {
+            Answer::NoSuchValue
+        };
+    }
+    if chosen.unreadable > 0 {
+        Answer::Denied
+    } else if chosen.restricted > 0 {
+        Answer::NeedsAuthentication
+    } else if chosen.public > 0 {
+        Answer::Values(selection)
+    } else {
+        Answer::NoSuchValue
+    }
+}
+
+/// The handle does not exist; the nearest ancestor of a prefix may name who knows it.
+fn absent<'s, 'q>(session: &'s Session<'_>, query: &Query<'q>) -> Answer<'s, 'q> {
+    if !query.refer || !handle::is_prefix_handle(query.key) {
+        return Answer::NoSuchHandle;
+    }
+    let mut ancestor = query.key;
+    while let Some(parent) = parent_prefix(ancestor) {
+        ancestor = parent;
+        match session.get(Space::Handle, ancestor) {
+            Lookup::Found(record) => {
+                let selection = Selection::new(record, Filter::Types(REFERRAL_TYPES));
+                if selection.survey().public > 0 {
+                    return Answer::PrefixReferral(selection);
+                }
+            }
+            Lookup::Absent => {}
+            Lookup::Loading => return Answer::Loading,
+            Lookup::Damaged => return Answer::Damaged,
+        }
+    }
+    Answer::NoSuchHandle
+}
+
+/// `0.NA/88.118.9` → `0.NA/88.118` → `0.NA/88` → nothing.
+fn parent_prefix(prefix_handle: &[u8]) -> Option<&[u8]> {
+    let dot = prefix_handle.iter().rposition(|&byte| byte == b'.')?;
+    let parent = prefix_handle.get(..dot)?;
+    handle::is_prefix_handle(parent).then_some(parent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: the walk to the root of the prefixes ends, and never leaves `0.NA/`.
+    #[test]
+    fn ancestors_of_a_prefix() {
+        assert_eq!(parent_prefix(b"0.NA/88.118.9"), Some(&b"0.NA/88.118"[..]));
+        assert_eq!(parent_prefix(b"0.NA/88.118"), Some(&b"0.NA/88"[..]));
+        assert_eq!(parent_prefix(b"0.NA/88"), None);
+    }
+}

@@ -1,0 +1,152 @@
+//! The chosen values of a record: what a filter picks and an asker may read.
+
+use crate::store::{Entry, Record};
+use jiexi_proto::code::Permissions;
+use jiexi_proto::message::resolution::{IndexList, TypeList};
+use jiexi_proto::value;
+
+/// Which values of a record are wanted. Indexes and types form a union.
+#[derive(Clone, Copy, Debug)]
+pub enum Filter<'q> {
+    /// Every value.
+    All,
+    /// Those of these indexes and those of these types, as a request lists them.
+    Asked(IndexList<'q>, TypeList<'q>),
+    /// Those of these types.
+    Types(&'static [&'static [u8]]),
+}
+
+impl<'q> Filter<'q> {
+    /// The filter of a request; empty lists want everything.
+    #[must_use]
+    pub fn asked(indexes: IndexList<'q>, types: TypeList<'q>) -> Self {
+        if indexes.is_empty() && types.is_empty() {
+            Self::All
+        } else {
+            Self::Asked(indexes, types)
+        }
+    }
+
+    /// Whether `entry` is wanted.
+    fn picks(&self, entry: &Entry<'_>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Asked(indexes, types) => {
+                indexes.iter().any(|index| index == entry.index)
+                    || (!types.is_empty() && {
+                        let kind = value::type_of(entry.wire);
+                        types.iter().any(|wanted| type_matches(wanted, kind))
+                    })
+            }
+            Self::Types(types) => {
+                let kind = value::type_of(entry.wire);
+                types.iter().any(|wanted| type_matches(wanted, kind))
+            }
+        }
+    }
+}
+
+/// `URL` matches URL; `URL.` matches URL and every URL.x; ASCII case does not matter.
+fn type_matches(wanted: &[u8], kind: &[u8]) -> bool {
+    match wanted.split_last() {
+        Some((b'.', stem)) => match kind.split_at_checked(stem.len()) {
+            Some((head, tail)) => {
+                head.eq_ignore_ascii_case(stem) && (tail.is_empty() || tail.first() == Some(&b'.'))
+            }
+            None => false,
+        },
+        _ => wanted.eq_ignore_ascii_case(kind),
+    }
+}
+
+/// How many of the wanted values may be read by whom.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Survey {
+    /// Readable by everybody.
+    pub public: u32,
+    /// Readable by administrators.
+    pub restricted: u32,
+    /// Readable by nobody.
+    pub unreadable: u32,
+}
+
+/// The public values of a record that a filter picks, in stored order.
+#[derive(Clone, Copy, Debug)]
+pub struct Selection<'s, 'q> {
+    record: Record<'s>,
+    filter: Filter<'q>,
+}
+
+impl<'s, 'q> Selection<'s, 'q> {
+    /// The values of `record` that `filter` picks.
+    #[must_use]
+    pub fn new(record: Record<'s>, filter: Filter<'q>) -> Self {
+        Self { record, filter }
+    }
+
+    /// Counts the wanted values by who may read them.
+    #[must_use]
+    pub fn survey(&self) -> Survey {
+        let mut survey = Survey::default();
+        for entry in self
+            .record
+            .entries()
+            .filter(|entry| self.filter.picks(entry))
+        {
+            if is_public(&entry) {
+                survey.public += 1;
+            } else if entry.permissions & Permissions::ADMIN_READ.0 != 0 {
+                survey.restricted += 1;
+            } else {
+                survey.unreadable += 1;
+            }
+        }
+        survey
+    }
+
+    /// Appends `count, values` in wire form.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let at = out.len();
+        out.extend_from_slice(&[0; 4]);
+        let mut count = 0_u32;
+        for entry in self.record.entries() {
+            if is_public(&entry) && self.filter.picks(&entry) {
+                out.extend_from_slice(entry.wire);
+                count += 1;
+            }
+        }
+        out[at..at + 4].copy_from_slice(&count.to_be_bytes());
+    }
+}
+
+/// Whether everybody may read a value. Sealed values are secrets whatever their permissions say.
+fn is_public(entry: &Entry<'_>) -> bool {
+    entry.permissions & Permissions::PUBLIC_READ.0 != 0 && !entry.sealed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::type_matches;
+
+    /// Goal: the rules of type matching, as recorded of the reference server.
+    #[test]
+    fn types() {
+        let cases: &[(&str, &str, bool)] = &[
+            ("URL", "URL", true),
+            ("url", "URL", true),
+            ("URL", "URL.MIRROR", false),
+            ("URL.", "URL", true),
+            ("URL.", "url.mirror", true),
+            ("URL.", "URLX", false),
+            ("", "", true),
+            (".", "URL", false),
+        ];
+        for (wanted, kind, expected) in cases {
+            assert_eq!(
+                type_matches(wanted.as_bytes(), kind.as_bytes()),
+                *expected,
+                "{wanted} {kind}"
+            );
+        }
+    }
+}

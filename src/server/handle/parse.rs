@@ -1,0 +1,164 @@
+//! The first pass: what a message asks for, with its handle folded, or why it is refused.
+
+use std::ops::Range;
+
+use jiexi_proto::code::{OpFlags, ResponseCode};
+use jiexi_proto::handle::{self, CaseRule};
+use jiexi_proto::limits::ENVELOPE_SIZE;
+use jiexi_proto::message::resolution::ResolutionView;
+use jiexi_proto::{Envelope, EnvelopeFlags, MessageView, OpCode};
+
+use crate::metrics::Reason;
+use crate::resolver::Filter;
+
+/// What is to be done about one message.
+#[derive(Clone, Debug)]
+pub(super) enum Step<'a> {
+    /// Nothing: it gets no answer.
+    Drop(Reason),
+    /// Say why it is not understood.
+    Refuse(Refusal),
+    /// It is understood, and not done.
+    Decline(MessageView<'a>, ResponseCode, &'static str),
+    /// Tell the node's site record.
+    SiteInfo(MessageView<'a>),
+    /// Look a handle up.
+    Resolve(Resolution<'a>),
+}
+
+/// A message that was not understood.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refusal {
+    /// Its envelope: the answer echoes the request id.
+    pub(super) envelope: Envelope,
+    /// Its operation, as far as it was read.
+    pub(super) op_code: OpCode,
+    /// What is answered.
+    pub(super) code: ResponseCode,
+    /// Why, for a person.
+    pub(super) text: &'static str,
+}
+
+/// A resolution to be looked up.
+#[derive(Clone, Debug)]
+pub(super) struct Resolution<'a> {
+    /// The request.
+    pub(super) message: MessageView<'a>,
+    /// The handle as it was asked: the answer echoes it.
+    pub(super) handle: &'a [u8],
+    /// Where its folded form stands among the keys of the batch.
+    pub(super) key: Range<usize>,
+    /// The wanted values.
+    pub(super) filter: Filter<'a>,
+    /// Whether restricted values are left out.
+    pub(super) public_only: bool,
+    /// Whether referrals are wanted.
+    pub(super) refer: bool,
+}
+
+/// Decodes one message and folds the handle it asks for into `keys`.
+///
+/// A datagram may be shorter than its envelope says: the reference server decodes what is there,
+/// and so do we. Framing has made sure that a stream's message is whole.
+pub(super) fn parse<'a>(octets: &'a [u8], case: CaseRule, keys: &mut Vec<u8>) -> Step<'a> {
+    if octets.len() < ENVELOPE_SIZE {
+        return Step::Drop(Reason::Short);
+    }
+    let Ok(envelope) = Envelope::decode(octets) else {
+        return Step::Drop(Reason::Malformed);
+    };
+    if envelope.flags.contains(EnvelopeFlags::ENCRYPTED) {
+        return refuse(
+            envelope,
+            OpCode::RESERVED,
+            ResponseCode::SESSION_TIMEOUT,
+            NO_SESSION,
+        );
+    }
+    if envelope.flags.contains(EnvelopeFlags::COMPRESSED) {
+        let text = "compressed messages are not understood";
+        return refuse(
+            envelope,
+            OpCode::RESERVED,
+            ResponseCode::PROTOCOL_ERROR,
+            text,
+        );
+    }
+    let message = match MessageView::decode_lenient(octets) {
+        Ok(message) => message,
+        Err(_) => {
+            let text = "the message is shorter than its header or its lengths disagree";
+            return refuse(
+                envelope,
+                OpCode::RESERVED,
+                ResponseCode::PROTOCOL_ERROR,
+                text,
+            );
+        }
+    };
+    if message.header.response_code != ResponseCode::NONE {
+        return Step::Drop(Reason::NotARequest);
+    }
+    match message.header.op_code {
+        OpCode::RESOLUTION => resolution(message, case, keys),
+        OpCode::GET_SITE_INFO => Step::SiteInfo(message),
+        OpCode::GET_NEXT_TXN_ID => {
+            let text = "transaction ids are not asked for any more: upgrade the client";
+            Step::Decline(message, ResponseCode::OPERATION_NOT_SUPPORTED, text)
+        }
+        op if op != OpCode::RESERVED && op.name().is_some() => {
+            let text = "this node does not carry out this operation over the wire";
+            Step::Decline(message, ResponseCode::OPERATION_NOT_SUPPORTED, text)
+        }
+        op => refuse(
+            envelope,
+            op,
+            ResponseCode::PROTOCOL_ERROR,
+            "unknown operation code",
+        ),
+    }
+}
+
+/// Said to whoever refers to a session that this node does not have.
+const NO_SESSION: &str = "no such session, or it has timed out: please set up a new one";
+
+fn resolution<'a>(message: MessageView<'a>, case: CaseRule, keys: &mut Vec<u8>) -> Step<'a> {
+    if message.envelope.session_id != 0 {
+        return Step::Decline(message, ResponseCode::SESSION_TIMEOUT, NO_SESSION);
+    }
+    let Ok(asked) = ResolutionView::decode(message.body) else {
+        let text = "the body is not a resolution request";
+        let op_code = message.header.op_code;
+        return refuse(
+            message.envelope,
+            op_code,
+            ResponseCode::PROTOCOL_ERROR,
+            text,
+        );
+    };
+    let start = keys.len();
+    handle::canonical(asked.handle, case, keys);
+    let flags = message.header.flags;
+    Step::Resolve(Resolution {
+        message,
+        handle: asked.handle,
+        key: start..keys.len(),
+        filter: Filter::asked(asked.indexes, asked.types),
+        public_only: flags.contains(OpFlags::PUBL),
+        refer: !flags.contains(OpFlags::DNRF),
+    })
+}
+
+fn refuse(
+    envelope: Envelope,
+    op_code: OpCode,
+    code: ResponseCode,
+    text: &'static str,
+) -> Step<'static> {
+    Step::Refuse(Refusal {
+        envelope,
+        op_code,
+        code,
+        text,
+    })
+}

@@ -1,0 +1,301 @@
+//! Everything that listens.
+//!
+//! ```text
+//!  datagram → handle::udp ─┐                                  ┌→ resolver → store
+//!                          ├→ handle::Responder (parse, find, encode)
+//!  stream  → accept → handle::stream ─┘
+//! ```
+//!
+//! * [`handle`]: the Handle protocol, over UDP worker threads and TCP tasks.
+//! * [`accept`]: connections: cap, back-off, the longest idle one.
+//! * [`budget`]: the guard against amplification.
+//! * [`Server`]: binds everything before any work, starts it, drains it.
+
+pub mod accept;
+pub mod budget;
+pub mod handle;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use self::accept::Registry;
+use self::budget::{Budget, Proven};
+use self::handle::{Responder, Shared, stream, udp};
+use crate::metrics::{Metrics, Transport};
+
+/// The length of the queue of connections not accepted yet.
+const BACKLOG: i32 = 4096;
+
+/// How often a draining server looks whether the last connection is gone.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How the Handle protocol is served.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The addresses of both transports. Port 0 takes a free one, the same for both.
+    pub listen: Vec<SocketAddr>,
+    /// UDP worker threads for each address; 0: one for each core.
+    pub workers: usize,
+    /// The kernel's receive buffer of each UDP socket, bytes.
+    pub receive_buffer: usize,
+    /// The deadlines of connections.
+    pub streams: stream::Config,
+    /// Open connections; at the cap the longest idle one is closed.
+    pub connections: usize,
+    /// How long open connections have to end when the node stops.
+    pub drain: Duration,
+    /// The guard against amplification.
+    pub budget: budget::Config,
+}
+
+/// A failure to bind, with what could not be bound.
+#[derive(Debug)]
+pub struct BindError {
+    /// The address.
+    pub address: SocketAddr,
+    /// TCP or UDP.
+    pub transport: &'static str,
+    /// Why.
+    pub error: io::Error,
+}
+
+impl std::fmt::Display for BindError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "cannot listen on {} {}: {}",
+            self.transport, self.address, self.error
+        )
+    }
+}
+
+impl std::error::Error for BindError {}
+
+/// All sockets, bound, and nobody working on them yet.
+#[derive(Debug)]
+pub struct Bound {
+    config: Config,
+    workers: usize,
+    listeners: Vec<TcpListener>,
+    sockets: Vec<UdpSocket>,
+    /// What is listened on, with the ports taken.
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl Bound {
+    /// Binds every address, or says which one cannot be bound.
+    ///
+    /// # Errors
+    /// The first address that is refused.
+    pub fn bind(config: Config) -> Result<Self, BindError> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = if config.workers == 0 {
+            cores
+        } else {
+            config.workers
+        };
+        let mut bound = Self {
+            workers,
+            listeners: Vec::new(),
+            sockets: Vec::new(),
+            addresses: Vec::new(),
+            config,
+        };
+        for address in bound.config.listen.clone() {
+            bound.bind_address(address)?;
+        }
+        Ok(bound)
+    }
+
+    fn bind_address(&mut self, mut address: SocketAddr) -> Result<(), BindError> {
+        let refused = |transport, address| {
+            move |error| BindError {
+                address,
+                transport,
+                error,
+            }
+        };
+        let listener = listen(address).map_err(refused("TCP", address))?;
+        address = listener.local_addr().map_err(refused("TCP", address))?;
+        for _ in 0..self.workers {
+            let socket = udp::bind(address, self.config.receive_buffer);
+            self.sockets.push(socket.map_err(refused("UDP", address))?);
+        }
+        self.listeners.push(listener);
+        self.addresses.push(address);
+        Ok(())
+    }
+}
+
+/// A listening socket of `address`.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// The front ends at work.
+#[derive(Debug)]
+pub struct Server {
+    stop: Arc<AtomicBool>,
+    workers: Vec<JoinHandle<io::Result<()>>>,
+    acceptors: Vec<tokio::task::JoinHandle<()>>,
+    registry: Arc<Registry>,
+    drain: Duration,
+    /// What is listened on.
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl Server {
+    /// Starts the workers and the acceptors; the latter on the runtime this is called on.
+    ///
+    /// # Errors
+    /// When a thread cannot be started or a socket cannot be handed to the runtime.
+    pub fn start(bound: Bound, shared: &Arc<Shared>, metrics: &Arc<Metrics>) -> io::Result<Self> {
+        let Bound {
+            config,
+            listeners,
+            sockets,
+            addresses,
+            workers,
+        } = bound;
+        let proven = Arc::new(Proven::new(config.budget.clone()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let connections = Arc::clone(&metrics.connections);
+        let registry = Arc::new(Registry::new(
+            config.connections,
+            connections,
+            Arc::clone(&proven),
+        ));
+        count_kernel_drops(metrics, &sockets);
+        let mut threads = Vec::new();
+        for (number, socket) in sockets.into_iter().enumerate() {
+            let worker = udp::Worker {
+                socket,
+                responder: Responder::new(Arc::clone(shared), metrics.cell(Transport::Udp)),
+                budget: Budget::new(&config.budget, workers, Instant::now()),
+                proven: Arc::clone(&proven),
+                stop: Arc::clone(&stop),
+            };
+            threads.push(spawn_worker(number, worker)?);
+        }
+        let pool = Arc::new(stream::Pool::new(Arc::clone(shared), Arc::clone(metrics)));
+        let mut acceptors = Vec::new();
+        for listener in listeners {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            let (pool, streams) = (Arc::clone(&pool), Arc::new(config.streams.clone()));
+            let serve = move |stream, _peer, ticket| {
+                let (pool, streams) = (Arc::clone(&pool), Arc::clone(&streams));
+                async move { stream::serve(stream, &pool, &ticket, &streams).await }
+            };
+            acceptors.push(tokio::spawn(accept::accept(
+                listener,
+                Arc::clone(&registry),
+                serve,
+            )));
+        }
+        Ok(Self {
+            stop,
+            workers: threads,
+            acceptors,
+            registry,
+            drain: config.drain,
+            addresses,
+        })
+    }
+
+    /// Stops accepting, lets what was asked be answered, and cuts whoever is left after the
+    /// deadline. Returns how many connections were cut.
+    pub async fn drain(self) -> usize {
+        for acceptor in &self.acceptors {
+            acceptor.abort();
+        }
+        self.stop.store(true, Relaxed);
+        self.registry.drain();
+        let deadline = tokio::time::Instant::now() + self.drain;
+        while self.registry.count() > 0 && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(DRAIN_INTERVAL).await;
+        }
+        let workers = self.workers;
+        let joined = tokio::task::spawn_blocking(move || {
+            for worker in workers {
+                if let Ok(Err(error)) = worker.join() {
+                    tracing::error!(%error, "a UDP worker had stopped");
+                }
+            }
+        });
+        let _ = joined.await;
+        self.registry.count()
+    }
+}
+
+fn spawn_worker(number: usize, worker: udp::Worker) -> io::Result<JoinHandle<io::Result<()>>> {
+    std::thread::Builder::new()
+        .name(format!("udp-{number}"))
+        .spawn(move || {
+            let result = worker.run();
+            if let Err(error) = &result {
+                tracing::error!(%error, number, "a UDP worker cannot go on: its socket failed");
+            }
+            result
+        })
+}
+
+/// Adds the drops of these sockets to every scrape.
+fn count_kernel_drops(metrics: &Metrics, sockets: &[UdpSocket]) {
+    use std::os::unix::fs::MetadataExt as _;
+    let inodes: Vec<u64> = sockets
+        .iter()
+        .filter_map(|socket| {
+            let fd = std::os::fd::AsRawFd::as_raw_fd(socket);
+            std::fs::metadata(format!("/proc/self/fd/{fd}"))
+                .ok()
+                .map(|file| file.ino())
+        })
+        .collect();
+    metrics.add_source(move |families| {
+        let labels = [("protocol", "handle")];
+        families.add(
+            &crate::metrics::names::KERNEL_DROPS,
+            &labels,
+            kernel_drops(&inodes) as f64,
+        );
+    });
+}
+
+/// The datagrams that the kernel dropped at these sockets, as /proc/net/udp tells.
+fn kernel_drops(inodes: &[u64]) -> u64 {
+    let mut drops = 0;
+    for table in ["/proc/self/net/udp", "/proc/self/net/udp6"] {
+        let Ok(table) = std::fs::read_to_string(table) else {
+            continue;
+        };
+        for line in table.lines().skip(1) {
+            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+            let inode = fields.get(9).and_then(|inode| inode.parse().ok());
+            if inode.is_some_and(|inode| inodes.contains(&inode)) {
+                drops += fields
+                    .last()
+                    .and_then(|drops| drops.parse::<u64>().ok())
+                    .unwrap_or(0);
+            }
+        }
+    }
+    drops
+}

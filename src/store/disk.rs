@@ -1,0 +1,4 @@
+//! placeholder
+/// Hooks for tests.
+#[derive(Debug, Default)]
+pub struct Faults;
