@@ -9,6 +9,8 @@ pub mod wire;
 pub mod code;
 pub mod framing;
 pub mod handle;
+#[cfg(feature = "json")]
+pub mod json;
 pub mod message;
 pub mod value;
 

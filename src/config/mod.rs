@@ -86,9 +86,10 @@ impl Config {
     /// The settings of the store.
     #[must_use]
     pub fn store_config(&self) -> crate::store::Config {
+        let store = &self.store;
         crate::store::Config {
             dir: self.store_dir(),
-            case: match self.store.case {
+            case: match store.case {
                 Case::Whole => CaseRule::Whole,
                 Case::Prefix => CaseRule::Prefix,
             },

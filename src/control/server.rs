@@ -120,11 +120,6 @@ pub async fn serve(
         stop: stop.clone(),
     };
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let context = Context {
-        store,
-        now,
-        stop: stop.clone(),
-    };
     let mut connections = JoinSet::new();
     loop {
         let place = Arc::clone(&places).acquire_owned();

@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn the_prefix_goes_with_the_version() {
-        assert_eq!(prefix(2, 5), []);
+        assert!(prefix(2, 5).is_empty());
         assert_eq!(prefix(2, 6), [2, 6, 1, 2, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0]);
         assert_eq!(prefix(2, 7), [2, 7, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 9]);
         assert_eq!(
