@@ -1,12 +1,14 @@
-//! jiexi: an identifier resolution node.
+//! jiexi: an identifier resolution node (工业互联网标识解析二级节点).
 //!
-//! Answering: [`server`] → [`resolver`] → [`store`], counted by [`metrics`].
+//! Reading order:
 //!
-//! Operating: [`cli`] → [`config`], [`logging`] → [`node`], which starts everything; [`control`] and [`ops`] beside it;
-//! [`bulk`], [`maintenance`] and [`demo`] for the data, [`identity`] for keys and site record.
+//! * *Answering*: [`server`] receives → decodes → [`resolver`] decides → [`store`] knows; [`metrics`] counts, [`observe`] for the store.
+//! * *Operating*: [`cli`] → [`config`], [`logging`], [`node`]; [`control`] and [`ops`] beside a running node;
+//!   [`bulk`], [`maintenance`] and [`demo`] for its data; [`identity`] for its keys and site record.
+//! * *Asking*: [`client`]. Shapes: [`json`], [`records`].
 //!
-//! Asking: [`client`]. Shapes of data: [`json`] for people and files, [`records`] for the store. [`clock`] reads the
-//! time.
+//! The core (`jiexi_proto`, [`resolver`], [`store`]) is synchronous, knows no sockets and reads no
+//! clock but through [`clock`].
 
 pub mod bulk;
 pub mod cli;
@@ -21,6 +23,7 @@ pub mod logging;
 pub mod maintenance;
 pub mod metrics;
 pub mod node;
+pub mod observe;
 pub mod ops;
 pub mod records;
 pub mod resolver;

@@ -3,7 +3,7 @@
 //! Everything is bound before any work begins, so that a start either succeeds or says why not.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
@@ -13,15 +13,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::control::server::{self as control, ControlSocket};
 use crate::json;
 use crate::metrics::Metrics;
-use crate::ops::{self, Readiness};
-use crate::resolver::Authority;
+use crate::observe;
+use crate::ops;
 use crate::server::handle::{Shared, stream};
 use crate::server::{self, Bound, Server, budget};
-use crate::store::{State, Store};
+use crate::store::Store;
 
 /// Why a node cannot start: what was tried, and what went wrong.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl Node {
             .map_err(failing(format_args!("control socket {}", path.display())))?;
 
         let metrics = Arc::new(Metrics::default());
-        observe_store(&metrics, &store);
+        observe::store(&metrics, &store);
         let site_serial = site.serial;
         let mut wire = Vec::new();
         site.encode(&mut wire);
@@ -221,7 +221,7 @@ async fn serve_operations(
     store: Arc<Store>,
     stop: CancellationToken,
 ) {
-    let state = move || readiness(&store.state());
+    let state = move || observe::readiness(&store.state());
     if let Err(error) = ops::serve(listener, move || metrics.render(), state, stop).await {
         tracing::error!(%error, "the operations listener has failed");
     }
