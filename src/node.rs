@@ -60,8 +60,10 @@ impl Node {
         let site = read_site(&config.site_file())?;
         let bound = Bound::bind(handle_config(config)).map_err(failing("[handle]"))?;
         let operations = tokio::net::TcpListener::bind(config.operations.listen).await;
-        let operations = operations
-            .map_err(failing(format_args!("[operations] listen = {}", config.operations.listen)))?;
+        let operations = operations.map_err(failing(format_args!(
+            "[operations] listen = {}",
+            config.operations.listen
+        )))?;
         let directory = config.store_dir();
         let store = Store::open(config.store_config())
             .map_err(failing(format_args!("store {}", directory.display())))?;
@@ -87,11 +89,30 @@ impl Node {
         let server = Server::start(bound, &shared, &metrics).map_err(failing("threads"))?;
         let stop = CancellationToken::new();
         let side = TaskTracker::new();
-        side.spawn(control::serve(control, Arc::clone(&store), clock::unix_seconds, stop.clone()));
-        let address = operations.local_addr().map_err(failing("[operations] listen"))?;
-        side.spawn(serve_operations(operations, metrics, Arc::clone(&store), stop.clone()));
+        side.spawn(control::serve(
+            control,
+            Arc::clone(&store),
+            config.store_config(),
+            clock::unix_seconds,
+            stop.clone(),
+        ));
+        let address = operations
+            .local_addr()
+            .map_err(failing("[operations] listen"))?;
+        side.spawn(serve_operations(
+            operations,
+            metrics,
+            Arc::clone(&store),
+            stop.clone(),
+        ));
         side.close();
-        Ok(Self { store, server, operations: address, stop, side })
+        Ok(Self {
+            store,
+            server,
+            operations: address,
+            stop,
+            side,
+        })
     }
 
     /// Where the Handle protocol is served.
@@ -113,13 +134,18 @@ impl Node {
     pub async fn stop(self) -> Result<(), StartError> {
         let cut = self.server.drain().await;
         if cut > 0 {
-            tracing::warn!(connections = cut, "connections were cut at the drain deadline");
+            tracing::warn!(
+                connections = cut,
+                "connections were cut at the drain deadline"
+            );
         }
         self.stop.cancel();
         self.side.wait().await;
         let store = self.store;
         let closed = tokio::task::spawn_blocking(move || store.shutdown()).await;
-        closed.map_err(failing("closing the store"))?.map_err(failing("closing the store"))
+        closed
+            .map_err(failing("closing the store"))?
+            .map_err(failing("closing the store"))
     }
 }
 
@@ -131,7 +157,10 @@ pub async fn run(config: &Config, started: impl FnOnce(&Node)) -> Result<(), Sta
     let node = Node::start(config).await?;
     started(&node);
     let signal = wait_for_signal().await.map_err(failing("signals"))?;
-    tracing::info!(signal, "stopping: no new connections, open requests are answered");
+    tracing::info!(
+        signal,
+        "stopping: no new connections, open requests are answered"
+    );
     node.stop().await?;
     tracing::info!("stopped");
     Ok(())
@@ -161,7 +190,11 @@ fn handle_config(config: &Config) -> server::Config {
     let handle = &config.handle;
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     server::Config {
-        listen: handle.listen.iter().map(|ip| SocketAddr::new(*ip, handle.port)).collect(),
+        listen: handle
+            .listen
+            .iter()
+            .map(|ip| SocketAddr::new(*ip, handle.port))
+            .collect(),
         workers: usize::from(handle.udp_workers),
         receive_buffer: size(handle.udp_receive_buffer),
         streams: stream::Config {

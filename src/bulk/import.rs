@@ -333,7 +333,7 @@ impl<'a> Committer<'a> {
             changes: parsed.changes,
             note: bytes::Bytes::new(),
         };
-        self.store.submit(batch, move |outcome| {
+        self.store.submit_wait(batch, move |outcome| {
             // The receiver is gone only when the import was abandoned.
             drop(report.lock().map(|report| report.send(outcome)));
         });

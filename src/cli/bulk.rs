@@ -184,7 +184,7 @@ impl Export {
         let done = match target::find(&self.place.load()?)? {
             Target::Running(node) => self.through(node, &mut destination, &bar),
             Target::Stopped(store) => {
-                bar.set_length(maintenance::records(&store).unwrap_or_default());
+                bar.set_length(maintenance::records(&store));
                 let options = export::Options {
                     hex: self.hex,
                     with_secrets: self.with_secrets,

@@ -35,7 +35,7 @@ impl Decode {
         let bytes = hex::decode(digits.strip_prefix("0x").unwrap_or(&digits)).map_err(|error| {
             Failed::report(format_args!("the message is not hexadecimal: {error}"))
         })?;
-        let described = describe(&bytes).map_err(|error| {
+        let described = jiexi_proto::json::describe(&bytes).map_err(|error| {
             Failed::report(format_args!(
                 "malformed message of {} bytes: {error}",
                 bytes.len()
@@ -43,8 +43,4 @@ impl Decode {
         })?;
         output::print_json(&described)
     }
-}
-
-fn describe(_: &[u8]) -> Result<serde_json::Value, String> {
-    Err("not there yet".into())
 }

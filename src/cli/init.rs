@@ -9,13 +9,13 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::{Failed, output, place::FILE_NAME, target};
+use super::{Failed, output, place::FILE_NAME};
 use crate::{
     clock,
     config::{self, Case, Config},
     identity::{self, IdentityError, KeyPair},
     json::line,
-    records,
+    maintenance, records,
     store::Store,
 };
 
@@ -90,13 +90,7 @@ impl Init {
         let store_config = config.store_config();
         let case = store_config.case;
         Store::create(&store_config).map_err(|error| error.to_string())?;
-        let store = Store::open(store_config).map_err(|error| error.to_string())?;
-        if !store.wait_ready(target::LOAD_MAX) {
-            return Err(format!(
-                "the new store did not become ready: {:?}",
-                store.state()
-            ));
-        }
+        let store = maintenance::open(store_config)?;
         let values = identity::prefix_values(
             prefix_handle,
             &sites,

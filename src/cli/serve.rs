@@ -3,7 +3,6 @@
 use std::{
     net::{IpAddr, Ipv4Addr},
     path::Path,
-    time::Duration,
 };
 
 use clap::Args;
@@ -18,12 +17,9 @@ use crate::{
     demo::{self, Need},
     identity::{self, IdentityError, KeyPair},
     logging::Logging,
-    node,
+    maintenance, node,
     store::Store,
 };
-
-/// How long the store of the demo may take to load.
-const LOAD_MAX: Duration = Duration::from_secs(120);
 
 /// Run the node until SIGTERM or Ctrl-C
 ///
@@ -124,14 +120,7 @@ fn prepare(config: &Config) -> Result<(), String> {
 
 /// Fills an empty store, with a bar on a terminal.
 fn fill(config: &Config) -> Result<(), Failed> {
-    let store =
-        Store::open(config.store_config()).map_err(|error| target::unopened(config, &error))?;
-    if !store.wait_ready(LOAD_MAX) {
-        return Err(Failed::report(format_args!(
-            "the store did not become ready: {:?}",
-            store.state()
-        )));
-    }
+    let store = maintenance::open(config.store_config()).map_err(Failed::report)?;
     if demo::need(&store).map_err(Failed::report)? == Need::Fill {
         let site = identity::load_site(&config.site_file()).map_err(Failed::report)?;
         let key = KeyPair::load(&config.node_key())

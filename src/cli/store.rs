@@ -9,7 +9,7 @@ use super::{
     Failed,
     output::{self, Format},
     place::Place,
-    target::{self, Target},
+    target,
 };
 use crate::{
     config::Config,
@@ -100,27 +100,15 @@ impl Action {
 
 /// Does it where the data are.
 fn perform(config: &Config, action: StoreAction) -> Result<Report, Failed> {
-    if matches!(action, StoreAction::Rebuild | StoreAction::Restore { .. })
-        && target::running(config)?.is_none()
-    {
-        return maintenance::on_stopped(config, &action).map_err(|error| {
-            Failed::report(format_args!("{}: {error}", config.store_dir().display()))
-        });
-    }
-    match target::find(config)? {
-        Target::Running(node) => {
-            let command = Command::Store { action };
-            let outcome =
-                target::block_on(node.run(command, None::<tokio::io::Empty>, |_| Ok(()), |_| {}))?;
-            match outcome.map_err(target::explain)? {
-                Outcome::Report { good, report } => Ok(Report { good, json: report }),
-                Outcome::Counts(_) => Err(Failed::report("the node answered another command")),
-            }
-        }
-        Target::Stopped(store) => {
-            let done = maintenance::on_running(&store, &action).map_err(Failed::report);
-            target::close(store).and(done)
-        }
+    let Some(node) = target::running(config)? else {
+        return maintenance::on_stopped(config, &action).map_err(Failed::report);
+    };
+    let command = Command::Store { action };
+    let outcome =
+        target::block_on(node.run(command, None::<tokio::io::Empty>, |_| Ok(()), |_| {}))?;
+    match outcome.map_err(target::explain)? {
+        Outcome::Report { good, report } => Ok(Report { good, json: report }),
+        Outcome::Counts(_) => Err(Failed::report("the node answered another command")),
     }
 }
 

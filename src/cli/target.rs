@@ -1,16 +1,12 @@
 //! Whether the node of a command runs or is stopped, and the way to its data in each case.
 
-use std::time::Duration;
-
 use super::Failed;
 use crate::{
     config::Config,
     control::client::{ControlError, Node},
-    store::{Store, StoreError},
+    maintenance,
+    store::Store,
 };
-
-/// How long a stopped store may take to load before a command gives up.
-pub(super) const LOAD_MAX: Duration = Duration::from_secs(600);
 
 /// The node of a command.
 pub(super) enum Target {
@@ -25,14 +21,8 @@ pub(super) fn find(config: &Config) -> Result<Target, Failed> {
     if let Some(node) = running(config)? {
         return Ok(Target::Running(node));
     }
-    let store = Store::open(config.store_config()).map_err(|error| unopened(config, &error))?;
-    if !store.wait_ready(LOAD_MAX) {
-        return Err(Failed::report(format_args!(
-            "{}: the store did not become ready: {:?}",
-            config.store_dir().display(),
-            store.state()
-        )));
-    }
+    // The message names the file; where it does not, the directory is the one of the configuration.
+    let store = maintenance::open(config.store_config()).map_err(Failed::report)?;
     Ok(Target::Stopped(store))
 }
 
@@ -49,11 +39,6 @@ pub(super) fn close(store: Store) -> Result<(), Failed> {
     store
         .close()
         .map_err(|error| Failed::report(format_args!("closing the store: {error}")))
-}
-
-/// Reports that a store cannot be opened.
-pub(super) fn unopened(config: &Config, error: &StoreError) -> Failed {
-    Failed::report(format_args!("{}: {error}", config.store_dir().display()))
 }
 
 /// Runs a future to its end on a runtime of this thread.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{Config, file::Key};
 
-/// The smallest size of a journal file: one message of the largest size and its frame must fit.
-const JOURNAL_SEGMENT_MIN: u64 = 1 << 20;
+/// The smallest size of a journal file: the largest batch must fit, with room for its frame.
+const JOURNAL_SEGMENT_MIN: u64 = 2 * crate::store::change::BATCH_BYTES_MAX as u64;
 /// No more UDP workers than this: each has a socket and buffers of its own.
 const UDP_WORKERS_MAX: u16 = 256;
 
@@ -121,7 +121,7 @@ pub(super) fn check(config: &Config) -> Vec<(Key, String)> {
         store.journal_segment >= JOURNAL_SEGMENT_MIN,
         "store",
         "journal_segment",
-        "is below 1MiB",
+        "is below 64MiB; the largest batch must fit",
     );
     need(
         store.lag_changes > 0,
@@ -134,6 +134,12 @@ pub(super) fn check(config: &Config) -> Vec<(Key, String)> {
         "store",
         "lag_bytes",
         "is below 1MiB",
+    );
+    need(
+        store.disk_free_percent <= 90,
+        "store",
+        "disk_free_percent",
+        "is above 90; nothing could be written",
     );
     if let Err(message) = crate::logging::parse_level(&config.log.level) {
         need(false, "log", "level", &message);

@@ -86,12 +86,22 @@ impl Config {
     /// The settings of the store.
     #[must_use]
     pub fn store_config(&self) -> crate::store::Config {
+        let store = &self.store;
         crate::store::Config {
             dir: self.store_dir(),
-            case: match self.store.case {
+            case: match store.case {
                 Case::Whole => CaseRule::Whole,
                 Case::Prefix => CaseRule::Prefix,
             },
+            now: || u64::from(crate::clock::unix_seconds()),
+            segment_bytes: store.journal_segment,
+            lag_changes: store.lag_changes,
+            lag_bytes: store.lag_bytes,
+            snapshot_journal_bytes: store.snapshot_journal,
+            snapshot_live_percent: store.snapshot_percent.into(),
+            guard_free_bytes: store.disk_free_min,
+            guard_free_percent: store.disk_free_percent.into(),
+            scrub_interval: store.scrub,
             ..crate::store::Config::default()
         }
     }
@@ -263,6 +273,11 @@ pub struct Store {
     /// Writes are refused when the disk has less than this free, in bytes.
     #[serde(with = "size")]
     pub disk_free_min: u64,
+    /// Writes are refused when the disk has less than this share free, in percent.
+    pub disk_free_percent: u8,
+    /// How often everything on disk is read and verified; zero: never.
+    #[serde(with = "humantime_serde")]
+    pub scrub: Duration,
 }
 
 impl Default for Store {
@@ -275,7 +290,9 @@ impl Default for Store {
             lag_bytes: 64 << 20,
             snapshot_journal: 1 << 30,
             snapshot_percent: 25,
-            disk_free_min: 512 << 20,
+            disk_free_min: 1 << 30,
+            disk_free_percent: 5,
+            scrub: Duration::from_secs(24 * 3600),
         }
     }
 }

@@ -29,7 +29,7 @@ use crate::{
         import::{self, Event, ImportError, import},
     },
     maintenance,
-    store::Store,
+    store::{self, Store},
 };
 
 /// Commands at work at once; more wait in the kernel's queue.
@@ -99,23 +99,27 @@ impl Drop for ControlSocket {
 #[derive(Clone)]
 struct Context {
     store: Arc<Store>,
+    settings: Arc<store::Config>,
     now: fn() -> u32,
     stop: CancellationToken,
 }
 
-/// Serves commands until `stop`, then waits for those at work to end; `now` gives Unix seconds.
+/// Serves commands until `stop`, then waits for those at work to end; `settings` are those of `store`, `now` gives Unix
+/// seconds.
 pub async fn serve(
     socket: ControlSocket,
     store: Arc<Store>,
+    settings: store::Config,
     now: fn() -> u32,
     stop: CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let context = Context {
         store,
+        settings: Arc::new(settings),
         now,
         stop: stop.clone(),
     };
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
         let place = Arc::clone(&places).acquire_owned();
@@ -225,8 +229,9 @@ async fn perform(
             do_export(export::Options { hex, with_secrets }, to, context).await
         }
         Command::Store { action } => {
-            let store = Arc::clone(&context.store);
-            let done = spawn_blocking(move || maintenance::on_running(&store, &action)).await;
+            let (store, settings) = (Arc::clone(&context.store), Arc::clone(&context.settings));
+            let done =
+                spawn_blocking(move || maintenance::on_open(&store, &settings, &action)).await;
             let report = done.map_err(|_| internal())?.map_err(plain)?;
             Ok(Outcome::Report {
                 good: report.good,
@@ -380,10 +385,11 @@ async fn do_export(
             let payload = serde_json::to_vec(&Progress::Counts(counts)).unwrap_or_default();
             drop(progress.try_send((Kind::Progress, payload)));
         };
-        if let Ok(total) = maintenance::records(&store) {
-            let payload = serde_json::to_vec(&Progress::Total(total)).unwrap_or_default();
-            drop(frames.blocking_send((Kind::Progress, payload)));
-        }
+        let total = Progress::Total(maintenance::records(&store));
+        drop(frames.blocking_send((
+            Kind::Progress,
+            serde_json::to_vec(&total).unwrap_or_default(),
+        )));
         let mut output = io::BufWriter::with_capacity(CHUNK, Output(frames));
         export(&store, &mut output, options, &watch)
     });
