@@ -17,7 +17,7 @@ use jiexi_proto::value::key::PublicKey;
 use jiexi_proto::wire::{Reader, Writer};
 use jiexi_proto::{Body, Envelope, ErrorKind, Message, MessageView, ValueView, json};
 use rsa::pkcs8::DecodePrivateKey;
-use rsa::{Pkcs1v15Encrypt, RsaPrivateKey};
+use rsa::Pkcs1v15Encrypt;
 use serde_json::{Value as Json, json};
 
 use super::Run;
@@ -404,7 +404,7 @@ impl Scenario<'_> {
 
     fn rsa_decrypt(&self, key: &str, ciphertext: &[u8]) -> Vec<u8> {
         let der = octets(&self.keys, &format!("{key}.pkcs8.der_hex"));
-        let key = RsaPrivateKey::from_pkcs8_der(&der).unwrap();
+        let key = rsa::PrivateKey::from_pkcs8_der(&der).unwrap();
         key.decrypt(Pkcs1v15Encrypt, ciphertext).unwrap()
     }
 
