@@ -7,8 +7,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use jiexi_proto::message::challenge::{MacAlgorithm, Proof};
 use jiexi_proto::value::key::{Derived, KeyFile, PublicKey, magnitude};
 use md5::Md5;
-use rsa::pkcs1v15::Pkcs1v15Sign;
 use rsa::BoxedUint;
+use rsa::pkcs1v15::Pkcs1v15Sign;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 

@@ -16,8 +16,8 @@ use jiexi_proto::message::session::{Cipher, Exchange, KeyExchangeMode, SessionKe
 use jiexi_proto::value::key::PublicKey;
 use jiexi_proto::wire::{Reader, Writer};
 use jiexi_proto::{Body, Envelope, ErrorKind, Message, MessageView, ValueView, json};
-use rsa::pkcs8::DecodePrivateKey;
 use rsa::Pkcs1v15Encrypt;
+use rsa::pkcs8::DecodePrivateKey;
 use serde_json::{Value as Json, json};
 
 use super::Run;

@@ -190,8 +190,14 @@ fn keys(keys: &Json, run: &mut Run) {
             } = ours
             {
                 let theirs = rsa::PrivateKey::from_pkcs8_der(&der).unwrap();
-                assert_eq!(*theirs.n().to_be_bytes_trimmed_vartime(), *magnitude(&modulus));
-                assert_eq!(*theirs.d().to_be_bytes_trimmed_vartime(), *magnitude(&private_exponent));
+                assert_eq!(
+                    *theirs.n().to_be_bytes_trimmed_vartime(),
+                    *magnitude(&modulus)
+                );
+                assert_eq!(
+                    *theirs.d().to_be_bytes_trimmed_vartime(),
+                    *magnitude(&private_exponent)
+                );
                 assert!(
                     theirs
                         .primes()
