@@ -16,8 +16,11 @@ const STATES: [&str; 5] = ["loading", "verifying", "ready", "degraded", "read_on
 const KINDS: [&str; 5] = ["create", "delete", "modify", "prefix", "import"];
 
 /// What changes come to, and the labels.
-const RESULTS: [(Changed, &str); 3] =
-    [(Changed::Committed, "committed"), (Changed::Refused, "refused"), (Changed::Failed, "failed")];
+const RESULTS: [(Changed, &str); 3] = [
+    (Changed::Committed, "committed"),
+    (Changed::Refused, "refused"),
+    (Changed::Failed, "failed"),
+];
 
 /// Nanoseconds to seconds.
 const NANO: f64 = 1e-9;
@@ -39,11 +42,17 @@ pub fn readiness(state: &State) -> Readiness {
         State::Ready => String::new(),
         State::Loading => "the records are being read".into(),
         State::Verifying => "the records are being verified".into(),
-        State::Degraded => "the state on disk is being made anew; look-ups and changes go on".into(),
+        State::Degraded => {
+            "the state on disk is being made anew; look-ups and changes go on".into()
+        }
         State::ReadOnly(reason) => format!("no changes: {reason}"),
     };
     let ready = matches!(state, State::Ready | State::Degraded);
-    Readiness { ready, state: label(state).into(), reason }
+    Readiness {
+        ready,
+        state: label(state).into(),
+        reason,
+    }
 }
 
 fn label(state: &State) -> &'static str {
@@ -69,7 +78,10 @@ fn sizes(families: &mut Families, store: &Store) {
         (&names::STORE_APPLIED, stats.applied_sequence),
         (&names::STORE_LAG, stats.lag_changes),
         (&names::STORE_BYTES, stats.store_bytes),
-        (&names::SNAPSHOT_TIMESTAMP, figures.snapshot_timestamp.load(Relaxed)),
+        (
+            &names::SNAPSHOT_TIMESTAMP,
+            figures.snapshot_timestamp.load(Relaxed),
+        ),
         (&names::SNAPSHOT_BYTES, figures.snapshot_bytes.load(Relaxed)),
         (&names::PREFIXES_HOMED, homed as u64),
     ] {
@@ -83,15 +95,37 @@ fn changes(families: &mut Families, store: &Store) {
     for kind in KINDS {
         for (result, text) in RESULTS {
             // Records change only by import until the protocol's own changes are carried out.
-            let count = if kind == "import" { figures.changes(result) } else { 0 };
-            families.add(&names::CHANGES, &[("kind", kind), ("result", text)], count as f64);
+            let count = if kind == "import" {
+                figures.changes(result)
+            } else {
+                0
+            };
+            families.add(
+                &names::CHANGES,
+                &[("kind", kind), ("result", text)],
+                count as f64,
+            );
         }
     }
     for (part, label) in Part::ALL {
-        families.add(&names::STORE_ERRORS, &[("part", label)], figures.errors(part) as f64);
+        families.add(
+            &names::STORE_ERRORS,
+            &[("part", label)],
+            figures.errors(part) as f64,
+        );
     }
-    histogram(families, &names::COMMIT_DURATION, &figures.commit_duration, NANO);
-    histogram(families, &names::SYNC_DURATION, &figures.sync_duration, NANO);
+    histogram(
+        families,
+        &names::COMMIT_DURATION,
+        &figures.commit_duration,
+        NANO,
+    );
+    histogram(
+        families,
+        &names::SYNC_DURATION,
+        &figures.sync_duration,
+        NANO,
+    );
     histogram(families, &names::COMMIT_BATCH, &figures.batch_changes, 1.0);
 }
 
@@ -101,7 +135,10 @@ fn histogram<const N: usize>(
     figures: &Histogram<N>,
     unit: f64,
 ) {
-    let bounds: Vec<f64> = figures.buckets().map(|(bound, _)| bound as f64 * unit).collect();
+    let bounds: Vec<f64> = figures
+        .buckets()
+        .map(|(bound, _)| bound as f64 * unit)
+        .collect();
     let mut counts: Vec<u64> = figures.buckets().map(|(_, count)| count).collect();
     counts.push(figures.beyond());
     families.add_histogram(name, &[], &bounds, &counts, figures.sum() as f64 * unit);
@@ -110,6 +147,10 @@ fn histogram<const N: usize>(
 fn state(families: &mut Families, state: &State) {
     for candidate in STATES {
         let current = candidate == label(state);
-        families.add(&names::STORE_STATE, &[("state", candidate)], f64::from(u8::from(current)));
+        families.add(
+            &names::STORE_STATE,
+            &[("state", candidate)],
+            f64::from(u8::from(current)),
+        );
     }
 }

@@ -8,6 +8,7 @@ use std::{
     os::unix::{fs::PermissionsExt, net::UnixStream},
     path::Path,
     process::{Child, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
 
@@ -76,10 +77,8 @@ impl Running {
 
     fn terminate(&mut self) -> i32 {
         let pid = nix::unistd::Pid::from_raw(self.child.id().try_into().expect("a process id"));
-        drop(nix::sys::signal::kill(
-            pid,
-            nix::sys::signal::Signal::SIGTERM,
-        ));
+        // It may have ended by itself; the wait tells.
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         self.child.wait().expect("ends").code().unwrap_or(-1)
     }
 }
@@ -92,12 +91,15 @@ impl Drop for Running {
     }
 }
 
-/// A port that is free for TCP and UDP.
+/// A port of the loopback address that is free for TCP and UDP, never the same one twice. From below the range that the
+/// kernel hands out by itself, so that no connection of another test takes it in between.
 fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = u16::try_from(10_000 + std::process::id() % 20_000).expect("below 65,536");
     loop {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binds");
-        let port = listener.local_addr().expect("has an address").port();
-        if UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        let port = first + NEXT.fetch_add(1, Ordering::Relaxed) % 2_000;
+        let address = (Ipv4Addr::LOCALHOST, port);
+        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
             return port;
         }
     }
