@@ -137,7 +137,7 @@ impl Config {
 pub struct Node {
     /// Directory of store, keys, site record and control socket.
     pub data: PathBuf,
-    /// Public addresses that the site record names; empty: the site record is left as it is.
+    /// Public addresses, which the site record must name; empty: it may name any.
     pub addresses: Vec<IpAddr>,
 }
 
