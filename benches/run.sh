@@ -67,7 +67,7 @@ server=127.0.0.1:$port
 echo_address=127.0.0.1:$((port + 1))
 serve() {
     # One UDP thread, since there is one core for it. The guard works, with a limit that a load does not reach.
-    JIEXI_HANDLE_LISTEN=127.0.0.1 JIEXI_HANDLE_PORT=$port JIEXI_HANDLE_UDP_WORKERS=1 \
+    JIEXI_HANDLE_LISTEN=127.0.0.1 JIEXI_HANDLE_UDP_WORKERS=1 \
         JIEXI_HANDLE_AMPLIFICATION_RATE=64GiB JIEXI_HANDLE_AMPLIFICATION_BURST=64GiB \
         JIEXI_OPERATIONS_LISTEN=127.0.0.1:$((port + 2)) \
         "${core0[@]}" "$JIEXI" serve --config "$work/node/jiexi.toml" >"$work/serve.log" 2>&1 &
@@ -78,7 +78,7 @@ rows=()
 for records in "${sizes[@]}"; do
     rm -rf "$work/node"
     "$LOAD" generate --records "$records" >"$work/records.ndjson"
-    "$JIEXI" init --prefix 88.118 --address 127.0.0.1 --data "$work/node" >/dev/null
+    "$JIEXI" init --prefix 88.118 --address 127.0.0.1 --port "$port" --data "$work/node" >/dev/null
     begun=$(now)
     "$JIEXI" import --data "$work/node" "$work/records.ndjson" >"$work/import.log" 2>&1 ||
         { cat "$work/import.log" >&2; exit 1; }

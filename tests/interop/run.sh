@@ -66,9 +66,10 @@ ready() {
 node() {
     local name=$1 prefix=$2 port=$3 operations
     operations=$(free_port)
-    "$JIEXI" init --prefix "$prefix" --address 127.0.0.1 --data "$work/$name" >"$work/$name-init.log" 2>&1
+    "$JIEXI" init --prefix "$prefix" --address 127.0.0.1 --port "$port" --data "$work/$name" \
+        >"$work/$name-init.log" 2>&1
     "$JIEXI" import --data "$work/$name" "$work/$name.ndjson" >"$work/$name-import.log" 2>&1
-    JIEXI_HANDLE_LISTEN=127.0.0.1 JIEXI_HANDLE_PORT=$port JIEXI_OPERATIONS_LISTEN=127.0.0.1:$operations \
+    JIEXI_HANDLE_LISTEN=127.0.0.1 JIEXI_OPERATIONS_LISTEN=127.0.0.1:$operations \
         "$JIEXI" serve --config "$work/$name/jiexi.toml" >"$work/$name-serve.log" 2>&1 &
     local pid=$!
     pids+=("$pid")

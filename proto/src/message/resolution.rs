@@ -140,11 +140,16 @@ impl Resolution {
     /// As the view.
     pub fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let view = ResolutionView::decode(reader.peek())?;
+        let mut indexes = Vec::with_capacity(view.indexes.len());
+        indexes.extend(view.indexes.iter());
+        let mut types = Vec::with_capacity(view.types.len());
+        types.extend(view.types.iter().map(|name| reader.share(name)));
+        let trailer = view.trailer.map(|octets| reader.share(octets));
         let owned = Self {
             handle: reader.share(view.handle),
-            indexes: view.indexes.iter().collect(),
-            types: view.types.iter().map(|name| reader.share(name)).collect(),
-            trailer: view.trailer.map(|octets| reader.share(octets)),
+            indexes,
+            types,
+            trailer,
         };
         reader.take_rest();
         Ok(owned)

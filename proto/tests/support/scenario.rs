@@ -292,7 +292,7 @@ impl Scenario<'_> {
         let new = message.digest.as_ref();
         let Some((hash, digest)) = new
             .map(|d| (d.hash.name().unwrap(), &d.octets))
-            .or(old.map(|d| ("MD5", d)))
+            .or_else(|| old.map(|d| ("MD5", d)))
         else {
             return;
         };

@@ -8,7 +8,13 @@ import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import interop.Client.Transport;
+import java.util.Collections;
 import java.util.List;
+import java.util.concurrent.Callable;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
+import java.util.concurrent.Future;
+import java.util.concurrent.TimeUnit;
 import java.util.stream.IntStream;
 import net.handle.hdllib.AbstractMessage;
 import net.handle.hdllib.AbstractResponse;
@@ -210,6 +216,38 @@ class ResolveTest {
         assertTrue(site.isPrimary);
         assertEquals(Interface.SP_HDL_TCP, site.servers[0].interfaces[0].protocol);
         assertEquals("RSA", site.servers[0].getPublicKey().getAlgorithm());
+    }
+
+    /** What the client has written down about a prefix goes before what the global service says. */
+    @ParameterizedTest
+    @EnumSource(names = {"UDP", "TCP"})
+    void localSite(Transport transport) throws Exception {
+        Client knowsB = Setting.nodeB(transport);
+        SiteInfo[] nodeA = {Setting.nodeA(transport).site};
+        knowsB.resolver.getConfiguration().setLocalSites("0.NA/88.118.8", nodeA);
+        Compare.same(Setting.records("a").visible(PLAIN), knowsB.resolve(PLAIN, ALL));
+    }
+
+    /** Eight threads, each with a request after the other; over TCP every request has its own connection. */
+    @ParameterizedTest
+    @EnumSource(names = {"UDP", "TCP"})
+    void manyAtOnce(Transport transport) throws Exception {
+        List<HandleValue> expected = Setting.records("a").visible(PLAIN);
+        ExecutorService threads = Executors.newFixedThreadPool(8);
+        try {
+            List<Callable<Void>> work = Collections.nCopies(8, () -> {
+                Client client = Setting.nodeA(transport);
+                for (int i = 0; i < 50; i++) {
+                    Compare.same(expected, client.resolve(PLAIN, ALL));
+                }
+                return null;
+            });
+            for (Future<Void> done : threads.invokeAll(work, 60, TimeUnit.SECONDS)) {
+                done.get();
+            }
+        } finally {
+            threads.shutdownNow();
+        }
     }
 
     private static List<Integer> indexes(List<HandleValue> values) {
