@@ -76,10 +76,11 @@ impl Config {
         config
     }
 
-    /// Makes relative paths absolute to `base`, the directory of the configuration file.
+    /// Makes relative paths relative to `base`, the directory of the configuration file.
     pub fn resolve_paths(&mut self, base: &Path) {
         if self.node.data.is_relative() {
-            self.node.data = base.join(&self.node.data);
+            // Through the components, so that `.` in the middle of the path disappears.
+            self.node.data = base.join(&self.node.data).components().collect();
         }
     }
 
