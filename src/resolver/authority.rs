@@ -14,8 +14,11 @@ const ROOT: &[u8] = b"0.NA";
 /// How many prefixes are read from the store at once.
 const PAGE: usize = 10_000;
 
+/// The epoch of no store: prefixes that have not been read.
+const UNKNOWN: u64 = u64::MAX;
+
 /// The homed prefixes as of one epoch of the store; each worker keeps its own copy.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Authority {
     /// Prefixes without the leading `0.NA/`, folded.
     homed: HashSet<Box<[u8]>, foldhash::fast::RandomState>,
@@ -23,7 +26,23 @@ pub struct Authority {
     epoch: u64,
 }
 
+impl Default for Authority {
+    /// Nothing is known yet, so it is stale until it has been read.
+    fn default() -> Self {
+        Self {
+            homed: HashSet::default(),
+            epoch: UNKNOWN,
+        }
+    }
+}
+
 impl Authority {
+    /// Whether the homed prefixes have been read; they cannot be while the store is loading.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.epoch != UNKNOWN
+    }
+
     /// Reads the homed prefixes.
     ///
     /// # Errors

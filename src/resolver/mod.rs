@@ -66,10 +66,12 @@ pub fn resolve<'s, 'q>(
     query: &Query<'q>,
     found: &Lookup<'s>,
 ) -> Answer<'s, 'q> {
-    if !authority.responsible(query.key) {
+    // While the prefixes are not known, what is found is served and nothing is denied.
+    if authority.is_known() && !authority.responsible(query.key) {
         return Answer::NotResponsible;
     }
     match *found {
+        Lookup::Absent if !authority.is_known() => Answer::Loading,
         Lookup::Found(record) => select(record, query),
         Lookup::Absent => absent(session, query),
         Lookup::Loading => Answer::Loading,
@@ -126,7 +128,9 @@ fn absent<'s, 'q>(session: &'s Session<'_>, query: &Query<'q>) -> Answer<'s, 'q>
 fn parent_prefix(prefix_handle: &[u8]) -> Option<&[u8]> {
     let dot = prefix_handle.iter().rposition(|&byte| byte == b'.')?;
     let parent = prefix_handle.get(..dot)?;
-    handle::is_prefix_handle(parent).then_some(parent)
+    // The dot of `0.NA/` itself leads nowhere.
+    (parent.len() > handle::PREFIX_SPACE.len() && handle::is_prefix_handle(parent))
+        .then_some(parent)
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ use self::reply::{Reply, Stamp};
 use crate::clock::Now;
 use crate::metrics::{Cell, LookupResult, Op, Outcome, Reason};
 use crate::resolver::{self, Answer, Authority, Query};
-use crate::store::{Lookup, Reader, Session, Store};
+use crate::store::{Lookup, Reader, Session, Store, StoreError};
 
 /// The most requests answered in one go.
 pub const BATCH: usize = 32;
@@ -227,6 +227,7 @@ impl Responder {
         if self.authority.is_stale(&self.shared.store) {
             match Authority::load(&self.shared.store) {
                 Ok(authority) => self.authority = authority,
+                Err(StoreError::Loading) => {}
                 Err(error) => tracing::error!(%error, "cannot read the homed prefixes"),
             }
         }
