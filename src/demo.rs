@@ -121,7 +121,7 @@ pub enum Need {
     Fill,
     /// The records are all there.
     Filled,
-    /// The store holds something else; it is served as it is.
+    /// The store holds something else.
     Foreign,
 }
 

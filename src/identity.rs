@@ -207,6 +207,40 @@ pub fn load_site(path: &Path) -> Result<SiteRecord, IdentityError> {
     site::read(&json).map_err(|error| IdentityError::Content(name(), error.to_string()))
 }
 
+/// Whether the key and the site record of a node belong together, and the site record names the addresses configured.
+/// Clients check signatures with the key in the site record, so a node with another one would be worse than none.
+///
+/// # Errors
+/// What does not agree, and what to do.
+pub fn check(key_file: &Path, site_file: &Path, addresses: &[IpAddr]) -> Result<(), IdentityError> {
+    let content =
+        |message: String| IdentityError::Content(site_file.display().to_string(), message);
+    let (key, site) = (KeyPair::load(key_file)?, load_site(site_file)?);
+    let own = key.public_octets();
+    let Some(server) = site.servers.iter().find(|server| server.public_key == own) else {
+        let message = format!(
+            "no server in it has the public key of {}; restore the file that belongs to it",
+            key_file.display()
+        );
+        return Err(content(message));
+    };
+    if !addresses.is_empty() && !addresses.contains(&server.ip()) {
+        let message = format!(
+            "names the address {}, but [node] addresses does not; correct one of them (and the prefix record with it)",
+            server.ip()
+        );
+        return Err(content(message));
+    }
+    Ok(())
+}
+
+/// Whether others than its owner may read a private key file.
+#[must_use]
+pub fn is_exposed(key_file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    fs::metadata(key_file).is_ok_and(|found| found.permissions().mode() & 0o077 != 0)
+}
+
 /// A site record as the text of its file.
 ///
 /// # Errors

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicU32;
 
 use bytes::Bytes;
 use jiexi_proto::value::site::SiteRecord;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -154,9 +155,11 @@ impl Node {
 /// # Errors
 /// As [`Node::start`] and [`Node::stop`].
 pub async fn run(config: &Config, started: impl FnOnce(&Node)) -> Result<(), StartError> {
+    // Before anything else: a signal that comes while the node starts must not kill it half-way.
+    let signals = Signals::listen().map_err(failing("signals"))?;
     let node = Node::start(config).await?;
     started(&node);
-    let signal = wait_for_signal().await.map_err(failing("signals"))?;
+    let signal = signals.wait().await;
     tracing::info!(
         signal,
         "stopping: no new connections, open requests are answered"
@@ -166,14 +169,27 @@ pub async fn run(config: &Config, started: impl FnOnce(&Node)) -> Result<(), Sta
     Ok(())
 }
 
-/// The name of the signal that ends the node.
-async fn wait_for_signal() -> std::io::Result<&'static str> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => Ok("SIGTERM"),
-        _ = interrupt.recv() => Ok("SIGINT"),
+/// The signals that end the node.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From now on these signals no longer end the process by themselves.
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// The name of the signal that came.
+    async fn wait(mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
     }
 }
 

@@ -104,9 +104,12 @@ fn write_record(
     } else {
         let (mut values, mut left_out) = (Vec::new(), 0);
         for entry in record.entries() {
-            match !options.with_secrets && (value::type_of(entry.wire) == SECRET) {
-                true => left_out += 1,
-                false => values.push(entry.wire),
+            // Types are compared without case when they are asked for, so a secret is one in any case.
+            let secret = entry.sealed || value::type_of(entry.wire).eq_ignore_ascii_case(SECRET);
+            if secret && !options.with_secrets {
+                left_out += 1;
+            } else {
+                values.push(entry.wire);
             }
         }
         counts.records += 1;

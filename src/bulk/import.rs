@@ -140,8 +140,9 @@ pub fn import(
         drop(to_parsers);
         let (applied, outcome) = committer
             .join()
-            .unwrap_or((Counts::default(), Err(ImportError::Internal)));
-        match outcome.and(read.map_err(ImportError::Read)) {
+            .unwrap_or_else(|_| (Counts::default(), Err(ImportError::Internal)));
+        let read = read.map_err(ImportError::Read);
+        match outcome.and(read) {
             Ok(()) => Ok(applied),
             Err(error) => Err(Stopped { error, applied }),
         }
@@ -311,7 +312,8 @@ impl<'a> Committer<'a> {
         }
         // Whatever went wrong, what was handed over before it is on its way and counts.
         while !self.in_flight.is_empty() {
-            outcome = outcome.and(self.settle());
+            let settled = self.settle();
+            outcome = outcome.and(settled);
         }
         (self.applied, outcome)
     }

@@ -79,7 +79,7 @@ impl Import {
             Target::Running(node) => self.through(node, &name, &bar),
             Target::Stopped(store) => {
                 let done = self.direct(&store, &name, &bar);
-                target::close(store).and(done)
+                target::close(&store).and(done)
             }
         };
         bar.finish_and_clear();
@@ -193,7 +193,7 @@ impl Export {
                     bar.set_position(counts.records)
                 });
                 let done = done.map_err(|error| Failed::report(format_args!("{name}: {error}")));
-                target::close(store).and(done)
+                target::close(&store).and(done)
             }
         };
         bar.finish_and_clear();
@@ -336,7 +336,12 @@ fn name(path: &Path, standard: &str) -> String {
 fn show(bar: &ProgressBar, counts: &Counts) {
     if bar.length().is_some() {
         bar.set_position(counts.bytes);
-        bar.set_message(format!("importing: {} records", counts.records));
+        let seconds = bar.elapsed().as_secs().max(1);
+        bar.set_message(format!(
+            "importing {} records, {}/s",
+            counts.records,
+            counts.records / seconds
+        ));
     } else {
         bar.set_position(counts.records);
     }

@@ -66,7 +66,6 @@ impl Init {
         let identity = |error: IdentityError| error.to_string();
         let mut config = Config::for_data(&self.data);
         config.store.case = self.case;
-        eprintln!("making keys …");
         let (node, admin) = (
             KeyPair::generate().map_err(identity)?,
             KeyPair::generate().map_err(identity)?,

@@ -16,10 +16,22 @@ const USUAL: [&str; 3] = ["jiexi.toml", "data/jiexi.toml", "/etc/jiexi/jiexi.tom
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct Place {
     /// Configuration file. Without it: ./jiexi.toml, ./data/jiexi.toml, /etc/jiexi/jiexi.toml, else the defaults
-    #[arg(long, short = 'c', value_name = "FILE", env = "JIEXI_CONFIG")]
+    #[arg(
+        long,
+        short = 'c',
+        value_name = "FILE",
+        env = "JIEXI_CONFIG",
+        global = true
+    )]
     config: Option<PathBuf>,
     /// Data directory of the node: its jiexi.toml if there is one, else the defaults with this directory
-    #[arg(long, short = 'd', value_name = "DIR", conflicts_with = "config")]
+    #[arg(
+        long,
+        short = 'd',
+        value_name = "DIR",
+        conflicts_with = "config",
+        global = true
+    )]
     data: Option<PathBuf>,
 }
 

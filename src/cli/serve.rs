@@ -48,6 +48,15 @@ impl Serve {
         }
         let config = self.place.load()?;
         logging.configure(&config.log).map_err(Failed::report)?;
+        identity::check(
+            &config.node_key(),
+            &config.site_file(),
+            &config.node.addresses,
+        )
+        .map_err(Failed::report)?;
+        if identity::is_exposed(&config.node_key()) {
+            tracing::warn!(file = %config.node_key().display(), "others may read the private key; chmod 600 it");
+        }
         run(&config, || {})
     }
 }
@@ -121,7 +130,14 @@ fn prepare(config: &Config) -> Result<(), String> {
 /// Fills an empty store, with a bar on a terminal.
 fn fill(config: &Config) -> Result<(), Failed> {
     let store = maintenance::open(config.store_config()).map_err(Failed::report)?;
-    if demo::need(&store).map_err(Failed::report)? == Need::Fill {
+    let need = demo::need(&store).map_err(Failed::report)?;
+    if need == Need::Foreign {
+        let data = config.node.data.display();
+        return Err(Failed::report(format_args!(
+            "{data} holds other records; choose another directory with --data"
+        )));
+    }
+    if need == Need::Fill {
         let site = identity::load_site(&config.site_file()).map_err(Failed::report)?;
         let key = KeyPair::load(&config.node_key())
             .map_err(Failed::report)?
@@ -135,7 +151,7 @@ fn fill(config: &Config) -> Result<(), Failed> {
         }
         bar.finish_and_clear();
     }
-    target::close(store)
+    target::close(&store)
 }
 
 /// What listens, and what to try.

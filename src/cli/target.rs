@@ -13,7 +13,7 @@ pub(super) enum Target {
     /// It runs: this is a connection to its control socket.
     Running(Node),
     /// It is stopped: this is its store, open and loaded.
-    Stopped(Store),
+    Stopped(Box<Store>),
 }
 
 /// Finds out whether the node runs.
@@ -23,7 +23,7 @@ pub(super) fn find(config: &Config) -> Result<Target, Failed> {
     }
     // The message names the file; where it does not, the directory is the one of the configuration.
     let store = maintenance::open(config.store_config()).map_err(Failed::report)?;
-    Ok(Target::Stopped(store))
+    Ok(Target::Stopped(Box::new(store)))
 }
 
 /// A connection to the node if it runs.
@@ -35,9 +35,9 @@ pub(super) fn running(config: &Config) -> Result<Option<Node>, Failed> {
 }
 
 /// Closes the store of a stopped node.
-pub(super) fn close(store: Store) -> Result<(), Failed> {
+pub(super) fn close(store: &Store) -> Result<(), Failed> {
     store
-        .close()
+        .shutdown()
         .map_err(|error| Failed::report(format_args!("closing the store: {error}")))
 }
 

@@ -1,8 +1,8 @@
 //! A small client of the Handle protocol: ask a server, follow referrals to the one that knows.
 //!
-//! * [`Client::ask`] — one question to one server: UDP with retries, then TCP ([`exchange`]).
-//! * [`Client::resolve`] — the same, going on to other servers where the answer points there ([`follow`]).
-//! * [`question`] — questions and replies as messages.
+//! * [`Client::ask`] — one question to one server: UDP with retries, then TCP (`exchange`).
+//! * [`Client::resolve`] — the same, going on to other servers where the answer points there (`follow`).
+//! * `question` — questions and replies as messages.
 //!
 //! An answer that is a refusal is a [`Reply`] like any other; errors are about reaching a server and understanding it.
 
@@ -186,3 +186,6 @@ impl fmt::Display for ClientError {
 }
 
 impl std::error::Error for ClientError {}
+
+#[cfg(test)]
+mod tests;

@@ -40,8 +40,6 @@ pub struct Config {
     pub node: Node,
     /// The Handle front end, UDP and TCP.
     pub handle: Handle,
-    /// How answers are made.
-    pub resolution: Resolution,
     /// Metrics and health over HTTP.
     pub operations: Operations,
     /// The store on disk.
@@ -58,7 +56,6 @@ impl Default for Config {
             version: VERSION,
             node: Node::default(),
             handle: Handle::default(),
-            resolution: Resolution::default(),
             operations: Operations::default(),
             store: Store::default(),
             log: Log::default(),
@@ -76,10 +73,11 @@ impl Config {
         config
     }
 
-    /// Makes relative paths absolute to `base`, the directory of the configuration file.
+    /// Makes relative paths relative to `base`, the directory of the configuration file.
     pub fn resolve_paths(&mut self, base: &Path) {
         if self.node.data.is_relative() {
-            self.node.data = base.join(&self.node.data);
+            // Through the components, so that `.` in the middle of the path disappears.
+            self.node.data = base.join(&self.node.data).components().collect();
         }
     }
 
@@ -137,7 +135,7 @@ impl Config {
 pub struct Node {
     /// Directory of store, keys, site record and control socket.
     pub data: PathBuf,
-    /// Public addresses that the site record names; empty: the site record is left as it is.
+    /// Public addresses, which the site record must name; empty: it may name any.
     pub addresses: Vec<IpAddr>,
 }
 
@@ -212,23 +210,6 @@ impl Default for Handle {
             amplification_burst: 4 << 20,
             amplification_ipv4_prefix: 24,
             amplification_ipv6_prefix: 56,
-        }
-    }
-}
-
-/// `[resolution]`: how answers are made. The case rule is not here: it belongs to the data, see [`Store::case`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Resolution {
-    /// How far ahead the expiration of an answer lies.
-    #[serde(with = "humantime_serde")]
-    pub expiration: Duration,
-}
-
-impl Default for Resolution {
-    fn default() -> Self {
-        Self {
-            expiration: Duration::from_secs(12 * 3600),
         }
     }
 }

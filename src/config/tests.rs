@@ -91,8 +91,8 @@ fn problems_name_place_key_and_remedy() {
             "jiexi.toml:3: [handle] udp_receive_buffer: expected a size in quotes with its unit, such as \"4MiB\"",
         ),
         (
-            "version = 1\n[resolution]\nexpiration = \"1s\"\n",
-            "jiexi.toml:3: [resolution] expiration: is below 60s; clients with a clock slightly ahead would refuse every answer",
+            "version = 1\n[handle]\ntcp_idle = \"1ms\"\n",
+            "jiexi.toml:3: [handle] tcp_idle: is below 100ms; no client could be served",
         ),
     ] {
         assert_eq!(load(text, &[]).expect_err(text), expected, "{text}");

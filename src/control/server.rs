@@ -11,7 +11,7 @@ use std::{
 
 use serde::Serialize;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::{UnixListener, UnixStream},
     sync::{Semaphore, mpsc},
     task::{JoinSet, spawn_blocking},
@@ -153,26 +153,38 @@ async fn connection(stream: UnixStream, context: Context) {
     }
     let (mut from, mut to) = stream.into_split();
     let ended = async {
-        let request = match request(&mut from).await {
-            Ok(Some(request)) => request,
+        let outcome = match request(&mut from).await {
+            Ok(Some(Request { command, .. })) => {
+                info!(?command, "control socket: command");
+                perform(command, &mut from, &mut to, &context).await
+            }
             Ok(None) => return Ok(()),
-            Err(failure) => return send(&mut to, Kind::Failed, &failure).await,
+            Err(failure) => Err(failure),
         };
-        info!(command = ?request.command, "control socket: command");
-        match perform(request.command, &mut from, &mut to, &context).await {
+        match outcome {
             Ok(outcome) => send(&mut to, Kind::Done, &outcome).await,
             Err(failure) => {
                 warn!(reason = failure.message, "control socket: command failed");
                 send(&mut to, Kind::Failed, &failure).await?;
-                // What the client is still sending must be taken off the socket, or the failure may not reach it.
-                let drain = async { while matches!(frame::read(&mut from).await, Ok(Some(_))) {} };
-                drop(tokio::time::timeout(LINGER, drain).await);
-                Ok(())
+                linger(&mut from, &mut to).await
             }
         }
     };
     if let Err(error) = ended.await {
         debug!(%error, "control socket: client went away");
+    }
+}
+
+/// Takes what the client is still sending off the socket: closing it before would cut the failure short.
+async fn linger(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+) -> io::Result<()> {
+    to.shutdown().await?;
+    let mut nowhere = tokio::io::sink();
+    match tokio::time::timeout(LINGER, tokio::io::copy(from, &mut nowhere)).await {
+        Ok(drained) => drained.map(|_| ()),
+        Err(_) => Ok(()),
     }
 }
 

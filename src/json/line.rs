@@ -43,7 +43,10 @@ pub struct Wire {
 
 /// A line as people may write it.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a line must be an object with handle and values, or with prefix"
+)]
 struct Written<'a> {
     /// The code of an answer of the JSON API, so that answers can be used as lines.
     #[serde(rename = "responseCode")]

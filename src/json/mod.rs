@@ -9,7 +9,7 @@
 //! {"prefix":"88.118.1"}                                        a homed prefix: this node answers for it
 //! ```
 //!
-//! * [`line`] — lines of files, both ways.
+//! * [`mod@line`] — lines of files, both ways.
 //! * [`value`] — one value, both ways; what is not said has the usual meaning: `ttl` 86400, `timestamp` now,
 //!   `permissions` "1110" (admin read, admin write, public read, not public write), no `references`.
 //! * [`data`] — the data of a value: `string`, `base64`, `hex`, `admin`, `vlist`, `site`, `key`.

@@ -50,7 +50,10 @@ pub(super) fn write_reference(reference: &Reference) -> Option<Json> {
 
 /// A value as people may write it.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a value must be an object with index, type and data"
+)]
 pub(super) struct Written {
     index: u32,
     #[serde(rename = "type")]

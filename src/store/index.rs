@@ -6,8 +6,9 @@
 
 use std::collections::BinaryHeap;
 use std::hash::{Hash, Hasher};
+use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use foldhash::quality::RandomState;
 use papaya::{Equivalent, HashMap, LocalGuard};
@@ -149,30 +150,33 @@ impl Index {
         }
     }
 
-    /// The first `limit` keys (each a space number and a key) after `after`, in order. Reads the whole index.
-    pub(crate) fn page(
-        &self,
-        after: &[u8],
-        limit: usize,
-        accept: impl Fn(u8, &[u8]) -> bool,
-    ) -> Vec<Vec<u8>> {
-        let mut smallest: BinaryHeap<Vec<u8>> = BinaryHeap::with_capacity(limit + 1);
+    /// The first `limit` keys of a range (each a space number and a key) that begin with `prefix`, in order. Reads the
+    /// whole index.
+    pub(crate) fn page(&self, from: Bound<&[u8]>, prefix: &[u8], limit: usize) -> Vec<Vec<u8>> {
+        let mut smallest: BinaryHeap<Vec<u8>> = BinaryHeap::new();
         self.for_each(|packed| {
-            let (space, key) = (packed.space_number(), packed.key());
-            let order = compare(space, key, after);
-            if order.is_le() || !accept(space, key) {
+            let key = FullKey {
+                space: packed.space_number(),
+                key: packed.key(),
+            };
+            let within = match from {
+                Bound::Included(from) => key.compare(from).is_ge(),
+                Bound::Excluded(from) => key.compare(from).is_gt(),
+                Bound::Unbounded => true,
+            };
+            if !within || !key.starts_with(prefix) {
                 return;
             }
             if smallest.len() == limit {
                 if smallest
                     .peek()
-                    .is_none_or(|largest| compare(space, key, largest).is_ge())
+                    .is_none_or(|largest| key.compare(largest).is_ge())
                 {
                     return;
                 }
                 smallest.pop();
             }
-            smallest.push([&[space], key].concat());
+            smallest.push([&[key.space], key.key].concat());
         });
         smallest.into_sorted_vec()
     }
@@ -219,11 +223,24 @@ fn figures(packed: &Packed) -> (u64, u64) {
     (packed.checksum(), packed.bytes().len() as u64)
 }
 
-/// Compares a key with one that begins with its space.
-fn compare(space: u8, key: &[u8], with: &[u8]) -> std::cmp::Ordering {
-    match with.split_first() {
-        None => std::cmp::Ordering::Greater,
-        Some((with_space, with_key)) => space.cmp(with_space).then_with(|| key.cmp(with_key)),
+/// A key with its space in front, not put together.
+struct FullKey<'a> {
+    space: u8,
+    key: &'a [u8],
+}
+
+impl FullKey<'_> {
+    fn compare(&self, with: &[u8]) -> std::cmp::Ordering {
+        match with.split_first() {
+            None => std::cmp::Ordering::Greater,
+            Some((space, key)) => self.space.cmp(space).then_with(|| self.key.cmp(key)),
+        }
+    }
+
+    fn starts_with(&self, prefix: &[u8]) -> bool {
+        prefix
+            .split_first()
+            .is_none_or(|(space, key)| self.space == *space && self.key.starts_with(key))
     }
 }
 
@@ -287,19 +304,5 @@ impl Session<'_> {
                 Miss::Damaged => Lookup::Damaged,
             },
         }
-    }
-}
-
-/// A flag that is set once; see [`Index::set_miss`] for the one that readers need.
-#[derive(Debug, Default)]
-pub(crate) struct Flag(AtomicBool);
-
-impl Flag {
-    pub(crate) fn set(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-
-    pub(crate) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire)
     }
 }

@@ -1,16 +1,52 @@
 //! The truth on disk and its image in memory.
+//!
+//! ```text
+//! submit ─→ queue ─→ writer ─→ journal (append, sync) ─→ index ─→ "done"
+//!                                                          │  └──→ sessions: find, get
+//!                                                          └─→ overlay ─→ applier ─→ sled ─→ scans, snapshots
+//! ```
+//!
+//! Only the journal is in the way of an acknowledgement; sled follows behind and can be thrown away at any time. The index
+//! holds every record and answers every look-up. What belongs where, in reading order:
+//!
+//! * [`change`]: batches, expectations, outcomes. [`Config`], [`StoreError`], [`Stats`].
+//! * `record`: the format of a record. `index`: readers and their sessions.
+//! * `queue`, `writer`: the way of a change. `journal`: its format, its end, its tail.
+//! * `overlay`, `applier`, `sled`, `scan`: the state behind, and ordered reading.
+//! * `snapshot`: dumps. `loader`: start-up and healing. `keeper`: everything that goes on by itself. `verify`.
+//! * `identity`, `disk`, `metrics`, `shared`: what the others stand on.
+//!
+//! The store reads no clock but a stopwatch, knows no protocol and no permissions, folds no keys, and parses no values.
 
+mod applier;
 pub mod change;
 mod config;
 mod disk;
 mod error;
+mod identity;
 mod index;
+mod journal;
+mod keeper;
+mod loader;
 pub mod metrics;
+mod overlay;
+mod queue;
 mod record;
+mod scan;
+mod shared;
+mod sled;
+mod snapshot;
+mod verify;
+mod writer;
 
+use std::fmt;
+use std::fs;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use jiexi_proto::handle::CaseRule;
@@ -18,11 +54,17 @@ use jiexi_proto::handle::CaseRule;
 pub use change::{Action, Batch, Change, CommitError, Committed, Draft, DraftValue, Expect, Space};
 pub use config::Config;
 #[doc(hidden)]
-pub use disk::Faults;
+pub use disk::{Event, Faults};
 pub use error::StoreError;
 pub use index::{Lookup, Reader, Session};
 pub use metrics::StoreMetrics;
 pub use record::{Entries, Entry, OwnedRecord, Record};
+
+use disk::{Disk, parent};
+use identity::Identity;
+use index::Miss;
+use queue::{Done, Job};
+use shared::Shared;
 
 /// What the store is able to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,145 +160,78 @@ impl Report {
     }
 }
 
-/// A store. Share it by `Arc`.
-#[derive(Debug)]
-pub struct Store {}
+/// A store. Share it by `Arc`. Dropping it closes it.
+pub struct Store {
+    shared: Arc<Shared>,
+    keeper: Mutex<Option<JoinHandle<()>>>,
+}
 
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("dir", &self.shared.dir())
+            .field("state", &self.state())
+            .finish()
+    }
+}
+
+/// Opening, and what is done with a stopped store.
 impl Store {
-    /// Creates an empty store: all files synced, then marked as initialised.
+    /// Creates an empty store: everything synced, then marked as initialised.
     ///
     /// # Errors
     /// When the directory is not empty or cannot be written.
-    pub fn create(_config: &Config) -> Result<(), StoreError> {
-        todo!()
+    pub fn create(config: &Config) -> Result<(), StoreError> {
+        let (disk, _lock) = create_tree(config)?;
+        Identity {
+            case: config.case,
+            epoch: 1,
+        }
+        .write(&disk, &config.dir)
     }
 
     /// Opens a store and returns at once; loading goes on in the background (see [`Self::wait_loaded`]).
     ///
     /// # Errors
     /// When another process has it (after 5 s), it is no store, or the case rule differs.
-    pub fn open(_config: Config) -> Result<Self, StoreError> {
-        todo!()
-    }
-
-    /// What the store is able to do.
-    #[must_use]
-    pub fn state(&self) -> State {
-        todo!()
-    }
-
-    /// Waits until reads and writes are possible; false when they are not after `patience`, or will not be.
-    #[must_use]
-    pub fn wait_ready(&self, _patience: Duration) -> bool {
-        todo!()
-    }
-
-    /// As [`Self::wait_ready`], but says why loading failed.
-    ///
-    /// # Errors
-    /// When the files are damaged beyond what the store heals by itself; the message names file and remedy.
-    pub fn wait_loaded(&self, _patience: Duration) -> Result<bool, StoreError> {
-        todo!()
-    }
-
-    /// The case rule of the store.
-    #[must_use]
-    pub fn case(&self) -> CaseRule {
-        todo!()
-    }
-
-    /// What a reading thread needs.
-    #[must_use]
-    pub fn reader(&self) -> Reader {
-        todo!()
-    }
-
-    /// A copy of one record.
-    ///
-    /// # Errors
-    /// When the store does not know, because it is loading or could not load.
-    pub fn get(&self, _space: Space, _key: &[u8]) -> Result<Option<OwnedRecord>, StoreError> {
-        todo!()
-    }
-
-    /// Gives a batch to the writer; `done` is called when it is durable and visible, or refused. With a full queue that
-    /// is at once, with [`CommitError::Busy`]. `done` runs on the writer's thread and must be quick.
-    pub fn submit(
-        &self,
-        _batch: Batch,
-        _done: impl FnOnce(Result<Committed, CommitError>) + Send + 'static,
-    ) {
-        todo!()
-    }
-
-    /// As [`Self::submit`], but waits for room in the queue.
-    pub fn submit_wait(
-        &self,
-        _batch: Batch,
-        _done: impl FnOnce(Result<Committed, CommitError>) + Send + 'static,
-    ) {
-        todo!()
-    }
-
-    /// Carries out a batch: durable and visible when it returns. Waits for room in the queue.
-    ///
-    /// # Errors
-    /// See [`CommitError`].
-    pub fn commit(&self, _batch: Batch) -> Result<Committed, CommitError> {
-        todo!()
-    }
-
-    /// Up to `limit` records whose keys begin with `prefix` and come after `from`, in the order of their keys. Every
-    /// write acknowledged before the call is seen.
-    ///
-    /// # Errors
-    /// When the store is loading, or could not load.
-    pub fn scan(
-        &self,
-        _space: Space,
-        _from: Bound<&[u8]>,
-        _prefix: &[u8],
-        _limit: usize,
-    ) -> Result<Vec<OwnedRecord>, StoreError> {
-        todo!()
-    }
-
-    /// A number that grows when a change in `space` is published; never for [`Space::Handle`].
-    #[must_use]
-    pub fn epoch(&self, _space: Space) -> u64 {
-        todo!()
-    }
-
-    /// Takes a snapshot now.
-    ///
-    /// # Errors
-    /// When it cannot be written, or the state on disk is being made anew.
-    pub fn snapshot(&self) -> Result<SnapshotInfo, StoreError> {
-        todo!()
-    }
-
-    /// Reads and compares everything: index, sled, journal, snapshots.
-    ///
-    /// # Errors
-    /// When the store is loading. What is wrong with the files is in the report.
-    pub fn verify(&self) -> Result<Report, StoreError> {
-        todo!()
-    }
-
-    /// Makes sled's files anew from the index, while reads and writes go on; returns when they are complete.
-    ///
-    /// # Errors
-    /// When they cannot be written.
-    pub fn rebuild(&self) -> Result<(), StoreError> {
-        todo!()
+    pub fn open(config: Config) -> Result<Self, StoreError> {
+        let lock = shared::lock(&config.dir)?;
+        let identity = Identity::read(&config.dir)?;
+        if identity.case != config.case {
+            return Err(StoreError::CaseMismatch {
+                path: identity::path(&config.dir),
+                stored: identity.case,
+                asked: config.case,
+            });
+        }
+        let shared = Arc::new(Shared::new(config, identity, lock));
+        let keeping = Arc::clone(&shared);
+        let keeper = std::thread::Builder::new().name("store-keeper".to_owned());
+        let keeper = keeper.spawn(move || keeper::run(keeping));
+        let keeper =
+            keeper.map_err(|error| StoreError::io(shared.dir(), "start a thread", error))?;
+        Ok(Self {
+            shared,
+            keeper: Mutex::new(Some(keeper)),
+        })
     }
 
     /// Makes sled's files of a stopped store anew, from the newest snapshot and the journal.
     ///
     /// # Errors
     /// As [`Self::open`] and [`Self::wait_loaded`].
-    pub fn rebuild_stopped(_config: &Config) -> Result<(), StoreError> {
-        todo!()
+    pub fn rebuild_stopped(config: &Config) -> Result<(), StoreError> {
+        let lock = shared::lock(&config.dir)?;
+        Identity::read(&config.dir)?;
+        let failed = |error| StoreError::io(&config.dir, "put sled aside", error);
+        if let (Some(number), _) = sled::numbers(&config.dir).map_err(failed)? {
+            sled::quarantine(&sled::directory(&config.dir, number), true).map_err(failed)?;
+        }
+        drop(lock);
+        let store = Self::open(config.clone())?;
+        store.wait_loaded(Duration::MAX)?;
+        store.wait_rebuilt()?;
+        store.shutdown()
     }
 
     /// Makes a store out of a snapshot, in a directory that is empty or does not exist. Its epoch is one more than that
@@ -264,28 +239,64 @@ impl Store {
     ///
     /// # Errors
     /// When the snapshot is damaged, has another case rule, or the directory is not empty.
-    pub fn restore(_config: &Config, _snapshot: &Path) -> Result<SnapshotInfo, StoreError> {
-        todo!()
+    pub fn restore(config: &Config, snapshot: &Path) -> Result<SnapshotInfo, StoreError> {
+        let (manifest, bytes) = snapshot::verify(snapshot)?;
+        if manifest.case != config.case {
+            return Err(StoreError::CaseMismatch {
+                path: snapshot.to_path_buf(),
+                stored: manifest.case,
+                asked: config.case,
+            });
+        }
+        let (disk, _lock) = create_tree(config)?;
+        let path = snapshot::adopt(&disk, &config.dir, snapshot, &manifest)?;
+        Identity {
+            case: manifest.case,
+            epoch: manifest.epoch + 1,
+        }
+        .write(&disk, &config.dir)?;
+        Ok(SnapshotInfo::new(path, &manifest, bytes))
     }
 
-    /// Sizes and positions.
+    /// Waits until reads and writes are possible; false when they are not after `patience`, or will not be.
     #[must_use]
-    pub fn stats(&self) -> Stats {
-        todo!()
+    pub fn wait_ready(&self, patience: Duration) -> bool {
+        self.wait_loaded(patience).unwrap_or(false)
     }
 
-    /// Counters and histograms.
-    #[must_use]
-    pub fn metrics(&self) -> &StoreMetrics {
-        todo!()
+    /// As [`Self::wait_ready`], but says why loading failed.
+    ///
+    /// # Errors
+    /// When the files are damaged beyond what the store heals by itself; the message names file and remedy.
+    pub fn wait_loaded(&self, patience: Duration) -> Result<bool, StoreError> {
+        let loaded = |state: &State| !matches!(state, State::Loading | State::Verifying);
+        self.shared.wait_state(patience, loaded);
+        match self.shared.failure() {
+            Some(message) => Err(StoreError::Failed(message)),
+            None => Ok(matches!(self.state(), State::Ready | State::Degraded)),
+        }
     }
 
     /// Stops taking writes, carries out those that wait, syncs sled, and marks the store as cleanly closed.
     ///
     /// # Errors
-    /// When something could not be synced; nothing acknowledged is lost.
+    /// When loading had failed.
     pub fn shutdown(&self) -> Result<(), StoreError> {
-        todo!()
+        self.shared.queue.refuse(CommitError::Closed);
+        self.shared.request(|requests| requests.stop = true);
+        let keeper = self
+            .keeper
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if keeper.is_some_and(|keeper| keeper.join().is_err()) {
+            return Err(StoreError::Unavailable(
+                "the store's keeper panicked; the log says where",
+            ));
+        }
+        self.shared
+            .failure()
+            .map_or(Ok(()), |message| Err(StoreError::Failed(message)))
     }
 
     /// [`Self::shutdown`].
@@ -295,4 +306,256 @@ impl Store {
     pub fn close(self) -> Result<(), StoreError> {
         self.shutdown()
     }
+}
+
+/// Reading.
+impl Store {
+    /// What a reading thread needs.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        Reader::new(Arc::clone(&self.shared.index))
+    }
+
+    /// A copy of one record.
+    ///
+    /// # Errors
+    /// When the store does not know, because it is loading or could not load.
+    pub fn get(&self, space: Space, key: &[u8]) -> Result<Option<OwnedRecord>, StoreError> {
+        let miss = self.shared.index.miss();
+        let found = self
+            .shared
+            .index
+            .with(space.number(), key, |packed| packed.record().to_owned());
+        match (found, miss) {
+            (Some(record), _) => Ok(Some(record)),
+            (None, Miss::Absent) => Ok(None),
+            (None, Miss::Loading) => Err(StoreError::Loading),
+            (None, Miss::Damaged) => Err(self
+                .shared
+                .failure()
+                .map_or(StoreError::Loading, StoreError::Failed)),
+        }
+    }
+
+    /// Up to `limit` records whose keys begin with `prefix` and come after `from`, in the order of their keys. Every
+    /// write acknowledged before the call is seen.
+    ///
+    /// # Errors
+    /// When the store is loading, or could not load.
+    pub fn scan(
+        &self,
+        space: Space,
+        from: Bound<&[u8]>,
+        prefix: &[u8],
+        limit: usize,
+    ) -> Result<Vec<OwnedRecord>, StoreError> {
+        scan::scan(&self.shared, space, from, prefix, limit)
+    }
+
+    /// A number that grows when a change in `space` is published; never for [`Space::Handle`].
+    #[must_use]
+    pub fn epoch(&self, space: Space) -> u64 {
+        self.shared.epoch(space)
+    }
+
+    /// What the store is able to do.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.shared.state()
+    }
+
+    /// The case rule of the store.
+    #[must_use]
+    pub fn case(&self) -> CaseRule {
+        self.shared.identity.case
+    }
+
+    /// Sizes and positions.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let shared = &self.shared;
+        let position = shared.overlay.position();
+        let (loaded, expected) = (
+            shared.metrics.loaded_records.load(Relaxed),
+            shared.metrics.expected_records.load(Relaxed),
+        );
+        let complete = shared.index.miss() == Miss::Absent;
+        let segments = journal::segments(shared.dir()).unwrap_or_default();
+        let snapshots = snapshot::list(shared.dir())
+            .unwrap_or_default()
+            .into_iter()
+            .rev();
+        Stats {
+            epoch: shared.identity.epoch,
+            records: shared.index.len() as u64,
+            sum: position.sum,
+            index_bytes: shared.index.bytes(),
+            index_dead_bytes: 0,
+            loaded_ratio: if complete {
+                1.0
+            } else {
+                loaded as f64 / expected.max(loaded).max(1) as f64
+            },
+            sequence: position.sequence,
+            journal_bytes: segments.iter().map(|segment| segment.bytes).sum(),
+            applied_sequence: shared.synced_sequence.load(Relaxed),
+            lag_changes: shared.overlay.lag().0,
+            store_bytes: shared
+                .overlay
+                .wait_engine(Duration::ZERO)
+                .map_or(0, |(engine, _)| engine.bytes()),
+            snapshots: snapshots
+                .filter_map(|(_, path)| snapshot_info(path))
+                .collect(),
+            free_bytes: shared.free_bytes.load(Relaxed),
+        }
+    }
+
+    /// Counters and histograms.
+    #[must_use]
+    pub fn metrics(&self) -> &StoreMetrics {
+        &self.shared.metrics
+    }
+}
+
+/// Changing.
+impl Store {
+    /// Gives a batch to the writer; `done` is called when it is durable and visible, or refused. With a full queue that
+    /// is at once, with [`CommitError::Busy`]. `done` runs on the writer's thread and must be quick. While the store is
+    /// loading, batches wait in the queue.
+    pub fn submit(
+        &self,
+        batch: Batch,
+        done: impl FnOnce(Result<Committed, CommitError>) + Send + 'static,
+    ) {
+        self.enqueue(batch, Box::new(done), false);
+    }
+
+    /// As [`Self::submit`], but waits for room in the queue.
+    pub fn submit_wait(
+        &self,
+        batch: Batch,
+        done: impl FnOnce(Result<Committed, CommitError>) + Send + 'static,
+    ) {
+        self.enqueue(batch, Box::new(done), true);
+    }
+
+    /// Carries out a batch: durable and visible when it returns. Waits for room in the queue.
+    ///
+    /// # Errors
+    /// See [`CommitError`].
+    pub fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
+        let (send, receive) = sync_channel(1);
+        // The receiver is there until this returns.
+        self.submit_wait(batch, move |outcome| drop(send.send(outcome)));
+        receive.recv().unwrap_or(Err(CommitError::Closed))
+    }
+
+    fn enqueue(&self, batch: Batch, done: Done, wait: bool) {
+        let refused = match Job::new(batch, done) {
+            Ok(job) => self.shared.queue.push(job, wait),
+            Err((error, job)) => Err((error, job)),
+        };
+        if let Err((error, job)) = refused {
+            let changes = job.changes.len();
+            self.shared.tell(job, Err(error), changes);
+        }
+    }
+}
+
+/// Looking after it.
+impl Store {
+    /// Takes a snapshot now.
+    ///
+    /// # Errors
+    /// When it cannot be written, or the state on disk is being made anew.
+    pub fn snapshot(&self) -> Result<SnapshotInfo, StoreError> {
+        self.wait_known()?;
+        self.shared
+            .snapshot_outcome(snapshot::take(&self.shared, false))
+    }
+
+    /// Reads and compares everything: index, sled, journal, snapshots. Damage on the disk is healed by itself afterwards.
+    ///
+    /// # Errors
+    /// When the store is loading. What is wrong with the files is in the report.
+    pub fn verify(&self) -> Result<Report, StoreError> {
+        verify::verify(&self.shared)
+    }
+
+    /// Makes sled's files anew from the index, while reads and writes go on; returns when they are complete.
+    ///
+    /// # Errors
+    /// When the store is closed meanwhile.
+    pub fn rebuild(&self) -> Result<(), StoreError> {
+        self.wait_known()?;
+        let before = self.shared.sled_number.load(Relaxed);
+        self.shared.request(|requests| requests.rebuild = true);
+        let begun = |_: &State| self.shared.sled_number.load(Relaxed) > before;
+        while !self
+            .shared
+            .wait_state(self.shared.config.housekeeping_interval, begun)
+        {
+            if self.shared.is_stopping() {
+                return Err(StoreError::Closed);
+            }
+        }
+        self.wait_rebuilt()
+    }
+
+    /// Waits for a complete sled.
+    fn wait_rebuilt(&self) -> Result<(), StoreError> {
+        while self
+            .shared
+            .overlay
+            .wait_engine(Duration::from_secs(1))
+            .is_none()
+        {
+            if self.shared.is_stopping() {
+                return Err(StoreError::Closed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails unless the store is loaded.
+    fn wait_known(&self) -> Result<(), StoreError> {
+        match (self.shared.index.miss(), self.shared.failure()) {
+            (_, Some(message)) => Err(StoreError::Failed(message)),
+            (Miss::Absent, None) => Ok(()),
+            (Miss::Loading | Miss::Damaged, None) => Err(StoreError::Loading),
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // What could not be closed is in the log, and in the journal.
+        drop(self.shutdown());
+    }
+}
+
+/// The directories of a new store, locked.
+fn create_tree(config: &Config) -> Result<(Disk, fs::File), StoreError> {
+    let dir = &config.dir;
+    let failed = |error| StoreError::io(dir, "create the directory", error);
+    fs::create_dir_all(dir).map_err(failed)?;
+    if fs::read_dir(dir).map_err(failed)?.next().is_some() {
+        return Err(StoreError::NotEmpty { path: dir.clone() });
+    }
+    let lock = shared::lock(dir)?;
+    let disk = Disk::new(config.faults.clone());
+    for part in [journal::directory(dir), snapshot::directory(dir)] {
+        fs::create_dir(&part).map_err(failed)?;
+        disk.sync_directory(&part)?;
+    }
+    disk.sync_directory(dir)?;
+    disk.sync_directory(parent(dir))?;
+    Ok((disk, lock))
+}
+
+fn snapshot_info(path: PathBuf) -> Option<SnapshotInfo> {
+    let manifest = snapshot::read_manifest(&path).ok()?;
+    let bytes = path.metadata().ok()?.len();
+    Some(SnapshotInfo::new(path, &manifest, bytes))
 }

@@ -5,6 +5,11 @@
 //! * `init` — what a new node consists of; `bulk` — import and export on a stopped node
 //! * `node` — everything again through the control socket of a running one, and `resolve` against it
 
+#![expect(
+    clippy::expect_used,
+    reason = "a test ends where something is not as expected"
+)]
+
 mod bulk;
 mod codes;
 mod config;

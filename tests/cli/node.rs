@@ -5,9 +5,10 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
-    os::unix::{fs::PermissionsExt, net::UnixStream},
+    os::unix::{fs::PermissionsExt, net::UnixStream, process::CommandExt},
     path::Path,
     process::{Child, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
 
@@ -46,6 +47,7 @@ impl Running {
             .env("JIEXI_HANDLE_LISTEN", "127.0.0.1")
             .env("JIEXI_HANDLE_PORT", port.to_string())
             .env("JIEXI_HANDLE_DRAIN", "1s")
+            .env("JIEXI_LOG_LEVEL", "error")
             .env("JIEXI_OPERATIONS_LISTEN", format!("127.0.0.1:{operations}"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -76,10 +78,8 @@ impl Running {
 
     fn terminate(&mut self) -> i32 {
         let pid = nix::unistd::Pid::from_raw(self.child.id().try_into().expect("a process id"));
-        drop(nix::sys::signal::kill(
-            pid,
-            nix::sys::signal::Signal::SIGTERM,
-        ));
+        // It may have ended by itself; the wait tells.
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         self.child.wait().expect("ends").code().unwrap_or(-1)
     }
 }
@@ -92,12 +92,15 @@ impl Drop for Running {
     }
 }
 
-/// A port that is free for TCP and UDP.
+/// A port of the loopback address that is free for TCP and UDP, never the same one twice. From below the range that the
+/// kernel hands out by itself, so that no connection of another test takes it in between.
 fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = u16::try_from(10_000 + std::process::id() % 20_000).expect("below 65,536");
     loop {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binds");
-        let port = listener.local_addr().expect("has an address").port();
-        if UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        let port = first + NEXT.fetch_add(1, Ordering::Relaxed) % 2_000;
+        let address = (Ipv4Addr::LOCALHOST, port);
+        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
             return port;
         }
     }
@@ -178,6 +181,91 @@ fn the_control_socket_is_private_and_bounded() {
         );
     }
     run(directory.path(), &["store", "stats", "--data", "a"]).expect(0);
+}
+
+#[test]
+fn the_control_socket_obeys_its_own_user_alone() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("not run: only root can be somebody else");
+        return;
+    }
+    let (directory, _running) = running();
+    // Even if file permissions let everybody in.
+    let open = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("sets")
+    };
+    open(directory.path(), 0o755);
+    open(&directory.path().join("a"), 0o755);
+    open(&directory.path().join("a/jiexi.toml"), 0o644);
+    open(&directory.path().join("a/control.sock"), 0o666);
+    let mut command = jiexi(directory.path());
+    command
+        .args(["store", "stats", "--data", "a"])
+        .uid(65_534)
+        .gid(65_534);
+    let Ok(output) = command.output() else {
+        println!("not run: another user cannot start the program from here");
+        return;
+    };
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.starts_with("jiexi: control socket: "), "{stderr}");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn logs_are_json_when_asked_for() {
+    let directory = directory();
+    node(directory.path(), "a");
+    let mut command = jiexi(directory.path());
+    command
+        .args(["serve", "--data", "a"])
+        .env("JIEXI_HANDLE_LISTEN", "127.0.0.1")
+        .env("JIEXI_HANDLE_PORT", free_port().to_string())
+        .env(
+            "JIEXI_OPERATIONS_LISTEN",
+            format!("127.0.0.1:{}", free_port()),
+        )
+        .env("JIEXI_LOG_FORMAT", "json")
+        .env("JIEXI_LOG_LEVEL", "warn,jiexi=info")
+        .stderr(Stdio::piped());
+    let mut running = Running {
+        child: command.spawn().expect("starts"),
+        port: 0,
+        operations: 0,
+    };
+    let mut stderr = BufReader::new(running.child.stderr.take().expect("is piped"));
+    let (mut line, started) = (String::new(), Instant::now());
+    // The node says something about itself when it starts; the first command through the socket at the latest.
+    while line.is_empty() && started.elapsed() < PATIENCE {
+        if directory.path().join("a/control.sock").exists() {
+            run(directory.path(), &["store", "stats", "--data", "a"]).expect(0);
+            stderr.read_line(&mut line).expect("reads");
+        }
+    }
+    let event: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    for field in ["timestamp", "level", "target", "message"] {
+        assert!(event[field].is_string(), "{field}: {event}");
+    }
+    assert_eq!(running.terminate(), 0);
+}
+
+#[test]
+fn a_node_with_another_key_than_its_site_record_does_not_start() {
+    let directory = directory();
+    node(directory.path(), "a");
+    node(directory.path(), "b");
+    fs::copy(
+        directory.path().join("b/node.key"),
+        directory.path().join("a/node.key"),
+    )
+    .expect("copies");
+    let refused = run(directory.path(), &["serve", "--data", "a"]).expect(1);
+    assert!(
+        refused.stderr.contains("site.json") && refused.stderr.contains("public key"),
+        "{}",
+        refused.stderr
+    );
 }
 
 #[test]

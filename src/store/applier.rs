@@ -1,0 +1,183 @@
+//! The thread that feeds sled, behind everything else. Nothing that is acknowledged depends on it: when it fails or
+//! hangs, the keeper gives up its sled and starts another one, which makes a new sled out of the index.
+
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use super::State;
+use super::disk::{parent, sync_tree};
+use super::journal::entry::Position;
+use super::metrics::Stopwatch;
+use super::overlay::{FullKey, Work};
+use super::shared::Shared;
+use super::sled::{self, Engine, EngineError};
+
+/// Keys applied between two signs of life.
+const BATCH: usize = 64;
+/// Keys that are put in order at once when sled is made anew; each such page is one reading of the index.
+const PAGE: usize = 500_000;
+/// For tests: how often a stalled applier looks whether it still is.
+const STALL_PAUSE: Duration = Duration::from_millis(5);
+
+/// Applies what is acknowledged until the store stops or another applier takes the place of this one. With no engine,
+/// it makes one first.
+pub(crate) fn run(
+    shared: &Shared,
+    lane: u64,
+    engine: Option<Arc<Engine>>,
+) -> Result<(), EngineError> {
+    let engine = match engine {
+        Some(engine) => engine,
+        None => match rebuild(shared, lane)? {
+            Some(engine) => engine,
+            None => return Ok(()),
+        },
+    };
+    feed(shared, lane, &engine)
+}
+
+fn feed(shared: &Shared, lane: u64, engine: &Engine) -> Result<(), EngineError> {
+    let mut unsynced = 0;
+    let mut reached = None;
+    let mut since = Stopwatch::start();
+    loop {
+        shared.beat();
+        stall(shared);
+        match shared.overlay.take(lane, shared.config.checkpoint_interval) {
+            Work::Apply(keys, position) => {
+                if !apply(shared, lane, engine, &keys)? {
+                    return Ok(());
+                }
+                shared.overlay.finish(lane, position);
+                unsynced += keys.len() as u64;
+                reached = Some(position);
+            }
+            Work::Idle => {}
+            Work::Stale => return Ok(()),
+            Work::Stop => {
+                checkpoint(shared, lane, engine, reached)?;
+                return engine.sync();
+            }
+        }
+        let due = unsynced >= shared.config.checkpoint_changes
+            || since.elapsed() >= shared.config.checkpoint_interval;
+        if due {
+            checkpoint(shared, lane, engine, reached.take())?;
+            unsynced = 0;
+            since = Stopwatch::start();
+        }
+    }
+}
+
+/// Brings sled's records under these keys to what the index has; false when this applier was given up meanwhile.
+fn apply(
+    shared: &Shared,
+    lane: u64,
+    engine: &Engine,
+    keys: &[FullKey],
+) -> Result<bool, EngineError> {
+    for batch in keys.chunks(BATCH) {
+        for key in batch {
+            apply_key(shared, engine, key)?;
+        }
+        stall(shared);
+        if !shared.overlay.drained(lane, batch.len()) {
+            return Ok(false);
+        }
+        shared.beat();
+    }
+    Ok(true)
+}
+
+fn apply_key(shared: &Shared, engine: &Engine, full_key: &[u8]) -> Result<(), EngineError> {
+    let Some((space, key)) = full_key.split_first() else {
+        return Ok(());
+    };
+    let put = shared.index.with(*space, key, |packed| engine.put(packed));
+    put.unwrap_or_else(|| engine.remove(*space, key))
+}
+
+/// Syncs sled; it then holds at least `reached`.
+fn checkpoint(
+    shared: &Shared,
+    lane: u64,
+    engine: &Engine,
+    reached: Option<Position>,
+) -> Result<(), EngineError> {
+    let Some(position) = reached else {
+        return Ok(());
+    };
+    shared.syncing.store(true, Ordering::Relaxed);
+    let done = engine.checkpoint(shared.identity.epoch, position);
+    shared.syncing.store(false, Ordering::Relaxed);
+    done?;
+    if shared.overlay.is_current(lane) {
+        shared
+            .synced_sequence
+            .store(position.sequence, Ordering::Relaxed);
+        shared.beat();
+    }
+    Ok(())
+}
+
+/// Makes a new sled out of the index, in order, while reads and writes go on. None when this applier is given up.
+fn rebuild(shared: &Shared, lane: u64) -> Result<Option<Arc<Engine>>, EngineError> {
+    let number = shared.sled_number.fetch_add(1, Ordering::Relaxed) + 1;
+    let dir = sled::directory(shared.dir(), number);
+    tracing::info!(path = %dir.display(), records = shared.index.len(), "sled: making the files anew from the index");
+    let watch = Stopwatch::start();
+    let engine = sled::open_guarded(
+        &dir,
+        shared.config.sled_cache_bytes,
+        shared.config.open_patience,
+    )?;
+    let Some(applied) = shared.overlay.collect(lane) else {
+        return Ok(None);
+    };
+    let mut after: Vec<u8> = Vec::new();
+    loop {
+        // Reading the whole index takes a while, and is no reason to give this applier up.
+        shared.syncing.store(true, Ordering::Relaxed);
+        let page = shared.index.page(Bound::Excluded(&after), &[], PAGE);
+        shared.syncing.store(false, Ordering::Relaxed);
+        for key in &page {
+            apply_key(shared, &engine, key)?;
+            stall(shared);
+            shared.beat();
+        }
+        let Some(last) = page.last().filter(|_| page.len() == PAGE) else {
+            break;
+        };
+        after.clone_from(last);
+        if shared.is_stopping() {
+            return Ok(None);
+        }
+    }
+    checkpoint(shared, lane, &engine, Some(applied))?;
+    engine.sync()?;
+    sync_tree(&dir)?;
+    sync_tree_entry(shared)?;
+    let engine = Arc::new(engine);
+    if !shared.overlay.attach(lane, Arc::clone(&engine), applied) {
+        return Ok(None);
+    }
+    let seconds = watch.elapsed().as_secs_f64();
+    tracing::info!(path = %dir.display(), sequence = applied.sequence, seconds, "sled: complete and in use");
+    shared.set_state(State::Ready);
+    Ok(Some(engine))
+}
+
+/// Makes the names of sled's directories durable.
+fn sync_tree_entry(shared: &Shared) -> Result<(), EngineError> {
+    Ok(std::fs::File::open(parent(&shared.dir().join("sled")))?.sync_all()?)
+}
+
+/// For tests: stands still as long as it is told to.
+fn stall(shared: &Shared) {
+    while shared.disk.stalls_applier() && !shared.is_stopping() {
+        thread::sleep(STALL_PAUSE);
+    }
+}

@@ -1,0 +1,103 @@
+//! What a store is: format version, case rule, epoch. The file that says so is written last when a store is created,
+//! so its presence says that the creation was finished.
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use jiexi_proto::handle::CaseRule;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::disk::Disk;
+use super::error::StoreError;
+
+/// The format of all files of a store taken together.
+const FORMAT: u32 = 1;
+
+/// What a store is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// How handles fold.
+    pub(crate) case: CaseRule,
+    /// 1, and one more with each restore: journal entries of another epoch are not this store's.
+    pub(crate) epoch: u64,
+}
+
+/// The file with the identity of the store in a directory.
+pub(crate) fn path(dir: &Path) -> PathBuf {
+    dir.join("identity")
+}
+
+impl Identity {
+    /// Writes the identity, durably.
+    pub(crate) fn write(self, disk: &Disk, dir: &Path) -> Result<(), StoreError> {
+        let case = case_name(self.case);
+        let text = format!(
+            "jiexi store\nformat = {FORMAT}\ncase = {case}\nepoch = {}\n",
+            self.epoch
+        );
+        let sum = xxh3_64(text.as_bytes());
+        disk.replace(
+            &path(dir),
+            format!("{text}checksum = {sum:016x}\n").as_bytes(),
+        )
+    }
+
+    /// Reads the identity of the store in a directory.
+    pub(crate) fn read(dir: &Path) -> Result<Self, StoreError> {
+        let path = path(dir);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(StoreError::NotInitialised {
+                    path: dir.to_path_buf(),
+                });
+            }
+            Err(error) => return Err(StoreError::io(&path, "read", error)),
+        };
+        if let Some(format) = field(&text, "format").and_then(|format| format.parse().ok())
+            && format != FORMAT
+        {
+            return Err(StoreError::Version {
+                path,
+                found: format,
+            });
+        }
+        parse(&text).ok_or_else(|| {
+            StoreError::damaged(
+                &path,
+                "the file is damaged",
+                "take it from a backup, or restore a snapshot into a new directory with `jiexi store restore`",
+            )
+        })
+    }
+}
+
+/// The value of a line `name = value`.
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(" = "))
+}
+
+fn parse(text: &str) -> Option<Identity> {
+    let content = &text[..text.find("checksum = ")?];
+    if field(text, "checksum")? != format!("{:016x}", xxh3_64(content.as_bytes())) {
+        return None;
+    }
+    let case = match field(content, "case")? {
+        "whole" => CaseRule::Whole,
+        "prefix" => CaseRule::Prefix,
+        _ => return None,
+    };
+    Some(Identity {
+        case,
+        epoch: field(content, "epoch")?.parse().ok()?,
+    })
+}
+
+/// The name of a case rule in files.
+pub(crate) fn case_name(case: CaseRule) -> &'static str {
+    match case {
+        CaseRule::Whole => "whole",
+        CaseRule::Prefix => "prefix",
+    }
+}

@@ -1,0 +1,174 @@
+//! Reading the journal back: the entries after a sequence, in an unbroken row, and what was found in their place.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::entry::{Entry, HEAD, Piece, Position, for_each_piece, read_segment_head};
+use super::{Segment, directory, segments};
+use crate::store::disk::Disk;
+use crate::store::error::StoreError;
+
+/// What reading the journal came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tail {
+    /// The last sequence of the unbroken row; the one it was to begin after when there is nothing.
+    pub(crate) last: u64,
+    /// The state at `last`, when an entry or the head of a segment says it.
+    pub(crate) position: Option<Position>,
+    /// The highest sequence that the segments read have, or connect to.
+    pub(crate) reached: u64,
+    /// Damaged places that are not needed, because they lie before the beginning of the row.
+    pub(crate) damage: Vec<String>,
+    /// The last segment, and where its last entry ends.
+    pub(crate) end: Option<(PathBuf, u64)>,
+    /// Whether there is something behind that end which is no entry.
+    pub(crate) torn: bool,
+}
+
+/// Reads the entries after `after`, calling `visit` with each in order. An entry that begins before and ends after it is
+/// visited, too: applying a batch again changes nothing.
+///
+/// # Errors
+/// When the row is broken: an entry is missing or damaged and there are entries after it.
+pub(crate) fn read(
+    dir: &Path,
+    epoch: u64,
+    after: u64,
+    mut visit: impl FnMut(Entry<'_>) -> Result<(), StoreError>,
+) -> Result<Tail, StoreError> {
+    let mut tail = Tail {
+        last: after,
+        ..Tail::default()
+    };
+    let segments = segments(dir)?;
+    let begin = segments
+        .iter()
+        .rposition(|segment| segment.first <= after + 1);
+    if begin.is_none()
+        && let Some(oldest) = segments.first()
+    {
+        return Err(missing(&oldest.path, after + 1, oldest.first));
+    }
+    for segment in &segments[begin.unwrap_or(0)..] {
+        tail.read_segment(segment, epoch, &mut visit)?;
+    }
+    Ok(tail)
+}
+
+impl Tail {
+    fn read_segment(
+        &mut self,
+        segment: &Segment,
+        epoch: u64,
+        visit: &mut impl FnMut(Entry<'_>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        if segment.first > self.last + 1 {
+            return Err(missing(&segment.path, self.last + 1, segment.first));
+        }
+        let bytes = fs::read(&segment.path)
+            .map_err(|error| StoreError::io(&segment.path, "read", error))?;
+        match read_segment_head(&bytes, epoch) {
+            Some(before) => {
+                self.reached = self.reached.max(before.sequence);
+                if before.sequence == self.last {
+                    self.position = Some(before);
+                }
+            }
+            None => self
+                .damage
+                .push(format!("{}: its head is damaged", segment.path.display())),
+        }
+        let mut outcome = Ok(());
+        self.torn = false;
+        let end = for_each_piece(&bytes, epoch, |piece| {
+            if outcome.is_ok() {
+                outcome = self.read_piece(piece, &segment.path, visit);
+            }
+        });
+        self.end = Some((segment.path.clone(), end as u64));
+        outcome
+    }
+
+    fn read_piece(
+        &mut self,
+        piece: Piece<'_>,
+        path: &Path,
+        visit: &mut impl FnMut(Entry<'_>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let entry = match piece {
+            Piece::Entry(entry) => entry,
+            Piece::Hole { at } => {
+                self.damage
+                    .push(format!("{}: no entry at byte {at}", path.display()));
+                return Ok(());
+            }
+            Piece::Torn { at } => {
+                // Whether that is a tail, the evidence decides; whether it is missed, the next segment.
+                self.damage
+                    .push(format!("{}: no entry from byte {at} on", path.display()));
+                self.torn = true;
+                return Ok(());
+            }
+        };
+        self.reached = self.reached.max(entry.after.sequence);
+        if entry.first > self.last + 1 {
+            return Err(missing(path, self.last + 1, entry.first));
+        }
+        if entry.after.sequence >= self.last {
+            self.position = Some(entry.after);
+        }
+        if entry.after.sequence > self.last {
+            self.last = entry.after.sequence;
+            visit(entry)?;
+        }
+        Ok(())
+    }
+}
+
+fn missing(path: &Path, wanted: u64, found: u64) -> StoreError {
+    StoreError::damaged(
+        path,
+        format!("the journal has no sound entry for sequence {wanted}, but has {found}"),
+        "restore the newest good snapshot with `jiexi store restore` into a new directory, or put back the missing file",
+    )
+}
+
+/// Cuts the last segment behind its last entry and makes what is left durable; removes it when nothing is left.
+pub(crate) fn cut(disk: &Disk, dir: &Path, tail: &Tail) -> Result<(), StoreError> {
+    let Some((path, end)) = &tail.end else {
+        return Ok(());
+    };
+    if *end <= HEAD as u64 {
+        disk.remove(path)?;
+        return disk.sync_directory(&directory(dir));
+    }
+    let file = disk.open(path)?;
+    if file.length()? > *end {
+        file.truncate(*end)?;
+    }
+    file.sync()
+}
+
+/// The whole bytes of the entries after `after` up to `until`, for copying them. All of them must be durable.
+pub(crate) fn copy(
+    dir: &Path,
+    epoch: u64,
+    (after, until): (u64, u64),
+    mut take: impl FnMut(&[u8]) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    if until <= after {
+        return Ok(());
+    }
+    let tail = read(dir, epoch, after, |entry| {
+        // Behind `until` the writer may be at work.
+        if entry.first <= until {
+            take(entry.bytes)
+        } else {
+            Ok(())
+        }
+    })?;
+    if tail.last < until {
+        return Err(missing(&directory(dir), tail.last + 1, until));
+    }
+    Ok(())
+}

@@ -1,0 +1,449 @@
+//! The thread that keeps the store well: it loads it, starts writer and applier, watches the applier and the disk, takes
+//! snapshots when the journal has grown, scrubs, and closes everything at the end.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::State;
+use super::change::CommitError;
+use super::disk;
+use super::error::StoreError;
+use super::index::Miss;
+use super::journal::{self, Journal};
+use super::loader::{self, Loaded};
+use super::metrics::{Part, Stopwatch};
+use super::shared::{Requests, Shared};
+use super::sled::{self, Engine, EngineError};
+use super::writer::Writer;
+use super::{applier, snapshot, verify};
+
+/// How much longer a sync of sled may take than anything else.
+const SYNC_FACTOR: u32 = 6;
+/// Pause before a failed rebuild or snapshot is tried again, at first and at most.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(300);
+/// How long closing waits for the applier.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(60);
+/// How often it looks.
+const CLOSE_PAUSE: Duration = Duration::from_millis(2);
+/// sled is made anew when its file is this many times as large as the live data …
+const COMPACT_FACTOR: u64 = 5;
+/// … and larger than this: small files are not worth it.
+const COMPACT_BYTES: u64 = 256 << 20;
+
+/// Runs a store until it is closed.
+pub(crate) fn run(shared: Arc<Shared>) {
+    refresh_disk(&shared);
+    let loaded = catch_unwind(AssertUnwindSafe(|| loader::load(&shared)));
+    let loaded = loaded.unwrap_or(Err(StoreError::Unavailable(
+        "loading panicked; the log says where",
+    )));
+    match loaded.and_then(|loaded| Keeper::start(Arc::clone(&shared), loaded)) {
+        Ok(keeper) => keeper.keep(),
+        Err(StoreError::Closed) => shared.refuse_waiting(&CommitError::Closed),
+        Err(error) => {
+            shared.set_failed(&error);
+            shared.refuse_waiting(&CommitError::ReadOnly(error.to_string().into()));
+            while !shared.take_requests(Duration::MAX).stop {}
+        }
+    }
+    shared.unlock();
+}
+
+/// Writes until the queue ends, and sees to it that nobody waits for a writer that is gone.
+fn write(shared: &Arc<Shared>, writer: Writer) {
+    if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
+        let reason: Arc<str> = "the writer panicked; the log says where".into();
+        shared.set_read_only(Arc::clone(&reason));
+        shared.refuse_waiting(&CommitError::ReadOnly(reason));
+    }
+}
+
+/// What the keeper looks after.
+struct Keeper {
+    shared: Arc<Shared>,
+    writer: JoinHandle<()>,
+    applier: Option<Applier>,
+    snapshot: Option<JoinHandle<bool>>,
+    /// Since when no applier runs, and how long to wait with the next one.
+    without_applier: Stopwatch,
+    applier_retry: Duration,
+    /// Likewise for snapshots.
+    since_snapshot: Stopwatch,
+    snapshot_retry: Duration,
+    since_scrub: Stopwatch,
+    /// A snapshot must take the place of everything older.
+    renew: bool,
+}
+
+/// A running applier, and when it last gave a sign of life.
+struct Applier {
+    thread: JoinHandle<Result<(), EngineError>>,
+    progress: u64,
+    seen: Stopwatch,
+}
+
+impl Keeper {
+    /// Begins service with what was loaded.
+    fn start(shared: Arc<Shared>, loaded: Loaded) -> Result<Self, StoreError> {
+        let Loaded {
+            position,
+            engine,
+            pending,
+            renew,
+            healed,
+        } = loaded;
+        let journal = Journal::new(
+            shared.disk.clone(),
+            shared.dir(),
+            shared.config.segment_bytes,
+            shared.identity.epoch,
+        )?;
+        journal.mark(position)?;
+        journal.sync_mark()?;
+        note_snapshots(&shared);
+        let pending = if engine.is_some() {
+            pending
+        } else {
+            BTreeMap::new()
+        };
+        if let Some((_, applied)) = &engine {
+            shared.synced_sequence.store(applied.sequence, Relaxed);
+        }
+        shared.overlay.load(position, engine.clone(), pending);
+        shared.index.set_miss(Miss::Absent);
+        if healed && engine.is_none() {
+            set_aside(&shared, true);
+            shared.set_state(State::Degraded);
+        } else {
+            shared.set_state(State::Ready);
+        }
+        let writer = Writer::new(Arc::clone(&shared), journal, position);
+        let writing = Arc::clone(&shared);
+        let writer = spawn("store-writer", move || write(&writing, writer))?;
+        let mut keeper = Self {
+            shared,
+            writer,
+            applier: None,
+            snapshot: None,
+            without_applier: Stopwatch::start(),
+            applier_retry: Duration::ZERO,
+            since_snapshot: Stopwatch::start(),
+            snapshot_retry: Duration::ZERO,
+            since_scrub: Stopwatch::start(),
+            renew,
+        };
+        keeper.start_applier(engine.map(|(engine, _)| engine));
+        Ok(keeper)
+    }
+
+    fn keep(mut self) {
+        loop {
+            let requests = self
+                .shared
+                .take_requests(self.shared.config.housekeeping_interval);
+            if requests.stop {
+                break;
+            }
+            let done = catch_unwind(AssertUnwindSafe(|| self.look(requests)));
+            if done.is_err() {
+                tracing::error!("housekeeping panicked; it goes on");
+            }
+        }
+        self.close();
+    }
+
+    fn look(&mut self, requests: Requests) {
+        refresh_disk(&self.shared);
+        self.renew |= requests.renew;
+        if requests.rebuild {
+            self.give_up_applier("a new sled was asked for", false);
+        }
+        self.watch_applier();
+        self.watch_snapshot();
+        self.scrub();
+    }
+
+    // -------------------------------------------------------------------------------------------- applier
+
+    fn start_applier(&mut self, engine: Option<Arc<Engine>>) {
+        let shared = Arc::clone(&self.shared);
+        // With a loaded engine this is the first applier, which the overlay already expects.
+        let lane = if engine.is_some() {
+            0
+        } else {
+            shared.overlay.detach().0
+        };
+        let body = move || {
+            let run = catch_unwind(AssertUnwindSafe(|| applier::run(&shared, lane, engine)));
+            run.unwrap_or_else(|_| Err(EngineError::other("sled panicked")))
+        };
+        match spawn("store-applier", body) {
+            Ok(thread) => {
+                let progress = self.shared.progress.load(Relaxed);
+                self.applier = Some(Applier {
+                    thread,
+                    progress,
+                    seen: Stopwatch::start(),
+                });
+            }
+            Err(error) => {
+                tracing::error!(%error, "the applier could not be started; it is tried again")
+            }
+        }
+    }
+
+    /// Looks after the applier: one that ended or hangs is given up, and there is always another one.
+    fn watch_applier(&mut self) {
+        let Some(applier) = &mut self.applier else {
+            if self.without_applier.elapsed() >= self.applier_retry && !self.shared.disk_is_low() {
+                self.start_applier(None);
+            }
+            return;
+        };
+        if applier.thread.is_finished() {
+            let ended = self.applier.take().map(|applier| applier.thread.join());
+            let error = match ended {
+                Some(Ok(Err(error))) => error,
+                _ => EngineError::other("the applier ended"),
+            };
+            return self.give_up_applier(&error.message, error.disk_full);
+        }
+        let progress = self.shared.progress.load(Relaxed);
+        if progress != applier.progress {
+            applier.progress = progress;
+            applier.seen = Stopwatch::start();
+            return;
+        }
+        let factor = if self.shared.syncing.load(Relaxed) {
+            SYNC_FACTOR
+        } else {
+            1
+        };
+        let patience = self.shared.config.applier_patience.saturating_mul(factor);
+        if applier.seen.elapsed() > patience {
+            self.give_up_applier(
+                &format!("sled made no progress for {} s", patience.as_secs_f64()),
+                false,
+            );
+        }
+    }
+
+    /// Goes on without sled, from journal and index.
+    fn give_up_applier(&mut self, reason: &str, disk_full: bool) {
+        tracing::error!(
+            reason,
+            "sled is given up; reads and writes go on, and it is made anew"
+        );
+        self.shared.metrics.count_error(Part::Sled);
+        self.shared.set_state(State::Degraded);
+        let (_, engine) = self.shared.overlay.detach();
+        self.shared.syncing.store(false, Relaxed);
+        if let Some(engine) = engine {
+            sled::close_aside(engine);
+        }
+        set_aside(&self.shared, !disk_full);
+        // A thread that hangs is left to itself: it works on files that nobody reads.
+        self.applier = None;
+        let first = self.without_applier.elapsed() > RETRY_MAX || self.applier_retry.is_zero();
+        self.applier_retry = if first && !disk_full {
+            RETRY_FIRST / 10
+        } else {
+            (self.applier_retry * 2).clamp(RETRY_FIRST, RETRY_MAX)
+        };
+        self.without_applier = Stopwatch::start();
+    }
+
+    // -------------------------------------------------------------------------------------------- snapshots
+
+    fn watch_snapshot(&mut self) {
+        if let Some(running) = self.snapshot.take_if(|running| running.is_finished()) {
+            let taken = running.join().unwrap_or(false);
+            self.since_snapshot = Stopwatch::start();
+            self.snapshot_retry = if taken {
+                Duration::ZERO
+            } else {
+                (self.snapshot_retry * 2).clamp(RETRY_FIRST, RETRY_MAX)
+            };
+            self.renew &= !taken;
+            if taken {
+                self.compact();
+            }
+        }
+        let wanted = self.renew || snapshot_is_due(&self.shared);
+        let possible = self.snapshot.is_none() && self.shared.state() == State::Ready;
+        if wanted && possible && self.since_snapshot.elapsed() >= self.snapshot_retry {
+            let (shared, renew) = (Arc::clone(&self.shared), self.renew);
+            let taking = move || {
+                let taken = catch_unwind(AssertUnwindSafe(|| snapshot::take(&shared, renew)));
+                taken.is_ok_and(|taken| shared.snapshot_outcome(taken).is_ok())
+            };
+            self.snapshot = spawn("store-snapshot", taking).ok();
+        }
+    }
+
+    /// Makes sled anew when its file has grown out of proportion: it never shrinks.
+    fn compact(&mut self) {
+        let bytes = self
+            .shared
+            .overlay
+            .wait_engine(Duration::ZERO)
+            .map_or(0, |(engine, _)| engine.bytes());
+        let live = self.shared.index.bytes();
+        if bytes > COMPACT_BYTES && bytes > live.saturating_mul(COMPACT_FACTOR) {
+            self.give_up_applier(
+                &format!("its file has {bytes} bytes for {live} of live data"),
+                false,
+            );
+        }
+    }
+
+    // -------------------------------------------------------------------------------------------- the rest
+
+    fn scrub(&mut self) {
+        let interval = self.shared.config.scrub_interval;
+        if interval.is_zero()
+            || self.since_scrub.elapsed() < interval
+            || self.shared.state() != State::Ready
+        {
+            return;
+        }
+        self.since_scrub = Stopwatch::start();
+        let shared = Arc::clone(&self.shared);
+        let started = spawn("store-scrub", move || match verify::verify(&shared) {
+            Ok(report) if report.is_good() => {
+                tracing::info!(records = report.sled_records, "scrub: all is well")
+            }
+            Ok(report) => {
+                tracing::error!(problems = ?report.problems, "scrub: damage was found and is being healed")
+            }
+            Err(error) => tracing::warn!(%error, "scrub: not possible now"),
+        });
+        if let Err(error) = started {
+            tracing::warn!(%error, "scrub: no thread");
+        }
+    }
+
+    /// Ends the writer, then lets the applier finish.
+    fn close(mut self) {
+        self.shared.queue.refuse(CommitError::Closed);
+        drop(self.writer.join());
+        self.shared.overlay.stop();
+        let waiting = Stopwatch::start();
+        let unfinished =
+            |applier: &Option<Applier>| applier.as_ref().is_some_and(|a| !a.thread.is_finished());
+        while unfinished(&self.applier) && waiting.elapsed() < CLOSE_PATIENCE {
+            thread::sleep(CLOSE_PAUSE);
+        }
+        if unfinished(&self.applier) {
+            tracing::warn!("sled does not end; the journal has what it lacks");
+        } else if let Some(Ok(Err(error))) =
+            self.applier.take().map(|applier| applier.thread.join())
+        {
+            tracing::error!(
+                error = error.message,
+                "sled failed at the end; the journal has what it lacks"
+            );
+        }
+        if let Some(snapshot) = self.snapshot.take() {
+            drop(snapshot.join());
+        }
+        drop(self.shared.overlay.detach());
+    }
+}
+
+impl Shared {
+    /// Looks at the outcome of a snapshot: damage that it came upon is healed.
+    pub(crate) fn snapshot_outcome<T>(
+        &self,
+        taken: Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if let Err(error) = &taken {
+            self.metrics.count_error(Part::Snapshot);
+            match error {
+                StoreError::Closed => {}
+                StoreError::Damaged { .. } => {
+                    tracing::error!(%error, "snapshot: not taken, and sled is made anew");
+                    self.request(|requests| requests.rebuild = true);
+                }
+                error => tracing::error!(%error, "snapshot: not taken"),
+            }
+        }
+        taken
+    }
+}
+
+/// Puts sled's files aside.
+fn set_aside(shared: &Shared, keep: bool) {
+    let aside = sled::numbers(shared.dir()).and_then(|(newest, _)| match newest {
+        Some(number) => sled::quarantine(&sled::directory(shared.dir(), number), keep),
+        None => Ok(()),
+    });
+    if let Err(error) = aside {
+        tracing::error!(%error, "sled's old files could not be put aside");
+    }
+}
+
+/// Whether the journal has grown so much since the last snapshot that another one is due.
+fn snapshot_is_due(shared: &Shared) -> bool {
+    let (Ok(snapshots), Ok(segments)) = (
+        snapshot::list(shared.dir()),
+        journal::segments(shared.dir()),
+    ) else {
+        return false;
+    };
+    let newest = snapshots.first().map_or(0, |(sequence, _)| *sequence);
+    let since = segments.iter().filter(|segment| segment.first > newest);
+    let grown: u64 = since.map(|segment| segment.bytes).sum();
+    let share = shared.index.bytes() / 100 * shared.config.snapshot_live_percent;
+    grown >= shared.config.snapshot_journal_bytes.max(share)
+}
+
+/// Lets the figures know of the snapshots that are there.
+fn note_snapshots(shared: &Shared) {
+    let newest = snapshot::list(shared.dir())
+        .ok()
+        .and_then(|all| all.into_iter().next());
+    if let Some((_, path)) = newest
+        && let (Ok(manifest), Ok(metadata)) = (snapshot::read_manifest(&path), path.metadata())
+    {
+        shared
+            .metrics
+            .snapshot_timestamp
+            .store(manifest.created, Relaxed);
+        shared.metrics.snapshot_bytes.store(metadata.len(), Relaxed);
+    }
+}
+
+/// Looks how much of the disk is free.
+fn refresh_disk(shared: &Shared) {
+    let Ok((free, total)) = disk::free_space(shared.dir()) else {
+        return;
+    };
+    shared.free_bytes.store(free, Relaxed);
+    let config = &shared.config;
+    let low = free < config.guard_free_bytes || free < total / 100 * config.guard_free_percent;
+    if shared.set_disk_low(low) {
+        if low {
+            tracing::error!(
+                free,
+                total,
+                "the disk is nearly full: writes are refused, reads go on"
+            );
+        } else {
+            tracing::info!(free, total, "there is space on the disk: writes are taken");
+        }
+    }
+}
+
+fn spawn<T: Send + 'static>(
+    name: &str,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, StoreError> {
+    let spawned = thread::Builder::new().name(name.to_owned()).spawn(body);
+    spawned.map_err(|_| StoreError::Unavailable("the system gives no more threads"))
+}

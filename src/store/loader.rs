@@ -1,0 +1,547 @@
+//! Start-up: from files to a verified index, by the first way that works.
+//!
+//! ```text
+//! base                              then the journal after it
+//! sled, at its last checkpoint      ┐
+//! newest snapshot, older snapshot   ├→ into the index first, so that nothing stale comes in its place;
+//! nothing, if the journal has all   ┘  then the base, where the journal left nothing
+//! ```
+//!
+//! What comes out must have the number of records and the sum that the last journal entry says. A base that fails is
+//! given up, with a line in the log that says why, and the next one is tried. When none is left the store does not open.
+
+use std::collections::{BTreeMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
+
+use foldhash::fast::RandomState;
+
+use super::State;
+use super::error::StoreError;
+use super::journal::entry::{Change, Entry, Position};
+use super::journal::mark::{self, Mark};
+use super::journal::tail::{self, Tail};
+use super::journal::{self};
+use super::metrics::{Part, Stopwatch};
+use super::overlay::FullKey;
+use super::shared::Shared;
+use super::sled::{self, Engine, EngineError, Found};
+use super::snapshot::{self, Manifest};
+
+/// Records that travel together from sled's thread to the loader.
+const PAGE: usize = 512;
+/// Such pages on their way.
+const PAGES: usize = 16;
+
+/// What was loaded.
+pub(crate) struct Loaded {
+    /// The state in the index.
+    pub(crate) position: Position,
+    /// The sled it came from, and what that holds at least.
+    pub(crate) engine: Option<(Arc<Engine>, Position)>,
+    /// Keys that the sled does not have yet.
+    pub(crate) pending: BTreeMap<FullKey, u32>,
+    /// Whether there is damage behind us: a new snapshot must take the place of all older files.
+    pub(crate) renew: bool,
+    /// Whether the store was healed, as opposed to being new.
+    pub(crate) healed: bool,
+}
+
+/// Where the records before the journal's come from.
+enum Base {
+    Sled(Arc<Engine>, Position),
+    Snapshot(PathBuf, Manifest),
+    Empty,
+}
+
+/// What is known before anything is read.
+struct Evidence {
+    mark: Option<Mark>,
+    /// What sled said it held.
+    sled: Option<Position>,
+    /// Whether there is, or was, a sled.
+    sled_seen: bool,
+}
+
+impl Evidence {
+    /// A position that was certainly acknowledged.
+    fn acknowledged(&self) -> Position {
+        let mark = self.mark.map(|mark| mark.position);
+        [mark, self.sled]
+            .into_iter()
+            .flatten()
+            .max_by_key(|at| at.sequence)
+            .unwrap_or_default()
+    }
+}
+
+/// Fills the index of a store that is being opened.
+pub(crate) fn load(shared: &Shared) -> Result<Loaded, StoreError> {
+    let watch = Stopwatch::start();
+    let mark = mark::read(shared.dir(), shared.identity.epoch);
+    match mark {
+        Some(Mark {
+            clean: false,
+            position,
+        }) => {
+            tracing::info!(
+                sequence = position.sequence,
+                "the store was not closed: the journal is replayed"
+            );
+        }
+        Some(Mark { clean: true, .. }) | None => {}
+    }
+    let mut evidence = Evidence {
+        mark,
+        sled: None,
+        sled_seen: false,
+    };
+    let mut causes: Vec<StoreError> = Vec::new();
+    let mut engine = None;
+    match open_sled(shared, &mut evidence) {
+        Ok(found) => engine = found,
+        Err(error) => give_up(error, Part::Sled, shared, &mut causes),
+    }
+    if let Some((engine, position)) = engine {
+        match attempt(
+            shared,
+            Base::Sled(Arc::clone(&engine), position),
+            &evidence,
+            &watch,
+        ) {
+            Ok(loaded) => return Ok(loaded),
+            Err(StoreError::Closed) => return Err(StoreError::Closed),
+            Err(error) => give_up(error, Part::Sled, shared, &mut causes),
+        }
+        sled::close_aside(engine);
+    }
+    for base in other_bases(shared, &evidence, &mut causes)? {
+        match attempt(shared, base, &evidence, &watch) {
+            Ok(loaded) => {
+                return Ok(Loaded {
+                    healed: evidence.sled_seen || !causes.is_empty(),
+                    ..loaded
+                });
+            }
+            Err(StoreError::Closed) => return Err(StoreError::Closed),
+            Err(error) => give_up(error, Part::Snapshot, shared, &mut causes),
+        }
+    }
+    Err(no_way(shared, causes))
+}
+
+/// Opens sled if it is there and complete.
+fn open_sled(
+    shared: &Shared,
+    evidence: &mut Evidence,
+) -> Result<Option<(Arc<Engine>, Position)>, StoreError> {
+    let listed = sled::numbers(shared.dir());
+    let (newest, last) =
+        listed.map_err(|error| StoreError::io(shared.dir(), "list the directory", error))?;
+    shared.sled_number.store(last, Relaxed);
+    evidence.sled_seen = last > 0;
+    let Some(number) = newest else {
+        return Ok(None);
+    };
+    let dir = sled::directory(shared.dir(), number);
+    let damaged = |error: EngineError| StoreError::damaged(&dir, error.message, "it is made anew");
+    let opened = sled::open_guarded(
+        &dir,
+        shared.config.sled_cache_bytes,
+        shared.config.open_patience,
+    );
+    let engine = opened.map_err(damaged)?;
+    let position = engine.position(shared.identity.epoch).map_err(damaged)?;
+    let Some(position) = position else {
+        tracing::info!(path = %dir.display(), "sled: was never completed; it is made anew");
+        sled::close_aside(Arc::new(engine));
+        return Ok(None);
+    };
+    evidence.sled = Some(position);
+    tracing::info!(path = %dir.display(), sequence = position.sequence, "sled: open");
+    Ok(Some((Arc::new(engine), position)))
+}
+
+/// The snapshots, newest first, and the empty state, if the journal has everything since.
+fn other_bases(
+    shared: &Shared,
+    evidence: &Evidence,
+    causes: &mut Vec<StoreError>,
+) -> Result<Vec<Base>, StoreError> {
+    let mut bases = Vec::new();
+    let snapshots = snapshot::list(shared.dir())?;
+    for (_, path) in &snapshots {
+        match snapshot::read_manifest(path) {
+            Ok(manifest) if manifest.epoch <= shared.identity.epoch => {
+                bases.push(Base::Snapshot(path.clone(), manifest));
+            }
+            Ok(_) => {
+                let error = StoreError::damaged(path, "it is of another epoch", "it is not used");
+                give_up(error, Part::Snapshot, shared, causes);
+            }
+            Err(error) => give_up(error, Part::Snapshot, shared, causes),
+        }
+    }
+    let segments = journal::segments(shared.dir())?;
+    let untouched = segments.is_empty() && snapshots.is_empty() && !evidence.sled_seen;
+    let nothing_written = evidence
+        .mark
+        .is_some_and(|mark| mark.position == Position::default());
+    let begins = segments.first().is_some_and(|segment| segment.first == 1);
+    if shared.identity.epoch == 1
+        && (begins || untouched || (segments.is_empty() && nothing_written))
+    {
+        bases.push(Base::Empty);
+    }
+    Ok(bases)
+}
+
+/// Tries one base.
+fn attempt(
+    shared: &Shared,
+    base: Base,
+    evidence: &Evidence,
+    watch: &Stopwatch,
+) -> Result<Loaded, StoreError> {
+    shared.set_state(State::Loading);
+    shared.index.clear();
+    shared.metrics.loaded_records.store(0, Relaxed);
+    let mut replay = Replay::new(shared, matches!(base, Base::Sled(..)));
+    let (after, mut expected) = match &base {
+        Base::Sled(_, position) => (position.sequence, Some(*position)),
+        Base::Snapshot(path, manifest) => {
+            snapshot::read_window(path, manifest, |entry| replay.entry(entry))?;
+            (manifest.to.sequence, Some(manifest.to))
+        }
+        Base::Empty => (0, Some(Position::default())),
+    };
+    let tail = tail::read(shared.dir(), shared.identity.epoch, after, |entry| {
+        replay.entry(entry)
+    })?;
+    if tail.last > after || tail.position.is_some() {
+        expected = tail.position;
+    }
+    let acknowledged = evidence.acknowledged();
+    if tail.last < acknowledged.sequence {
+        return Err(lost(shared, &tail, acknowledged));
+    }
+    let Some(expected) = expected else {
+        return Err(StoreError::Unavailable(
+            "the journal does not say how many records there are",
+        ));
+    };
+    shared
+        .metrics
+        .expected_records
+        .store(expected.count, Relaxed);
+    match &base {
+        Base::Sled(engine, _) => replay.sled(engine)?,
+        Base::Snapshot(path, manifest) => {
+            snapshot::read_dump(path, manifest, |packed| replay.base(packed))?;
+        }
+        Base::Empty => {}
+    }
+    shared.set_state(State::Verifying);
+    verify(
+        shared,
+        &base,
+        &replay,
+        Position {
+            sequence: tail.last,
+            ..expected
+        },
+    )?;
+    let (position, pending) = (
+        Position {
+            sequence: tail.last,
+            ..expected
+        },
+        replay.pending.unwrap_or_default(),
+    );
+    report(&base, &tail, position, watch);
+    tail::cut(&shared.disk, shared.dir(), &tail)?;
+    let engine = match base {
+        Base::Sled(engine, applied) => Some((engine, applied)),
+        Base::Snapshot(..) | Base::Empty => None,
+    };
+    let renew = is_broken(&tail);
+    Ok(Loaded {
+        position,
+        engine,
+        pending,
+        renew,
+        healed: false,
+    })
+}
+
+/// Whether the journal has damage that loading could do without, so that older snapshots could not.
+fn is_broken(tail: &Tail) -> bool {
+    let holes = tail.damage.len() - usize::from(tail.torn).min(tail.damage.len());
+    for damage in tail.damage.iter().take(holes) {
+        tracing::error!(
+            damage,
+            "journal: damaged where it is not needed; a new snapshot takes its place"
+        );
+    }
+    let short = tail.end.is_some() && tail.reached < tail.last;
+    if short {
+        tracing::error!(
+            reaches = tail.reached,
+            state = tail.last,
+            "journal: its end is missing or damaged, and sled has what was in it; a new snapshot takes its place"
+        );
+    }
+    holes > 0 || short
+}
+
+fn report(base: &Base, tail: &Tail, position: Position, watch: &Stopwatch) {
+    let base = match base {
+        Base::Sled(_, applied) => format!("sled at sequence {}", applied.sequence),
+        Base::Snapshot(path, _) => format!("snapshot {}", path.display()),
+        Base::Empty => "the beginning of the journal".to_owned(),
+    };
+    if let (true, Some((path, end))) = (tail.torn, &tail.end) {
+        tracing::warn!(path = %path.display(), byte = end, "journal: an unfinished entry at its end is cut off");
+    }
+    let seconds = watch.elapsed().as_secs_f64();
+    tracing::info!(
+        from = base,
+        sequence = position.sequence,
+        records = position.count,
+        seconds,
+        "store loaded and verified"
+    );
+}
+
+/// Compares what is in the index with what the journal says.
+fn verify(
+    shared: &Shared,
+    base: &Base,
+    replay: &Replay<'_>,
+    expected: Position,
+) -> Result<(), StoreError> {
+    let found = Position {
+        sequence: expected.sequence,
+        ..replay.position
+    };
+    if found == expected {
+        return Ok(());
+    }
+    let path = match base {
+        Base::Sled(engine, _) => engine.directory().to_path_buf(),
+        Base::Snapshot(path, _) => path.clone(),
+        Base::Empty => journal::directory(shared.dir()),
+    };
+    let what = format!(
+        "with the journal it gives {} records with sum {:016x}, and there must be {} with sum {:016x}",
+        found.count, found.sum, expected.count, expected.sum
+    );
+    Err(StoreError::damaged(&path, what, "another base is tried"))
+}
+
+/// The end of the journal is missing, although it was acknowledged.
+fn lost(shared: &Shared, tail: &Tail, acknowledged: Position) -> StoreError {
+    let journal = journal::directory(shared.dir());
+    let path = tail.end.as_ref().map_or(journal, |(path, _)| path.clone());
+    StoreError::damaged(
+        &path,
+        format!(
+            "the journal ends at sequence {}, but sequence {} was acknowledged: its end is damaged or missing",
+            tail.last, acknowledged.sequence
+        ),
+        format!(
+            "put the file back from a backup; or restore the newest snapshot with `jiexi store restore`; or, to go on \
+             without the last {} changes, remove {}",
+            acknowledged.sequence - tail.last,
+            mark::path(shared.dir()).display()
+        ),
+    )
+}
+
+/// Notes why a base does not do. Without the journal that is no fault of sled, but sled is made anew all the same.
+fn give_up(error: StoreError, part: Part, shared: &Shared, causes: &mut Vec<StoreError>) {
+    shared.metrics.count_error(part);
+    tracing::error!(%error, "loading: this way fails, the next one is tried");
+    causes.push(error);
+}
+
+/// The error when nothing is left.
+fn no_way(shared: &Shared, causes: Vec<StoreError>) -> StoreError {
+    let mut causes = causes.into_iter();
+    match (causes.next(), causes.next()) {
+        (Some(only), None) => only,
+        (Some(first), Some(second)) => {
+            let all: Vec<String> = [first, second]
+                .into_iter()
+                .chain(causes)
+                .map(|cause| cause.to_string())
+                .collect();
+            StoreError::damaged(
+                shared.dir(),
+                format!("no way to load the store is left: {}", all.join(" | ")),
+                "put the damaged files back from a backup, or restore a snapshot with `jiexi store restore`",
+            )
+        }
+        (None, _) => StoreError::damaged(
+            shared.dir(),
+            "there is no journal from the beginning, no snapshot, and no sled",
+            "put the missing files back from a backup, or restore a snapshot with `jiexi store restore`",
+        ),
+    }
+}
+
+/// The index being filled.
+struct Replay<'a> {
+    shared: &'a Shared,
+    /// What the index adds up to.
+    position: Position,
+    /// Keys that the journal leaves without a record: the base may still have one.
+    deleted: HashSet<Vec<u8>, RandomState>,
+    /// Keys that the journal touches, with the sizes of their records, if they are wanted.
+    pending: Option<BTreeMap<FullKey, u32>>,
+}
+
+impl<'a> Replay<'a> {
+    fn new(shared: &'a Shared, collect: bool) -> Self {
+        let pending = collect.then(BTreeMap::new);
+        Self {
+            shared,
+            position: Position::default(),
+            deleted: HashSet::default(),
+            pending,
+        }
+    }
+
+    /// Applies a journal entry.
+    fn entry(&mut self, entry: Entry<'_>) -> Result<(), StoreError> {
+        if self.shared.is_stopping() {
+            return Err(StoreError::Closed);
+        }
+        if entry.for_each(|change| self.change(change)) {
+            return Ok(());
+        }
+        let what = format!(
+            "the entry of sequence {} makes no sense to this program",
+            entry.first
+        );
+        Err(StoreError::damaged(
+            &journal::directory(self.shared.dir()),
+            what,
+            "use the version that wrote it",
+        ))
+    }
+
+    fn change(&mut self, change: Change) {
+        let (key, bytes) = match &change {
+            Change::Put(packed) => (
+                [&[packed.space_number()], packed.key()].concat(),
+                packed.bytes().len(),
+            ),
+            Change::Delete { space, key } => ([&[*space], &key[..]].concat(), key.len()),
+        };
+        if let Some(pending) = &mut self.pending {
+            pending.insert(key.clone().into(), bytes as u32);
+        }
+        match change {
+            Change::Put(packed) => {
+                self.deleted.remove(&key);
+                let checksum = packed.checksum();
+                let old = self.shared.index.put(packed);
+                self.position.exchange(old, Some(checksum));
+            }
+            Change::Delete { space, key: bare } => {
+                let old = self.shared.index.remove(space, &bare);
+                self.position.exchange(old, None);
+                self.deleted.insert(key);
+            }
+        }
+    }
+
+    /// Adds a record of the base, unless the journal says otherwise.
+    fn base(&mut self, packed: super::record::Packed) -> Result<(), StoreError> {
+        if !self.deleted.is_empty()
+            && self
+                .deleted
+                .contains(&[&[packed.space_number()], packed.key()].concat())
+        {
+            return Ok(());
+        }
+        let checksum = packed.checksum();
+        if self.shared.index.put_if_absent(packed) {
+            self.position.exchange(None, Some(checksum));
+        }
+        let loaded = self.shared.metrics.loaded_records.fetch_add(1, Relaxed);
+        if loaded.is_multiple_of(4096) && self.shared.is_stopping() {
+            return Err(StoreError::Closed);
+        }
+        if loaded > 0 && loaded.is_multiple_of(1_000_000) {
+            let expected = self.shared.metrics.expected_records.load(Relaxed);
+            tracing::info!(records = loaded, of = expected, "loading");
+        }
+        Ok(())
+    }
+
+    /// Whether the journal says what is under a key.
+    fn knows(&self, space: u8, key: &[u8]) -> bool {
+        self.deleted.contains(&[&[space], key].concat())
+            || self.shared.index.with(space, key, |_| ()).is_some()
+    }
+
+    /// Adds all records of sled.
+    fn sled(&mut self, engine: &Arc<Engine>) -> Result<(), StoreError> {
+        let damaged =
+            |what: String| StoreError::damaged(engine.directory(), what, "it is made anew");
+        let pages = read_aside(Arc::clone(engine)).map_err(|error| damaged(error.message))?;
+        loop {
+            let page = pages.recv_timeout(self.shared.config.open_patience);
+            let page =
+                page.map_err(|_| damaged("sled panicked or hung while it was read".to_owned()))?;
+            let Some(page) = page.map_err(|error| damaged(error.message))? else {
+                return Ok(());
+            };
+            for found in page {
+                match found {
+                    Found::Record(packed) => self.base(packed)?,
+                    Found::Damaged { space, key } if self.knows(space, &key) => {}
+                    Found::Damaged { key, .. } => {
+                        let key = String::from_utf8_lossy(&key).into_owned();
+                        return Err(damaged(format!("the record of {key} has a wrong checksum")));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A page of records; none at the end.
+type Page = Result<Option<Vec<Found>>, EngineError>;
+
+/// Reads sled in a thread of its own, which may panic or hang, and which checks the checksums.
+fn read_aside(engine: Arc<Engine>) -> Result<Receiver<Page>, EngineError> {
+    let (send, receive) = sync_channel(PAGES);
+    let reading = move || {
+        let read = catch_unwind(AssertUnwindSafe(|| {
+            let mut page = Vec::with_capacity(PAGE);
+            let read = engine.for_each(|found| {
+                page.push(found);
+                page.len() < PAGE || send.send(Ok(Some(std::mem::take(&mut page)))).is_ok()
+            });
+            drop(engine);
+            read.map(|()| page)
+        }));
+        // Nobody listens any more when the loader has given up.
+        drop(match read {
+            Ok(Ok(rest)) => send.send(Ok(Some(rest))).and_then(|()| send.send(Ok(None))),
+            Ok(Err(error)) => send.send(Err(error)),
+            Err(_) => send.send(Err(EngineError::other("sled panicked while it was read"))),
+        });
+    };
+    thread::Builder::new()
+        .name("store-sled-read".into())
+        .spawn(reading)?;
+    Ok(receive)
+}

@@ -1,0 +1,318 @@
+//! What has been acknowledged and is not in sled yet, and the way of scans to see both as one.
+//!
+//! The overlay holds keys only; the records are in the index. The writer adds the keys of each group before it
+//! acknowledges; the applier takes all of them at once, in order, and brings sled's records under those keys to what the
+//! index has *then*. So sled may be ahead of the position it is said to have, never behind, and a key that changes often
+//! is applied once.
+//!
+//! ```text
+//! writer ─→ filling ─(all at once)─→ draining ─→ sled
+//!              └──────── scan ──────────┴─────────┘
+//! ```
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::journal::entry::Position;
+use super::sled::Engine;
+
+/// A space number and a key.
+pub(crate) type FullKey = Box<[u8]>;
+
+/// How much more may wait while sled is being made anew.
+const REBUILD_FACTOR: u64 = 20;
+
+/// How much may wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) changes: u64,
+    pub(crate) bytes: u64,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// The state that readers see.
+    position: Position,
+    /// The state that is in the journal: readers may see parts of it already.
+    durable: Position,
+    /// Keys with the sizes of their records.
+    filling: BTreeMap<FullKey, u32>,
+    filling_bytes: u64,
+    /// Keys that the applier is at work on, in order; scans see them until all are in sled.
+    draining: Arc<[FullKey]>,
+    draining_left: u64,
+    draining_bytes: u64,
+    /// Complete together with the keys above, when there.
+    engine: Option<Arc<Engine>>,
+    /// What the engine holds at least, synced or not.
+    applied: Position,
+    /// Whether keys are collected: not when nothing can take them.
+    collecting: bool,
+    /// Number of the applier that may take keys; one that was given up has an older one.
+    lane: u64,
+    stopping: bool,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Overlay {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+/// What an applier is to do.
+pub(crate) enum Work {
+    /// Apply these keys; sled then holds at least this position.
+    Apply(Arc<[FullKey]>, Position),
+    /// Nothing now.
+    Idle,
+    /// Everything is applied, and no more will come.
+    Stop,
+    /// Another applier is in its place.
+    Stale,
+}
+
+/// What a scan has to merge.
+pub(crate) struct View {
+    /// None: sled is not complete; read the index.
+    pub(crate) engine: Option<Arc<Engine>>,
+    /// Keys not yet in sled, in order, up to the limit asked for.
+    pub(crate) keys: Vec<FullKey>,
+    /// Whether there may be more keys after the last one.
+    pub(crate) cut: bool,
+}
+
+impl Overlay {
+    /// Begins with the state that was loaded; `keys` are those that the engine does not have yet.
+    pub(crate) fn load(
+        &self,
+        position: Position,
+        attached: Option<(Arc<Engine>, Position)>,
+        keys: BTreeMap<FullKey, u32>,
+    ) {
+        let mut inner = self.lock();
+        (inner.position, inner.durable) = (position, position);
+        if let Some((engine, applied)) = attached {
+            inner.engine = Some(engine);
+            inner.applied = applied;
+            inner.collecting = true;
+            inner.filling_bytes = keys.values().map(|bytes| u64::from(*bytes)).sum();
+            inner.filling = keys;
+        }
+    }
+
+    /// Notes that a group is in the journal; before any of it becomes visible.
+    pub(crate) fn synced(&self, position: Position) {
+        self.lock().durable = position;
+    }
+
+    /// The state that is in the journal. Nothing that sled or the index held before the call is newer.
+    pub(crate) fn durable(&self) -> Position {
+        self.lock().durable
+    }
+
+    /// Adds the keys of a group that has become visible.
+    pub(crate) fn publish(&self, keys: Vec<(FullKey, u32)>, position: Position) {
+        let mut inner = self.lock();
+        inner.position = position;
+        if inner.collecting {
+            for (key, bytes) in keys {
+                inner.filling_bytes += u64::from(bytes);
+                if let Some(before) = inner.filling.insert(key, bytes) {
+                    inner.filling_bytes -= u64::from(before);
+                }
+            }
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits until fewer changes wait than the limits say.
+    pub(crate) fn wait_room(&self, limits: Limits) {
+        let full = |inner: &mut Inner| {
+            let factor = if inner.engine.is_some() {
+                1
+            } else {
+                REBUILD_FACTOR
+            };
+            let (changes, bytes) = inner.lag();
+            inner.collecting
+                && (changes >= limits.changes * factor || bytes >= limits.bytes * factor)
+        };
+        drop(
+            self.changed
+                .wait_while(self.lock(), full)
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+    }
+
+    /// What the applier `lane` is to do, waiting up to `patience` for something.
+    pub(crate) fn take(&self, lane: u64, patience: Duration) -> Work {
+        let nothing =
+            |inner: &mut Inner| inner.lane == lane && inner.filling.is_empty() && !inner.stopping;
+        let waited = self
+            .changed
+            .wait_timeout_while(self.lock(), patience, nothing);
+        let (mut inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if inner.lane != lane {
+            return Work::Stale;
+        }
+        if inner.filling.is_empty() {
+            return if inner.stopping {
+                Work::Stop
+            } else {
+                Work::Idle
+            };
+        }
+        let filling = std::mem::take(&mut inner.filling);
+        inner.draining = filling.into_keys().collect();
+        inner.draining_left = inner.draining.len() as u64;
+        inner.draining_bytes = std::mem::take(&mut inner.filling_bytes);
+        Work::Apply(Arc::clone(&inner.draining), inner.position)
+    }
+
+    /// Notes that `keys` more of those taken are in sled; whether that still matters.
+    pub(crate) fn drained(&self, lane: u64, keys: usize) -> bool {
+        let mut inner = self.lock();
+        if inner.lane == lane {
+            inner.draining_left = inner.draining_left.saturating_sub(keys as u64);
+            self.changed.notify_all();
+        }
+        inner.lane == lane
+    }
+
+    /// Whether this applier has not been given up.
+    pub(crate) fn is_current(&self, lane: u64) -> bool {
+        self.lock().lane == lane
+    }
+
+    /// Notes that all keys taken are in sled, which now holds at least `position`.
+    pub(crate) fn finish(&self, lane: u64, position: Position) {
+        let mut inner = self.lock();
+        if inner.lane == lane {
+            inner.draining = Arc::default();
+            (inner.draining_left, inner.draining_bytes) = (0, 0);
+            inner.applied = position;
+            self.changed.notify_all();
+        }
+    }
+
+    /// Forgets sled and what waits for it; the number of the next applier.
+    pub(crate) fn detach(&self) -> (u64, Option<Arc<Engine>>) {
+        let mut inner = self.lock();
+        inner.lane += 1;
+        inner.collecting = false;
+        inner.filling.clear();
+        inner.draining = Arc::default();
+        (
+            inner.filling_bytes,
+            inner.draining_left,
+            inner.draining_bytes,
+        ) = (0, 0, 0);
+        self.changed.notify_all();
+        (inner.lane, inner.engine.take())
+    }
+
+    /// Begins to collect keys for a sled that is made anew from the index; everything up to the position returned is in
+    /// the index already.
+    pub(crate) fn collect(&self, lane: u64) -> Option<Position> {
+        let mut inner = self.lock();
+        if inner.lane != lane {
+            return None;
+        }
+        inner.collecting = true;
+        Some(inner.position)
+    }
+
+    /// Takes a sled into use that holds at least `applied`; what came later has been collected.
+    pub(crate) fn attach(&self, lane: u64, engine: Arc<Engine>, applied: Position) -> bool {
+        let mut inner = self.lock();
+        if inner.lane == lane {
+            inner.engine = Some(engine);
+            inner.applied = applied;
+            self.changed.notify_all();
+        }
+        inner.lane == lane
+    }
+
+    /// Waits for a complete sled, with the position it holds at least.
+    pub(crate) fn wait_engine(&self, patience: Duration) -> Option<(Arc<Engine>, Position)> {
+        let missing = |inner: &mut Inner| inner.engine.is_none() && !inner.stopping;
+        let waited = self
+            .changed
+            .wait_timeout_while(self.lock(), patience, missing);
+        let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        Some((Arc::clone(inner.engine.as_ref()?), inner.applied))
+    }
+
+    /// Lets the applier end when everything is applied.
+    pub(crate) fn stop(&self) {
+        self.lock().stopping = true;
+        self.changed.notify_all();
+    }
+
+    /// Up to `limit` keys of a range that are not in sled yet, and the sled to merge them with.
+    pub(crate) fn view(&self, from: Bound<&[u8]>, prefix: &[u8], limit: usize) -> View {
+        let inner = self.lock();
+        let Some(engine) = &inner.engine else {
+            return View {
+                engine: None,
+                keys: Vec::new(),
+                cut: false,
+            };
+        };
+        let within = |key: &&FullKey| key.starts_with(prefix);
+        let filling = inner
+            .filling
+            .range::<[u8], _>((from, Bound::Unbounded))
+            .map(|(key, _)| key);
+        let mut keys: Vec<FullKey> = filling.take_while(within).take(limit).cloned().collect();
+        let begin = inner.draining.partition_point(|key| match from {
+            Bound::Included(from) => &**key < from,
+            Bound::Excluded(from) => &**key <= from,
+            Bound::Unbounded => false,
+        });
+        keys.extend(
+            inner.draining[begin..]
+                .iter()
+                .take_while(within)
+                .take(limit)
+                .cloned(),
+        );
+        keys.sort_unstable();
+        keys.dedup();
+        let cut = keys.len() >= limit;
+        keys.truncate(limit);
+        View {
+            engine: Some(Arc::clone(engine)),
+            keys,
+            cut,
+        }
+    }
+
+    /// The state that readers see.
+    pub(crate) fn position(&self) -> Position {
+        self.lock().position
+    }
+
+    /// Changes that wait, and their bytes.
+    pub(crate) fn lag(&self) -> (u64, u64) {
+        self.lock().lag()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn lag(&self) -> (u64, u64) {
+        let total = (self.draining.len() as u64).max(1);
+        let draining_bytes = self.draining_bytes * self.draining_left / total;
+        (
+            self.filling.len() as u64 + self.draining_left,
+            self.filling_bytes + draining_bytes,
+        )
+    }
+}

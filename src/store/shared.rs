@@ -1,0 +1,247 @@
+//! What the threads of a store share.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use super::State;
+use super::change::{CommitError, Space};
+use super::config::Config;
+use super::disk::Disk;
+use super::error::StoreError;
+use super::identity::Identity;
+use super::index::{Index, Miss};
+use super::metrics::{Stopwatch, StoreMetrics};
+use super::overlay::Overlay;
+use super::queue::Queue;
+
+/// How long another process may hold the directory: a killed one is torn down by then.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// See the module.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) identity: Identity,
+    pub(crate) disk: Disk,
+    pub(crate) index: Arc<Index>,
+    pub(crate) overlay: Overlay,
+    pub(crate) queue: Queue,
+    pub(crate) metrics: StoreMetrics,
+    /// Grows with every sign of life of the applier.
+    pub(crate) progress: AtomicU64,
+    /// Whether the applier is in a sync or orders the index, which may take long for good reason.
+    pub(crate) syncing: AtomicBool,
+    /// Sequence up to which sled was synced.
+    pub(crate) synced_sequence: AtomicU64,
+    /// Number of the last sled directory.
+    pub(crate) sled_number: AtomicU64,
+    pub(crate) free_bytes: AtomicU64,
+    disk_low: AtomicBool,
+    epochs: [AtomicU64; Space::ALL.len()],
+    /// Held while snapshots are taken, verified and removed.
+    pub(crate) snapshots: Mutex<()>,
+    status: Mutex<Status>,
+    status_changed: Condvar,
+    lock: Mutex<Option<File>>,
+}
+
+struct Status {
+    state: State,
+    /// Why loading failed.
+    failure: Option<Arc<str>>,
+    requests: Requests,
+}
+
+/// What the keeper is asked to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Requests {
+    /// Close everything.
+    pub(crate) stop: bool,
+    /// Make sled anew.
+    pub(crate) rebuild: bool,
+    /// Take a snapshot now and drop everything that is older.
+    pub(crate) renew: bool,
+}
+
+impl Shared {
+    pub(crate) fn new(config: Config, identity: Identity, lock: File) -> Self {
+        Self {
+            disk: Disk::new(config.faults.clone()),
+            index: Arc::new(Index::new()),
+            overlay: Overlay::default(),
+            queue: Queue::new(config.queue_batches, config.queue_bytes),
+            metrics: StoreMetrics::default(),
+            progress: AtomicU64::new(0),
+            syncing: AtomicBool::new(false),
+            synced_sequence: AtomicU64::new(0),
+            sled_number: AtomicU64::new(0),
+            free_bytes: AtomicU64::new(0),
+            disk_low: AtomicBool::new(false),
+            epochs: Default::default(),
+            snapshots: Mutex::new(()),
+            status: Mutex::new(Status {
+                state: State::Loading,
+                failure: None,
+                requests: Requests::default(),
+            }),
+            status_changed: Condvar::new(),
+            lock: Mutex::new(Some(lock)),
+            config,
+            identity,
+        }
+    }
+
+    /// The directory of the store.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.config.dir
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.status().state.clone()
+    }
+
+    /// Goes to another state; read-only is never left.
+    pub(crate) fn set_state(&self, state: State) {
+        let mut status = self.status();
+        if !matches!(status.state, State::ReadOnly(_)) && status.state != state {
+            tracing::info!(from = ?status.state, to = ?state, "store state");
+            status.state = state;
+            self.status_changed.notify_all();
+        }
+    }
+
+    /// Takes no writes from now on.
+    pub(crate) fn set_read_only(&self, reason: Arc<str>) {
+        tracing::error!(%reason, "the store is read-only");
+        self.set_state(State::ReadOnly(Arc::clone(&reason)));
+        self.queue.refuse(CommitError::ReadOnly(reason));
+    }
+
+    /// Why no writes are taken, if so.
+    pub(crate) fn read_only(&self) -> Option<Arc<str>> {
+        match &self.status().state {
+            State::ReadOnly(reason) => Some(Arc::clone(reason)),
+            _ => None,
+        }
+    }
+
+    /// Gives up: the files cannot be loaded.
+    pub(crate) fn set_failed(&self, error: &StoreError) {
+        let message: Arc<str> = error.to_string().into();
+        self.index.set_miss(Miss::Damaged);
+        self.status().failure = Some(Arc::clone(&message));
+        self.set_read_only(message);
+    }
+
+    /// Why loading failed, if it did.
+    pub(crate) fn failure(&self) -> Option<Arc<str>> {
+        self.status().failure.clone()
+    }
+
+    /// Waits until `done` says so, at most for `patience`; whether it does.
+    pub(crate) fn wait_state(&self, patience: Duration, done: impl Fn(&State) -> bool) -> bool {
+        let waiting = |status: &mut Status| !done(&status.state);
+        let waited = self
+            .status_changed
+            .wait_timeout_while(self.status(), patience, waiting);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
+    /// Asks the keeper for something.
+    pub(crate) fn request(&self, change: impl FnOnce(&mut Requests)) {
+        change(&mut self.status().requests);
+        self.status_changed.notify_all();
+    }
+
+    /// Waits up to `patience` for requests and takes them; a stop stays.
+    pub(crate) fn take_requests(&self, patience: Duration) -> Requests {
+        let idle = |status: &mut Status| status.requests == Requests::default();
+        let waited = self
+            .status_changed
+            .wait_timeout_while(self.status(), patience, idle);
+        let mut status = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let requests = status.requests;
+        status.requests = Requests {
+            stop: requests.stop,
+            ..Requests::default()
+        };
+        requests
+    }
+
+    /// Whether the store is being closed.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.status().requests.stop
+    }
+
+    /// Notes a sign of life of the applier.
+    pub(crate) fn beat(&self) {
+        self.progress.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn disk_is_low(&self) -> bool {
+        self.disk_low.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_disk_low(&self, low: bool) -> bool {
+        self.disk_low.swap(low, Ordering::Relaxed) != low
+    }
+
+    /// A number that grows with changes in a space.
+    pub(crate) fn epoch(&self, space: Space) -> u64 {
+        self.epochs[space as usize - 1].load(Ordering::Acquire)
+    }
+
+    /// Lets the numbers of these spaces grow; not that of handles, which nobody follows.
+    pub(crate) fn bump_epochs(&self, changed: [bool; Space::ALL.len()]) {
+        for (space, changed) in Space::ALL.into_iter().zip(changed) {
+            if changed && space != Space::Handle {
+                self.epochs[space as usize - 1].fetch_add(1, Ordering::Release);
+            }
+        }
+    }
+
+    /// Lets another process have the directory.
+    pub(crate) fn unlock(&self) {
+        self.lock
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+    }
+
+    fn status(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes the lock of a store's directory; it is held until the file is closed.
+pub(crate) fn lock(dir: &Path) -> Result<File, StoreError> {
+    if !dir.is_dir() {
+        return Err(StoreError::NotInitialised {
+            path: dir.to_path_buf(),
+        });
+    }
+    let path = dir.join("lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path);
+    let file = file.map_err(|error| StoreError::io(&path, "open the file", error))?;
+    let waiting = Stopwatch::start();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(fs::TryLockError::Error(error)) => {
+                return Err(StoreError::io(&path, "lock", error));
+            }
+            Err(fs::TryLockError::WouldBlock) if waiting.elapsed() < LOCK_PATIENCE => {
+                thread::sleep(LOCK_PAUSE);
+            }
+            Err(fs::TryLockError::WouldBlock) => return Err(StoreError::Locked { path }),
+        }
+    }
+}

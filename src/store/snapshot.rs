@@ -1,0 +1,641 @@
+//! Snapshots: a sorted, checksummed dump that depends on no engine. It is backup, base for a rebuild, and the way to
+//! another engine.
+//!
+//! Writes go on while a snapshot is taken. The dump is read from sled, which at the beginning holds at least the state at
+//! sequence *from* and never runs ahead of what is acknowledged; when the dump is complete everything acknowledged is at
+//! *to* or later. The journal entries after *from* up to *to*, the *window*, are copied behind the dump. So a dumped
+//! record may be newer than *from*, but then its change is in the window: loading the dump, and the window over it, gives
+//! exactly the state at *to*, whose number of records and sum the journal knows. A snapshot is verified like that, by
+//! reading it back, before it gets its name.
+//!
+//! ```text
+//! file:     blocks: head, dump …, window …, end
+//! block:    at  bytes
+//!            0    4    kind: "HEAD", "DUMP", "WIND", "END "
+//!            4    4    length of the body n
+//!            8    8    xxh3-64 of the body, seeded with the xxh3-64 of the 8 bytes before and the block's number (4;
+//!                      FFFFFFFF for the end)
+//!           16    n    body
+//!
+//! HEAD:     format version (4) = 1, case (1: 0 whole, 1 prefix), epoch (8), from (8)
+//! DUMP:     packed records, each with its length (4) before it, in the order of spaces and keys
+//! WIND:     one journal entry
+//! END:      from (8), position at to: sequence, records, sum (24), records dumped (8), Unix seconds (8),
+//!           where the window begins in the file (8), number of its first block (4)
+//! ```
+//!
+//! The end is the manifest. Its block has a fixed size, so it is found from the end of the file.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::hash::BuildHasher;
+use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use foldhash::quality::RandomState;
+use jiexi_proto::handle::CaseRule;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use super::SnapshotInfo;
+use super::disk::{Disk, DiskFile};
+use super::error::StoreError;
+use super::journal;
+use super::journal::entry::{Change, Entry, Position, read_u32, read_u64};
+use super::metrics::Stopwatch;
+use super::record::Packed;
+use super::shared::Shared;
+use super::sled::{Engine, Found};
+
+const VERSION: u32 = 1;
+const BLOCK_HEAD: usize = 16;
+const END_BODY: usize = 60;
+const HEAD: &[u8; 4] = b"HEAD";
+const DUMP: &[u8; 4] = b"DUMP";
+const WINDOW: &[u8; 4] = b"WIND";
+const END: &[u8; 4] = b"END ";
+/// A block of the dump is written when it is this long.
+const BLOCK_BYTES: usize = 256 << 10;
+/// The longest block that is read: an entry of the largest batch.
+const BLOCK_MAX: usize = 128 << 20;
+/// How many whole snapshots are kept.
+const KEPT: usize = 2;
+const SUFFIX: &str = "snapshot";
+/// For tests: how often a stalled snapshot looks whether it still is.
+const STALL_PAUSE: Duration = Duration::from_millis(5);
+
+/// The directory of the snapshots in that of a store.
+pub(crate) fn directory(dir: &Path) -> PathBuf {
+    dir.join("snapshots")
+}
+
+/// The snapshots in the directory, newest first.
+pub(crate) fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>, StoreError> {
+    let dir = directory(dir);
+    let failed = |error| StoreError::io(&dir, "list the directory", error);
+    let mut found = Vec::new();
+    for item in fs::read_dir(&dir).map_err(failed)? {
+        let path = item.map_err(failed)?.path();
+        let name = path.file_stem().and_then(|name| name.to_str());
+        if path.extension().is_some_and(|suffix| suffix == SUFFIX)
+            && let Some(sequence) = name.and_then(|name| name.parse().ok())
+        {
+            found.push((sequence, path));
+        }
+    }
+    found.sort_by_key(|(sequence, _)| std::cmp::Reverse(*sequence));
+    Ok(found)
+}
+
+/// The name of the snapshot of a state.
+fn name(dir: &Path, sequence: u64) -> PathBuf {
+    directory(dir).join(format!("{sequence:020}.{SUFFIX}"))
+}
+
+/// What a snapshot says about itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manifest {
+    pub(crate) case: CaseRule,
+    pub(crate) epoch: u64,
+    /// The dump holds at least the state at this sequence.
+    pub(crate) from: u64,
+    /// The state of dump and window together.
+    pub(crate) to: Position,
+    pub(crate) dumped: u64,
+    pub(crate) created: u64,
+    window: (u64, u32),
+}
+
+// ---------------------------------------------------------------------------------------------------- taking
+
+/// Takes a snapshot of a running store, removes the oldest ones, and prunes the journal behind those kept. With `renew`
+/// everything that is older goes.
+pub(crate) fn take(shared: &Shared, renew: bool) -> Result<SnapshotInfo, StoreError> {
+    let _one_at_a_time = shared
+        .snapshots
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    let watch = Stopwatch::start();
+    let Some((engine, from)) = shared.overlay.wait_engine(shared.config.open_patience) else {
+        return Err(StoreError::Unavailable(
+            "no snapshot now: the state on disk is being made anew",
+        ));
+    };
+    let temporary = directory(shared.dir()).join("taking.tmp");
+    shared.disk.discard(&temporary)?;
+    let taken = write(shared, &engine, from, &temporary).and_then(|()| {
+        let (manifest, bytes) = verify(&temporary)?;
+        let path = name(shared.dir(), manifest.to.sequence);
+        shared.disk.rename(&temporary, &path)?;
+        shared.disk.sync_directory(&directory(shared.dir()))?;
+        Ok((manifest, SnapshotInfo::new(path, &manifest, bytes)))
+    });
+    let (manifest, info) = match taken {
+        Ok(taken) => taken,
+        Err(error) => {
+            // What is wrong is in the error; the file is of no use.
+            drop(shared.disk.discard(&temporary));
+            return Err(error);
+        }
+    };
+    shared
+        .metrics
+        .snapshot_timestamp
+        .store(info.created, Ordering::Relaxed);
+    shared
+        .metrics
+        .snapshot_bytes
+        .store(info.bytes, Ordering::Relaxed);
+    tracing::info!(
+        path = %info.path.display(), sequence = info.sequence, records = info.records, bytes = info.bytes,
+        window = manifest.to.sequence - manifest.from, seconds = watch.elapsed().as_secs_f64(), "snapshot taken"
+    );
+    retire(shared, renew)?;
+    Ok(info)
+}
+
+/// Removes the snapshots that are no longer kept, and the journal that only they needed.
+fn retire(shared: &Shared, renew: bool) -> Result<(), StoreError> {
+    let all = list(shared.dir())?;
+    let kept = if renew { 1 } else { KEPT };
+    for (_, path) in all.iter().skip(kept) {
+        shared.disk.remove(path)?;
+        tracing::info!(path = %path.display(), "snapshot removed: newer ones are kept");
+    }
+    if all.len() > kept {
+        shared.disk.sync_directory(&directory(shared.dir()))?;
+    }
+    if all.len() < kept {
+        // Until there are two, the journal from the beginning stands for the older one.
+        return Ok(());
+    }
+    let Some((_, oldest)) = all.get(kept - 1) else {
+        return Ok(());
+    };
+    // Not behind what sled would begin with after a crash, either.
+    let from = read_manifest(oldest)?
+        .from
+        .min(shared.synced_sequence.load(Ordering::Relaxed));
+    let removed = journal::prune(&shared.disk, shared.dir(), from)?;
+    if removed > 0 {
+        tracing::info!(segments = removed, behind = from, "journal pruned");
+    }
+    Ok(())
+}
+
+fn write(shared: &Shared, engine: &Engine, from: Position, path: &Path) -> Result<(), StoreError> {
+    let mut out = BlockWriter {
+        file: shared.disk.create(path)?,
+        at: 0,
+        blocks: 0,
+    };
+    let mut head = VERSION.to_be_bytes().to_vec();
+    head.push(u8::from(shared.identity.case == CaseRule::Prefix));
+    head.extend_from_slice(&shared.identity.epoch.to_be_bytes());
+    head.extend_from_slice(&from.sequence.to_be_bytes());
+    out.block(HEAD, &head)?;
+    let dumped = write_dump(shared, engine, &mut out)?;
+    let window = (out.at, out.blocks);
+    let to = shared.overlay.durable();
+    journal::tail::copy(
+        shared.dir(),
+        shared.identity.epoch,
+        (from.sequence, to.sequence),
+        |entry| out.block(WINDOW, entry),
+    )?;
+    let mut end = from.sequence.to_be_bytes().to_vec();
+    to.encode(&mut end);
+    end.extend_from_slice(&dumped.to_be_bytes());
+    end.extend_from_slice(&(shared.config.now)().to_be_bytes());
+    end.extend_from_slice(&window.0.to_be_bytes());
+    end.extend_from_slice(&window.1.to_be_bytes());
+    out.block(END, &end)?;
+    out.file.sync()
+}
+
+fn write_dump(shared: &Shared, engine: &Engine, out: &mut BlockWriter) -> Result<u64, StoreError> {
+    let mut block = Vec::with_capacity(BLOCK_BYTES * 2);
+    let mut dumped = 0;
+    let mut outcome = Ok(());
+    let read = engine.for_each(|found| {
+        let packed = match found {
+            Found::Record(packed) => packed,
+            Found::Damaged { key, .. } => {
+                outcome = Err(damaged_in_sled(engine, &key));
+                return false;
+            }
+        };
+        dumped += 1;
+        block.extend_from_slice(&(packed.bytes().len() as u32).to_be_bytes());
+        block.extend_from_slice(packed.bytes());
+        if block.len() >= BLOCK_BYTES {
+            outcome = out.block(DUMP, &block);
+            block.clear();
+            stall(shared);
+        }
+        outcome.is_ok() && !shared.is_stopping()
+    });
+    read.map_err(|error| StoreError::damaged(engine.directory(), error.message, REBUILDS))?;
+    outcome?;
+    if shared.is_stopping() {
+        return Err(StoreError::Closed);
+    }
+    if !block.is_empty() {
+        out.block(DUMP, &block)?;
+    }
+    Ok(dumped)
+}
+
+/// What happens to a damaged sled.
+const REBUILDS: &str = "it is being made anew from the index";
+
+fn damaged_in_sled(engine: &Engine, key: &[u8]) -> StoreError {
+    let key = String::from_utf8_lossy(key);
+    StoreError::damaged(
+        engine.directory(),
+        format!("the record of {key} has a wrong checksum"),
+        REBUILDS,
+    )
+}
+
+struct BlockWriter {
+    file: DiskFile,
+    at: u64,
+    blocks: u32,
+}
+
+impl BlockWriter {
+    fn block(&mut self, kind: &[u8; 4], body: &[u8]) -> Result<(), StoreError> {
+        let mut block = Vec::with_capacity(BLOCK_HEAD + body.len());
+        block.extend_from_slice(kind);
+        block.extend_from_slice(&(body.len() as u32).to_be_bytes());
+        let checksum = block_checksum(&block, self.blocks, body);
+        block.extend_from_slice(&checksum.to_be_bytes());
+        block.extend_from_slice(body);
+        self.file.write_at(&block, self.at)?;
+        self.at += block.len() as u64;
+        self.blocks += 1;
+        Ok(())
+    }
+}
+
+fn block_checksum(start: &[u8], number: u32, body: &[u8]) -> u64 {
+    // The end must be readable without the blocks before it.
+    let number = if start.starts_with(END) {
+        u32::MAX
+    } else {
+        number
+    };
+    let seed = xxh3_64(&[start, &number.to_be_bytes()].concat());
+    xxh3_64_with_seed(body, seed)
+}
+
+impl SnapshotInfo {
+    pub(crate) fn new(path: PathBuf, manifest: &Manifest, bytes: u64) -> Self {
+        Self {
+            path,
+            sequence: manifest.to.sequence,
+            records: manifest.to.count,
+            sum: manifest.to.sum,
+            bytes,
+            created: manifest.created,
+        }
+    }
+}
+
+/// For tests: stands still as long as it is told to.
+fn stall(shared: &Shared) {
+    while shared.disk.stalls_snapshot() && !shared.is_stopping() {
+        thread::sleep(STALL_PAUSE);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------- reading
+
+/// Reads what a snapshot says about itself.
+pub(crate) fn read_manifest(path: &Path) -> Result<Manifest, StoreError> {
+    let mut reader = BlockReader::open(path)?;
+    let head = reader.block()?;
+    let parsed = (head.kind == *HEAD)
+        .then(|| parse_head(&head.body))
+        .flatten();
+    let Some((version, case, epoch, from)) = parsed else {
+        return Err(reader.damaged("it has no sound head"));
+    };
+    if version != VERSION {
+        return Err(StoreError::Version {
+            path: path.to_path_buf(),
+            found: version,
+        });
+    }
+    let end = (BLOCK_HEAD + END_BODY) as u64;
+    let Some(start) = reader.length.checked_sub(end) else {
+        return Err(reader.damaged("it is cut off"));
+    };
+    reader.seek(start, 0)?;
+    let end = reader
+        .block()
+        .map_err(|_| reader.damaged("it is cut off, or its end is damaged"))?;
+    let manifest = (end.kind == *END)
+        .then(|| parse_end(&end.body, (case, epoch)))
+        .flatten();
+    let manifest = manifest.filter(|manifest| manifest.from == from);
+    manifest.ok_or_else(|| reader.damaged("its end is damaged"))
+}
+
+fn parse_head(body: &[u8]) -> Option<(u32, CaseRule, u64, u64)> {
+    let case = match body.get(4)? {
+        0 => CaseRule::Whole,
+        1 => CaseRule::Prefix,
+        _ => return None,
+    };
+    Some((
+        read_u32(body, 0)?,
+        case,
+        read_u64(body, 5)?,
+        read_u64(body, 13)?,
+    ))
+}
+
+fn parse_end(body: &[u8], (case, epoch): (CaseRule, u64)) -> Option<Manifest> {
+    Some(Manifest {
+        case,
+        epoch,
+        from: read_u64(body, 0)?,
+        to: Position::decode(body, 8)?,
+        dumped: read_u64(body, 32)?,
+        created: read_u64(body, 40)?,
+        window: (read_u64(body, 48)?, read_u32(body, 56)?),
+    })
+}
+
+/// Calls `visit` with every entry of the window, in order.
+pub(crate) fn read_window(
+    path: &Path,
+    manifest: &Manifest,
+    mut visit: impl FnMut(Entry<'_>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut reader = BlockReader::open(path)?;
+    reader.seek(manifest.window.0, manifest.window.1)?;
+    let mut last = manifest.from;
+    loop {
+        let block = reader.block()?;
+        if block.kind == *END {
+            break;
+        }
+        let entry = (block.kind == *WINDOW)
+            .then(|| Entry::read(&block.body, manifest.epoch))
+            .flatten();
+        let Some(entry) = entry.filter(|entry| entry.first <= last + 1) else {
+            return Err(reader.damaged("an entry of its window is missing or damaged"));
+        };
+        last = entry.after.sequence;
+        visit(entry)?;
+    }
+    if last == manifest.to.sequence {
+        Ok(())
+    } else {
+        Err(reader.damaged("its window is not complete"))
+    }
+}
+
+/// Calls `visit` with every record of the dump, in the order of spaces and keys.
+pub(crate) fn read_dump(
+    path: &Path,
+    manifest: &Manifest,
+    mut visit: impl FnMut(Packed) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut reader = BlockReader::open(path)?;
+    reader.block()?;
+    let mut dumped = 0;
+    let mut last: Vec<u8> = Vec::new();
+    while reader.at < manifest.window.0 {
+        let block = reader.block()?;
+        let mut rest = &block.body[..];
+        while !rest.is_empty() {
+            let length = read_u32(rest, 0).map_or(usize::MAX, |length| length as usize);
+            let parts = rest.get(4..).and_then(|rest| rest.split_at_checked(length));
+            let Some((packed, after)) = parts.filter(|_| block.kind == *DUMP) else {
+                return Err(reader.damaged("a block of its dump is damaged"));
+            };
+            rest = after;
+            let Some(packed) = Packed::from_disk(packed) else {
+                return Err(reader.damaged("a record of its dump has a wrong checksum"));
+            };
+            let key = [&[packed.space_number()], packed.key()].concat();
+            if key <= last {
+                return Err(reader.damaged("its dump is not in order"));
+            }
+            last = key;
+            dumped += 1;
+            visit(packed)?;
+        }
+    }
+    if dumped == manifest.dumped && reader.blocks == manifest.window.1 {
+        Ok(())
+    } else {
+        Err(reader.damaged("its dump is not complete"))
+    }
+}
+
+/// Reads all of a snapshot and adds it up.
+pub(crate) fn verify(path: &Path) -> Result<(Manifest, u64), StoreError> {
+    let manifest = read_manifest(path)?;
+    let mut tally = Tally::default();
+    read_window(path, &manifest, |entry| tally.window(entry, path))?;
+    read_dump(path, &manifest, |packed| {
+        let hash = tally.hash(packed.space_number(), packed.key());
+        tally.record(hash, Some(packed.checksum()));
+        Ok(())
+    })?;
+    let found = tally.total(manifest.to.sequence);
+    if found != manifest.to {
+        let what = format!(
+            "its {} records with sum {:016x} are not the {} with sum {:016x} of the journal",
+            found.count, found.sum, manifest.to.count, manifest.to.sum
+        );
+        return Err(StoreError::damaged(path, what, REMEDY));
+    }
+    let bytes = fs::metadata(path)
+        .map_err(|error| StoreError::io(path, "read the size", error))?
+        .len();
+    Ok((manifest, bytes))
+}
+
+/// What the records of a dump, and a window over them, add up to. Keys are held as keyed hashes.
+#[derive(Default)]
+pub(crate) struct Tally {
+    hasher: RandomState,
+    /// What the window leaves under its keys.
+    window: HashMap<u64, Option<u64>, RandomState>,
+    position: Position,
+    /// Damaged records, but for those under keys of the window.
+    pub(crate) damaged: u64,
+}
+
+impl Tally {
+    /// How the tally remembers a key.
+    pub(crate) fn hash(&self, space: u8, key: &[u8]) -> u64 {
+        self.hasher.hash_one((space, key))
+    }
+
+    /// Adds an entry of the window; before the dump.
+    pub(crate) fn window(&mut self, entry: Entry<'_>, path: &Path) -> Result<(), StoreError> {
+        let sound = entry.for_each(|change| {
+            let (hash, left) = match change {
+                Change::Put(packed) => (
+                    self.hash(packed.space_number(), packed.key()),
+                    Some(packed.checksum()),
+                ),
+                Change::Delete { space, key } => (self.hash(space, &key), None),
+            };
+            self.window.insert(hash, left);
+        });
+        if sound {
+            Ok(())
+        } else {
+            Err(StoreError::damaged(path, "an entry makes no sense", REMEDY))
+        }
+    }
+
+    /// Adds a record of the dump: its checksum, or none when it is damaged.
+    pub(crate) fn record(&mut self, hash: u64, checksum: Option<u64>) {
+        if self.window.contains_key(&hash) {
+            return;
+        }
+        match checksum {
+            Some(checksum) => self.position.exchange(None, Some(checksum)),
+            None => self.damaged += 1,
+        }
+    }
+
+    /// The sum of all, after `sequence`.
+    pub(crate) fn total(&self, sequence: u64) -> Position {
+        let mut total = Position {
+            sequence,
+            ..self.position
+        };
+        for checksum in self.window.values() {
+            total.exchange(None, *checksum);
+        }
+        total
+    }
+}
+
+/// What to do about a damaged snapshot.
+const REMEDY: &str =
+    "use another snapshot; a running node takes a new one with `jiexi store snapshot`";
+
+struct Block {
+    kind: [u8; 4],
+    body: Vec<u8>,
+}
+
+struct BlockReader {
+    file: BufReader<File>,
+    path: PathBuf,
+    at: u64,
+    length: u64,
+    blocks: u32,
+}
+
+impl BlockReader {
+    fn open(path: &Path) -> Result<Self, StoreError> {
+        let file =
+            File::open(path).map_err(|error| StoreError::io(path, "open the file", error))?;
+        let length = file
+            .metadata()
+            .map_err(|error| StoreError::io(path, "read the size", error))?
+            .len();
+        let file = BufReader::with_capacity(1 << 20, file);
+        Ok(Self {
+            file,
+            path: path.to_path_buf(),
+            at: 0,
+            length,
+            blocks: 0,
+        })
+    }
+
+    fn seek(&mut self, at: u64, number: u32) -> Result<(), StoreError> {
+        self.file
+            .seek(SeekFrom::Start(at))
+            .map_err(|error| StoreError::io(&self.path, "read", error))?;
+        self.at = at;
+        self.blocks = number;
+        Ok(())
+    }
+
+    fn block(&mut self) -> Result<Block, StoreError> {
+        let mut head = [0; BLOCK_HEAD];
+        self.read(&mut head)?;
+        let length = read_u32(&head, 4).unwrap_or(u32::MAX) as usize;
+        if length > BLOCK_MAX || length as u64 > self.length - self.at {
+            return Err(self.damaged("it is cut off, or the length of a block is damaged"));
+        }
+        let mut body = vec![0; length];
+        self.read(&mut body)?;
+        if read_u64(&head, 8) != Some(block_checksum(&head[..8], self.blocks, &body)) {
+            return Err(self.damaged("a block has a wrong checksum"));
+        }
+        self.blocks += 1;
+        Ok(Block {
+            kind: [head[0], head[1], head[2], head[3]],
+            body,
+        })
+    }
+
+    fn read(&mut self, bytes: &mut [u8]) -> Result<(), StoreError> {
+        if bytes.len() as u64 > self.length.saturating_sub(self.at) {
+            return Err(self.damaged("it is cut off"));
+        }
+        self.file
+            .read_exact(bytes)
+            .map_err(|error| StoreError::io(&self.path, "read", error))?;
+        self.at += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn damaged(&self, what: &str) -> StoreError {
+        StoreError::damaged(
+            &self.path,
+            format!("{what} (before byte {})", self.at),
+            REMEDY,
+        )
+    }
+}
+
+/// Puts a copy of a snapshot, already verified, among those of a store.
+pub(crate) fn adopt(
+    disk: &Disk,
+    dir: &Path,
+    source: &Path,
+    manifest: &Manifest,
+) -> Result<PathBuf, StoreError> {
+    let mut reader =
+        File::open(source).map_err(|error| StoreError::io(source, "open the file", error))?;
+    let temporary = directory(dir).join("taking.tmp");
+    disk.discard(&temporary)?;
+    let file = disk.create(&temporary)?;
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = 0;
+    loop {
+        let read = reader
+            .read(&mut buffer)
+            .map_err(|error| StoreError::io(source, "read", error))?;
+        if read == 0 {
+            break;
+        }
+        file.write_at(&buffer[..read], at)?;
+        at += read as u64;
+    }
+    file.sync()?;
+    verify(&temporary)?;
+    let path = name(dir, manifest.to.sequence);
+    disk.rename(&temporary, &path)?;
+    disk.sync_directory(&directory(dir))?;
+    Ok(path)
+}

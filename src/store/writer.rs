@@ -1,0 +1,305 @@
+//! The one thread that changes anything: it takes what waits, checks expectations, appends one journal entry, syncs it,
+//! makes the changes visible, and only then tells those who wait.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+
+use super::change::{CommitError, Committed, Space};
+use super::disk::Event;
+use super::error::StoreError;
+use super::journal::Journal;
+use super::journal::entry::{EntryWriter, Position};
+use super::metrics::{Part, Result as Outcome, Stopwatch};
+use super::overlay::{FullKey, Limits};
+use super::queue::{Job, Todo};
+use super::shared::Shared;
+
+/// For the test that must find losses: how long an acknowledged group then stays unwritten.
+const UNSAFE_DELAY: Duration = Duration::from_millis(10);
+
+/// Generation and checksum of a record.
+type Figures = (u64, u64);
+/// The records that a group leaves under the keys it touches.
+type Touched<'a> = HashMap<(u8, &'a [u8]), Option<Figures>, RandomState>;
+
+/// The writer's state.
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    journal: Journal,
+    position: Position,
+    entry: EntryWriter,
+}
+
+/// A batch of a group, and what became of its expectations.
+struct Judged {
+    job: Job,
+    verdict: Result<Committed, CommitError>,
+}
+
+impl Writer {
+    pub(crate) fn new(shared: Arc<Shared>, journal: Journal, position: Position) -> Self {
+        Self {
+            shared,
+            journal,
+            position,
+            entry: EntryWriter::default(),
+        }
+    }
+
+    /// Writes until the queue ends.
+    pub(crate) fn run(mut self) {
+        let limits = Limits {
+            changes: self.shared.config.lag_changes,
+            bytes: self.shared.config.lag_bytes,
+        };
+        while let Some(jobs) = self.shared.queue.take(self.shared.config.group_bytes) {
+            self.shared.overlay.wait_room(limits);
+            self.commit(jobs);
+        }
+        if self.shared.read_only().is_none()
+            && let Err(error) = self.journal.close(self.position)
+        {
+            self.shared.metrics.count_error(Part::Journal);
+            tracing::error!(%error, "the journal could not be closed; what was acknowledged is in it");
+        }
+    }
+
+    /// Carries out a group.
+    fn commit(&mut self, jobs: Vec<Job>) {
+        if let Some(reason) = self.shared.read_only() {
+            return self.refuse(jobs, &CommitError::ReadOnly(reason));
+        }
+        if self.shared.disk_is_low() {
+            return self.refuse(jobs, &CommitError::DiskFull);
+        }
+        let watch = Stopwatch::start();
+        let (group, after) = self.judge(jobs);
+        if after.sequence == self.position.sequence {
+            return self
+                .shared
+                .complete(group.into_iter().map(|judged| (judged.job, judged.verdict)));
+        }
+        self.encode(&group, after);
+        if let Err(error) = self
+            .journal
+            .reserve(self.position, self.entry.bytes().len())
+        {
+            return self.no_room(group, &error);
+        }
+        if self.shared.disk.acknowledges_first() {
+            self.publish(group, after);
+            thread::sleep(UNSAFE_DELAY);
+            self.write(after)
+                .unwrap_or_else(|error| self.fail(Vec::new(), &error));
+        } else {
+            match self.write(after) {
+                Ok(()) => self.publish(group, after),
+                Err(error) => return self.fail(group, &error),
+            }
+        }
+        self.position = after;
+        self.shared
+            .metrics
+            .commit_duration
+            .observe(watch.nanoseconds());
+    }
+
+    /// Appends the entry and makes it durable.
+    fn write(&mut self, after: Position) -> Result<(), StoreError> {
+        self.journal.append(self.entry.bytes())?;
+        let watch = Stopwatch::start();
+        self.journal.sync()?;
+        self.shared
+            .metrics
+            .sync_duration
+            .observe(watch.nanoseconds());
+        self.journal.mark(after)
+    }
+
+    /// Makes a group visible, then tells those who wait.
+    fn publish(&self, group: Vec<Judged>, after: Position) {
+        self.shared.overlay.synced(after);
+        let mut keys: Vec<(FullKey, u32)> = Vec::new();
+        let mut changed = [false; Space::ALL.len()];
+        let mut told = Vec::with_capacity(group.len());
+        for Judged { mut job, verdict } in group {
+            let changes = std::mem::take(&mut job.changes);
+            let count = changes.len();
+            if verdict.is_ok() {
+                for change in changes {
+                    let (space, key) = (change.step.space(), change.step.key());
+                    keys.push(([&[space], key].concat().into(), change.step.bytes() as u32));
+                    changed[usize::from(space) - 1] = true;
+                    match change.step {
+                        Todo::Put(packed) => self.shared.index.put(packed),
+                        Todo::Delete { space, key } => {
+                            self.shared.index.remove(space.number(), &key)
+                        }
+                    };
+                }
+            }
+            told.push((job, verdict, count));
+        }
+        self.shared.metrics.batch_changes.observe(keys.len() as u64);
+        self.shared.overlay.publish(keys, after);
+        self.shared.bump_epochs(changed);
+        for (job, verdict, count) in told {
+            if let Ok(Committed { sequence }) = verdict {
+                self.shared.disk.note(|| Event::Acknowledge(sequence));
+            }
+            self.shared.tell(job, verdict, count);
+        }
+    }
+
+    /// Gives each batch its sequence, or the reason why not; the position after the group.
+    fn judge(&self, mut jobs: Vec<Job>) -> (Vec<Judged>, Position) {
+        let mut after = self.position;
+        let mut verdicts = Vec::with_capacity(jobs.len());
+        let mut touched = Touched::default();
+        for job in &mut jobs {
+            let sequence = after.sequence + 1;
+            for change in &mut job.changes {
+                if let Todo::Put(packed) = &mut change.step {
+                    packed.seal(sequence);
+                }
+            }
+            let verdict = self.judge_batch(job, &mut touched, after);
+            verdicts.push(verdict.map(|next| {
+                after = Position { sequence, ..next };
+                Committed { sequence }
+            }));
+        }
+        drop(touched);
+        let judged = jobs
+            .into_iter()
+            .zip(verdicts)
+            .map(|(job, verdict)| Judged { job, verdict });
+        (judged.collect(), after)
+    }
+
+    /// Checks the expectations of one batch against the index and what the group did before.
+    fn judge_batch<'a>(
+        &self,
+        job: &'a Job,
+        touched: &mut Touched<'a>,
+        mut position: Position,
+    ) -> Result<Position, CommitError> {
+        let mut undo = Vec::new();
+        for (number, change) in job.changes.iter().enumerate() {
+            let place = (change.step.space(), change.step.key());
+            let known = touched.get(&place).copied();
+            let old = known.unwrap_or_else(|| {
+                self.shared.index.with(place.0, place.1, |packed| {
+                    (packed.record().generation(), packed.checksum())
+                })
+            });
+            if !change.expect.holds(old.map(|(generation, _)| generation)) {
+                for (place, before) in undo.into_iter().rev() {
+                    match before {
+                        Some(before) => touched.insert(place, before),
+                        None => touched.remove(&place),
+                    };
+                }
+                return Err(CommitError::Conflict {
+                    change: number,
+                    found: old.map(|(found, _)| found),
+                });
+            }
+            let new = match &change.step {
+                Todo::Put(packed) => Some((packed.record().generation(), packed.checksum())),
+                Todo::Delete { .. } => None,
+            };
+            position.exchange(old.map(|(_, sum)| sum), new.map(|(_, sum)| sum));
+            undo.push((place, touched.insert(place, new)));
+        }
+        Ok(position)
+    }
+
+    fn encode(&mut self, group: &[Judged], after: Position) {
+        self.entry.begin();
+        for judged in group.iter().filter(|judged| judged.verdict.is_ok()) {
+            self.entry.batch(judged.job.changes.len(), &judged.job.note);
+            for change in &judged.job.changes {
+                self.entry.change(&change.step.as_step());
+            }
+        }
+        self.entry.finish(
+            self.shared.identity.epoch,
+            self.position.sequence + 1,
+            after,
+        );
+    }
+
+    /// No segment could be reserved: nothing is lost, and the next group tries again.
+    fn no_room(&self, group: Vec<Judged>, error: &StoreError) {
+        if !error.is_disk_full() {
+            return self.fail(group, error);
+        }
+        tracing::error!(%error, "the disk is full: writes are refused, reads go on");
+        self.refuse(
+            group.into_iter().map(|judged| judged.job).collect(),
+            &CommitError::DiskFull,
+        );
+    }
+
+    /// The journal failed: nobody knows what of the group is on the disk, so nothing more may be written.
+    fn fail(&self, group: Vec<Judged>, error: &StoreError) {
+        let reason: Arc<str> =
+            format!("{error}; close the store, make sure of the disk, open it again").into();
+        self.shared.metrics.count_error(Part::Journal);
+        self.shared.set_read_only(Arc::clone(&reason));
+        for judged in group {
+            self.shared
+                .metrics
+                .count_changes(Outcome::Failed, judged.job.changes.len());
+            call(judged.job, Err(CommitError::ReadOnly(Arc::clone(&reason))));
+        }
+    }
+
+    fn refuse(&self, jobs: Vec<Job>, reason: &CommitError) {
+        self.shared
+            .complete(jobs.into_iter().map(|job| (job, Err(reason.clone()))));
+    }
+}
+
+impl Shared {
+    /// Tells those who wait.
+    fn complete(&self, outcomes: impl Iterator<Item = (Job, Result<Committed, CommitError>)>) {
+        for (job, outcome) in outcomes {
+            let changes = job.changes.len();
+            self.tell(job, outcome, changes);
+        }
+    }
+
+    /// Refuses everything in a queue that takes nothing any more.
+    pub(crate) fn refuse_waiting(&self, reason: &CommitError) {
+        self.queue.refuse(reason.clone());
+        while let Some(jobs) = self.queue.take(usize::MAX) {
+            self.complete(jobs.into_iter().map(|job| (job, Err(reason.clone()))));
+        }
+    }
+
+    /// Tells the one who waits for a batch of so many changes.
+    pub(crate) fn tell(&self, job: Job, outcome: Result<Committed, CommitError>, changes: usize) {
+        let result = if outcome.is_ok() {
+            Outcome::Committed
+        } else {
+            Outcome::Refused
+        };
+        self.metrics.count_changes(result, changes);
+        call(job, outcome);
+    }
+}
+
+/// Calls the completion of a batch. One that panics must not end the writer.
+fn call(job: Job, outcome: Result<Committed, CommitError>) {
+    let done = job.done;
+    if catch_unwind(AssertUnwindSafe(|| done(outcome))).is_err() {
+        tracing::error!("the completion of a batch panicked");
+    }
+}
