@@ -2,6 +2,11 @@
 //! counts for this thread and for UDP workers; first the three passes alone, then whole workers
 //! behind real sockets.
 
+#![expect(
+    clippy::expect_used,
+    reason = "helpers of a test: a failed assumption is a failed test"
+)]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

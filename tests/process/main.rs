@@ -1,6 +1,11 @@
 //! Goal: the program itself, as an operator runs it, stands signals, floods and lack of descriptors.
 //! Method: the real binary in a process of its own, set up with `jiexi init`, asked from here.
 
+#![expect(
+    clippy::expect_used,
+    reason = "helpers of a test: a failed assumption is a failed test"
+)]
+
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
