@@ -43,13 +43,11 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads a part of a shared buffer, counting offsets from the start of the part.
-    ///
-    /// # Panics
-    /// When the part is not a slice of that buffer.
+    /// Reads a part of a shared buffer, counting offsets from the start of the part. It has to be
+    /// a slice of that buffer.
     #[inline]
     #[must_use]
-    pub const fn within(owner: &'a Bytes, part: &'a [u8]) -> Self {
+    pub(crate) const fn within(owner: &'a Bytes, part: &'a [u8]) -> Self {
         Self {
             rest: part,
             end: part.len(),
@@ -174,7 +172,7 @@ impl<'a> Reader<'a> {
 
     /// Octets that this reader handed out, as a slice of the shared buffer (or a copy).
     #[must_use]
-    pub fn share(&self, octets: &'a [u8]) -> Bytes {
+    pub(crate) fn share(&self, octets: &'a [u8]) -> Bytes {
         self.owner.map_or_else(
             || Bytes::copy_from_slice(octets),
             |owner| owner.slice_ref(octets),

@@ -3,6 +3,7 @@
 //! `JIEXI_SEED` to it to see the same messages again.
 #![expect(
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     reason = "a test stops at what it does not expect"
 )]
 

@@ -43,7 +43,8 @@ pub enum Body {
     /// Request 2001.
     Login(Login),
 
-    /// Success without more to say: 101–104, 300, 301, 401, 402, 1002, 1003, 2001.
+    /// Success without more to say: 101–104, 300, 301, 401, 402, 1002, 1003, 2001; or a refusal
+    /// without even an empty text.
     Empty,
     /// Success of 1.
     Resolved(HandleValues),

@@ -165,3 +165,97 @@ fn has_digest(envelope: &Envelope, header: &Header) -> bool {
         && header.flags.contains(OpFlags::RRDG)
         && envelope.version >= Version::V2_1
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::code::{HashId, OpCode, ResponseCode};
+    use crate::error::ErrorKind;
+
+    fn octets(version: Version, header: Header, content: &'static [u8]) -> Vec<u8> {
+        let envelope = Envelope {
+            version,
+            ..Envelope::request(7)
+        };
+        let body = Body::Opaque(Bytes::from_static(content));
+        let mut out = Vec::new();
+        Message::new(envelope, header, body).encode(&mut out);
+        out
+    }
+
+    fn decoded(version: Version, header: Header, content: &'static [u8]) -> Message {
+        Message::decode(&octets(version, header, content).into()).unwrap()
+    }
+
+    fn answer(response_code: ResponseCode, flags: OpFlags) -> Header {
+        Header {
+            response_code,
+            ..Header::request(OpCode::CREATE_HANDLE, flags, 0)
+        }
+    }
+
+    #[test]
+    fn unknown_operations_are_carried() {
+        let header = Header::request(OpCode(77), OpFlags::RRDG, 0);
+        let message = decoded(Version::V2_11, header, b"what?");
+        assert_eq!(message.body, Body::Opaque(Bytes::from_static(b"what?")));
+        assert_eq!(message.digest, None);
+    }
+
+    #[test]
+    fn an_unknown_digest_hides_the_body() {
+        let header = answer(ResponseCode::ERROR, OpFlags::RRDG);
+        let message = decoded(Version::V2_11, header, b"\x09digest\0\0\0\0");
+        assert!(matches!(message.body, Body::Opaque(body) if body.len() == 11));
+    }
+
+    #[test]
+    fn digests_stand_in_front_from_2_1_on() {
+        const CONTENT: &[u8] = b"\x02twenty octets of sha\0\0\0\0";
+        let header = answer(ResponseCode::ERROR, OpFlags::RRDG);
+        let digest = decoded(Version::V2_1, header, CONTENT).digest.unwrap();
+        assert_eq!(
+            (digest.hash, &digest.octets[..]),
+            (HashId::SHA1, &b"twenty octets of sha"[..])
+        );
+        assert!(Message::decode(&octets(Version::V2_0, header, CONTENT).into()).is_err());
+        let empty = decoded(Version::V2_0, header, b"\0\0\0\0");
+        assert_eq!(
+            (empty.digest, empty.body),
+            (None, Body::Error(refusal::ErrorText::default()))
+        );
+    }
+
+    #[test]
+    fn a_login_has_no_credential_field() {
+        let mut octets = octets(
+            Version::V2_10,
+            Header::request(OpCode::LOGIN, OpFlags::RRDG, 0),
+            b"\0\0\0\x0888.1/abc\0\0\x01\x2c",
+        );
+        octets.truncate(octets.len() - 4);
+        let cut = Bytes::from(octets.clone());
+        assert_eq!(Message::decode(&cut).unwrap_err().kind, ErrorKind::Short);
+        assert!(Message::decode_lenient(&cut).is_ok());
+        octets[19] -= 4;
+        let message = Message::decode(&octets.clone().into()).unwrap();
+        assert_eq!(message.credential, CredentialField::Missing);
+        assert!(matches!(&message.body, Body::Login(login) if login.user.index == 300));
+        let mut encoded = Vec::new();
+        message.encode(&mut encoded);
+        assert_eq!(encoded, octets);
+    }
+
+    #[test]
+    fn what_is_signed_is_what_the_view_shows() {
+        let octets = octets(
+            Version::V2_11,
+            Header::request(OpCode(77), OpFlags(0), 0),
+            b"body",
+        );
+        let message = Message::decode(&octets.clone().into()).unwrap();
+        let mut signed = Vec::new();
+        message.encode_signed(&mut signed);
+        assert_eq!(MessageView::decode(&octets).unwrap().signed, signed);
+    }
+}

@@ -2,13 +2,13 @@
 
 use aes::Aes128;
 use cbc::cipher::block_padding::Pkcs7;
-use cbc::cipher::{BlockDecryptMut, BlockEncryptMut, KeyIvInit};
-use hmac::{Hmac, Mac};
+use cbc::cipher::{BlockModeDecrypt, BlockModeEncrypt, KeyIvInit};
+use hmac::{Hmac, KeyInit, Mac};
 use jiexi_proto::message::challenge::{MacAlgorithm, Proof};
 use jiexi_proto::value::key::{Derived, KeyFile, PublicKey, magnitude};
 use md5::Md5;
+use rsa::BoxedUint;
 use rsa::pkcs1v15::Pkcs1v15Sign;
-use rsa::{BigUint, RsaPublicKey};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
@@ -38,19 +38,19 @@ pub(crate) fn hmac(name: &str, key: &[u8], octets: &[u8]) -> Vec<u8> {
     }
 }
 
-fn number(octets: &[u8]) -> BigUint {
-    BigUint::from_bytes_be(magnitude(octets))
+fn number(octets: &[u8]) -> BoxedUint {
+    BoxedUint::from_be_slice_vartime(magnitude(octets))
 }
 
 /// An RSA key for checking.
-pub(crate) fn rsa_key(key: &PublicKey) -> RsaPublicKey {
+pub(crate) fn rsa_key(key: &PublicKey) -> rsa::PublicKey {
     let PublicKey::Rsa {
         exponent, modulus, ..
     } = key
     else {
         panic!("not RSA: {key:?}")
     };
-    RsaPublicKey::new(number(modulus), number(exponent)).unwrap()
+    rsa::PublicKey::new(number(modulus), number(exponent)).unwrap()
 }
 
 /// Whether this key made this signature over these octets.
@@ -116,13 +116,13 @@ fn aes_key(session_key: &[u8]) -> &[u8] {
 pub(crate) fn decrypt(session_key: &[u8], ciphertext: &[u8]) -> Vec<u8> {
     let (iv, rest) = ciphertext.split_at(16);
     let cipher = cbc::Decryptor::<Aes128>::new_from_slices(aes_key(session_key), iv).unwrap();
-    cipher.decrypt_padded_vec_mut::<Pkcs7>(rest).unwrap()
+    cipher.decrypt_padded_vec::<Pkcs7>(rest).unwrap()
 }
 
 /// The other direction, with the same initialisation vector.
 pub(crate) fn encrypt(session_key: &[u8], iv: &[u8], content: &[u8]) -> Vec<u8> {
     let cipher = cbc::Encryptor::<Aes128>::new_from_slices(aes_key(session_key), iv).unwrap();
-    [iv, &cipher.encrypt_padded_vec_mut::<Pkcs7>(content)].concat()
+    [iv, &cipher.encrypt_padded_vec::<Pkcs7>(content)].concat()
 }
 
 /// The private key in a file.
@@ -137,20 +137,20 @@ pub(crate) fn open_key_file(file: &KeyFile, passphrase: &[u8]) -> Vec<u8> {
         KeyFile::Des { iv, ciphertext } => {
             let key = &hash("MD5", &[passphrase])[..8];
             let cipher = cbc::Decryptor::<des::Des>::new_from_slices(key, iv).unwrap();
-            cipher.decrypt_padded_vec_mut::<Pkcs7>(ciphertext).unwrap()
+            cipher.decrypt_padded_vec::<Pkcs7>(ciphertext).unwrap()
         }
         KeyFile::TripleDes(d) => {
             let cipher = cbc::Decryptor::<des::TdesEde3>::new_from_slices(&derive(d), &d.iv);
             cipher
                 .unwrap()
-                .decrypt_padded_vec_mut::<Pkcs7>(&d.ciphertext)
+                .decrypt_padded_vec::<Pkcs7>(&d.ciphertext)
                 .unwrap()
         }
         KeyFile::Aes(d) => {
             let cipher = cbc::Decryptor::<Aes128>::new_from_slices(&derive(d), &d.iv);
             cipher
                 .unwrap()
-                .decrypt_padded_vec_mut::<Pkcs7>(&d.ciphertext)
+                .decrypt_padded_vec::<Pkcs7>(&d.ciphertext)
                 .unwrap()
         }
     }

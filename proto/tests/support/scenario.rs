@@ -8,20 +8,19 @@ use jiexi_proto::limits::{DATAGRAM_MAX, ENVELOPE_SIZE};
 use jiexi_proto::message::EncryptedMessage;
 use jiexi_proto::message::challenge::{ChallengeAnswer, Proof};
 use jiexi_proto::message::credential::{Credential, CredentialField, signed_bytes};
-use jiexi_proto::message::replication::{
-    DUMP_FORMAT, DumpBlock, StreamStart, TransactionBlock, TransactionsHead,
-};
+use jiexi_proto::message::replication::StreamStart;
 use jiexi_proto::message::resolution::ResolutionView;
 use jiexi_proto::message::session::{Cipher, Exchange, KeyExchangeMode, SessionKey};
 use jiexi_proto::value::key::PublicKey;
-use jiexi_proto::wire::{Reader, Writer};
+use jiexi_proto::wire::Reader;
 use jiexi_proto::{Body, Envelope, ErrorKind, Message, MessageView, ValueView, json};
+use rsa::Pkcs1v15Encrypt;
 use rsa::pkcs8::DecodePrivateKey;
-use rsa::{Pkcs1v15Encrypt, RsaPrivateKey};
 use serde_json::{Value as Json, json};
 
 use super::Run;
 use super::crypto;
+use super::stream;
 use super::support::{load, octets, recorded_octets, text, unhex};
 
 /// Checks every message of a scenario.
@@ -82,7 +81,8 @@ impl Scenario<'_> {
     fn message(&mut self, item: &str, transport: &str, recorded: &Json) {
         let octets = recorded_octets(recorded);
         if recorded.get("stream").is_some() {
-            return self.stream(item, &octets);
+            let key = self.public_key("server_pub");
+            return stream::check(item, &octets, &key, self.run);
         }
         if recorded.get("envelope").is_none() {
             assert!(Envelope::decode(&octets).is_err(), "{item}");
@@ -404,77 +404,8 @@ impl Scenario<'_> {
 
     fn rsa_decrypt(&self, key: &str, ciphertext: &[u8]) -> Vec<u8> {
         let der = octets(&self.keys, &format!("{key}.pkcs8.der_hex"));
-        let key = RsaPrivateKey::from_pkcs8_der(&der).unwrap();
+        let key = rsa::PrivateKey::from_pkcs8_der(&der).unwrap();
         key.decrypt(Pkcs1v15Encrypt, ciphertext).unwrap()
-    }
-
-    /// A replication stream in clear: every block comes back, every signature verifies.
-    fn stream(&mut self, item: &str, octets: &[u8]) {
-        let stream = Bytes::from(octets.to_vec());
-        let mut reader = Reader::over(&stream);
-        let start = StreamStart::decode(&mut reader).unwrap();
-        let mut encoded = Vec::new();
-        start.encode(&mut Writer::new(&mut encoded));
-        let StreamStart::Signed(hash) = start else {
-            panic!("{item} is not signed")
-        };
-        let hash = std::str::from_utf8(&hash).unwrap();
-        let key = self.public_key("server_pub");
-        let dump = self.name.starts_with("dump");
-        for number in 0.. {
-            let from = encoded.len();
-            let end = block(number, dump, &mut reader, &mut encoded);
-            assert_eq!(encoded, octets[..reader.offset()], "{item} block {number}");
-            if reader.is_empty() {
-                assert!(end, "{item} ends");
-                break;
-            }
-            let signature = reader.bytes(4096, "signature").unwrap();
-            assert!(
-                crypto::verifies(&key, hash, &encoded[from..], signature),
-                "{item} {number}"
-            );
-            Writer::new(&mut encoded).bytes(signature);
-            self.run.count("stream blocks");
-            if end {
-                assert!(reader.is_empty(), "{item} ends");
-                break;
-            }
-        }
-    }
-}
-
-/// Decodes and encodes one block; true when it is the last.
-fn block(number: usize, dump: bool, reader: &mut Reader<'_>, encoded: &mut Vec<u8>) -> bool {
-    let mut writer = Writer::new(encoded);
-    match (dump, number) {
-        (true, 0) => {
-            assert_eq!(reader.u32("format"), Ok(DUMP_FORMAT));
-            writer.u32(DUMP_FORMAT);
-            false
-        }
-        (true, _) => {
-            let block = DumpBlock::decode(reader).unwrap();
-            block.encode(&mut writer);
-            block == DumpBlock::End
-        }
-        (false, 0) => {
-            let head = TransactionsHead::decode(reader).unwrap();
-            assert_eq!(
-                head,
-                TransactionsHead {
-                    format: 1,
-                    status: 2
-                }
-            );
-            head.encode(&mut writer);
-            false
-        }
-        (false, _) => {
-            let block = TransactionBlock::decode(reader).unwrap();
-            block.encode(&mut writer);
-            matches!(block, TransactionBlock::End { .. })
-        }
     }
 }
 

@@ -27,7 +27,7 @@ use self::reply::{Reply, Stamp};
 use crate::clock::Now;
 use crate::metrics::{Cell, LookupResult, Op, Outcome, Reason};
 use crate::resolver::{self, Answer, Authority, Query};
-use crate::store::{Lookup, Reader, Session, Store, StoreError};
+use crate::store::{Lookup, Reader, Session, Store};
 
 /// The most requests answered in one go.
 pub const BATCH: usize = 32;
@@ -222,14 +222,13 @@ impl Responder {
         replies.count
     }
 
-    /// Takes up prefixes homed since the last batch.
+    /// Takes up prefixes homed since the last batch. While the store loads they stay unknown; a
+    /// store that cannot tell them says so itself.
     fn refresh(&mut self) {
-        if self.authority.is_stale(&self.shared.store) {
-            match Authority::load(&self.shared.store) {
-                Ok(authority) => self.authority = authority,
-                Err(StoreError::Loading) => {}
-                Err(error) => tracing::error!(%error, "cannot read the homed prefixes"),
-            }
+        if self.authority.is_stale(&self.shared.store)
+            && let Ok(authority) = Authority::load(&self.shared.store)
+        {
+            self.authority = authority;
         }
     }
 }
