@@ -113,6 +113,7 @@ impl Init {
     fn next_steps(&self) -> String {
         let data = self.data.display();
         let prefix = &self.prefix;
+        let jiexi = output::program();
         let port = self.port;
         let server = if port == 2641 {
             String::new()
@@ -123,19 +124,19 @@ impl Init {
             "The node for prefix {prefix} is set up in {data}.
 
 Next steps:
-  1. Look at {data}/{FILE_NAME}; check it with: jiexi config check {data}/{FILE_NAME}
+  1. Look at {data}/{FILE_NAME}; check it with: {jiexi} config check {data}/{FILE_NAME}
   2. Move {data}/{ADMIN_KEY} to a safe place: it administers the prefix, the node does not need it.
-  3. Start the node:    jiexi serve --config {data}/{FILE_NAME}
-  4. Ask it:            jiexi resolve 0.NA/{prefix}{server}
-  5. Bring in records:  jiexi import records.ndjson --config {data}/{FILE_NAME}
+  3. Start the node:    {jiexi} serve --config {data}/{FILE_NAME}
+  4. Ask it:            {jiexi} resolve 0.NA/{prefix}{server}
+  5. Bring in records:  {jiexi} import records.ndjson --config {data}/{FILE_NAME}
   6. Give {data}/site.json to the operator of the prefix above, and let port {port} (UDP and TCP) through the firewall.
 
 下一步：
   1. 查看并检查配置：{data}/{FILE_NAME}（jiexi config check）
   2. 将 {data}/{ADMIN_KEY} 移至安全的地方：它是前缀 {prefix} 的管理私钥，节点运行不需要它。
-  3. 启动节点：jiexi serve --config {data}/{FILE_NAME}
-  4. 解析测试：jiexi resolve 0.NA/{prefix}{server}
-  5. 导入标识：jiexi import records.ndjson --config {data}/{FILE_NAME}
+  3. 启动节点：{jiexi} serve --config {data}/{FILE_NAME}
+  4. 解析测试：{jiexi} resolve 0.NA/{prefix}{server}
+  5. 导入标识：{jiexi} import records.ndjson --config {data}/{FILE_NAME}
   6. 将 {data}/site.json 提交给上级节点，并在防火墙上放行端口 {port}（UDP 与 TCP）。
 "
         )

@@ -66,6 +66,16 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     out
 }
 
+/// The program as it was called, for commands that are printed to be tried: a plain name when it is in the path, else
+/// the path, as after `cargo run`.
+pub(super) fn program() -> String {
+    std::env::args_os()
+        .next()
+        .and_then(|name| name.into_string().ok())
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| String::from("jiexi"))
+}
+
 /// Text for one line of a terminal: control characters are shown, not sent.
 pub(super) fn visible(text: &str) -> String {
     text.chars()

@@ -164,6 +164,7 @@ fn banner(config: &Config) -> String {
     };
     let data = data_option(&config.node.data);
     let [first, second, third] = demo::samples();
+    let jiexi = output::program();
     format!(
         "jiexi demo node: prefix {prefix}, {enterprises} enterprises, {devices} devices
   Handle      127.0.0.1:{port} (UDP and TCP)
@@ -171,12 +172,12 @@ fn banner(config: &Config) -> String {
   data        {directory}
 
 Try in another terminal (请在另一个终端中试用):
-  jiexi resolve {first}{server}
-  jiexi resolve '{second}' --type URL --tcp{server}
-  jiexi resolve '{third}' -o json{server}
-  jiexi resolve 0.NA/{prefix}.1{server}
-  jiexi store stats{data}
-  jiexi export{data} | head -n 3
+  {jiexi} resolve {first}{server}
+  {jiexi} resolve '{second}' --type URL --tcp{server}
+  {jiexi} resolve '{third}' -o json{server}
+  {jiexi} resolve 0.NA/{prefix}.1{server}
+  {jiexi} store stats{data}
+  {jiexi} export{data} | head -n 3
   curl http://{operations}/ready
 Stop with Ctrl-C (按 Ctrl-C 停止).
 ",

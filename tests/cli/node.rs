@@ -439,7 +439,7 @@ fn the_demo_fills_itself_once_and_serves() {
     let commands: Vec<&str> = banner
         .iter()
         .map(|line| line.trim())
-        .filter(|line| line.starts_with("jiexi resolve"))
+        .filter(|line| line.contains(" resolve "))
         .collect();
     assert_eq!(commands.len(), 4, "{banner:?}");
     for command in commands {
