@@ -1,6 +1,31 @@
-//! jiexi
+//! jiexi: an identifier resolution node (工业互联网标识解析二级节点).
+//!
+//! Reading order:
+//!
+//! * *Answering*: [`server`] receives → decodes → [`resolver`] decides → [`store`] knows; [`metrics`] counts, [`observe`] for the store.
+//! * *Operating*: [`cli`] → [`config`], [`logging`], [`node`]; [`control`] and [`ops`] beside a running node;
+//!   [`bulk`], [`maintenance`] and [`demo`] for its data; [`identity`] for its keys and site record.
+//! * *Asking*: [`client`]. Shapes: [`json`], [`records`].
+//!
+//! The core (`jiexi_proto`, [`resolver`], [`store`]) is synchronous, knows no sockets and reads no
+//! clock but through [`clock`].
+
+pub mod bulk;
+pub mod cli;
+pub mod client;
 pub mod clock;
+pub mod config;
+pub mod control;
+pub mod demo;
+pub mod identity;
+pub mod json;
+pub mod logging;
+pub mod maintenance;
 pub mod metrics;
+pub mod node;
+pub mod observe;
+pub mod ops;
+pub mod records;
 pub mod resolver;
 pub mod server;
 pub mod store;

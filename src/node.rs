@@ -3,25 +3,26 @@
 //! Everything is bound before any work begins, so that a start either succeeds or says why not.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use bytes::Bytes;
 use jiexi_proto::value::site::SiteRecord;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::control::server::{self as control, ControlSocket};
 use crate::json;
 use crate::metrics::Metrics;
-use crate::ops::{self, Readiness};
-use crate::resolver::Authority;
+use crate::observe;
+use crate::ops;
 use crate::server::handle::{Shared, stream};
 use crate::server::{self, Bound, Server, budget};
-use crate::store::{State, Store};
+use crate::store::Store;
 
 /// Why a node cannot start: what was tried, and what went wrong.
 #[derive(Debug)]
@@ -60,8 +61,10 @@ impl Node {
         let site = read_site(&config.site_file())?;
         let bound = Bound::bind(handle_config(config)).map_err(failing("[handle]"))?;
         let operations = tokio::net::TcpListener::bind(config.operations.listen).await;
-        let operations = operations
-            .map_err(failing(format_args!("[operations] listen = {}", config.operations.listen)))?;
+        let operations = operations.map_err(failing(format_args!(
+            "[operations] listen = {}",
+            config.operations.listen
+        )))?;
         let directory = config.store_dir();
         let store = Store::open(config.store_config())
             .map_err(failing(format_args!("store {}", directory.display())))?;
@@ -71,7 +74,7 @@ impl Node {
             .map_err(failing(format_args!("control socket {}", path.display())))?;
 
         let metrics = Arc::new(Metrics::default());
-        observe_store(&metrics, &store);
+        observe::store(&metrics, &store);
         let site_serial = site.serial;
         let mut wire = Vec::new();
         site.encode(&mut wire);
@@ -87,11 +90,30 @@ impl Node {
         let server = Server::start(bound, &shared, &metrics).map_err(failing("threads"))?;
         let stop = CancellationToken::new();
         let side = TaskTracker::new();
-        side.spawn(control::serve(control, Arc::clone(&store), clock::unix_seconds, stop.clone()));
-        let address = operations.local_addr().map_err(failing("[operations] listen"))?;
-        side.spawn(serve_operations(operations, metrics, Arc::clone(&store), stop.clone()));
+        side.spawn(control::serve(
+            control,
+            Arc::clone(&store),
+            config.store_config(),
+            clock::unix_seconds,
+            stop.clone(),
+        ));
+        let address = operations
+            .local_addr()
+            .map_err(failing("[operations] listen"))?;
+        side.spawn(serve_operations(
+            operations,
+            metrics,
+            Arc::clone(&store),
+            stop.clone(),
+        ));
         side.close();
-        Ok(Self { store, server, operations: address, stop, side })
+        Ok(Self {
+            store,
+            server,
+            operations: address,
+            stop,
+            side,
+        })
     }
 
     /// Where the Handle protocol is served.
@@ -113,13 +135,18 @@ impl Node {
     pub async fn stop(self) -> Result<(), StartError> {
         let cut = self.server.drain().await;
         if cut > 0 {
-            tracing::warn!(connections = cut, "connections were cut at the drain deadline");
+            tracing::warn!(
+                connections = cut,
+                "connections were cut at the drain deadline"
+            );
         }
         self.stop.cancel();
         self.side.wait().await;
         let store = self.store;
         let closed = tokio::task::spawn_blocking(move || store.shutdown()).await;
-        closed.map_err(failing("closing the store"))?.map_err(failing("closing the store"))
+        closed
+            .map_err(failing("closing the store"))?
+            .map_err(failing("closing the store"))
     }
 }
 
@@ -128,23 +155,41 @@ impl Node {
 /// # Errors
 /// As [`Node::start`] and [`Node::stop`].
 pub async fn run(config: &Config, started: impl FnOnce(&Node)) -> Result<(), StartError> {
+    // Before anything else: a signal that comes while the node starts must not kill it half-way.
+    let signals = Signals::listen().map_err(failing("signals"))?;
     let node = Node::start(config).await?;
     started(&node);
-    let signal = wait_for_signal().await.map_err(failing("signals"))?;
-    tracing::info!(signal, "stopping: no new connections, open requests are answered");
+    let signal = signals.wait().await;
+    tracing::info!(
+        signal,
+        "stopping: no new connections, open requests are answered"
+    );
     node.stop().await?;
     tracing::info!("stopped");
     Ok(())
 }
 
-/// The name of the signal that ends the node.
-async fn wait_for_signal() -> std::io::Result<&'static str> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => Ok("SIGTERM"),
-        _ = interrupt.recv() => Ok("SIGINT"),
+/// The signals that end the node.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From now on these signals no longer end the process by themselves.
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// The name of the signal that came.
+    async fn wait(mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
     }
 }
 
@@ -161,7 +206,11 @@ fn handle_config(config: &Config) -> server::Config {
     let handle = &config.handle;
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     server::Config {
-        listen: handle.listen.iter().map(|ip| SocketAddr::new(*ip, handle.port)).collect(),
+        listen: handle
+            .listen
+            .iter()
+            .map(|ip| SocketAddr::new(*ip, handle.port))
+            .collect(),
         workers: usize::from(handle.udp_workers),
         receive_buffer: size(handle.udp_receive_buffer),
         streams: stream::Config {
@@ -188,7 +237,7 @@ async fn serve_operations(
     store: Arc<Store>,
     stop: CancellationToken,
 ) {
-    let state = move || readiness(&store.state());
+    let state = move || observe::readiness(&store.state());
     if let Err(error) = ops::serve(listener, move || metrics.render(), state, stop).await {
         tracing::error!(%error, "the operations listener has failed");
     }

@@ -33,7 +33,9 @@ pub const NONCE_SIZE: usize = 16;
 pub const NONCE_MAX: usize = 64;
 /// Handles in one message of a list; the next ones come in further messages.
 pub const LIST_PAGE: usize = 50;
-/// Most octets of the key field in a session set-up.
+/// Most octets of a public key in a session set-up (ours).
+pub const KEY_MAX: usize = 8_192;
+/// Most octets of the encrypted key that a client sends for its session.
 pub const SESSION_KEY_MAX: usize = 512;
 /// How many counters back a session accepts a message it has not seen.
 pub const REPLAY_WINDOW: u32 = 200;

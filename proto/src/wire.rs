@@ -43,6 +43,18 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Reads a part of a shared buffer, counting offsets from the start of the part. It has to be
+    /// a slice of that buffer.
+    #[inline]
+    #[must_use]
+    pub(crate) const fn within(owner: &'a Bytes, part: &'a [u8]) -> Self {
+        Self {
+            rest: part,
+            end: part.len(),
+            owner: Some(owner),
+        }
+    }
+
     /// The offset of the next octet.
     #[inline]
     #[must_use]
@@ -159,7 +171,8 @@ impl<'a> Reader<'a> {
     }
 
     /// Octets that this reader handed out, as a slice of the shared buffer (or a copy).
-    pub fn share(&self, octets: &'a [u8]) -> Bytes {
+    #[must_use]
+    pub(crate) fn share(&self, octets: &'a [u8]) -> Bytes {
         self.owner.map_or_else(
             || Bytes::copy_from_slice(octets),
             |owner| owner.slice_ref(octets),
@@ -196,6 +209,16 @@ impl<'a> Reader<'a> {
             items.push(item(self)?);
         }
         Ok(items)
+    }
+
+    /// Two zero octets at the very end, or nothing: old `HS_ADMIN` data and session set-ups have
+    /// them.
+    pub fn padding(&mut self) -> Result<bool> {
+        match self.rest {
+            [] => Ok(false),
+            [0, 0] => Ok(!self.take_rest().is_empty()),
+            _ => Err(self.error(ErrorKind::Trailing, "padding")),
+        }
     }
 
     /// Everything has been read; what is left is an error about what follows `field`.
@@ -291,6 +314,13 @@ impl<'a> Writer<'a> {
         self.length(items.len());
         for each in items {
             item(self, each);
+        }
+    }
+
+    /// Appends two zero octets when there is padding.
+    pub fn padding(&mut self, padded: bool) {
+        if padded {
+            self.u16(0);
         }
     }
 

@@ -15,10 +15,12 @@ const ROOT: &[u8] = b"0.NA";
 const PAGE: usize = 10_000;
 
 /// The homed prefixes as of one epoch of the store; each worker keeps its own copy.
+///
+/// [`Authority::default`] knows nothing yet: it stands for a store that is still loading.
 #[derive(Clone, Debug, Default)]
 pub struct Authority {
-    /// Prefixes without the leading `0.NA/`, folded.
-    homed: HashSet<Box<[u8]>, foldhash::fast::RandomState>,
+    /// Prefixes without the leading `0.NA/`, folded; none while they are not known.
+    homed: Option<HashSet<Box<[u8]>, foldhash::fast::RandomState>>,
     /// The epoch of the store's prefixes this was read at.
     epoch: u64,
 }
@@ -41,61 +43,61 @@ impl Authority {
             let page = store.scan(Space::Prefix, from, PREFIX_HANDLE, PAGE)?;
             let complete = page.len() < PAGE;
             for record in page {
-                homed.insert(record.key[PREFIX_HANDLE.len()..].into());
-                last = record.key;
+                homed.insert(record.key()[PREFIX_HANDLE.len()..].into());
+                last = record.key().to_vec();
             }
             if complete {
-                return Ok(Self { homed, epoch });
+                return Ok(Self {
+                    homed: Some(homed),
+                    epoch,
+                });
             }
         }
     }
 
-    /// Whether the store's prefixes changed since this was read.
+    /// Whether the prefixes are not known yet, or changed since they were read.
     #[must_use]
     pub fn is_stale(&self, store: &Store) -> bool {
-        store.epoch(Space::Prefix) != self.epoch
+        self.homed.is_none() || store.epoch(Space::Prefix) != self.epoch
     }
 
     /// How many prefixes are homed.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.homed.len()
+        self.homed.as_ref().map_or(0, HashSet::len)
     }
 
     /// Whether no prefix is homed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.homed.is_empty()
+        self.len() == 0
     }
 
-    /// Whether this node answers for the folded handle `key`.
+    /// Whether this node answers for the folded handle `key`; nothing while that is not known.
     ///
     /// A prefix handle is answered by the home of the root, of the prefix itself, and of every
     /// prefix it is derived from: the parent knows where its children live.
     #[must_use]
-    pub fn responsible(&self, key: &[u8]) -> bool {
+    pub fn responsible(&self, key: &[u8]) -> Option<bool> {
+        let homed = self.homed.as_ref()?;
         let Some(slash) = key.iter().position(|&byte| byte == b'/') else {
-            return false;
+            return Some(false);
         };
         let (prefix, suffix) = (&key[..slash], &key[slash + 1..]);
-        if self.homed.contains(prefix) {
-            return true;
-        }
-        prefix == ROOT && self.homes_some_ancestor(suffix)
+        let ancestors = || lineage(suffix).any(|ancestor| homed.contains(ancestor));
+        Some(homed.contains(prefix) || prefix == ROOT && ancestors())
     }
+}
 
-    /// Whether `prefix` or a prefix it is derived from is homed.
-    fn homes_some_ancestor(&self, mut prefix: &[u8]) -> bool {
-        loop {
-            if self.homed.contains(prefix) {
-                return true;
-            }
-            match prefix.iter().rposition(|&byte| byte == b'.') {
-                Some(dot) => prefix = &prefix[..dot],
-                None => return false,
-            }
-        }
-    }
+/// `88.118.9`, `88.118`, `88`.
+fn lineage(prefix: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::successors(Some(prefix), |prefix| parent(prefix))
+}
+
+/// `88.118.9` → `88.118`.
+fn parent(prefix: &[u8]) -> Option<&[u8]> {
+    let dot = prefix.iter().rposition(|&byte| byte == b'.')?;
+    prefix.get(..dot)
 }
 
 #[cfg(test)]
@@ -107,7 +109,10 @@ mod tests {
             .iter()
             .map(|prefix| prefix.as_bytes().into())
             .collect();
-        Authority { homed, epoch: 0 }
+        Authority {
+            homed: Some(homed),
+            epoch: 0,
+        }
     }
 
     /// Goal: a second-level node answers for its own and for derived prefixes, and for nothing else.
@@ -121,7 +126,7 @@ mod tests {
             "0.NA/88.118.8",
             "0.NA/88.118.9.1",
         ] {
-            assert!(node.responsible(ours.as_bytes()), "{ours}");
+            assert_eq!(node.responsible(ours.as_bytes()), Some(true), "{ours}");
         }
         for foreign in [
             "88.118.9/X",
@@ -131,7 +136,11 @@ mod tests {
             "0.NA/88.1189",
             "NOSLASH",
         ] {
-            assert!(!node.responsible(foreign.as_bytes()), "{foreign}");
+            assert_eq!(
+                node.responsible(foreign.as_bytes()),
+                Some(false),
+                "{foreign}"
+            );
         }
     }
 
@@ -139,7 +148,8 @@ mod tests {
     #[test]
     fn the_root_answers_for_every_prefix_handle() {
         let root = homing(&["0.NA"]);
-        assert!(root.responsible(b"0.NA/10.1"));
-        assert!(!root.responsible(b"10.1/X"));
+        assert_eq!(root.responsible(b"0.NA/10.1"), Some(true));
+        assert_eq!(root.responsible(b"10.1/X"), Some(false));
+        assert_eq!(Authority::default().responsible(b"10.1/X"), None);
     }
 }

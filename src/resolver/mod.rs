@@ -59,6 +59,9 @@ pub enum Answer<'s, 'q> {
 /// The types by which a prefix refers to the service of the prefixes derived from it.
 const REFERRAL_TYPES: &[&[u8]] = &[b"HS_SITE.PREFIX", b"HS_NA_DELEGATE", b"HS_SERV.PREFIX"];
 
+/// The length of `0.NA/`, which stands before every prefix.
+const PREFIX_SPACE: usize = 5;
+
 /// Answers `query`, whose record was looked up before: `found`.
 pub fn resolve<'s, 'q>(
     authority: &Authority,
@@ -66,14 +69,13 @@ pub fn resolve<'s, 'q>(
     query: &Query<'q>,
     found: &Lookup<'s>,
 ) -> Answer<'s, 'q> {
-    if !authority.responsible(query.key) {
-        return Answer::NotResponsible;
-    }
-    match *found {
-        Lookup::Found(record) => select(record, query),
-        Lookup::Absent => absent(session, query),
-        Lookup::Loading => Answer::Loading,
-        Lookup::Damaged => Answer::Damaged,
+    match (authority.responsible(query.key), found) {
+        (Some(false), _) => Answer::NotResponsible,
+        // While nobody knows which prefixes are homed, what is here is served, and nothing denied.
+        (_, &Lookup::Found(record)) => select(record, query),
+        (None, _) | (_, Lookup::Loading) => Answer::Loading,
+        (Some(true), Lookup::Absent) => absent(session, query),
+        (Some(true), Lookup::Damaged) => Answer::Damaged,
     }
 }
 
@@ -124,9 +126,9 @@ fn absent<'s, 'q>(session: &'s Session<'_>, query: &Query<'q>) -> Answer<'s, 'q>
 
 /// `0.NA/88.118.9` → `0.NA/88.118` → `0.NA/88` → nothing.
 fn parent_prefix(prefix_handle: &[u8]) -> Option<&[u8]> {
-    let dot = prefix_handle.iter().rposition(|&byte| byte == b'.')?;
-    let parent = prefix_handle.get(..dot)?;
-    handle::is_prefix_handle(parent).then_some(parent)
+    let prefix = prefix_handle.get(PREFIX_SPACE..)?;
+    let dot = prefix.iter().rposition(|&byte| byte == b'.')?;
+    prefix_handle.get(..PREFIX_SPACE + dot)
 }
 
 #[cfg(test)]

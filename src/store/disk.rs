@@ -255,7 +255,7 @@ impl DiskFile {
 pub(crate) fn parent(path: &Path) -> &Path {
     path.parent()
         .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."))
+        .unwrap_or_else(|| Path::new("."))
 }
 
 /// Makes everything below a directory durable, and the directory itself.

@@ -83,17 +83,15 @@ impl Evidence {
 pub(crate) fn load(shared: &Shared) -> Result<Loaded, StoreError> {
     let watch = Stopwatch::start();
     let mark = mark::read(shared.dir(), shared.identity.epoch);
-    match mark {
-        Some(Mark {
-            clean: false,
-            position,
-        }) => {
-            tracing::info!(
-                sequence = position.sequence,
-                "the store was not closed: the journal is replayed"
-            );
-        }
-        Some(Mark { clean: true, .. }) | None => {}
+    if let Some(Mark {
+        clean: false,
+        position,
+    }) = mark
+    {
+        tracing::info!(
+            sequence = position.sequence,
+            "the store was not closed: the journal is replayed"
+        );
     }
     let mut evidence = Evidence {
         mark,

@@ -19,7 +19,7 @@ pub(crate) fn request(scenario: &str) -> Vec<u8> {
     let message = &vector["exchanges"][0]["messages"][0];
     let hex = message["datagram_hex"]
         .as_str()
-        .or(message["hex"].as_str())
+        .or_else(|| message["hex"].as_str())
         .expect("octets");
     hex::decode(hex).expect("hex")
 }

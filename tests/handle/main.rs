@@ -5,6 +5,11 @@
 //! * [`streams`]: pipelining, deadlines, the cap, drain.
 //! * [`hostile`]: bytes that are no messages.
 
+#![expect(
+    clippy::expect_used,
+    reason = "helpers of a test: a failed assumption is a failed test"
+)]
+
 mod datagrams;
 mod hostile;
 mod node;

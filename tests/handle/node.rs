@@ -233,7 +233,7 @@ fn own_site(store: &Store) -> Bytes {
         .get(Space::Handle, b"0.NA/88.118.8")
         .expect("reads")
         .expect("is there");
-    let entry = record.record().entries().next().expect("a value");
+    let entry = record.entries().next().expect("a value");
     let (value, _) = ValueView::split(entry.wire).expect("a value");
     assert_eq!(value.kind, b"HS_SITE");
     Bytes::copy_from_slice(value.data)

@@ -125,7 +125,7 @@ impl Answer {
 fn octets(message: &serde_json::Value) -> Vec<u8> {
     let hex = message["datagram_hex"]
         .as_str()
-        .or(message["hex"].as_str())
+        .or_else(|| message["hex"].as_str())
         .expect("octets");
     hex::decode(hex).expect("hex")
 }

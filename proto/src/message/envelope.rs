@@ -85,6 +85,20 @@ impl Envelope {
         ]
     }
 
+    /// The envelope of a request in the newest version, outside sessions.
+    #[must_use]
+    pub const fn request(request_id: u32) -> Self {
+        Self {
+            version: Version::CURRENT,
+            flags: EnvelopeFlags(0),
+            suggested: Version::CURRENT,
+            session_id: 0,
+            request_id,
+            sequence: 0,
+            message_length: 0,
+        }
+    }
+
     /// Whether the message after it is encrypted.
     #[inline]
     #[must_use]

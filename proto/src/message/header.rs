@@ -52,6 +52,22 @@ impl Header {
         })
     }
 
+    /// The header of a request by a client that knows no site record. `expiration` is in seconds
+    /// since 1970; clients say 12 hours from now.
+    #[must_use]
+    pub const fn request(op_code: OpCode, flags: OpFlags, expiration: i32) -> Self {
+        Self {
+            op_code,
+            response_code: ResponseCode::NONE,
+            flags,
+            site_serial: Self::SERIAL_UNKNOWN,
+            recursion_count: 0,
+            reserved: 0,
+            expiration,
+            body_length: 0,
+        }
+    }
+
     /// Whether this is a request: anything else is not to be answered.
     #[inline]
     #[must_use]

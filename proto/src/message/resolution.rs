@@ -1,13 +1,12 @@
-//! Resolution (op 1): the question for values of a handle, and the answer with them.
+//! Resolution (op 1): the question for values of a handle.
 //!
-//! RFC 3652 §3.1. The id-pointer SDK appends one more length-prefixed field to its requests; it is
+//! RFC 3652 §3.1; the answer is a [`super::values::HandleValues`]. The id-pointer SDK appends one more length-prefixed field to its requests; it is
 //! the `trailer` here, kept apart from "no trailer".
 
 use bytes::Bytes;
 
 use crate::error::DecodeError;
-use crate::limits::{ARRAY_MAX, FILTERS_MAX, HANDLE_MAX, VALUES_MAX};
-use crate::value::Value;
+use crate::limits::{ARRAY_MAX, FILTERS_MAX, HANDLE_MAX};
 use crate::wire::{Reader, Writer};
 
 /// A resolution request as a view of the receive buffer: checked as a whole, nothing copied.
@@ -141,11 +140,16 @@ impl Resolution {
     /// As the view.
     pub fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let view = ResolutionView::decode(reader.peek())?;
+        let mut indexes = Vec::with_capacity(view.indexes.len());
+        indexes.extend(view.indexes.iter());
+        let mut types = Vec::with_capacity(view.types.len());
+        types.extend(view.types.iter().map(|name| reader.share(name)));
+        let trailer = view.trailer.map(|octets| reader.share(octets));
         let owned = Self {
             handle: reader.share(view.handle),
-            indexes: view.indexes.iter().collect(),
-            types: view.types.iter().map(|name| reader.share(name)).collect(),
-            trailer: view.trailer.map(|octets| reader.share(octets)),
+            indexes,
+            types,
+            trailer,
         };
         reader.take_rest();
         Ok(owned)
@@ -159,33 +163,6 @@ impl Resolution {
         if let Some(trailer) = &self.trailer {
             writer.bytes(trailer);
         }
-    }
-}
-
-/// The answer: the handle as it was asked, and values in index order.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Resolved {
-    /// The handle as it was asked.
-    pub handle: Bytes,
-    /// The values.
-    pub values: Vec<Value>,
-}
-
-impl Resolved {
-    /// Reads the body of a response, after its digest.
-    ///
-    /// # Errors
-    /// Octets missing, a length or count above its limit.
-    pub fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let handle = reader.owned(HANDLE_MAX, "handle")?;
-        let values = reader.list(VALUES_MAX, Value::SIZE_MIN, "values", Value::read)?;
-        Ok(Self { handle, values })
-    }
-
-    /// Appends the body of a response, after its digest.
-    pub fn encode(&self, writer: &mut Writer<'_>) {
-        writer.bytes(&self.handle);
-        writer.list(&self.values, |w, value| value.write(w));
     }
 }
 

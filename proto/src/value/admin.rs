@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::error::{DecodeError, ErrorKind};
+use crate::error::DecodeError;
 use crate::value::Reference;
 use crate::wire::{Reader, Writer};
 
@@ -64,7 +64,7 @@ impl Admin {
         let mut reader = Reader::over(data);
         let rights = AdminRights(reader.u16("permissions")?);
         let admin = Reference::read(&mut reader)?;
-        let padded = read_padding(&mut reader)?;
+        let padded = reader.padding()?;
         reader.finish("admin index")?;
         Ok(Self {
             rights,
@@ -78,23 +78,7 @@ impl Admin {
         let mut writer = Writer::new(out);
         writer.u16(self.rights.0);
         self.admin.write(&mut writer);
-        write_padding(self.padded, &mut writer);
-    }
-}
-
-/// Two zero octets at the very end, or nothing: old `HS_ADMIN` data and session set-ups have them.
-pub(crate) fn read_padding(reader: &mut Reader<'_>) -> Result<bool, DecodeError> {
-    match reader.peek() {
-        [] => Ok(false),
-        [0, 0] => Ok(!reader.take_rest().is_empty()),
-        _ => Err(reader.error(ErrorKind::Trailing, "padding")),
-    }
-}
-
-/// The other direction of [`read_padding`].
-pub(crate) fn write_padding(padded: bool, writer: &mut Writer<'_>) {
-    if padded {
-        writer.u16(0);
+        writer.padding(self.padded);
     }
 }
 

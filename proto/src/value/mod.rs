@@ -170,6 +170,13 @@ impl Value {
     /// As [`ValueView::split`].
     pub fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let view = ValueView::read(reader)?;
+        let mut references = Vec::with_capacity(Reference::iter(view.references).count());
+        for (handle, index) in Reference::iter(view.references) {
+            references.push(Reference {
+                handle: reader.share(handle),
+                index,
+            });
+        }
         Ok(Self {
             index: view.index,
             timestamp: view.timestamp,
@@ -177,12 +184,7 @@ impl Value {
             permissions: view.permissions,
             kind: reader.share(view.kind),
             data: reader.share(view.data),
-            references: Reference::iter(view.references)
-                .map(|(handle, index)| Reference {
-                    handle: reader.share(handle),
-                    index,
-                })
-                .collect(),
+            references,
         })
     }
 

@@ -182,7 +182,7 @@ impl Server {
         });
     }
 
-    /// The address.
+    /// The address. Twelve zeros in front mean IPv4, but for the loopback of IPv6.
     #[must_use]
     pub fn ip(&self) -> IpAddr {
         match self.address {

@@ -222,13 +222,13 @@ impl Responder {
         replies.count
     }
 
-    /// Takes up prefixes homed since the last batch.
+    /// Takes up prefixes homed since the last batch. While the store loads they stay unknown; a
+    /// store that cannot tell them says so itself.
     fn refresh(&mut self) {
-        if self.authority.is_stale(&self.shared.store) {
-            match Authority::load(&self.shared.store) {
-                Ok(authority) => self.authority = authority,
-                Err(error) => tracing::error!(%error, "cannot read the homed prefixes"),
-            }
+        if self.authority.is_stale(&self.shared.store)
+            && let Ok(authority) = Authority::load(&self.shared.store)
+        {
+            self.authority = authority;
         }
     }
 }

@@ -84,17 +84,14 @@ pub(super) fn parse<'a>(octets: &'a [u8], case: CaseRule, keys: &mut Vec<u8>) ->
             text,
         );
     }
-    let message = match MessageView::decode_lenient(octets) {
-        Ok(message) => message,
-        Err(_) => {
-            let text = "the message is shorter than its header or its lengths disagree";
-            return refuse(
-                envelope,
-                OpCode::RESERVED,
-                ResponseCode::PROTOCOL_ERROR,
-                text,
-            );
-        }
+    let Ok(message) = MessageView::decode_lenient(octets) else {
+        let text = "the message is shorter than its header or its lengths disagree";
+        return refuse(
+            envelope,
+            OpCode::RESERVED,
+            ResponseCode::PROTOCOL_ERROR,
+            text,
+        );
     };
     if message.header.response_code != ResponseCode::NONE {
         return Step::Drop(Reason::NotARequest);

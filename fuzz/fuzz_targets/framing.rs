@@ -1,0 +1,4 @@
+//! Runs `jiexi_proto::fuzzing::framing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|octets: &[u8]| jiexi_proto::fuzzing::framing(octets));

@@ -1,0 +1,373 @@
+//! Import: lines of JSON become batches of changes.
+//!
+//! ```text
+//! caller's thread          parsers (1 … 4)              committer
+//! read → chunk of lines ─→ chunk k goes to parser k % n ─→ takes from parser k % n, in order ─→ Store::submit
+//! ```
+//!
+//! A chunk is a batch, and a batch is atomic: a bad line stops the import with nothing of its chunk applied and all
+//! chunks before it applied. With `keep_going` the line is reported and the rest of its chunk applied.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    io::{self, BufRead, BufReader, Read},
+    sync::{
+        Mutex,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread,
+};
+
+use jiexi_proto::handle::CaseRule;
+
+use super::Counts;
+use crate::{
+    json::line::{self, Line},
+    records,
+    store::{Batch, Change, CommitError, Committed, Store},
+};
+
+/// Lines in a batch at most: enough to make one sync cheap for each, few enough to redo after a bad line.
+const LINES_MAX: usize = 1_000;
+/// Bytes of text in a batch at most (one line may exceed it by itself).
+const CHUNK_BYTES: usize = 1 << 20;
+/// The longest line: the largest record in hexadecimal needs 0.5 MiB, escaped JSON a few times that.
+pub const LINE_MAX: usize = 4 << 20;
+/// Parsers; JSON is parsed at some 100,000 lines a second on each, more than the store takes in from four.
+const PARSERS_MAX: usize = 4;
+/// Batches handed to the store and not yet durable.
+const IN_FLIGHT_MAX: usize = 8;
+
+/// How to import.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Report bad lines and go on, instead of stopping at the first.
+    pub keep_going: bool,
+    /// Unix seconds: the timestamp of values that do not say their own.
+    pub now: u32,
+}
+
+/// What happens while importing.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// More has been made durable; the counts so far.
+    Progress(Counts),
+    /// A line was skipped.
+    Skipped(&'a BadLine),
+}
+
+/// A line that cannot be imported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadLine {
+    /// Its number, from 1.
+    pub line: u64,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// Why an import stopped.
+#[derive(Debug)]
+pub enum ImportError {
+    /// A line is bad, and the import was not told to keep going.
+    Line(BadLine),
+    /// The input cannot be read.
+    Read(io::Error),
+    /// The store refused a batch.
+    Store {
+        /// First line of the batch.
+        line: u64,
+        /// Why.
+        error: CommitError,
+    },
+    /// A part of the program died; it has said why on stderr.
+    Internal,
+}
+
+impl fmt::Display for ImportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line(BadLine { line, message }) => write!(f, "{line}: {message}"),
+            Self::Read(error) => write!(f, "cannot be read: {error}"),
+            Self::Store { line, error } => write!(
+                f,
+                "{line}: the store refused the batch that begins here: {error}"
+            ),
+            Self::Internal => f.write_str("a worker thread of the import ended unexpectedly"),
+        }
+    }
+}
+
+impl std::error::Error for ImportError {}
+
+/// A stopped import: why, and what had been applied before.
+#[derive(Debug)]
+pub struct Stopped {
+    /// Why.
+    pub error: ImportError,
+    /// What is in the store now.
+    pub applied: Counts,
+}
+
+/// Imports all of `input` into `store`. Blocks; `watch` is called from another thread.
+///
+/// A record replaces what the store has under the same handle.
+///
+/// # Errors
+/// See [`ImportError`]; everything before the failing batch is applied.
+pub fn import(
+    input: impl Read,
+    store: &Store,
+    options: Options,
+    watch: &(dyn Fn(Event<'_>) + Sync),
+) -> Result<Counts, Stopped> {
+    let case = store.case();
+    let parsers = thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(PARSERS_MAX);
+    thread::scope(|scope| {
+        let (mut to_parsers, mut from_parsers) = (Vec::new(), Vec::new());
+        for _ in 0..parsers {
+            let (chunk_sender, chunks) = sync_channel::<Chunk>(2);
+            let (parsed_sender, parsed) = sync_channel::<Parsed>(2);
+            to_parsers.push(chunk_sender);
+            from_parsers.push(parsed);
+            scope.spawn(move || parse_all(&chunks, &parsed_sender, case, options));
+        }
+        let committer =
+            scope.spawn(move || Committer::new(store, options, watch).run(&from_parsers));
+        let read = feed(input, &to_parsers);
+        drop(to_parsers);
+        let (applied, outcome) = committer
+            .join()
+            .unwrap_or_else(|_| (Counts::default(), Err(ImportError::Internal)));
+        let read = read.map_err(ImportError::Read);
+        match outcome.and(read) {
+            Ok(()) => Ok(applied),
+            Err(error) => Err(Stopped { error, applied }),
+        }
+    })
+}
+
+/// Consecutive lines of the input.
+struct Chunk {
+    /// Number of the first line.
+    first: u64,
+    /// The lines with their ends.
+    text: Vec<u8>,
+}
+
+/// Cuts the input into chunks and deals them out. Ends early when the committer has given up.
+fn feed(input: impl Read, parsers: &[SyncSender<Chunk>]) -> io::Result<()> {
+    let mut input = BufReader::with_capacity(256 << 10, input);
+    let mut line = 1_u64;
+    for parser in parsers.iter().cycle() {
+        let mut chunk = Chunk {
+            first: line,
+            text: Vec::new(),
+        };
+        let mut ended = false;
+        for _ in 0..LINES_MAX {
+            let before = chunk.text.len();
+            // A line of the greatest length, its end, and one byte more by which a longer one is known.
+            let limit = u64::try_from(LINE_MAX + 2).unwrap_or(u64::MAX);
+            let read = input
+                .by_ref()
+                .take(limit)
+                .read_until(b'\n', &mut chunk.text)?;
+            if read == 0 {
+                ended = true;
+                break;
+            }
+            line += 1;
+            if chunk.text.len() - before > LINE_MAX + 1 {
+                // Even with `keep_going`: what follows might be gigabytes without a line end.
+                return Err(io::Error::other(format!(
+                    "line {} is longer than {LINE_MAX} bytes",
+                    line - 1
+                )));
+            }
+            if chunk.text.len() >= CHUNK_BYTES {
+                break;
+            }
+        }
+        if !chunk.text.is_empty() && parser.send(chunk).is_err() {
+            return Ok(());
+        }
+        if ended {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// A chunk as changes.
+struct Parsed {
+    first: u64,
+    changes: Vec<Change>,
+    counts: Counts,
+    bad: Vec<BadLine>,
+}
+
+/// A parser thread.
+fn parse_all(
+    chunks: &Receiver<Chunk>,
+    parsed: &SyncSender<Parsed>,
+    case: CaseRule,
+    options: Options,
+) {
+    while let Ok(chunk) = chunks.recv() {
+        if parsed.send(parse(&chunk, case, options)).is_err() {
+            return;
+        }
+    }
+}
+
+/// Parses a chunk. Without `keep_going` the first bad line ends it.
+fn parse(chunk: &Chunk, case: CaseRule, options: Options) -> Parsed {
+    let bytes = u64::try_from(chunk.text.len()).unwrap_or(u64::MAX);
+    let mut parsed = Parsed {
+        first: chunk.first,
+        changes: Vec::new(),
+        counts: Counts {
+            bytes,
+            ..Counts::default()
+        },
+        bad: Vec::new(),
+    };
+    for (number, text) in (chunk.first..).zip(chunk.text.split_inclusive(|byte| *byte == b'\n')) {
+        parsed.counts.lines += 1;
+        let text = text.trim_ascii();
+        if text.is_empty() {
+            continue;
+        }
+        if let Err(message) = parse_line(text, case, options.now, &mut parsed) {
+            parsed.bad.push(BadLine {
+                line: number,
+                message,
+            });
+            if !options.keep_going {
+                break;
+            }
+            parsed.counts.skipped += 1;
+        }
+    }
+    parsed
+}
+
+/// Parses a line into a change.
+fn parse_line(text: &[u8], case: CaseRule, now: u32, parsed: &mut Parsed) -> Result<(), String> {
+    match line::read(text, now).map_err(|error| error.to_string())? {
+        Line::Prefix(prefix) => {
+            parsed.counts.prefixes += 1;
+            parsed.changes.push(records::home_prefix(&prefix, case));
+        }
+        Line::Record(record) => {
+            parsed.counts.records += 1;
+            parsed.counts.values += u64::try_from(record.values.len()).unwrap_or_default();
+            parsed.changes.push(records::put(record, case));
+        }
+    }
+    Ok(())
+}
+
+/// The thread that hands batches to the store, in the order of the input.
+struct Committer<'a> {
+    store: &'a Store,
+    options: Options,
+    watch: &'a (dyn Fn(Event<'_>) + Sync),
+    /// Batches on their way to the disk, oldest first.
+    in_flight: VecDeque<InFlight>,
+    /// What is durable.
+    applied: Counts,
+}
+
+/// A batch on its way to the disk.
+struct InFlight {
+    first: u64,
+    counts: Counts,
+    done: Receiver<Result<Committed, CommitError>>,
+}
+
+impl<'a> Committer<'a> {
+    fn new(store: &'a Store, options: Options, watch: &'a (dyn Fn(Event<'_>) + Sync)) -> Self {
+        Self {
+            store,
+            options,
+            watch,
+            in_flight: VecDeque::new(),
+            applied: Counts::default(),
+        }
+    }
+
+    /// Takes chunk after chunk from the parsers in turn until one has no more.
+    fn run(mut self, parsers: &[Receiver<Parsed>]) -> (Counts, Result<(), ImportError>) {
+        let mut outcome = Ok(());
+        for parser in parsers.iter().cycle() {
+            let Ok(parsed) = parser.recv() else { break };
+            outcome = self.take(parsed);
+            if outcome.is_err() {
+                break;
+            }
+        }
+        // Whatever went wrong, what was handed over before it is on its way and counts.
+        while !self.in_flight.is_empty() {
+            let settled = self.settle();
+            outcome = outcome.and(settled);
+        }
+        (self.applied, outcome)
+    }
+
+    /// One parsed chunk.
+    fn take(&mut self, parsed: Parsed) -> Result<(), ImportError> {
+        for bad in &parsed.bad {
+            if !self.options.keep_going {
+                return Err(ImportError::Line(bad.clone()));
+            }
+            (self.watch)(Event::Skipped(bad));
+        }
+        if self.in_flight.len() >= IN_FLIGHT_MAX {
+            self.settle()?;
+        }
+        let (report, done) = sync_channel(1);
+        let report = Mutex::new(report);
+        let batch = Batch {
+            changes: parsed.changes,
+            note: bytes::Bytes::new(),
+        };
+        self.store.submit_wait(batch, move |outcome| {
+            // The receiver is gone only when the import was abandoned.
+            drop(report.lock().map(|report| report.send(outcome)));
+        });
+        self.in_flight.push_back(InFlight {
+            first: parsed.first,
+            counts: parsed.counts,
+            done,
+        });
+        Ok(())
+    }
+
+    /// Waits for the oldest batch.
+    fn settle(&mut self) -> Result<(), ImportError> {
+        let Some(InFlight {
+            first,
+            counts,
+            done,
+        }) = self.in_flight.pop_front()
+        else {
+            return Ok(());
+        };
+        match done.recv() {
+            Ok(Ok(_)) => {
+                self.applied.add(counts);
+                (self.watch)(Event::Progress(self.applied));
+                Ok(())
+            }
+            Ok(Err(error)) => Err(ImportError::Store { line: first, error }),
+            Err(_) => Err(ImportError::Store {
+                line: first,
+                error: CommitError::Closed,
+            }),
+        }
+    }
+}

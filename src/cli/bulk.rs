@@ -1,0 +1,361 @@
+//! `jiexi import` and `jiexi export`: on a running node through its control socket, on a stopped one directly.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, BufWriter, Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use indicatif::ProgressBar;
+use tokio::io::AsyncRead;
+
+use super::{
+    Failed, output,
+    place::Place,
+    progress,
+    target::{self, Target},
+};
+use crate::{
+    bulk::{
+        Counts,
+        export::{self, export},
+        import::{self, Event, ImportError, import},
+    },
+    clock,
+    control::{
+        client::{ControlError, Node},
+        command::{Command, Outcome, Progress},
+    },
+    maintenance,
+    store::Store,
+};
+
+/// Import records: one JSON object a line
+///
+/// Lines are {"handle":…,"values":[…]}, {"handle":…,"values_hex":[…]} or {"prefix":"88.118"} (a prefix that this node is
+/// to answer for). A record replaces the one stored under its handle. Works on a running node, and on a stopped one.
+/// Lines are applied in batches of up to 1,000; a bad line stops the import with nothing of its batch applied.
+#[derive(Debug, Args)]
+pub(super) struct Import {
+    /// The file, or - for standard input
+    #[arg(value_name = "FILE|-")]
+    file: PathBuf,
+    /// Report bad lines and go on; the exit code is then still 1
+    #[arg(long)]
+    keep_going: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Export all records: one JSON object a line
+///
+/// What `import` reads: an import of an export gives an equal store. Homed prefixes come first, then the records in the
+/// order of their keys. Secret values (HS_SECKEY) are left out unless asked for.
+#[derive(Debug, Args)]
+pub(super) struct Export {
+    /// The file to write (readable by its owner only; it appears when it is complete), or - for standard output
+    #[arg(value_name = "FILE|-", default_value = "-")]
+    file: PathBuf,
+    /// Write every value in wire form, as hexadecimal
+    #[arg(long)]
+    hex: bool,
+    /// Write secret values too
+    #[arg(long)]
+    with_secrets: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl Import {
+    pub(super) fn run(self) -> Result<(), Failed> {
+        let name = name(&self.file, "standard input");
+        let bar = match fs::metadata(&self.file) {
+            Ok(found) if found.is_file() => progress::bytes("importing", found.len()),
+            _ => progress::unknown("importing"),
+        };
+        let done = match target::find(&self.place.load()?)? {
+            Target::Running(node) => self.through(node, &name, &bar),
+            Target::Stopped(store) => {
+                let done = self.direct(&store, &name, &bar);
+                target::close(&store).and(done)
+            }
+        };
+        bar.finish_and_clear();
+        let counts = done?;
+        output::print(&format!("imported {}\n", summary(&counts)))?;
+        if counts.skipped > 0 {
+            return Err(Failed::report(format_args!(
+                "{name}: {} bad lines were skipped",
+                counts.skipped
+            )));
+        }
+        Ok(())
+    }
+
+    /// Into the store of a stopped node.
+    fn direct(&self, store: &Store, name: &str, bar: &ProgressBar) -> Result<Counts, Failed> {
+        let input: Box<dyn Read> = if is_standard(&self.file) {
+            Box::new(io::stdin().lock())
+        } else {
+            Box::new(
+                File::open(&self.file)
+                    .map_err(|error| Failed::report(format_args!("{name}: {error}")))?,
+            )
+        };
+        let options = import::Options {
+            keep_going: self.keep_going,
+            now: clock::unix_seconds(),
+        };
+        let watch = |event: Event<'_>| match event {
+            Event::Progress(counts) => show(bar, &counts),
+            Event::Skipped(bad) => {
+                bar.suspend(|| eprintln!("jiexi: {name}:{}: {}", bad.line, bad.message))
+            }
+        };
+        import(input, store, options, &watch).map_err(|stopped| {
+            bar.finish_and_clear();
+            let at = if matches!(stopped.error, ImportError::Read(_) | ImportError::Internal) {
+                ": "
+            } else {
+                ":"
+            };
+            Failed::report(format_args!(
+                "{name}{at}{}\n{}",
+                stopped.error,
+                so_far(&stopped.applied)
+            ))
+        })
+    }
+
+    /// Into a running node.
+    fn through(&self, node: Node, name: &str, bar: &ProgressBar) -> Result<Counts, Failed> {
+        let command = Command::Import {
+            keep_going: self.keep_going,
+        };
+        let on_progress = |progress: Progress| match progress {
+            Progress::Counts(counts) => show(bar, &counts),
+            Progress::Skipped { line, message } => {
+                bar.suspend(|| eprintln!("jiexi: {name}:{line}: {message}"))
+            }
+            Progress::Total(_) => {}
+        };
+        let outcome = target::block_on(async {
+            let input: Box<dyn AsyncRead + Unpin> = if is_standard(&self.file) {
+                Box::new(tokio::io::stdin())
+            } else {
+                Box::new(
+                    tokio::fs::File::open(&self.file)
+                        .await
+                        .map_err(ControlError::Input)?,
+                )
+            };
+            node.run(command, Some(input), |_| Ok(()), on_progress)
+                .await
+        })?;
+        bar.finish_and_clear();
+        match outcome {
+            Ok(Outcome::Counts(counts)) => Ok(counts),
+            Ok(Outcome::Report { .. }) => Err(Failed::report("the node answered another command")),
+            Err(ControlError::Failed(failure)) => {
+                let place = failure
+                    .line
+                    .map_or_else(|| name.to_owned(), |line| format!("{name}:{line}"));
+                let applied = failure.applied.unwrap_or_default();
+                Err(Failed::report(format_args!(
+                    "{place}: {}\n{}",
+                    failure.message,
+                    so_far(&applied)
+                )))
+            }
+            Err(ControlError::Input(error)) => Err(Failed::report(format_args!("{name}: {error}"))),
+            Err(error) => Err(target::explain(error)),
+        }
+    }
+}
+
+impl Export {
+    pub(super) fn run(self) -> Result<(), Failed> {
+        let name = name(&self.file, "standard output");
+        let mut destination = Destination::open(&self.file)
+            .map_err(|error| Failed::report(format_args!("{name}: {error}")))?;
+        let bar = progress::records("exporting", 0);
+        let done = match target::find(&self.place.load()?)? {
+            Target::Running(node) => self.through(node, &mut destination, &bar),
+            Target::Stopped(store) => {
+                bar.set_length(maintenance::records(&store));
+                let options = export::Options {
+                    hex: self.hex,
+                    with_secrets: self.with_secrets,
+                };
+                let done = export(&store, &mut destination, options, &|counts| {
+                    bar.set_position(counts.records)
+                });
+                let done = done.map_err(|error| Failed::report(format_args!("{name}: {error}")));
+                target::close(&store).and(done)
+            }
+        };
+        bar.finish_and_clear();
+        let counts = done?;
+        destination
+            .finish()
+            .map_err(|error| Failed::report(format_args!("{name}: {error}")))?;
+        // Standard output may be the export itself.
+        eprintln!("exported {}", summary(&counts));
+        if counts.secrets_left_out > 0 {
+            eprintln!(
+                "{} secret values were left out; --with-secrets writes them",
+                counts.secrets_left_out
+            );
+        }
+        Ok(())
+    }
+
+    /// From a running node.
+    fn through(
+        &self,
+        node: Node,
+        output: &mut Destination,
+        bar: &ProgressBar,
+    ) -> Result<Counts, Failed> {
+        let command = Command::Export {
+            hex: self.hex,
+            with_secrets: self.with_secrets,
+        };
+        let on_progress = |progress: Progress| match progress {
+            Progress::Total(total) => bar.set_length(total),
+            Progress::Counts(counts) => bar.set_position(counts.records),
+            Progress::Skipped { .. } => {}
+        };
+        let outcome = target::block_on(node.run(
+            command,
+            None::<tokio::io::Empty>,
+            |data| output.write_all(data),
+            on_progress,
+        ))?;
+        match outcome {
+            Ok(Outcome::Counts(counts)) => Ok(counts),
+            Ok(Outcome::Report { .. }) => Err(Failed::report("the node answered another command")),
+            Err(error) => Err(target::explain(error)),
+        }
+    }
+}
+
+/// Where an export goes. A file is written under another name first, so that it is never half there.
+enum Destination {
+    Standard(BufWriter<io::Stdout>),
+    File {
+        file: BufWriter<File>,
+        temporary: PathBuf,
+        path: PathBuf,
+    },
+}
+
+impl Destination {
+    fn open(path: &Path) -> io::Result<Self> {
+        if is_standard(path) {
+            return Ok(Self::Standard(BufWriter::with_capacity(
+                128 << 10,
+                io::stdout(),
+            )));
+        }
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(format!(".{}.tmp", std::process::id()));
+        let temporary = PathBuf::from(temporary);
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        Ok(Self::File {
+            file: BufWriter::with_capacity(128 << 10, file),
+            temporary,
+            path: path.to_path_buf(),
+        })
+    }
+
+    /// Everything is there: sync it and give it its name.
+    fn finish(&mut self) -> io::Result<()> {
+        match self {
+            Self::Standard(stdout) => stdout.flush(),
+            Self::File {
+                file,
+                temporary,
+                path,
+            } => {
+                file.flush()?;
+                file.get_ref().sync_all()?;
+                fs::rename(&*temporary, &*path)
+            }
+        }
+    }
+}
+
+impl Write for Destination {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Standard(stdout) => stdout.write(buf),
+            Self::File { file, .. } => file.write(buf),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Standard(stdout) => stdout.flush(),
+            Self::File { file, .. } => file.flush(),
+        }
+    }
+}
+
+impl Drop for Destination {
+    fn drop(&mut self) {
+        if let Self::File { temporary, .. } = self {
+            // After `finish` there is nothing under this name.
+            drop(fs::remove_file(temporary));
+        }
+    }
+}
+
+/// Whether a path means standard input or output.
+fn is_standard(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// How a file is called in messages.
+fn name(path: &Path, standard: &str) -> String {
+    if is_standard(path) {
+        standard.to_owned()
+    } else {
+        path.display().to_string()
+    }
+}
+
+/// Moves the bar: over bytes when the size of the input is known, else over records.
+fn show(bar: &ProgressBar, counts: &Counts) {
+    if bar.length().is_some() {
+        bar.set_position(counts.bytes);
+        let seconds = bar.elapsed().as_secs().max(1);
+        bar.set_message(format!(
+            "importing {} records, {}/s",
+            counts.records,
+            counts.records / seconds
+        ));
+    } else {
+        bar.set_position(counts.records);
+    }
+}
+
+/// What an import that stopped has left in the store.
+fn so_far(applied: &Counts) -> String {
+    format!("stopped; {} had been imported before", summary(applied))
+}
+
+/// Counts for people.
+fn summary(counts: &Counts) -> String {
+    format!(
+        "{} records with {} values, {} homed prefixes",
+        counts.records, counts.values, counts.prefixes
+    )
+}

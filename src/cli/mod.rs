@@ -1,0 +1,79 @@
+//! The command line: one file for each subcommand, with its arguments and `run`.
+//!
+//! * [`run`] — arguments in, exit code out; `main` is this and nothing else.
+//! * `init`, `serve` — set a node up and run it.
+//! * `resolve`, `decode` — look at the protocol from outside.
+//! * `bulk` (`import`, `export`), `store` — the data of a node, running or stopped.
+//! * `config` — the template and the checker.
+//! * `place` — which node is meant; `output` — tables and JSON; `exit` — how commands end.
+//!
+//! Commands only read arguments and print; what they do is done by the modules beside `cli`.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod bulk;
+mod config;
+mod decode;
+mod exit;
+mod init;
+mod output;
+mod place;
+mod progress;
+mod resolve;
+mod serve;
+mod store;
+mod target;
+
+pub use exit::Failed;
+
+use crate::logging::Logging;
+
+/// What `--help` says below the commands.
+const AFTER_HELP: &str = "\
+Start here:
+  jiexi serve --demo                       a node with realistic data, no set-up, loopback only
+  jiexi init --prefix 88.118 --address 192.0.2.10
+  jiexi serve                              the node that init has set up
+  jiexi resolve 88.118.1/...               ask it
+
+Exit codes: 0 done or found, 1 failed, 2 wrong command line, 3 not found.";
+
+/// An identifier resolution node for the industrial internet (工业互联网标识解析二级节点).
+#[derive(Debug, Parser)]
+#[command(name = "jiexi", version, after_help = AFTER_HELP, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+enum Command {
+    Init(init::Init),
+    Serve(serve::Serve),
+    Resolve(resolve::Resolve),
+    Import(bulk::Import),
+    Export(bulk::Export),
+    Store(store::Store),
+    Decode(decode::Decode),
+    Config(config::ConfigCommand),
+}
+
+/// Runs the command that the process was started with.
+#[must_use]
+pub fn run() -> ExitCode {
+    let logging = Logging::early();
+    let outcome = match Arguments::parse().command {
+        Command::Init(command) => command.run(),
+        Command::Serve(command) => command.run(&logging),
+        Command::Resolve(command) => command.run(),
+        Command::Import(command) => command.run(),
+        Command::Export(command) => command.run(),
+        Command::Store(command) => command.run(),
+        Command::Decode(command) => command.run(),
+        Command::Config(command) => command.run(),
+    };
+    exit::code(outcome)
+}

@@ -1,0 +1,84 @@
+//! Which node a command means: the configuration file, or a data directory without one.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::Failed;
+use crate::config::{self, Config, Problem};
+
+/// The name of the configuration file that `init` writes into the data directory.
+pub(super) const FILE_NAME: &str = "jiexi.toml";
+/// Where a configuration file is looked for when none is named.
+const USUAL: [&str; 3] = ["jiexi.toml", "data/jiexi.toml", "/etc/jiexi/jiexi.toml"];
+
+/// Which node is meant.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct Place {
+    /// Configuration file. Without it: ./jiexi.toml, ./data/jiexi.toml, /etc/jiexi/jiexi.toml, else the defaults
+    #[arg(
+        long,
+        short = 'c',
+        value_name = "FILE",
+        env = "JIEXI_CONFIG",
+        global = true
+    )]
+    config: Option<PathBuf>,
+    /// Data directory of the node: its jiexi.toml if there is one, else the defaults with this directory
+    #[arg(
+        long,
+        short = 'd',
+        value_name = "DIR",
+        conflicts_with = "config",
+        global = true
+    )]
+    data: Option<PathBuf>,
+}
+
+impl Place {
+    /// The data directory named on the command line.
+    pub(super) fn data(&self) -> Option<&Path> {
+        self.data.as_deref()
+    }
+
+    /// The configuration file meant, if one is named or found.
+    pub(super) fn file(&self) -> Option<PathBuf> {
+        if let Some(data) = &self.data {
+            return Some(data.join(FILE_NAME)).filter(|path| path.is_file());
+        }
+        let usual = || USUAL.iter().map(PathBuf::from).find(|path| path.is_file());
+        self.config.clone().or_else(usual)
+    }
+
+    /// The configuration of the node meant; the defaults when there is no file.
+    pub(super) fn load(&self) -> Result<Config, Failed> {
+        let loaded = match self.file() {
+            Some(path) => config::load(&path, environment()),
+            None => return defaults(self.data()),
+        };
+        loaded.map_err(|problems| report(&problems))
+    }
+}
+
+/// The defaults, for the data directory `data` if one is named, with the overrides of the environment.
+pub(super) fn defaults(data: Option<&Path>) -> Result<Config, Failed> {
+    let text = format!("version = {}\n", config::VERSION);
+    let loaded = config::load_text(&text, Path::new("defaults"), environment());
+    let mut config = loaded.map_err(|problems| report(&problems))?;
+    if let Some(data) = data {
+        config.node.data = data.to_path_buf();
+    }
+    Ok(config)
+}
+
+/// The environment, without variables that are not text.
+pub(super) fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// Reports every problem of a configuration, each on a line.
+pub(super) fn report(problems: &[Problem]) -> Failed {
+    let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    Failed::report(lines.join("\njiexi: "))
+}

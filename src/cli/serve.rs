@@ -1,0 +1,198 @@
+//! `jiexi serve`: run the node; with `--demo` one that needs no set-up.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+};
+
+use clap::Args;
+
+use super::{
+    Failed, output,
+    place::{self, FILE_NAME, Place},
+    progress, target,
+};
+use crate::{
+    config::Config,
+    demo::{self, Need},
+    identity::{self, IdentityError, KeyPair},
+    logging::Logging,
+    maintenance, node,
+    store::Store,
+};
+
+/// Run the node until SIGTERM or Ctrl-C
+///
+/// Answers the Handle protocol over UDP and TCP, metrics and health over HTTP. With --demo no set-up and no file is
+/// needed: a store below ./data is filled with a realistic second-level node (300 enterprises, 54,000 devices) and served
+/// on the loopback addresses only.
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    place: Place,
+    /// Serve realistic data from ./data (or --data), on loopback only
+    #[arg(long, conflicts_with = "config")]
+    demo: bool,
+}
+
+impl Serve {
+    pub(super) fn run(self, logging: &Logging) -> Result<(), Failed> {
+        if self.demo {
+            return serve_demo(&self.place, logging);
+        }
+        if self.place.file().is_none() {
+            return Err(Failed::report(
+                "no configuration file found (./jiexi.toml, ./data/jiexi.toml, /etc/jiexi/jiexi.toml); \
+                 make a node with `jiexi init`, name a file with --config, or try `jiexi serve --demo`",
+            ));
+        }
+        let config = self.place.load()?;
+        logging.configure(&config.log).map_err(Failed::report)?;
+        identity::check(
+            &config.node_key(),
+            &config.site_file(),
+            &config.node.addresses,
+        )
+        .map_err(Failed::report)?;
+        if identity::is_exposed(&config.node_key()) {
+            tracing::warn!(file = %config.node_key().display(), "others may read the private key; chmod 600 it");
+        }
+        run(&config, || {})
+    }
+}
+
+/// Fills the demo's store if it is empty, then serves it.
+fn serve_demo(place: &Place, logging: &Logging) -> Result<(), Failed> {
+    let mut config = place::defaults(place.data())?;
+    let data = config.node.data.clone();
+    if data.join(FILE_NAME).exists() {
+        return Err(Failed::report(format_args!(
+            "{} is the data directory of a configured node; run `jiexi serve`, or choose another with --data",
+            data.display()
+        )));
+    }
+    // Nothing of a demo is meant for strangers.
+    config.handle.listen = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
+    config
+        .operations
+        .listen
+        .set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    logging.configure(&config.log).map_err(Failed::report)?;
+    prepare(&config).map_err(Failed::report)?;
+    fill(&config)?;
+    run(&config, || _ = output::print(&banner(&config)))
+}
+
+/// Runs a node on a runtime of its own.
+fn run(config: &Config, started: impl FnOnce()) -> Result<(), Failed> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime
+        .map_err(|error| Failed::report(format_args!("cannot start the runtime: {error}")))?;
+    runtime
+        .block_on(node::run(config, |_| started()))
+        .map_err(Failed::report)
+}
+
+/// Makes key, site record and store where they are missing.
+fn prepare(config: &Config) -> Result<(), String> {
+    let data = &config.node.data;
+    std::fs::create_dir_all(data).map_err(|error| format!("{}: {error}", data.display()))?;
+    let identity = |error: IdentityError| error.to_string();
+    let key_file = config.node_key();
+    if !key_file.exists() {
+        identity::write_file(
+            &key_file,
+            0o600,
+            &KeyPair::generate().map_err(identity)?.file(),
+        )
+        .map_err(identity)?;
+    }
+    let key = KeyPair::load(&key_file).map_err(identity)?;
+    if !config.site_file().exists() {
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let site = identity::site_record(
+            address,
+            config.handle.port,
+            key.public_octets(),
+            "jiexi demo",
+        );
+        let text = identity::site_text(&site).map_err(identity)?;
+        identity::write_file(&config.site_file(), 0o644, text.as_bytes()).map_err(identity)?;
+    }
+    if !config.store_dir().exists() {
+        Store::create(&config.store_config()).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+/// Fills an empty store, with a bar on a terminal.
+fn fill(config: &Config) -> Result<(), Failed> {
+    let store = maintenance::open(config.store_config()).map_err(Failed::report)?;
+    let need = demo::need(&store).map_err(Failed::report)?;
+    if need == Need::Foreign {
+        let data = config.node.data.display();
+        return Err(Failed::report(format_args!(
+            "{data} holds other records; choose another directory with --data"
+        )));
+    }
+    if need == Need::Fill {
+        let site = identity::load_site(&config.site_file()).map_err(Failed::report)?;
+        let key = KeyPair::load(&config.node_key())
+            .map_err(Failed::report)?
+            .public_octets();
+        let bar = progress::records("filling the demo node", demo::RECORDS);
+        for (batch, records) in demo::batches(&site, &key, store.case()) {
+            store
+                .commit(batch)
+                .map_err(|error| Failed::report(format_args!("filling the store: {error}")))?;
+            bar.inc(records);
+        }
+        bar.finish_and_clear();
+    }
+    target::close(&store)
+}
+
+/// What listens, and what to try.
+fn banner(config: &Config) -> String {
+    let port = config.handle.port;
+    let server = if port == 2641 {
+        String::new()
+    } else {
+        format!(" --server 127.0.0.1:{port}")
+    };
+    let data = data_option(&config.node.data);
+    let [first, second, third] = demo::samples();
+    format!(
+        "jiexi demo node: prefix {prefix}, {enterprises} enterprises, {devices} devices
+  Handle      127.0.0.1:{port} (UDP and TCP)
+  operations  http://{operations}/metrics  /health  /ready
+  data        {directory}
+
+Try in another terminal (请在另一个终端中试用):
+  jiexi resolve {first}{server}
+  jiexi resolve '{second}' --type URL --tcp{server}
+  jiexi resolve '{third}' -o json{server}
+  jiexi resolve 0.NA/{prefix}.1{server}
+  jiexi store stats{data}
+  jiexi export{data} | head -n 3
+  curl http://{operations}/ready
+Stop with Ctrl-C (按 Ctrl-C 停止).
+",
+        prefix = demo::PREFIX,
+        enterprises = demo::ENTERPRISES,
+        devices = demo::ENTERPRISES * demo::DEVICES,
+        operations = config.operations.listen,
+        directory = config.node.data.display(),
+    )
+}
+
+/// The option by which other commands find the data.
+fn data_option(data: &Path) -> String {
+    if data == Path::new("./data") {
+        String::new()
+    } else {
+        format!(" --data {}", data.display())
+    }
+}

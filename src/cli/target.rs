@@ -1,0 +1,65 @@
+//! Whether the node of a command runs or is stopped, and the way to its data in each case.
+
+use super::Failed;
+use crate::{
+    config::Config,
+    control::client::{ControlError, Node},
+    maintenance,
+    store::Store,
+};
+
+/// The node of a command.
+pub(super) enum Target {
+    /// It runs: this is a connection to its control socket.
+    Running(Node),
+    /// It is stopped: this is its store, open and loaded.
+    Stopped(Box<Store>),
+}
+
+/// Finds out whether the node runs.
+pub(super) fn find(config: &Config) -> Result<Target, Failed> {
+    if let Some(node) = running(config)? {
+        return Ok(Target::Running(node));
+    }
+    // The message names the file; where it does not, the directory is the one of the configuration.
+    let store = maintenance::open(config.store_config()).map_err(Failed::report)?;
+    Ok(Target::Stopped(Box::new(store)))
+}
+
+/// A connection to the node if it runs.
+pub(super) fn running(config: &Config) -> Result<Option<Node>, Failed> {
+    let socket = config.control_socket();
+    Node::connect(&socket).map_err(|error| {
+        Failed::report(format_args!("control socket {}: {error}", socket.display()))
+    })
+}
+
+/// Closes the store of a stopped node.
+pub(super) fn close(store: &Store) -> Result<(), Failed> {
+    store
+        .shutdown()
+        .map_err(|error| Failed::report(format_args!("closing the store: {error}")))
+}
+
+/// Runs a future to its end on a runtime of this thread.
+pub(super) fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Failed> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime
+        .map_err(|error| Failed::report(format_args!("cannot start the runtime: {error}")))?;
+    let outcome = runtime.block_on(future);
+    // Standard input is read by a thread that cannot be interrupted; it must not keep the process.
+    runtime.shutdown_background();
+    Ok(outcome)
+}
+
+/// Reports a command that a running node did not carry out.
+pub(super) fn explain(error: ControlError) -> Failed {
+    match error {
+        ControlError::Failed(failure) => Failed::report(failure.message),
+        ControlError::Connection(error) => Failed::report(format_args!("control socket: {error}")),
+        ControlError::Input(error) => Failed::report(format_args!("input: {error}")),
+        ControlError::Output(error) => Failed::report(format_args!("output: {error}")),
+    }
+}

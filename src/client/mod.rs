@@ -1,0 +1,191 @@
+//! A small client of the Handle protocol: ask a server, follow referrals to the one that knows.
+//!
+//! * [`Client::ask`] — one question to one server: UDP with retries, then TCP (`exchange`).
+//! * [`Client::resolve`] — the same, going on to other servers where the answer points there (`follow`).
+//! * `question` — questions and replies as messages.
+//!
+//! An answer that is a refusal is a [`Reply`] like any other; errors are about reaching a server and understanding it.
+
+use std::{fmt, io, net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use jiexi_proto::{
+    code::{ResponseCode, Version},
+    error::DecodeError,
+    value::Value,
+};
+
+mod exchange;
+mod follow;
+mod question;
+
+pub use follow::{HOPS_MAX, Hop};
+
+/// The transports that may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transports {
+    /// UDP, and TCP when UDP does not answer.
+    #[default]
+    Any,
+    /// UDP alone.
+    Udp,
+    /// TCP alone.
+    Tcp,
+}
+
+/// How to ask.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// The transports that may be used.
+    pub transports: Transports,
+    /// How long to wait for an answer after each sending over UDP.
+    pub udp_waits: Vec<Duration>,
+    /// How long a TCP connection may take to open.
+    pub tcp_connect: Duration,
+    /// How long an answer over TCP may take.
+    pub tcp_answer: Duration,
+    /// Demand a digest of the question in each answer, and check it.
+    pub digest: bool,
+    /// Unix seconds, for the expiration of questions.
+    pub now: fn() -> u32,
+}
+
+impl Client {
+    /// The waits of the reference client: three sendings over UDP, a minute for TCP.
+    #[must_use]
+    pub fn new(transports: Transports, now: fn() -> u32) -> Self {
+        Self {
+            transports,
+            udp_waits: [500, 1_000, 1_500].map(Duration::from_millis).to_vec(),
+            tcp_connect: Duration::from_secs(5),
+            tcp_answer: Duration::from_secs(60),
+            digest: false,
+            now,
+        }
+    }
+}
+
+/// A resolution question. Empty lists ask for all values; both together are a union.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Question {
+    /// The handle.
+    pub handle: Bytes,
+    /// Types wanted; `URL.` means all types that begin so.
+    pub types: Vec<Bytes>,
+    /// Indexes wanted.
+    pub indexes: Vec<u32>,
+}
+
+/// A server: where it listens and which version it speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// Over UDP.
+    pub udp: Option<SocketAddr>,
+    /// Over TCP.
+    pub tcp: Option<SocketAddr>,
+    /// The version of its site record, or our own.
+    pub version: Version,
+}
+
+impl Place {
+    /// A server known only by its address: both transports, the newest version.
+    #[must_use]
+    pub const fn at(address: SocketAddr) -> Self {
+        Self {
+            udp: Some(address),
+            tcp: Some(address),
+            version: Version::CURRENT,
+        }
+    }
+}
+
+/// The transport an answer came over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// UDP.
+    Udp,
+    /// TCP.
+    Tcp,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Udp => "UDP",
+            Self::Tcp => "TCP",
+        })
+    }
+}
+
+/// What a server answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// The outcome.
+    pub code: ResponseCode,
+    /// The handle as it was asked; of a referral the handle to ask instead, or empty.
+    pub handle: Bytes,
+    /// The values found, or those of a referral.
+    pub values: Vec<Value>,
+    /// What the server says about a refusal; often empty.
+    pub message: String,
+    /// Who answered.
+    pub server: SocketAddr,
+    /// Over which transport.
+    pub transport: Transport,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum ClientError {
+    /// No answer in time.
+    TimedOut(SocketAddr, Transport),
+    /// The server cannot be reached.
+    Io(SocketAddr, Transport, io::Error),
+    /// The answer makes no sense.
+    Malformed(SocketAddr, DecodeError),
+    /// The answer does not belong to the question.
+    NotOurs(SocketAddr, &'static str),
+    /// The question is longer than a message may be.
+    TooLong,
+    /// The server offers no transport that may be used.
+    NoTransport,
+    /// Referrals lead back to where they came from.
+    Loop(SocketAddr),
+    /// Referrals do not end.
+    TooManyHops,
+    /// A referral without a site that can be asked.
+    NoSite(String),
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TimedOut(server, transport) => {
+                write!(f, "{server} ({transport}) did not answer in time")
+            }
+            Self::Io(server, transport, error) => write!(f, "{server} ({transport}): {error}"),
+            Self::Malformed(server, error) => {
+                write!(f, "{server}: the answer cannot be read: {error}")
+            }
+            Self::NotOurs(server, why) => write!(
+                f,
+                "{server}: the answer does not belong to the question: {why}"
+            ),
+            Self::TooLong => f.write_str("the question is longer than a message may be"),
+            Self::NoTransport => f.write_str(
+                "the server offers no transport that may be used; leave out --udp or --tcp",
+            ),
+            Self::Loop(server) => write!(f, "the referrals lead in a circle, back to {server}"),
+            Self::TooManyHops => write!(f, "more than {HOPS_MAX} referrals"),
+            Self::NoSite(handle) => write!(
+                f,
+                "the referral for {handle} names no site that can be asked"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for ClientError {}
+
+#[cfg(test)]
+mod tests;

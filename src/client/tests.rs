@@ -1,0 +1,292 @@
+//! Goal: the client is as stubborn as the reference and as careful. Method: servers on the loopback address that lose,
+//! cut, forge and misdirect.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use jiexi_proto::{
+    code::{OpFlags, ResponseCode},
+    framing, limits,
+    message::{
+        Body, CredentialField, Digest, Envelope, Message, refusal::Referral, values::HandleValues,
+    },
+};
+use sha2::{Digest as _, Sha256};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, UdpSocket},
+};
+
+use super::{Client, ClientError, Place, Question, Transport, Transports};
+use crate::identity;
+
+fn client(transports: Transports) -> Client {
+    let mut client = Client::new(transports, || 1_800_000_000);
+    client.udp_waits = vec![Duration::from_millis(60); 3];
+    client.tcp_answer = Duration::from_secs(5);
+    client
+}
+
+fn question() -> Question {
+    Question {
+        handle: Bytes::from_static(b"88.118/x"),
+        ..Question::default()
+    }
+}
+
+/// An answer to `request` with this code and body, and the digest if `digest` says so.
+fn answer(request: &[u8], code: ResponseCode, body: Body, digest: bool) -> Message {
+    let view = Message::decode(&Bytes::copy_from_slice(request)).expect("a request");
+    let mut header = view.header;
+    header.response_code = code;
+    let mut message = Message::new(view.envelope.reply(), header, body);
+    message.credential = CredentialField::Empty;
+    if digest {
+        message.header.flags = message.header.flags.with(OpFlags::RRDG);
+        let octets = Sha256::digest(&request[20..request.len() - 4]).to_vec();
+        message.digest = Some(Digest {
+            hash: jiexi_proto::code::HashId::SHA256,
+            octets: octets.into(),
+        });
+    }
+    message
+}
+
+/// A found record whose value has `size` octets.
+fn found(size: usize) -> Body {
+    let value = identity::value(1, b"URL", Bytes::from(vec![b'u'; size]), 0);
+    Body::Resolved(HandleValues {
+        handle: Bytes::from_static(b"88.118/x"),
+        values: vec![value],
+    })
+}
+
+/// A message as datagrams.
+fn pieces(message: &Message) -> Vec<Vec<u8>> {
+    let (mut content, mut out) = (Vec::new(), Vec::new());
+    message.encode_content(&mut content);
+    framing::split_datagrams(&message.envelope, &content, &mut out);
+    out.chunks(limits::DATAGRAM_MAX)
+        .map(<[u8]>::to_vec)
+        .collect()
+}
+
+async fn udp() -> (UdpSocket, SocketAddr) {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.expect("binds");
+    let address = socket.local_addr().expect("has an address");
+    (socket, address)
+}
+
+async fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
+    let mut buffer = vec![0; 2048];
+    let (length, peer) = socket.recv_from(&mut buffer).await.expect("receives");
+    buffer.truncate(length);
+    (buffer, peer)
+}
+
+/// A server that answers one question over TCP.
+async fn tcp(listener: TcpListener, make: impl FnOnce(&[u8]) -> Message) {
+    let (mut stream, _) = listener.accept().await.expect("accepts");
+    let mut head = [0; 20];
+    stream.read_exact(&mut head).await.expect("reads");
+    let envelope = Envelope::decode(&head).expect("an envelope");
+    let mut rest = vec![0; envelope.message_length as usize];
+    stream.read_exact(&mut rest).await.expect("reads");
+    let mut out = Vec::new();
+    make(&[&head[..], &rest].concat()).encode(&mut out);
+    // In two writes, so that the reader sees a half message.
+    let (first, second) = out.split_at(30);
+    stream.write_all(first).await.expect("writes");
+    stream.flush().await.expect("flushes");
+    stream.write_all(second).await.expect("writes");
+}
+
+#[tokio::test]
+async fn a_lost_question_is_sent_again_under_the_same_id() {
+    let (socket, address) = udp().await;
+    let server = async {
+        let (first, _) = receive(&socket).await;
+        let (second, peer) = receive(&socket).await;
+        assert_eq!(first, second);
+        // Somebody else's answer, a request, noise: none of them counts.
+        let mut forged = answer(
+            &second,
+            ResponseCode::HANDLE_NOT_FOUND,
+            Body::Opaque(Bytes::new()),
+            false,
+        );
+        forged.envelope.request_id ^= 1;
+        for datagram in [&pieces(&forged)[0][..], b"noise", b""] {
+            socket.send_to(datagram, peer).await.expect("sends");
+        }
+        // Two pieces, the second one first and twice.
+        let pieces = pieces(&answer(&second, ResponseCode::SUCCESS, found(700), false));
+        assert_eq!(pieces.len(), 2);
+        for piece in [&pieces[1], &pieces[1], &pieces[0]] {
+            socket.send_to(piece, peer).await.expect("sends");
+        }
+    };
+    let (reply, ()) = tokio::join!(client_ask(Transports::Udp, address), server);
+    let reply = reply.expect("is answered");
+    assert_eq!(
+        (reply.code, reply.values[0].data.len()),
+        (ResponseCode::SUCCESS, 700)
+    );
+    assert_eq!((reply.server, reply.transport), (address, Transport::Udp));
+}
+
+async fn client_ask(
+    transports: Transports,
+    address: SocketAddr,
+) -> Result<super::Reply, ClientError> {
+    client(transports)
+        .ask(&Place::at(address), &question())
+        .await
+}
+
+#[tokio::test]
+async fn a_silent_server_is_asked_three_times_and_then_over_tcp() {
+    let (socket, address) = udp().await;
+    let error = client_ask(Transports::Udp, address)
+        .await
+        .expect_err("times out");
+    assert!(
+        matches!(error, ClientError::TimedOut(_, Transport::Udp)),
+        "{error}"
+    );
+    for _ in 0..3 {
+        receive(&socket).await;
+    }
+    let listener = TcpListener::bind(address).await.expect("binds");
+    let server = tcp(listener, |request| {
+        answer(request, ResponseCode::SUCCESS, found(100_000), false)
+    });
+    let (reply, ()) = tokio::join!(client_ask(Transports::Any, address), server);
+    let reply = reply.expect("is answered");
+    assert_eq!(
+        (reply.transport, reply.values[0].data.len()),
+        (Transport::Tcp, 100_000)
+    );
+}
+
+#[tokio::test]
+async fn a_digest_that_was_asked_for_must_be_right() {
+    for (digest, forge, good) in [
+        (true, false, true),
+        (true, true, false),
+        (false, false, false),
+    ] {
+        let (socket, address) = udp().await;
+        let mut client = client(Transports::Udp);
+        client.digest = true;
+        let (place, question) = (Place::at(address), question());
+        let server = async {
+            let (request, peer) = receive(&socket).await;
+            let mut message = answer(&request, ResponseCode::SUCCESS, found(10), digest);
+            if !digest {
+                message.header.flags = message.header.flags.without(OpFlags::RRDG);
+            }
+            if let Some(digest) = message.digest.as_mut().filter(|_| forge) {
+                digest.octets = vec![0; 32].into();
+            }
+            socket
+                .send_to(&pieces(&message)[0], peer)
+                .await
+                .expect("sends");
+        };
+        let (reply, ()) = tokio::join!(client.ask(&place, &question), server);
+        assert_eq!(reply.is_ok(), good, "digest {digest}, forged {forge}");
+    }
+}
+
+#[tokio::test]
+async fn long_questions_go_in_pieces() {
+    let (socket, address) = udp().await;
+    let types = (0..100)
+        .map(|number| Bytes::from(format!("TYPE{number}")))
+        .collect();
+    let long = Question {
+        types,
+        ..question()
+    };
+    let (client, place) = (client(Transports::Udp), Place::at(address));
+    let server = async {
+        let (first, _) = receive(&socket).await;
+        let (second, _) = receive(&socket).await;
+        assert_eq!(first.len(), limits::DATAGRAM_MAX);
+        let envelopes =
+            [&first, &second].map(|piece| Envelope::decode(piece).expect("an envelope"));
+        assert_eq!(
+            envelopes.map(|envelope| (envelope.sequence, envelope.flags.0)),
+            [(0, 0x20), (1, 0x20)]
+        );
+    };
+    let (reply, ()) = tokio::join!(client.ask(&place, &long), server);
+    assert!(reply.is_err(), "nobody answers");
+}
+
+/// A referral to the site of a server at `port` of the loopback address.
+fn referral(port: u16) -> Body {
+    let site = identity::site_record(
+        "127.0.0.1".parse().expect("address"),
+        port,
+        Bytes::new(),
+        "",
+    );
+    let values = Some(identity::site_values(&[site], 0));
+    Body::Referral(Referral {
+        handle: Bytes::new(),
+        values,
+    })
+}
+
+#[tokio::test]
+async fn referrals_are_followed_but_not_in_a_circle() {
+    for (target, code) in [("other", Some(ResponseCode::SUCCESS)), ("self", None)] {
+        let ((first, from), (second, to)) = (udp().await, udp().await);
+        let server = tokio::spawn(async move {
+            let port = if target == "other" {
+                to.port()
+            } else {
+                from.port()
+            };
+            loop {
+                let (request, peer) = receive(&first).await;
+                let message = answer(
+                    &request,
+                    ResponseCode::PREFIX_REFERRAL,
+                    referral(port),
+                    false,
+                );
+                first
+                    .send_to(&pieces(&message)[0], peer)
+                    .await
+                    .expect("sends");
+            }
+        });
+        let answering = tokio::spawn(async move {
+            let (request, peer) = receive(&second).await;
+            let message = answer(&request, ResponseCode::SUCCESS, found(5), false);
+            second
+                .send_to(&pieces(&message)[0], peer)
+                .await
+                .expect("sends");
+        });
+        let resolved = client(Transports::Udp)
+            .resolve(Place::at(from), question())
+            .await;
+        match (code, resolved) {
+            (Some(code), Ok((reply, hops))) => {
+                assert_eq!((reply.code, reply.server), (code, to));
+                assert_eq!(
+                    hops.iter().map(|hop| hop.server).collect::<Vec<_>>(),
+                    [from, to]
+                );
+            }
+            (None, Err(ClientError::Loop(address))) => assert_eq!(address, from),
+            (_, resolved) => panic!("{target}: {resolved:?}"),
+        }
+        server.abort();
+        answering.abort();
+    }
+}

@@ -1,0 +1,141 @@
+//! Rules between and beyond types: what can be read but cannot work.
+
+use std::time::Duration;
+
+use super::{Config, file::Key};
+
+/// The smallest size of a journal file: the largest batch must fit, with room for its frame.
+const JOURNAL_SEGMENT_MIN: u64 = 2 * crate::store::change::BATCH_BYTES_MAX as u64;
+/// No more UDP workers than this: each has a socket and buffers of its own.
+const UDP_WORKERS_MAX: u16 = 256;
+
+/// Everything that cannot work, as key and message.
+pub(super) fn check(config: &Config) -> Vec<(Key, String)> {
+    let mut found = Vec::new();
+    let mut need = |good: bool, section: &str, name: &str, message: &str| {
+        if !good {
+            found.push(((section.to_owned(), name.to_owned()), message.to_owned()));
+        }
+    };
+    let handle = &config.handle;
+    need(
+        !config.node.data.as_os_str().is_empty(),
+        "node",
+        "data",
+        "is empty; name a directory",
+    );
+    need(
+        !handle.listen.is_empty(),
+        "handle",
+        "listen",
+        "is empty; name at least one address, such as \"0.0.0.0\"",
+    );
+    need(
+        handle.udp_workers <= UDP_WORKERS_MAX,
+        "handle",
+        "udp_workers",
+        "is above 256; 0 means one for each core",
+    );
+    need(
+        (1 << 12..=1 << 30).contains(&handle.udp_receive_buffer),
+        "handle",
+        "udp_receive_buffer",
+        "must lie between 4KiB and 1GiB",
+    );
+    for (name, value) in [
+        ("tcp_idle", handle.tcp_idle),
+        ("tcp_first_byte", handle.tcp_first_byte),
+        ("tcp_read", handle.tcp_read),
+        ("tcp_write", handle.tcp_write),
+    ] {
+        need(
+            value >= Duration::from_millis(100),
+            "handle",
+            name,
+            "is below 100ms; no client could be served",
+        );
+        need(
+            value <= Duration::from_secs(86_400),
+            "handle",
+            name,
+            "is above one day",
+        );
+    }
+    need(
+        handle.drain <= Duration::from_secs(600),
+        "handle",
+        "drain",
+        "is above 10 minutes",
+    );
+    need(
+        handle.connections_max > 0,
+        "handle",
+        "connections_max",
+        "is 0; no connection could be opened",
+    );
+    need(
+        handle.amplification_rate > 0,
+        "handle",
+        "amplification_rate",
+        "is 0; no UDP question could be answered",
+    );
+    need(
+        handle.amplification_burst >= 1 << 18,
+        "handle",
+        "amplification_burst",
+        "is below 256KiB; the largest answer could never be sent over UDP",
+    );
+    need(
+        (8..=32).contains(&handle.amplification_ipv4_prefix),
+        "handle",
+        "amplification_ipv4_prefix",
+        "must lie between 8 and 32",
+    );
+    need(
+        (16..=128).contains(&handle.amplification_ipv6_prefix),
+        "handle",
+        "amplification_ipv6_prefix",
+        "must lie between 16 and 128",
+    );
+    let store = &config.store;
+    need(
+        store.directory.is_relative() && !store.directory.as_os_str().is_empty(),
+        "store",
+        "directory",
+        "must be a name below [node] data",
+    );
+    need(
+        store.journal_segment >= JOURNAL_SEGMENT_MIN,
+        "store",
+        "journal_segment",
+        "is below 64MiB; the largest batch must fit",
+    );
+    need(
+        store.lag_changes > 0,
+        "store",
+        "lag_changes",
+        "is 0; nothing could be written",
+    );
+    need(
+        store.lag_bytes >= 1 << 20,
+        "store",
+        "lag_bytes",
+        "is below 1MiB",
+    );
+    need(
+        store.disk_free_percent <= 90,
+        "store",
+        "disk_free_percent",
+        "is above 90; nothing could be written",
+    );
+    if let Err(message) = crate::logging::parse_level(&config.log.level) {
+        need(false, "log", "level", &message);
+    }
+    need(
+        !config.control.socket.as_os_str().is_empty(),
+        "control",
+        "socket",
+        "is empty; name a file",
+    );
+    found
+}

@@ -1,0 +1,471 @@
+//! The node's side of the control socket.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    os::unix::fs::{FileTypeExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::Serialize;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    net::{UnixListener, UnixStream},
+    sync::{Semaphore, mpsc},
+    task::{JoinSet, spawn_blocking},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{
+    command::{Command, Failure, Outcome, PROTOCOL, Progress, Request},
+    frame::{self, CHUNK, Frame, Kind},
+};
+use crate::{
+    bulk::{
+        export::{self, export},
+        import::{self, Event, ImportError, import},
+    },
+    maintenance,
+    store::{self, Store},
+};
+
+/// Commands at work at once; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 8;
+/// A connection must bring its command within this time.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(5);
+/// A client must take a frame within this time.
+const WRITE_DEADLINE: Duration = Duration::from_secs(60);
+/// After a failure the client has this long to notice before the connection is cut.
+const LINGER: Duration = Duration::from_secs(5);
+/// After a failed accept (out of file descriptors, say), wait this long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Frames waiting between a blocking thread and the socket.
+const QUEUE: usize = 4;
+
+/// A bound control socket; the file goes when it is dropped.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl ControlSocket {
+    /// Binds `path`. The caller holds the lock of the data directory, so a socket left there is a dead one. Must be
+    /// called on a runtime.
+    ///
+    /// # Errors
+    /// The path is too long for a socket (about 100 bytes), is something else than a socket, or cannot be written.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        match fs::symlink_metadata(path) {
+            Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
+            Ok(_) => {
+                return Err(io::Error::other(format!(
+                    "{} exists and is not a socket",
+                    path.display()
+                )));
+            }
+            Err(_) => {}
+        }
+        let explain = |error: io::Error| {
+            io::Error::new(
+                error.kind(),
+                format!(
+                    "control socket {}: {error} ([control] socket)",
+                    path.display()
+                ),
+            )
+        };
+        let listener = UnixListener::bind(path).map_err(explain)?;
+        // Until this line the umask decides; the check of credentials holds from the start.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(explain)?;
+        Ok(Self {
+            listener,
+            path: path.to_path_buf(),
+        })
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        // A file that is gone already is as good.
+        drop(fs::remove_file(&self.path));
+    }
+}
+
+/// What the commands work on.
+#[derive(Clone)]
+struct Context {
+    store: Arc<Store>,
+    settings: Arc<store::Config>,
+    now: fn() -> u32,
+    stop: CancellationToken,
+}
+
+/// Serves commands until `stop`, then waits for those at work to end; `settings` are those of `store`, `now` gives Unix
+/// seconds.
+pub async fn serve(
+    socket: ControlSocket,
+    store: Arc<Store>,
+    settings: store::Config,
+    now: fn() -> u32,
+    stop: CancellationToken,
+) {
+    let context = Context {
+        store,
+        settings: Arc::new(settings),
+        now,
+        stop: stop.clone(),
+    };
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        let place = Arc::clone(&places).acquire_owned();
+        let accepted = tokio::select! {
+            accepted = async { (place.await, socket.listener.accept().await) } => accepted,
+            () = stop.cancelled() => break,
+        };
+        while connections.try_join_next().is_some() {}
+        match accepted {
+            (place, Ok((stream, _))) => {
+                let context = context.clone();
+                connections.spawn(async move {
+                    connection(stream, context).await;
+                    drop(place);
+                });
+            }
+            (_, Err(error)) => {
+                warn!(%error, "control socket: accept failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+/// One connection: check who it is, take the command, do it.
+async fn connection(stream: UnixStream, context: Context) {
+    if let Err(error) = allowed(&stream) {
+        warn!(%error, "control socket: connection refused");
+        return;
+    }
+    let (mut from, mut to) = stream.into_split();
+    let ended = async {
+        let outcome = match request(&mut from).await {
+            Ok(Some(Request { command, .. })) => {
+                info!(?command, "control socket: command");
+                perform(command, &mut from, &mut to, &context).await
+            }
+            Ok(None) => return Ok(()),
+            Err(failure) => Err(failure),
+        };
+        match outcome {
+            Ok(outcome) => send(&mut to, Kind::Done, &outcome).await,
+            Err(failure) => {
+                warn!(reason = failure.message, "control socket: command failed");
+                send(&mut to, Kind::Failed, &failure).await?;
+                linger(&mut from, &mut to).await
+            }
+        }
+    };
+    if let Err(error) = ended.await {
+        debug!(%error, "control socket: client went away");
+    }
+}
+
+/// Takes what the client is still sending off the socket: closing it before would cut the failure short.
+async fn linger(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+) -> io::Result<()> {
+    to.shutdown().await?;
+    let mut nowhere = tokio::io::sink();
+    match tokio::time::timeout(LINGER, tokio::io::copy(from, &mut nowhere)).await {
+        Ok(drained) => drained.map(|_| ()),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Only the user that runs the node, and root, may command it.
+fn allowed(stream: &UnixStream) -> io::Result<()> {
+    let (peer, own) = (stream.peer_cred()?.uid(), nix::unistd::geteuid().as_raw());
+    if peer == own || peer == 0 {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        format!("user {peer} is neither user {own} nor root"),
+    ))
+}
+
+/// Reads the command.
+async fn request(from: &mut (impl AsyncRead + Unpin)) -> Result<Option<Request>, Failure> {
+    let refuse = |message: String| Failure {
+        message,
+        line: None,
+        applied: None,
+    };
+    let read = tokio::time::timeout(COMMAND_DEADLINE, frame::read(from)).await;
+    let frame = match read
+        .map_err(|_| refuse("no command came".into()))?
+        .map_err(|error| refuse(error.to_string()))?
+    {
+        Some(frame) if frame.kind == Kind::Command => frame,
+        Some(_) => return Err(refuse("the first frame is not a command".into())),
+        None => return Ok(None),
+    };
+    // The version is read by itself: a newer command may be one that this program cannot read at all.
+    let json: serde_json::Value = serde_json::from_slice(&frame.payload)
+        .map_err(|error| refuse(format!("bad command: {error}")))?;
+    if json.get("protocol") != Some(&PROTOCOL.into()) {
+        let message = "the running node speaks another version of the control protocol; use the program it was started from";
+        return Err(refuse(message.into()));
+    }
+    serde_json::from_value(json)
+        .map(Some)
+        .map_err(|error| refuse(format!("bad command: {error}")))
+}
+
+/// Carries out a command.
+async fn perform(
+    command: Command,
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    context: &Context,
+) -> Result<Outcome, Failure> {
+    match command {
+        Command::Import { keep_going } => do_import(keep_going, from, to, context).await,
+        Command::Export { hex, with_secrets } => {
+            do_export(export::Options { hex, with_secrets }, to, context).await
+        }
+        Command::Store { action } => {
+            let (store, settings) = (Arc::clone(&context.store), Arc::clone(&context.settings));
+            let done =
+                spawn_blocking(move || maintenance::on_open(&store, &settings, &action)).await;
+            let report = done.map_err(|_| internal())?.map_err(plain)?;
+            Ok(Outcome::Report {
+                good: report.good,
+                report: report.json,
+            })
+        }
+    }
+}
+
+/// Import: frames → channel → blocking thread, and its events back.
+async fn do_import(
+    keep_going: bool,
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    context: &Context,
+) -> Result<Outcome, Failure> {
+    let (data, input) = mpsc::channel(QUEUE);
+    let (events, mut heard) = mpsc::channel::<Progress>(QUEUE);
+    let (store, now) = (Arc::clone(&context.store), (context.now)());
+    let mut work = spawn_blocking(move || {
+        let watch = |event: Event<'_>| match event {
+            // Counts are overtaken by the next ones; a slow client may miss some.
+            Event::Progress(counts) => drop(events.try_send(Progress::Counts(counts))),
+            Event::Skipped(bad) => {
+                let skipped = Progress::Skipped {
+                    line: bad.line,
+                    message: bad.message.clone(),
+                };
+                drop(events.blocking_send(skipped));
+            }
+        };
+        import(
+            Input::new(input),
+            &store,
+            import::Options { keep_going, now },
+            &watch,
+        )
+    });
+    let feeding = feed(from, data, &context.stop);
+    let telling = async {
+        while let Some(progress) = heard.recv().await {
+            // A client that does not listen may still want the import to go on.
+            drop(send(to, Kind::Progress, &progress).await);
+        }
+    };
+    // The work ends by itself when the feeding does; the telling ends with the work.
+    let done = async {
+        tokio::pin!(feeding);
+        tokio::select! {
+            done = &mut work => done,
+            () = &mut feeding => work.await,
+        }
+    };
+    let (done, ()) = tokio::join!(done, telling);
+    match done.map_err(|_| internal())? {
+        Ok(counts) => Ok(Outcome::Counts(counts)),
+        Err(stopped) => {
+            let (line, message) = match &stopped.error {
+                ImportError::Line(bad) => (Some(bad.line), bad.message.clone()),
+                ImportError::Store { line, error } => {
+                    (Some(*line), format!("the batch that begins here: {error}"))
+                }
+                error => (None, error.to_string()),
+            };
+            Err(Failure {
+                message,
+                line,
+                applied: Some(stopped.applied),
+            })
+        }
+    }
+}
+
+/// Passes data frames on until the end of the data; anything else is an error that the reader sees.
+async fn feed(
+    from: &mut (impl AsyncRead + Unpin),
+    data: mpsc::Sender<io::Result<Vec<u8>>>,
+    stop: &CancellationToken,
+) {
+    loop {
+        let read = tokio::select! {
+            read = frame::read(from) => read,
+            () = stop.cancelled() => Err(io::Error::other("the node is stopping")),
+        };
+        let piece = match read {
+            Ok(Some(Frame {
+                kind: Kind::Data,
+                payload,
+            })) => Ok(payload),
+            Ok(Some(Frame {
+                kind: Kind::End, ..
+            })) => Ok(Vec::new()),
+            Ok(Some(_)) => Err(io::Error::other("a frame that is not data")),
+            Ok(None) => Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the client went away before the end of the data",
+            )),
+            Err(error) => Err(error),
+        };
+        let last = !matches!(&piece, Ok(bytes) if !bytes.is_empty());
+        if data.send(piece).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+/// The data of an import, for a blocking reader. An empty piece is the end; a closed channel is not.
+struct Input {
+    pieces: mpsc::Receiver<io::Result<Vec<u8>>>,
+    piece: io::Cursor<Vec<u8>>,
+    ended: bool,
+}
+
+impl Input {
+    fn new(pieces: mpsc::Receiver<io::Result<Vec<u8>>>) -> Self {
+        Self {
+            pieces,
+            piece: io::Cursor::default(),
+            ended: false,
+        }
+    }
+}
+
+impl Read for Input {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let read = self.piece.read(buf)?;
+            if read > 0 || self.ended || buf.is_empty() {
+                return Ok(read);
+            }
+            let abandoned =
+                || io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was abandoned");
+            let piece = self.pieces.blocking_recv().ok_or_else(abandoned)??;
+            self.ended = piece.is_empty();
+            self.piece = io::Cursor::new(piece);
+        }
+    }
+}
+
+/// Export: blocking thread → channel → frames.
+async fn do_export(
+    options: export::Options,
+    to: &mut (impl AsyncWrite + Unpin),
+    context: &Context,
+) -> Result<Outcome, Failure> {
+    let (frames, mut ready) = mpsc::channel::<(Kind, Vec<u8>)>(QUEUE);
+    let store = Arc::clone(&context.store);
+    let work = spawn_blocking(move || {
+        let progress = frames.clone();
+        let watch = |counts| {
+            let payload = serde_json::to_vec(&Progress::Counts(counts)).unwrap_or_default();
+            drop(progress.try_send((Kind::Progress, payload)));
+        };
+        let total = Progress::Total(maintenance::records(&store));
+        drop(frames.blocking_send((
+            Kind::Progress,
+            serde_json::to_vec(&total).unwrap_or_default(),
+        )));
+        let mut output = io::BufWriter::with_capacity(CHUNK, Output(frames));
+        export(&store, &mut output, options, &watch)
+    });
+    loop {
+        let next = tokio::select! {
+            next = ready.recv() => next,
+            () = context.stop.cancelled() => return Err(plain("the node is stopping")),
+        };
+        let Some((kind, payload)) = next else { break };
+        write(to, kind, &payload).await.map_err(plain)?;
+    }
+    let counts = work.await.map_err(|_| internal())?.map_err(plain)?;
+    Ok(Outcome::Counts(counts))
+}
+
+/// A blocking writer whose writes become data frames.
+struct Output(mpsc::Sender<(Kind, Vec<u8>)>);
+
+impl Write for Output {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let piece = buf.get(..CHUNK).unwrap_or(buf);
+        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the client went away");
+        self.0
+            .blocking_send((Kind::Data, piece.to_vec()))
+            .map_err(gone)?;
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Sends a frame of JSON.
+async fn send(
+    to: &mut (impl AsyncWrite + Unpin),
+    kind: Kind,
+    payload: &impl Serialize,
+) -> io::Result<()> {
+    write(to, kind, &serde_json::to_vec(payload)?).await
+}
+
+/// Sends a frame to a client that may have stopped reading.
+async fn write(to: &mut (impl AsyncWrite + Unpin), kind: Kind, payload: &[u8]) -> io::Result<()> {
+    tokio::time::timeout(WRITE_DEADLINE, frame::write(to, kind, payload))
+        .await
+        .unwrap_or_else(|_| {
+            Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the client does not read",
+            ))
+        })
+}
+
+/// A failure that is not about a line of input.
+fn plain(error: impl std::fmt::Display) -> Failure {
+    Failure {
+        message: error.to_string(),
+        line: None,
+        applied: None,
+    }
+}
+
+/// A blocking task panicked; the panic is in the log.
+fn internal() -> Failure {
+    plain("internal error; see the log of the node")
+}

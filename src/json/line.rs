@@ -1,0 +1,267 @@
+//! Lines of record files.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use jiexi_proto::{
+    handle, limits,
+    value::{Value, ValueView},
+};
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
+
+use super::{JsonError, value};
+
+/// What a line says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Line {
+    /// A handle and its values.
+    Record(Record),
+    /// A prefix that this node is the home of, as `0.NA/…`.
+    Prefix(Vec<u8>),
+}
+
+/// A handle as its owner writes it, and its values in wire form, ascending by index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The handle.
+    pub handle: Vec<u8>,
+    /// The values.
+    pub values: Vec<Wire>,
+}
+
+/// A value in wire form with what the store wants to know about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wire {
+    /// Its index, above 0.
+    pub index: u32,
+    /// Its permission bits.
+    pub permissions: u8,
+    /// All of it, as on the wire.
+    pub wire: Bytes,
+}
+
+/// A line as people may write it.
+#[derive(Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a line must be an object with handle and values, or with prefix"
+)]
+struct Written<'a> {
+    /// The code of an answer of the JSON API, so that answers can be used as lines.
+    #[serde(rename = "responseCode")]
+    response_code: Option<u32>,
+    #[serde(borrow)]
+    handle: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    handle_hex: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    prefix: Option<Cow<'a, str>>,
+    values: Option<Vec<value::Written>>,
+    #[serde(borrow)]
+    values_hex: Option<Vec<Cow<'a, str>>>,
+}
+
+/// Reads one line; `now` (Unix seconds) is the timestamp of values that do not say their own.
+///
+/// # Errors
+/// Names the field and what is wrong with it.
+pub fn read(text: &[u8], now: u32) -> Result<Line, JsonError> {
+    let written: Written<'_> =
+        serde_json::from_slice(text).map_err(|error| JsonError::new("", tidy(&error)))?;
+    if let Some(prefix) = &written.prefix {
+        if written.handle.is_some() || written.values.is_some() || written.values_hex.is_some() {
+            return Err(JsonError::new(
+                "prefix",
+                "a line is either a prefix or a handle with its values",
+            ));
+        }
+        return parse_prefix(prefix).map(Line::Prefix);
+    }
+    if written.response_code.is_some_and(|code| code != 1) {
+        return Err(JsonError::new(
+            "responseCode",
+            "is not 1: this is an error, not a record",
+        ));
+    }
+    let handle = match (written.handle, written.handle_hex) {
+        (Some(handle), None) => handle.into_owned().into_bytes(),
+        (None, Some(digits)) => {
+            hex::decode(digits.as_bytes()).map_err(|error| JsonError::new("handle_hex", error))?
+        }
+        _ => return Err(JsonError::new("handle", "is missing")),
+    };
+    check_handle(&handle)?;
+    let mut values = match (written.values, written.values_hex) {
+        (Some(values), None) => read_values(values, now)?,
+        (None, Some(values)) => read_hex(&values)?,
+        (Some(_), Some(_)) => {
+            return Err(JsonError::new(
+                "values_hex",
+                "give either values or values_hex",
+            ));
+        }
+        (None, None) => return Err(JsonError::new("values", "is missing")),
+    };
+    values.sort_by_key(|value| value.index);
+    check_values(&handle, &values)?;
+    Ok(Line::Record(Record { handle, values }))
+}
+
+/// The message of the JSON parser; a line has no lines, so only its column is of use.
+fn tidy(error: &serde_json::Error) -> String {
+    error.to_string().replace("line 1 column", "column")
+}
+
+/// Reads a prefix, with or without `0.NA/`; gives `0.NA/…`.
+///
+/// # Errors
+/// It is not a prefix.
+pub fn parse_prefix(prefix: &str) -> Result<Vec<u8>, JsonError> {
+    let bare = match prefix.as_bytes() {
+        [b'0', b'.', b'N' | b'n', b'A' | b'a', b'/', ..] => &prefix[5..],
+        _ => prefix,
+    };
+    let good = !bare.contains('/') && bare.split('.').all(|segment| !segment.is_empty());
+    if !good || bare.chars().any(char::is_control) || bare.len() > limits::HANDLE_MAX - 5 {
+        return Err(JsonError::new(
+            "prefix",
+            format!("{prefix:?} is not a prefix such as \"88.118\""),
+        ));
+    }
+    Ok(format!("0.NA/{bare}").into_bytes())
+}
+
+/// A handle that can be stored: a prefix, a slash, and no more than the protocol can carry.
+fn check_handle(handle: &[u8]) -> Result<(), JsonError> {
+    if handle.len() > limits::HANDLE_MAX {
+        return Err(JsonError::new(
+            "handle",
+            format!("is longer than {} bytes", limits::HANDLE_MAX),
+        ));
+    }
+    match handle.iter().position(|byte| *byte == b'/') {
+        None | Some(0) => Err(JsonError::new(
+            "handle",
+            "is not a prefix, a slash and a local name",
+        )),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Values written out.
+fn read_values(values: Vec<value::Written>, now: u32) -> Result<Vec<Wire>, JsonError> {
+    let one = |(place, written): (usize, value::Written)| {
+        let value = written
+            .into_value(now)
+            .map_err(|error| error.within(&format!("values[{place}]")))?;
+        Ok(wire(&value))
+    };
+    values.into_iter().enumerate().map(one).collect()
+}
+
+/// Values in wire form.
+fn read_hex(values: &[Cow<'_, str>]) -> Result<Vec<Wire>, JsonError> {
+    let one = |(place, digits): (usize, &Cow<'_, str>)| {
+        let wrong = |message: String| JsonError::new(format!("values_hex[{place}]"), message);
+        let wire =
+            Bytes::from(hex::decode(digits.as_bytes()).map_err(|error| wrong(error.to_string()))?);
+        let (view, rest) = ValueView::split(&wire).map_err(|error| wrong(error.to_string()))?;
+        if !rest.is_empty() {
+            return Err(wrong(format!("{} bytes follow the value", rest.len())));
+        }
+        let (index, permissions) = (view.index, view.permissions.0);
+        Ok(Wire {
+            index,
+            permissions,
+            wire,
+        })
+    };
+    values.iter().enumerate().map(one).collect()
+}
+
+/// A value in wire form.
+#[must_use]
+pub fn wire(value: &Value) -> Wire {
+    let mut wire = Vec::with_capacity(64 + value.data.len());
+    value.encode(&mut wire);
+    Wire {
+        index: value.index,
+        permissions: value.permissions.0,
+        wire: wire.into(),
+    }
+}
+
+/// Rules over all values of a handle: indexes are above 0 and unique, and one answer can carry them all.
+fn check_values(handle: &[u8], values: &[Wire]) -> Result<(), JsonError> {
+    if values.len() > limits::VALUES_MAX {
+        return Err(JsonError::new(
+            "values",
+            format!("are more than {}", limits::VALUES_MAX),
+        ));
+    }
+    if values.iter().any(|value| value.index == 0) {
+        return Err(JsonError::new(
+            "values",
+            "index 0 is reserved; count from 1",
+        ));
+    }
+    if let Some(pair) = values
+        .windows(2)
+        .find(|pair| pair[0].index == pair[1].index)
+    {
+        return Err(JsonError::new(
+            "values",
+            format!("index {} is there twice", pair[0].index),
+        ));
+    }
+    let size: usize =
+        ANSWER_OVERHEAD + handle.len() + values.iter().map(|value| value.wire.len()).sum::<usize>();
+    if size > limits::MESSAGE_MAX {
+        let message = format!(
+            "{size} bytes would not fit into one message of {}",
+            limits::MESSAGE_MAX
+        );
+        return Err(JsonError::new("values", message));
+    }
+    Ok(())
+}
+
+/// What an answer needs besides handle and values: header, request digest, two lengths, a certified answer's credential.
+const ANSWER_OVERHEAD: usize = limits::HEADER_SIZE + 33 + 8 + 512;
+
+/// The line of a record. `hex` asks for values in wire form; without it they are used only where JSON would lose
+/// something.
+#[must_use]
+pub fn write(handle_written: &[u8], values: &[&[u8]], hex: bool) -> Json {
+    let readable = || {
+        let handle = std::str::from_utf8(handle_written).ok()?;
+        let values: Option<Vec<Json>> = values.iter().map(|wire| readable_value(wire)).collect();
+        Some(json!({"handle": handle, "values": values?}))
+    };
+    if let Some(line) = (!hex).then(readable).flatten() {
+        return line;
+    }
+    let values: Vec<String> = values.iter().map(hex::encode).collect();
+    match std::str::from_utf8(handle_written) {
+        Ok(handle) => json!({"handle": handle, "values_hex": values}),
+        Err(_) => json!({"handle_hex": hex::encode(handle_written), "values_hex": values}),
+    }
+}
+
+/// A value in wire form as JSON, if that loses nothing.
+fn readable_value(wire: &[u8]) -> Option<Json> {
+    value::write(&Value::decode(&Bytes::copy_from_slice(wire)).ok()?)
+}
+
+/// The line of a homed prefix, given as `0.NA/…`.
+#[must_use]
+pub fn write_prefix(prefix_handle: &[u8]) -> Json {
+    let text = String::from_utf8_lossy(prefix_handle);
+    let bare = if handle::is_prefix_handle(prefix_handle) {
+        text.get(5..).unwrap_or_default()
+    } else {
+        &text
+    };
+    json!({"prefix": bare})
+}

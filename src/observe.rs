@@ -1,0 +1,156 @@
+//! The store's figures under the names of the exposition.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::metrics::{Families, Metrics, names};
+use crate::ops::Readiness;
+use crate::resolver::Authority;
+use crate::store::metrics::{Histogram, Part, Result as Changed};
+use crate::store::{State, Store};
+
+/// The states and their labels.
+const STATES: [&str; 5] = ["loading", "verifying", "ready", "degraded", "read_only"];
+
+/// The kinds of changes and their labels.
+const KINDS: [&str; 5] = ["create", "delete", "modify", "prefix", "import"];
+
+/// What changes come to, and the labels.
+const RESULTS: [(Changed, &str); 3] = [
+    (Changed::Committed, "committed"),
+    (Changed::Refused, "refused"),
+    (Changed::Failed, "failed"),
+];
+
+/// Nanoseconds to seconds.
+const NANO: f64 = 1e-9;
+
+/// Adds the figures of `store` to every scrape.
+pub fn store(metrics: &Metrics, store: &Arc<Store>) {
+    let store = Arc::clone(store);
+    metrics.add_source(move |families| {
+        sizes(families, &store);
+        changes(families, &store);
+        state(families, &store.state());
+    });
+}
+
+/// What `/ready` says.
+#[must_use]
+pub fn readiness(state: &State) -> Readiness {
+    let reason = match state {
+        State::Ready => String::new(),
+        State::Loading => "the records are being read".into(),
+        State::Verifying => "the records are being verified".into(),
+        State::Degraded => {
+            "the state on disk is being made anew; look-ups and changes go on".into()
+        }
+        State::ReadOnly(reason) => format!("no changes: {reason}"),
+    };
+    let ready = matches!(state, State::Ready | State::Degraded);
+    Readiness {
+        ready,
+        state: label(state).into(),
+        reason,
+    }
+}
+
+fn label(state: &State) -> &'static str {
+    match state {
+        State::Loading => "loading",
+        State::Verifying => "verifying",
+        State::Ready => "ready",
+        State::Degraded => "degraded",
+        State::ReadOnly(_) => "read_only",
+    }
+}
+
+fn sizes(families: &mut Families, store: &Store) {
+    let stats = store.stats();
+    let figures = store.metrics();
+    let homed = Authority::load(store).map_or(0, |authority| authority.len());
+    for (name, value) in [
+        (&names::INDEX_RECORDS, stats.records),
+        (&names::INDEX_BYTES, stats.index_bytes),
+        (&names::INDEX_DEAD_BYTES, stats.index_dead_bytes),
+        (&names::JOURNAL_SEQUENCE, stats.sequence),
+        (&names::JOURNAL_BYTES, stats.journal_bytes),
+        (&names::STORE_APPLIED, stats.applied_sequence),
+        (&names::STORE_LAG, stats.lag_changes),
+        (&names::STORE_BYTES, stats.store_bytes),
+        (
+            &names::SNAPSHOT_TIMESTAMP,
+            figures.snapshot_timestamp.load(Relaxed),
+        ),
+        (&names::SNAPSHOT_BYTES, figures.snapshot_bytes.load(Relaxed)),
+        (&names::PREFIXES_HOMED, homed as u64),
+    ] {
+        families.add(name, &[], value as f64);
+    }
+    families.add(&names::INDEX_LOADED, &[], stats.loaded_ratio);
+}
+
+fn changes(families: &mut Families, store: &Store) {
+    let figures = store.metrics();
+    for kind in KINDS {
+        for (result, text) in RESULTS {
+            // Records change only by import until the protocol's own changes are carried out.
+            let count = if kind == "import" {
+                figures.changes(result)
+            } else {
+                0
+            };
+            families.add(
+                &names::CHANGES,
+                &[("kind", kind), ("result", text)],
+                count as f64,
+            );
+        }
+    }
+    for (part, label) in Part::ALL {
+        families.add(
+            &names::STORE_ERRORS,
+            &[("part", label)],
+            figures.errors(part) as f64,
+        );
+    }
+    histogram(
+        families,
+        &names::COMMIT_DURATION,
+        &figures.commit_duration,
+        NANO,
+    );
+    histogram(
+        families,
+        &names::SYNC_DURATION,
+        &figures.sync_duration,
+        NANO,
+    );
+    histogram(families, &names::COMMIT_BATCH, &figures.batch_changes, 1.0);
+}
+
+fn histogram<const N: usize>(
+    families: &mut Families,
+    name: &names::Name,
+    figures: &Histogram<N>,
+    unit: f64,
+) {
+    let bounds: Vec<f64> = figures
+        .buckets()
+        .map(|(bound, _)| bound as f64 * unit)
+        .collect();
+    let mut counts: Vec<u64> = figures.buckets().map(|(_, count)| count).collect();
+    counts.push(figures.beyond());
+    families.add_histogram(name, &[], &bounds, &counts, figures.sum() as f64 * unit);
+}
+
+fn state(families: &mut Families, state: &State) {
+    for candidate in STATES {
+        let current = candidate == label(state);
+        families.add(
+            &names::STORE_STATE,
+            &[("state", candidate)],
+            f64::from(u8::from(current)),
+        );
+    }
+}

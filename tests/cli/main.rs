@@ -1,0 +1,19 @@
+//! Goal: the program as an operator meets it. Method: the real binary is run; exit codes, files, messages and output
+//! are looked at from outside.
+//!
+//! * `codes` — exit codes and help; `config` — checking and the template; `decode` — recorded messages
+//! * `init` — what a new node consists of; `bulk` — import and export on a stopped node
+//! * `node` — everything again through the control socket of a running one, and `resolve` against it
+
+#![expect(
+    clippy::expect_used,
+    reason = "a test ends where something is not as expected"
+)]
+
+mod bulk;
+mod codes;
+mod config;
+mod decode;
+mod init;
+mod node;
+mod support;

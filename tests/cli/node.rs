@@ -1,0 +1,482 @@
+//! Goal: a running node does through its control socket what a stopped one does directly, answers `resolve`, and only
+//! obeys its own user.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
+    os::unix::{fs::PermissionsExt, net::UnixStream, process::CommandExt},
+    path::Path,
+    process::{Child, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+use crate::{
+    bulk,
+    support::{directory, jiexi, node, run, run_with, vectors},
+};
+
+/// How long a node may take to start or stop.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running node; it is stopped when it is dropped.
+struct Running {
+    child: Child,
+    port: u16,
+    operations: u16,
+}
+
+impl Running {
+    /// Starts the node in `data` on free ports of the loopback address.
+    fn start(directory: &Path, data: &str) -> Self {
+        Self::start_with(
+            directory,
+            &["serve", "--config", &format!("{data}/jiexi.toml")],
+            free_port(),
+        )
+    }
+
+    /// Starts a node with these arguments.
+    fn start_with(directory: &Path, arguments: &[&str], port: u16) -> Self {
+        let operations = free_port();
+        let mut child = jiexi(directory)
+            .args(arguments)
+            .env("JIEXI_HANDLE_LISTEN", "127.0.0.1")
+            .env("JIEXI_HANDLE_PORT", port.to_string())
+            .env("JIEXI_HANDLE_DRAIN", "1s")
+            .env("JIEXI_LOG_LEVEL", "error")
+            .env("JIEXI_OPERATIONS_LISTEN", format!("127.0.0.1:{operations}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let started = Instant::now();
+        while !ready(operations) {
+            assert!(started.elapsed() < PATIENCE, "the node is not ready");
+            assert!(child.try_wait().expect("asks").is_none(), "the node ended");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Self {
+            child,
+            port,
+            operations,
+        }
+    }
+
+    /// The option that names this node to `resolve`.
+    fn server(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    fn stop(mut self) -> i32 {
+        self.terminate()
+    }
+
+    fn terminate(&mut self) -> i32 {
+        let pid = nix::unistd::Pid::from_raw(self.child.id().try_into().expect("a process id"));
+        // It may have ended by itself; the wait tells.
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        self.child.wait().expect("ends").code().unwrap_or(-1)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
+            self.terminate();
+        }
+    }
+}
+
+/// A port of the loopback address that is free for TCP and UDP, never the same one twice. From below the range that the
+/// kernel hands out by itself, so that no connection of another test takes it in between.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = u16::try_from(10_000 + std::process::id() % 20_000).expect("below 65,536");
+    loop {
+        let port = first + NEXT.fetch_add(1, Ordering::Relaxed) % 2_000;
+        let address = (Ipv4Addr::LOCALHOST, port);
+        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// One HTTP request.
+fn get(port: u16, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+/// Whether the node says that it is ready.
+fn ready(port: u16) -> bool {
+    get(port, "/ready").is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
+}
+
+/// A node that runs, and its directory.
+fn running() -> (TempDir, Running) {
+    let directory = directory();
+    node(directory.path(), "a");
+    let running = Running::start(directory.path(), "a");
+    (directory, running)
+}
+
+#[test]
+fn bulk_commands_work_on_a_running_node() {
+    let (directory, running) = running();
+    node(directory.path(), "b");
+    // The second one is stopped: both ways in one round trip.
+    bulk::round_trip(directory.path(), "a", "b");
+    bulk::secrets(directory.path(), "a");
+    bulk::bad_lines(directory.path(), "a");
+    assert_eq!(running.stop(), 0);
+    let socket = directory.path().join("a/control.sock");
+    assert!(!socket.exists(), "the socket goes with the node");
+    assert!(
+        bulk::export(directory.path(), "a", &[]).len() > 2_500,
+        "and the data stay"
+    );
+}
+
+#[test]
+fn store_commands_work_on_a_running_node() {
+    let (directory, _running) = running();
+    bulk::store_commands(directory.path(), "a");
+}
+
+#[test]
+fn the_control_socket_is_private_and_bounded() {
+    let (directory, _running) = running();
+    let path = directory.path().join("a/control.sock");
+    let mode = fs::metadata(&path).expect("is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    for bad in [
+        &[0xff, 0xff, 0xff, 0xff, 1][..],
+        &[0, 0, 0, 2, 9, b'{', b'}'],
+        &[0, 0, 0, 2, 1, b'{', b'}'],
+        &[0, 0, 0, 0, 2],
+    ] {
+        let mut stream = UnixStream::connect(&path).expect("connects");
+        stream.set_read_timeout(Some(PATIENCE)).expect("sets");
+        stream.write_all(bad).expect("writes");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("the node closes");
+        assert_eq!(
+            answer.get(4),
+            Some(&6),
+            "a failure: {}",
+            String::from_utf8_lossy(&answer)
+        );
+    }
+    run(directory.path(), &["store", "stats", "--data", "a"]).expect(0);
+}
+
+#[test]
+fn the_control_socket_obeys_its_own_user_alone() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("not run: only root can be somebody else");
+        return;
+    }
+    let (directory, _running) = running();
+    // Even if file permissions let everybody in.
+    let open = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("sets")
+    };
+    open(directory.path(), 0o755);
+    open(&directory.path().join("a"), 0o755);
+    open(&directory.path().join("a/jiexi.toml"), 0o644);
+    open(&directory.path().join("a/control.sock"), 0o666);
+    let mut command = jiexi(directory.path());
+    command
+        .args(["store", "stats", "--data", "a"])
+        .uid(65_534)
+        .gid(65_534);
+    let Ok(output) = command.output() else {
+        println!("not run: another user cannot start the program from here");
+        return;
+    };
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.starts_with("jiexi: control socket: "), "{stderr}");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn logs_are_json_when_asked_for() {
+    let directory = directory();
+    node(directory.path(), "a");
+    let mut command = jiexi(directory.path());
+    command
+        .args(["serve", "--data", "a"])
+        .env("JIEXI_HANDLE_LISTEN", "127.0.0.1")
+        .env("JIEXI_HANDLE_PORT", free_port().to_string())
+        .env(
+            "JIEXI_OPERATIONS_LISTEN",
+            format!("127.0.0.1:{}", free_port()),
+        )
+        .env("JIEXI_LOG_FORMAT", "json")
+        .env("JIEXI_LOG_LEVEL", "warn,jiexi=info")
+        .stderr(Stdio::piped());
+    let mut running = Running {
+        child: command.spawn().expect("starts"),
+        port: 0,
+        operations: 0,
+    };
+    let mut stderr = BufReader::new(running.child.stderr.take().expect("is piped"));
+    let (mut line, started) = (String::new(), Instant::now());
+    // The node says something about itself when it starts; the first command through the socket at the latest.
+    while line.is_empty() && started.elapsed() < PATIENCE {
+        if directory.path().join("a/control.sock").exists() {
+            run(directory.path(), &["store", "stats", "--data", "a"]).expect(0);
+            stderr.read_line(&mut line).expect("reads");
+        }
+    }
+    let event: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    for field in ["timestamp", "level", "target", "message"] {
+        assert!(event[field].is_string(), "{field}: {event}");
+    }
+    assert_eq!(running.terminate(), 0);
+}
+
+#[test]
+fn a_node_with_another_key_than_its_site_record_does_not_start() {
+    let directory = directory();
+    node(directory.path(), "a");
+    node(directory.path(), "b");
+    fs::copy(
+        directory.path().join("b/node.key"),
+        directory.path().join("a/node.key"),
+    )
+    .expect("copies");
+    let refused = run(directory.path(), &["serve", "--data", "a"]).expect(1);
+    assert!(
+        refused.stderr.contains("site.json") && refused.stderr.contains("public key"),
+        "{}",
+        refused.stderr
+    );
+}
+
+#[test]
+fn resolve_tells_found_from_not_found() {
+    let (directory, running) = running();
+    let fixture = vectors().join("fixture.ndjson");
+    run(
+        directory.path(),
+        &["import", fixture.to_str().expect("UTF-8"), "--data", "a"],
+    )
+    .expect(0);
+    run_with(
+        directory.path(),
+        &["import", "-", "--data", "a"],
+        b"{\"prefix\":\"88.118.8\"}",
+    )
+    .expect(0);
+    let server = running.server();
+    let resolve = |arguments: &[&str]| {
+        run(
+            directory.path(),
+            &[&["resolve", "--server", &server], arguments].concat(),
+        )
+    };
+
+    for transport in [&[][..], &["--udp"], &["--tcp"], &["--digest"]] {
+        let found = resolve(&[&["88.118.8/test1"][..], transport].concat())
+            .expect(0)
+            .stdout;
+        assert!(
+            found.starts_with("INDEX") && found.contains("https://example.cn/item/1"),
+            "{found}"
+        );
+    }
+    let json = resolve(&["88.118.8/test1", "-o", "json", "--type", "URL."])
+        .expect(0)
+        .json();
+    assert_eq!(
+        (&json["responseCode"], &json["handle"]),
+        (&1.into(), &"88.118.8/test1".into())
+    );
+    let types: Vec<_> = json["values"]
+        .as_array()
+        .expect("values")
+        .iter()
+        .map(|value| value["type"].clone())
+        .collect();
+    assert_eq!(types, ["URL", "URL.MIRROR"]);
+    let one = resolve(&["88.118.8/test1", "-o", "json", "--index", "2"])
+        .expect(0)
+        .json();
+    assert_eq!(one["values"][0]["type"], "EMAIL");
+    // An answer of one datagram, of several, and one that only a connection can carry in time.
+    for (handle, octets) in [
+        ("88.118.8/工业标识", 0),
+        ("88.118.8/big", 3_000),
+        ("88.118.8/huge", 200_000),
+    ] {
+        let found = resolve(&[handle, "-o", "json"]).expect(0).stdout;
+        assert!(found.len() > octets, "{handle}");
+    }
+
+    let missing = resolve(&["88.118.8/missing"]).expect(3);
+    assert_eq!(
+        missing.stderr,
+        "jiexi: 88.118.8/missing: no such handle (code 100)\n"
+    );
+    assert_eq!(
+        resolve(&["88.118.8/missing", "-o", "json"])
+            .expect(3)
+            .json()["responseCode"],
+        100
+    );
+    resolve(&["88.118.8/test1", "--type", "NOTHING"]).expect(3);
+    let elsewhere = resolve(&["10.9999/1"]).expect(1);
+    assert!(
+        elsewhere
+            .stderr
+            .contains("server not responsible (code 301)"),
+        "{}",
+        elsewhere.stderr
+    );
+}
+
+#[test]
+fn resolve_follows_a_prefix_to_another_node() {
+    let directory = directory();
+    let port = free_port();
+    let arguments = [
+        "init",
+        "--prefix",
+        "88.118.9",
+        "--address",
+        "127.0.0.1",
+        "--port",
+        &port.to_string(),
+        "--data",
+        "enterprise",
+    ];
+    run(directory.path(), &arguments).expect(0);
+    let line = br#"{"handle":"88.118.9/x","values":[{"index":1,"type":"URL","data":"https://example.cn/x"}]}"#;
+    run_with(
+        directory.path(),
+        &["import", "-", "--data", "enterprise"],
+        line,
+    )
+    .expect(0);
+    // The record of the enterprise's prefix, as its parent has it: where to go.
+    let record = run(directory.path(), &["export", "--data", "enterprise"])
+        .expect(0)
+        .stdout;
+    let record: String = record
+        .lines()
+        .filter(|line| line.contains("0.NA/88.118.9"))
+        .collect();
+    node(directory.path(), "parent");
+    run_with(
+        directory.path(),
+        &["import", "-", "--data", "parent"],
+        record.as_bytes(),
+    )
+    .expect(0);
+    run_with(
+        directory.path(),
+        &["import", "-", "--data", "parent"],
+        b"{\"prefix\":\"0.NA\"}",
+    )
+    .expect(0);
+
+    let parent = Running::start(directory.path(), "parent");
+    let _enterprise = Running::start_with(
+        directory.path(),
+        &["serve", "--config", "enterprise/jiexi.toml"],
+        port,
+    );
+    for transport in ["--udp", "--tcp"] {
+        let arguments = [
+            "resolve",
+            "88.118.9/x",
+            "--trace",
+            "--server",
+            &parent.server(),
+            transport,
+        ];
+        let found = run(directory.path(), &arguments).expect(0);
+        assert!(
+            found.stdout.contains("https://example.cn/x"),
+            "{}",
+            found.stdout
+        );
+        assert_eq!(
+            found.stderr.lines().count(),
+            3,
+            "parent, prefix record, enterprise: {}",
+            found.stderr
+        );
+    }
+}
+
+#[test]
+fn the_demo_fills_itself_once_and_serves() {
+    let directory = directory();
+    let port = free_port();
+    let mut demo = Running::start_with(directory.path(), &["serve", "--demo"], port);
+    let stdout = demo.child.stdout.take().expect("is piped");
+    let banner: Vec<String> = BufReader::new(stdout)
+        .lines()
+        .map_while(Result::ok)
+        .take_while(|line| !line.starts_with("Stop"))
+        .collect();
+    let commands: Vec<&str> = banner
+        .iter()
+        .map(|line| line.trim())
+        .filter(|line| line.starts_with("jiexi resolve"))
+        .collect();
+    assert_eq!(commands.len(), 4, "{banner:?}");
+    for command in commands {
+        // What the banner says to try works as it stands.
+        let words: Vec<String> = command
+            .split_whitespace()
+            .skip(1)
+            .map(|word| word.trim_matches('\'').to_owned())
+            .collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        run(directory.path(), &words).expect(0);
+    }
+    assert!(
+        get(demo.operations, "/metrics")
+            .expect("answers")
+            .contains("jiexi_build_info")
+    );
+    let lines = bulk::export(directory.path(), "data", &[]);
+    let (prefixes, records): (Vec<_>, Vec<_>) =
+        lines.iter().partition(|line| line.get("prefix").is_some());
+    assert_eq!((prefixes.len(), records.len()), (301, 54_301));
+    let devices = records.iter().filter(|line| {
+        !line["handle"]
+            .as_str()
+            .expect("handle")
+            .starts_with("0.NA/")
+    });
+    assert!(
+        devices
+            .clone()
+            .all(|line| matches!(line["values"].as_array().map(Vec::len), Some(3 | 4)))
+    );
+    assert_eq!(devices.count(), 54_000);
+    demo.terminate();
+
+    let started = Instant::now();
+    let again = Running::start_with(directory.path(), &["serve", "--demo"], free_port());
+    println!("second start took {:?}", started.elapsed());
+    assert_eq!(again.stop(), 0);
+}

@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# Starts two jiexi nodes on loopback and lets CNRI's Java client resolve through them.
+# The last line is "interop: N passed, M failed". With CI=true a missing tool is a failure, else a skip.
+# JIEXI names the program under test; without it the release build of this checkout is made and used.
+set -euo pipefail
+cd "$(dirname "$0")"
+root=$(cd ../.. && pwd)
+
+for tool in java mvn; do
+    if ! command -v "$tool" >/dev/null; then
+        echo "interop: $tool is not installed (Debian: maven, openjdk-17-jdk-headless)" >&2
+        if [[ ${CI:-} == true ]]; then exit 1; fi
+        echo "interop: skipped"
+        exit 0
+    fi
+done
+if [[ -z ${JIEXI:-} ]]; then
+    (cd "$root" && cargo build --release --locked --bin jiexi)
+    JIEXI=${CARGO_TARGET_DIR:-$root/target}/release/jiexi
+fi
+fixture=${FIXTURE:-$root/proto/tests/vectors/fixture.ndjson}
+
+work=$(mktemp -d)
+pids=()
+finish() {
+    local status=$?
+    for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
+    for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
+    if [[ $status -ne 0 ]]; then
+        for log in "$work"/*.log; do
+            [[ -e $log ]] && echo "--- ${log##*/}, its end" >&2 && tail -n 40 "$log" >&2
+        done
+    fi
+    rm -rf "$work"
+}
+trap finish EXIT
+
+# Maven resets colours at its end even where it uses none.
+plain() { sed -u 's/\x1b\[[0-9;]*m//g'; }
+
+# A TCP port of loopback where nobody listens.
+free_port() {
+    local port
+    for _ in {1..100}; do
+        port=$((20000 + RANDOM % 10000))
+        if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+            echo "$port"
+            return
+        fi
+    done
+    echo "interop: no free port" >&2
+    return 1
+}
+
+# True when the node says on its operations port that it is ready.
+ready() {
+    local status
+    { exec 3<>"/dev/tcp/127.0.0.1/$1"; } 2>/dev/null || return 1
+    printf 'GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' >&3
+    read -r -t 5 status <&3 || status=
+    exec 3>&-
+    [[ $status == *" 200 "* ]]
+}
+
+# node NAME PREFIX PORT: makes a node from NAME.ndjson, starts it and waits until it is ready.
+node() {
+    local name=$1 prefix=$2 port=$3 operations
+    operations=$(free_port)
+    "$JIEXI" init --prefix "$prefix" --address 127.0.0.1 --port "$port" --data "$work/$name" \
+        >"$work/$name-init.log" 2>&1
+    "$JIEXI" import --data "$work/$name" "$work/$name.ndjson" >"$work/$name-import.log" 2>&1
+    JIEXI_HANDLE_LISTEN=127.0.0.1 JIEXI_OPERATIONS_LISTEN=127.0.0.1:$operations \
+        "$JIEXI" serve --config "$work/$name/jiexi.toml" >"$work/$name-serve.log" 2>&1 &
+    local pid=$!
+    pids+=("$pid")
+    for _ in {1..300}; do
+        if ready "$operations"; then return; fi
+        if ! kill -0 "$pid" 2>/dev/null; then
+            echo "interop: node $name ended before it was ready" >&2
+            return 1
+        fi
+        sleep 0.1
+    done
+    echo "interop: node $name was not ready after 30 s" >&2
+    return 1
+}
+
+mvn -q -B -ntp -Dstyle.color=never test-compile dependency:copy-dependencies -DoutputDirectory=target/lib | plain
+port_a=$(free_port)
+port_b=$(free_port)
+java -cp 'target/classes:target/lib/*' interop.Prepare \
+    "$fixture" "$work" 127.0.0.1 "$port_a" 127.0.0.1 "$port_b"
+node a 88.118 "$port_a"
+node b 88.118.9 "$port_b"
+
+status=0
+mvn -B -ntp -Dstyle.color=never surefire:test \
+    -Dinterop.data="$work" \
+    -Dinterop.a.address=127.0.0.1 -Dinterop.a.port="$port_a" \
+    -Dinterop.b.address=127.0.0.1 -Dinterop.b.port="$port_b" | plain | tee "$work/tests.txt" || status=$?
+
+total='Tests run: ([0-9]+), Failures: ([0-9]+), Errors: ([0-9]+), Skipped: ([0-9]+)$'
+if ! [[ $(grep -E "$total" "$work/tests.txt" | tail -n 1) =~ $total ]]; then
+    echo "interop: no tests ran" >&2
+    exit 1
+fi
+failed=$((BASH_REMATCH[2] + BASH_REMATCH[3]))
+echo "interop: $((BASH_REMATCH[1] - failed - BASH_REMATCH[4])) passed, $failed failed"
+if [[ $status -eq 0 && $failed -gt 0 ]]; then status=1; fi
+exit "$status"

@@ -1,0 +1,268 @@
+//! Goal: the program itself, as an operator runs it, stands signals, floods and lack of descriptors.
+//! Method: the real binary in a process of its own, set up with `jiexi init`, asked from here.
+
+#![expect(
+    clippy::expect_used,
+    reason = "helpers of a test: a failed assumption is a failed test"
+)]
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A request for the node's own prefix record, over and over the same.
+fn request() -> Vec<u8> {
+    let handle = b"0.NA/88.118";
+    let mut body = Vec::new();
+    body.extend(11_u32.to_be_bytes());
+    body.extend(handle);
+    body.extend([0; 8]);
+    let mut message = vec![0, 0, 0, 1, 0, 0, 0, 0, 0x19, 0, 0, 0, 0xFF, 0xFF, 0, 0];
+    message.extend(i32::MAX.to_be_bytes());
+    message.extend(u32::try_from(body.len()).expect("short").to_be_bytes());
+    message.extend(body);
+    message.extend([0; 4]);
+    let mut envelope = vec![2, 11, 2, 11, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0];
+    envelope.extend(u32::try_from(message.len()).expect("short").to_be_bytes());
+    [envelope, message].concat()
+}
+
+/// Reads one message and gives its response code.
+fn answer(stream: &mut TcpStream) -> std::io::Result<u32> {
+    let mut envelope = [0; 20];
+    stream.read_exact(&mut envelope)?;
+    let length = u32::from_be_bytes(envelope[16..20].try_into().expect("four"));
+    let mut message = vec![0; length as usize];
+    stream.read_exact(&mut message)?;
+    Ok(u32::from_be_bytes(message[4..8].try_into().expect("four")))
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address").port()
+}
+
+/// A node in a process of its own.
+struct Process {
+    child: Child,
+    handle: SocketAddr,
+    operations: SocketAddr,
+    _directory: tempfile::TempDir,
+}
+
+impl Process {
+    /// Sets a node up and starts it, with `overrides` of its configuration, under `ulimit -n files`.
+    fn start(files: u32, overrides: &[(&str, &str)]) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let data = directory.path().join("node");
+        let init = Command::new(env!("CARGO_BIN_EXE_jiexi"))
+            .args([
+                "init",
+                "--prefix",
+                "88.118",
+                "--address",
+                "127.0.0.1",
+                "--data",
+            ])
+            .arg(&data)
+            .stdout(Stdio::null())
+            .status()
+            .expect("jiexi starts");
+        assert!(init.success());
+        let (handle, operations) = (free_port(), free_port());
+        let child = Self::serve(&data, files, handle, operations, overrides);
+        let node = Self {
+            child,
+            handle: SocketAddr::from(([127, 0, 0, 1], handle)),
+            operations: SocketAddr::from(([127, 0, 0, 1], operations)),
+            _directory: directory,
+        };
+        node.wait_ready();
+        node
+    }
+
+    fn serve(data: &Path, files: u32, handle: u16, ops: u16, more: &[(&str, &str)]) -> Child {
+        let script = format!("ulimit -n {files} && exec \"$0\" serve --config \"$1\"");
+        Command::new("bash")
+            .args(["-c", &script, env!("CARGO_BIN_EXE_jiexi")])
+            .arg(data.join("jiexi.toml"))
+            .env("JIEXI_HANDLE_LISTEN", "127.0.0.1")
+            .env("JIEXI_HANDLE_PORT", handle.to_string())
+            .env("JIEXI_OPERATIONS_LISTEN", format!("127.0.0.1:{ops}"))
+            .envs(more.iter().copied())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("jiexi starts")
+    }
+
+    fn wait_ready(&self) {
+        let start = Instant::now();
+        while !self
+            .get("/ready")
+            .is_some_and(|text| text.starts_with("HTTP/1.1 200"))
+        {
+            assert!(start.elapsed() < PATIENCE, "the node gets ready");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What the operations listener says.
+    fn get(&self, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(self.operations).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
+        .ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        Some(text)
+    }
+
+    fn metric(&self, line: &str) -> f64 {
+        let text = self.get("/metrics").expect("metrics");
+        let value = text
+            .lines()
+            .find_map(|candidate| candidate.strip_prefix(line));
+        value
+            .unwrap_or_else(|| panic!("no {line} in\n{text}"))
+            .trim()
+            .parse()
+            .expect("a number")
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.handle).expect("connected");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        stream
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"))
+    }
+
+    /// Resident octets.
+    fn rss(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("a process");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("RSS");
+        line.trim()
+            .trim_end_matches(" kB")
+            .parse::<u64>()
+            .expect("a number")
+            * 1024
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return status;
+            }
+            assert!(start.elapsed() < PATIENCE, "the node ends");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn sigterm_answers_what_was_asked_and_ends_with_0() {
+    let mut node = Process::start(1024, &[]);
+    let mut stream = node.connect();
+    stream.write_all(&request().repeat(50)).expect("written");
+    assert_eq!(answer(&mut stream).expect("an answer"), 1);
+    kill(node.pid(), Signal::SIGTERM).expect("told");
+    for _ in 1..50 {
+        assert_eq!(answer(&mut stream).expect("an answer"), 1);
+    }
+    assert!(answer(&mut stream).is_err(), "then the connection ends");
+    assert!(node.wait().success());
+    assert!(TcpStream::connect(node.handle).is_err());
+}
+
+#[test]
+fn lack_of_descriptors_does_not_stop_the_server() {
+    let node = Process::start(80, &[]);
+    let mut flood: Vec<TcpStream> = (0..200)
+        .map_while(|_| TcpStream::connect(node.handle).ok())
+        .collect();
+    assert!(
+        flood.len() > 100,
+        "the kernel takes connections that are not accepted yet"
+    );
+    std::thread::sleep(Duration::from_millis(300));
+    // Connections behind the flood are served as the longest idle ones give way.
+    let mut last = flood.pop().expect("a connection");
+    last.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    last.write_all(&request()).expect("written");
+    assert_eq!(answer(&mut last).expect("an answer"), 1);
+    drop(flood);
+    let mut fresh = node.connect();
+    fresh.write_all(&request()).expect("written");
+    assert_eq!(answer(&mut fresh).expect("an answer"), 1);
+}
+
+#[test]
+fn an_idle_connection_costs_at_most_10_kib() {
+    const CONNECTIONS: u64 = 10_000;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("limits");
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(19_000), hard).expect("enough descriptors");
+    let node = Process::start(19_000, &[]);
+    // Everything that is made once is made before.
+    let mut warm: Vec<TcpStream> = (0..50).map(|_| node.connect()).collect();
+    for stream in &mut warm {
+        stream.write_all(&request()).expect("written");
+        assert_eq!(answer(stream).expect("an answer"), 1);
+    }
+    let before = node.rss();
+    let mut idle = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut stream = node.connect();
+        stream.write_all(&request()).expect("written");
+        assert_eq!(answer(&mut stream).expect("an answer"), 1);
+        idle.push(stream);
+    }
+    let open = node.metric(r#"jiexi_connections{protocol="handle",transport="tcp"}"#);
+    assert!(open >= CONNECTIONS as f64, "{open} connections are open");
+    let each = (node.rss() - before) / CONNECTIONS;
+    println!("an idle connection costs {each} octets of RSS");
+    assert!(each <= 10 * 1024, "{each} octets");
+}
+
+#[test]
+fn drops_of_the_kernel_are_counted() {
+    let node = Process::start(1024, &[("JIEXI_HANDLE_UDP_RECEIVE_BUFFER", "64KiB")]);
+    let drops = r#"jiexi_udp_kernel_drops_total{protocol="handle"}"#;
+    assert_eq!(node.metric(drops), 0.0);
+    kill(node.pid(), Signal::SIGSTOP).expect("stopped");
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    for _ in 0..5000 {
+        socket.send_to(&request(), node.handle).expect("sent");
+    }
+    kill(node.pid(), Signal::SIGCONT).expect("continued");
+    let counted = node.metric(drops);
+    assert!(
+        counted > 1000.0,
+        "{counted} drops of 5,000 datagrams to a stopped process"
+    );
+}
