@@ -123,17 +123,32 @@ fn checkpoint(
     Ok(())
 }
 
-/// Makes a new sled out of the index, in order, while reads and writes go on. None when this applier is given up.
+/// Makes a new sled out of the index, while reads and writes go on. None when this applier is given up.
 fn rebuild(shared: &Shared, lane: u64) -> Result<Option<Arc<Engine>>, EngineError> {
     let number = shared.sled_number.fetch_add(1, Ordering::Relaxed) + 1;
     let dir = sled::directory(shared.dir(), number);
-    tracing::info!(path = %dir.display(), records = shared.index.len(), "sled: making the files anew from the index");
+    let records = shared.index.len();
+    tracing::info!(path = %dir.display(), records, "sled: making the files anew from the index");
     let watch = Stopwatch::start();
-    let engine = sled::open_guarded(
-        &dir,
-        shared.config.sled_cache_bytes,
-        shared.config.open_patience,
-    )?;
+    let (cache, patience) = (shared.config.sled_cache_bytes, shared.config.open_patience);
+    let engine = Arc::new(sled::open_guarded(&dir, cache, patience)?);
+    let filled = fill(shared, lane, &engine);
+    let applied = match filled {
+        Ok(Some(applied)) if shared.overlay.attach(lane, Arc::clone(&engine), applied) => applied,
+        unfinished => {
+            // After an error it may hang when it is closed.
+            sled::close_aside(engine);
+            return unfinished.map(|_| None);
+        }
+    };
+    let seconds = watch.elapsed().as_secs_f64();
+    tracing::info!(path = %dir.display(), sequence = applied.sequence, seconds, "sled: complete and in use");
+    shared.set_state(State::Ready);
+    Ok(Some(engine))
+}
+
+/// Copies the index, in order, and syncs the copy; what it holds at least, or none when this applier is given up.
+fn fill(shared: &Shared, lane: u64, engine: &Engine) -> Result<Option<Position>, EngineError> {
     let Some(applied) = shared.overlay.collect(lane) else {
         return Ok(None);
     };
@@ -143,9 +158,14 @@ fn rebuild(shared: &Shared, lane: u64) -> Result<Option<Arc<Engine>>, EngineErro
         shared.syncing.store(true, Ordering::Relaxed);
         let page = shared.index.page(Bound::Excluded(&after), &[], PAGE);
         shared.syncing.store(false, Ordering::Relaxed);
-        for key in &page {
-            apply_key(shared, &engine, key)?;
+        for batch in page.chunks(BATCH) {
+            for key in batch {
+                apply_key(shared, engine, key)?;
+            }
             stall(shared);
+            if !shared.overlay.is_current(lane) {
+                return Ok(None);
+            }
             shared.beat();
         }
         let Some(last) = page.last().filter(|_| page.len() == PAGE) else {
@@ -156,18 +176,11 @@ fn rebuild(shared: &Shared, lane: u64) -> Result<Option<Arc<Engine>>, EngineErro
             return Ok(None);
         }
     }
-    checkpoint(shared, lane, &engine, Some(applied))?;
+    checkpoint(shared, lane, engine, Some(applied))?;
     engine.sync()?;
-    sync_tree(&dir)?;
+    sync_tree(engine.directory())?;
     sync_tree_entry(shared)?;
-    let engine = Arc::new(engine);
-    if !shared.overlay.attach(lane, Arc::clone(&engine), applied) {
-        return Ok(None);
-    }
-    let seconds = watch.elapsed().as_secs_f64();
-    tracing::info!(path = %dir.display(), sequence = applied.sequence, seconds, "sled: complete and in use");
-    shared.set_state(State::Ready);
-    Ok(Some(engine))
+    Ok(Some(applied))
 }
 
 /// Makes the names of sled's directories durable.

@@ -45,8 +45,9 @@ impl Identity {
     /// Reads the identity of the store in a directory.
     pub(crate) fn read(dir: &Path) -> Result<Self, StoreError> {
         let path = path(dir);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
+        let text = match fs::read(&path) {
+            // What is no text has no right checksum either.
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(StoreError::NotInitialised {
                     path: dir.to_path_buf(),
@@ -54,21 +55,19 @@ impl Identity {
             }
             Err(error) => return Err(StoreError::io(&path, "read", error)),
         };
-        if let Some(format) = field(&text, "format").and_then(|format| format.parse().ok())
-            && format != FORMAT
-        {
-            return Err(StoreError::Version {
-                path,
-                found: format,
-            });
-        }
-        parse(&text).ok_or_else(|| {
+        let damaged = || {
             StoreError::damaged(
                 &path,
                 "the file is damaged",
                 "take it from a backup, or restore a snapshot into a new directory with `jiexi store restore`",
             )
-        })
+        };
+        let content = checked(&text).ok_or_else(damaged)?;
+        match field(content, "format").and_then(|format| format.parse().ok()) {
+            Some(FORMAT) => parse(content).ok_or_else(damaged),
+            Some(found) => Err(StoreError::Version { path, found }),
+            None => Err(damaged()),
+        }
     }
 }
 
@@ -78,11 +77,14 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(" = "))
 }
 
-fn parse(text: &str) -> Option<Identity> {
+/// The lines before the checksum, if it is right.
+fn checked(text: &str) -> Option<&str> {
     let content = &text[..text.find("checksum = ")?];
-    if field(text, "checksum")? != format!("{:016x}", xxh3_64(content.as_bytes())) {
-        return None;
-    }
+    let right = format!("{:016x}", xxh3_64(content.as_bytes()));
+    (field(text, "checksum")? == right).then_some(content)
+}
+
+fn parse(content: &str) -> Option<Identity> {
     let case = match field(content, "case")? {
         "whole" => CaseRule::Whole,
         "prefix" => CaseRule::Prefix,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::RecvTimeoutError;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -26,9 +27,9 @@ const SYNC_FACTOR: u32 = 6;
 /// Pause before a failed rebuild or snapshot is tried again, at first and at most.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(300);
-/// How long closing waits for the applier.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(60);
-/// How often it looks.
+/// sled's file is at most so many times as large as the data it is made of, in order.
+const SLED_FACTOR: u64 = 3;
+/// How often closing looks whether the applier has ended.
 const CLOSE_PAUSE: Duration = Duration::from_millis(2);
 /// sled is made anew when its file is this many times as large as the live data …
 const COMPACT_FACTOR: u64 = 5;
@@ -78,6 +79,8 @@ struct Keeper {
     since_scrub: Stopwatch,
     /// A snapshot must take the place of everything older.
     renew: bool,
+    /// Whether the log says that there is no space for sled.
+    told_no_room: bool,
 }
 
 /// A running applier, and when it last gave a sign of life.
@@ -85,6 +88,24 @@ struct Applier {
     thread: JoinHandle<Result<(), EngineError>>,
     progress: u64,
     seen: Stopwatch,
+}
+
+impl Applier {
+    /// How long it has given no sign of life, when that is too long.
+    fn out_of_patience(&mut self, shared: &Shared) -> Option<Duration> {
+        let progress = shared.progress.load(Relaxed);
+        if progress != self.progress {
+            self.progress = progress;
+            self.seen = Stopwatch::start();
+        }
+        let factor = if shared.syncing.load(Relaxed) {
+            SYNC_FACTOR
+        } else {
+            1
+        };
+        let patience = shared.config.applier_patience.saturating_mul(factor);
+        (self.seen.elapsed() > patience).then_some(patience)
+    }
 }
 
 impl Keeper {
@@ -136,6 +157,7 @@ impl Keeper {
             snapshot_retry: Duration::ZERO,
             since_scrub: Stopwatch::start(),
             renew,
+            told_no_room: false,
         };
         keeper.start_applier(engine.map(|(engine, _)| engine));
         Ok(keeper)
@@ -200,7 +222,7 @@ impl Keeper {
     /// Looks after the applier: one that ended or hangs is given up, and there is always another one.
     fn watch_applier(&mut self) {
         let Some(applier) = &mut self.applier else {
-            if self.without_applier.elapsed() >= self.applier_retry && !self.shared.disk_is_low() {
+            if self.without_applier.elapsed() >= self.applier_retry && self.has_room_for_sled() {
                 self.start_applier(None);
             }
             return;
@@ -213,24 +235,28 @@ impl Keeper {
             };
             return self.give_up_applier(&error.message, error.disk_full);
         }
-        let progress = self.shared.progress.load(Relaxed);
-        if progress != applier.progress {
-            applier.progress = progress;
-            applier.seen = Stopwatch::start();
-            return;
-        }
-        let factor = if self.shared.syncing.load(Relaxed) {
-            SYNC_FACTOR
-        } else {
-            1
-        };
-        let patience = self.shared.config.applier_patience.saturating_mul(factor);
-        if applier.seen.elapsed() > patience {
+        if let Some(patience) = applier.out_of_patience(&self.shared) {
             self.give_up_applier(
                 &format!("sled made no progress for {} s", patience.as_secs_f64()),
                 false,
             );
         }
+    }
+
+    /// Whether a new sled would fit without taking the space that the journal needs.
+    fn has_room_for_sled(&mut self) -> bool {
+        let needed = self.shared.index.bytes() * SLED_FACTOR + self.shared.config.guard_free_bytes;
+        let free = self.shared.free_bytes.load(Relaxed);
+        let fits = free >= needed && !self.shared.disk_is_low();
+        if !fits && !self.told_no_room {
+            tracing::error!(
+                free,
+                needed,
+                "sled cannot be made anew: free some space on the disk"
+            );
+        }
+        self.told_no_room = !fits;
+        fits
     }
 
     /// Goes on without sled, from journal and index.
@@ -246,7 +272,7 @@ impl Keeper {
         if let Some(engine) = engine {
             sled::close_aside(engine);
         }
-        set_aside(&self.shared, !disk_full);
+        set_aside(&self.shared, !disk_full && !self.shared.disk_is_low());
         // A thread that hangs is left to itself: it works on files that nobody reads.
         self.applier = None;
         let first = self.without_applier.elapsed() > RETRY_MAX || self.applier_retry.is_zero();
@@ -333,26 +359,31 @@ impl Keeper {
         self.shared.queue.refuse(CommitError::Closed);
         drop(self.writer.join());
         self.shared.overlay.stop();
-        let waiting = Stopwatch::start();
-        let unfinished =
-            |applier: &Option<Applier>| applier.as_ref().is_some_and(|a| !a.thread.is_finished());
-        while unfinished(&self.applier) && waiting.elapsed() < CLOSE_PATIENCE {
-            thread::sleep(CLOSE_PAUSE);
-        }
-        if unfinished(&self.applier) {
-            tracing::warn!("sled does not end; the journal has what it lacks");
-        } else if let Some(Ok(Err(error))) =
-            self.applier.take().map(|applier| applier.thread.join())
-        {
-            tracing::error!(
-                error = error.message,
-                "sled failed at the end; the journal has what it lacks"
-            );
+        let mut hangs = false;
+        if let Some(mut applier) = self.applier.take() {
+            while !applier.thread.is_finished() && !hangs {
+                hangs = applier.out_of_patience(&self.shared).is_some();
+                thread::sleep(CLOSE_PAUSE);
+            }
+            if hangs {
+                tracing::error!("sled hangs; the journal has what it lacks");
+            } else if let Ok(Err(error)) = applier.thread.join() {
+                tracing::error!(
+                    error = error.message,
+                    "sled failed at the end; the journal has what it lacks"
+                );
+            }
         }
         if let Some(snapshot) = self.snapshot.take() {
             drop(snapshot.join());
         }
-        drop(self.shared.overlay.detach());
+        let (_, engine) = self.shared.overlay.detach();
+        let closed = engine.map(|engine| {
+            sled::close_aside(engine).recv_timeout(self.shared.config.applier_patience)
+        });
+        if closed == Some(Err(RecvTimeoutError::Timeout)) {
+            tracing::error!("sled does not close; the journal has what it lacks");
+        }
     }
 }
 

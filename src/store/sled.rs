@@ -14,7 +14,8 @@
 use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -330,13 +331,21 @@ pub(crate) fn open_guarded(
     }
 }
 
-/// Closes a sled in a thread of its own: closing may hang after errors.
-pub(crate) fn close_aside(engine: std::sync::Arc<Engine>) {
-    let closing = thread::Builder::new().name("store-sled-close".into());
-    let closing = closing.spawn(move || catch_unwind(AssertUnwindSafe(|| drop(engine))).is_ok());
-    if let Err(error) = closing {
-        tracing::warn!(%error, "no thread for closing sled; its files are closed here");
+/// Closes a sled in a thread of its own, because closing may hang after errors. The channel ends when it is closed.
+pub(crate) fn close_aside(engine: Arc<Engine>) -> Receiver<()> {
+    let (send, receive) = sync_channel(1);
+    let closing = move || {
+        let closed = catch_unwind(AssertUnwindSafe(|| drop(engine)));
+        drop(send);
+        closed.is_ok()
+    };
+    let started = thread::Builder::new()
+        .name("store-sled-close".into())
+        .spawn(closing);
+    if let Err(error) = started {
+        tracing::warn!(%error, "no thread for closing sled; it was closed here");
     }
+    receive
 }
 
 /// The directory of sled number `number`.

@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 
 use jiexi::store::{Config, Space, State, Store, StoreError};
 
-use crate::support::{PATIENCE, Random, batch, config, contents, copy_tree, create, delete, eventually, files, open, put};
+use crate::support::{
+    PATIENCE, Random, batch, config, contents, copy_tree, create, delete, eventually, files, open,
+    put,
+};
 
 /// The quick form; `JIEXI_TEST_LONG=1` does ten times as many.
 const FLIPS: usize = 40;
@@ -25,25 +28,42 @@ fn healed_or_refused() {
     let mut random = Random::new("damage");
     let home = tempfile::tempdir().unwrap();
     let images = images(home.path());
-    let factor = if std::env::var_os("JIEXI_TEST_LONG").is_some() { 10 } else { 1 };
+    let factor = if std::env::var_os("JIEXI_TEST_LONG").is_some() {
+        10
+    } else {
+        1
+    };
     let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
     for round in 0..(FLIPS + CUTS) * factor {
         let image = &images[round % images.len()];
         let copy = home.path().join("copy");
         copy_tree(&image.dir, &copy);
-        let victims: Vec<PathBuf> = files(&copy).into_iter().filter(|file| !is_small(file)).collect();
+        let victims: Vec<PathBuf> = files(&copy)
+            .into_iter()
+            .filter(|file| !is_small(file))
+            .collect();
         // Each part as often as the others, however many files it has.
         let parts: BTreeSet<&str> = victims.iter().map(|file| part(&copy, file)).collect();
         let wanted = parts.iter().nth(random.below(parts.len())).unwrap();
-        let victims: Vec<&PathBuf> = victims.iter().filter(|file| part(&copy, file) == *wanted).collect();
+        let victims: Vec<&PathBuf> = victims
+            .iter()
+            .filter(|file| part(&copy, file) == *wanted)
+            .collect();
         let victim = victims[random.below(victims.len())];
-        let what = if round < FLIPS * factor { flip(victim, &mut random) } else { cut(victim, &mut random) };
+        let what = if round < FLIPS * factor {
+            flip(victim, &mut random)
+        } else {
+            cut(victim, &mut random)
+        };
         let outcome = check(&copy, image, &what, round);
         *outcomes.entry(format!("{wanted}: {outcome}")).or_default() += 1;
         fs::remove_dir_all(copy).unwrap();
     }
     println!("{outcomes:#?}");
-    assert!(outcomes.keys().any(|outcome| outcome.ends_with("healed")), "{outcomes:?}");
+    assert!(
+        outcomes.keys().any(|outcome| outcome.ends_with("healed")),
+        "{outcomes:?}"
+    );
 }
 
 /// A whole file missing.
@@ -78,30 +98,50 @@ fn images(home: &Path) -> Vec<Image> {
     let expected = contents(&store, Space::Handle);
     let crashed = home.join("crashed");
     // sled is read while it may be writing, as no crash would; it has had its time.
-    eventually("sled follows", || store.stats().applied_sequence == store.stats().sequence);
+    eventually("sled follows", || {
+        store.stats().applied_sequence == store.stats().sequence
+    });
     copy_tree(&live, &crashed);
     // And one where sled is behind, so that the last entries are only in the journal.
     fill_some(&store, 4_500, 30);
     let behind = home.join("behind");
     copy_tree(&live.join("journal"), &behind.join("journal"));
     copy_tree(&crashed, &behind.join("rest"));
-    for entry in fs::read_dir(behind.join("rest")).unwrap().map(|entry| entry.unwrap()) {
+    for entry in fs::read_dir(behind.join("rest"))
+        .unwrap()
+        .map(|entry| entry.unwrap())
+    {
         if entry.file_name() != "journal" {
             fs::rename(entry.path(), behind.join(entry.file_name())).unwrap();
         }
     }
     fs::remove_dir_all(behind.join("rest")).unwrap();
-    let behind = Image { dir: behind, expected: contents(&store, Space::Handle) };
+    let behind = Image {
+        dir: behind,
+        expected: contents(&store, Space::Handle),
+    };
     drop(store);
-    let mut images = vec![Image { dir: crashed, expected }, behind];
+    let mut images = vec![
+        Image {
+            dir: crashed,
+            expected,
+        },
+        behind,
+    ];
     let copy = home.join("look");
     copy_tree(&closed, &copy);
-    images.push(Image { dir: closed, expected: contents(&open(&small(&copy)), Space::Handle) });
+    images.push(Image {
+        dir: closed,
+        expected: contents(&open(&small(&copy)), Space::Handle),
+    });
     images
 }
 
 fn small(dir: &Path) -> Config {
-    Config { segment_bytes: 128 << 10, ..config(dir) }
+    Config {
+        segment_bytes: 128 << 10,
+        ..config(dir)
+    }
 }
 
 fn fill(store: &Store, first: u64) {
@@ -112,7 +152,11 @@ fn fill_some(store: &Store, first: u64, count: u64) {
     for batch_number in (first..first + count).step_by(10) {
         let changes = (batch_number..batch_number + 10).map(|number| {
             let key = format!("88.118/{:05}", number * 7 % 3_001).into_bytes();
-            if number.is_multiple_of(13) { delete(Space::Handle, &key) } else { put(Space::Handle, &key, number) }
+            if number.is_multiple_of(13) {
+                delete(Space::Handle, &key)
+            } else {
+                put(Space::Handle, &key, number)
+            }
         });
         store.commit(batch(changes.collect())).unwrap();
     }
@@ -122,7 +166,11 @@ fn fill_some(store: &Store, first: u64, count: u64) {
 fn part<'a>(dir: &Path, file: &'a Path) -> &'a str {
     let first = file.strip_prefix(dir).unwrap().components().next().unwrap();
     let first = first.as_os_str().to_str().unwrap();
-    if first.starts_with("sled") { "sled" } else { first }
+    if first.starts_with("sled") {
+        "sled"
+    } else {
+        first
+    }
 }
 
 fn is_small(file: &Path) -> bool {
@@ -133,7 +181,10 @@ fn is_small(file: &Path) -> bool {
 fn flip(file: &Path, random: &mut Random) -> String {
     let mut bytes = fs::read(file).unwrap();
     // Files are mostly reserved space at the end; what is in use matters more.
-    let used = bytes.iter().rposition(|byte| *byte != 0).map_or(bytes.len(), |last| last + 1);
+    let used = bytes
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(bytes.len(), |last| last + 1);
     let at = random.below(used);
     if random.below(3) == 0 {
         let end = (at + 4_096).min(bytes.len());
@@ -148,8 +199,15 @@ fn flip(file: &Path, random: &mut Random) -> String {
 /// A few KiB less, or half.
 fn cut(file: &Path, random: &mut Random) -> String {
     let bytes = fs::read(file).unwrap();
-    let used = bytes.iter().rposition(|byte| *byte != 0).map_or(bytes.len(), |last| last + 1);
-    let less = if random.below(2) == 0 { 1 + random.below(12_288) } else { used / 2 };
+    let used = bytes
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(bytes.len(), |last| last + 1);
+    let less = if random.below(2) == 0 {
+        1 + random.below(12_288)
+    } else {
+        used / 2
+    };
     let length = used.saturating_sub(less);
     fs::write(file, &bytes[..length]).unwrap();
     format!("{} cut to {length} of {used}", file.display())
@@ -165,13 +223,18 @@ fn check(dir: &Path, image: &Image, what: &str, round: usize) -> &'static str {
     if let Err(error) = store.wait_loaded(PATIENCE) {
         // Nothing is said to be absent, and what is said to be there is right.
         for (key, _) in image.expected.iter().step_by(50) {
-            assert!(!matches!(store.get(Space::Handle, key), Ok(None)), "{what}: absent in silence");
+            assert!(
+                !matches!(store.get(Space::Handle, key), Ok(None)),
+                "{what}: absent in silence"
+            );
         }
         return refused(&error, what);
     }
     let healed = store.state() != State::Ready;
     assert_same(&contents(&store, Space::Handle), &image.expected, what);
-    store.commit(batch(vec![put(Space::Handle, b"AFTER", 1)])).unwrap();
+    store
+        .commit(batch(vec![put(Space::Handle, b"AFTER", 1)]))
+        .unwrap();
     eventually("it is healed", || store.state() == State::Ready);
     if round.is_multiple_of(4) {
         // What loading had no need of, verification finds, and heals.
@@ -187,21 +250,36 @@ fn check(dir: &Path, image: &Image, what: &str, round: usize) -> &'static str {
     let mut found = contents(&store, Space::Handle);
     assert_eq!(found.remove(&b"AFTER"[..]), Some(1), "{what}");
     assert_same(&found, &image.expected, what);
-    if healed { "healed" } else { "as if nothing had been" }
+    if healed {
+        "healed"
+    } else {
+        "as if nothing had been"
+    }
 }
 
 fn assert_same(found: &BTreeMap<Vec<u8>, u64>, expected: &BTreeMap<Vec<u8>, u64>, what: &str) {
     if found != expected {
-        let missing = expected.keys().filter(|key| !found.contains_key(*key)).count();
-        let wrong = found.iter().filter(|(key, version)| expected.get(*key) != Some(version)).count();
-        panic!("{what}: {missing} missing, {wrong} wrong of {}", expected.len());
+        let missing = expected
+            .keys()
+            .filter(|key| !found.contains_key(*key))
+            .count();
+        let wrong = found
+            .iter()
+            .filter(|(key, version)| expected.get(*key) != Some(version))
+            .count();
+        panic!(
+            "{what}: {missing} missing, {wrong} wrong of {}",
+            expected.len()
+        );
     }
 }
 
 /// A refusal must name a file and a remedy.
 fn refused(error: &StoreError, what: &str) -> &'static str {
     let message = error.to_string();
-    let helps = ["restore", "backup", "remove", "init"].iter().any(|word| message.contains(word));
+    let helps = ["restore", "backup", "remove", "init"]
+        .iter()
+        .any(|word| message.contains(word));
     assert!(message.contains('/') && helps, "{what}: {message}");
     "refused"
 }

@@ -13,7 +13,8 @@ fn fixture() -> PathBuf {
 }
 
 fn expected() -> BTreeMap<Vec<u8>, u64> {
-    let mut expected: BTreeMap<Vec<u8>, u64> = (0..60).map(|number| (key(number), number)).collect();
+    let mut expected: BTreeMap<Vec<u8>, u64> =
+        (0..60).map(|number| (key(number), number)).collect();
     expected.extend((10..20).map(|number| (key(number), number + 1_000)));
     expected.retain(|_, version| *version != 5);
     expected
@@ -27,14 +28,26 @@ fn key(number: u64) -> Vec<u8> {
 fn version_1() {
     let dir = tempfile::tempdir().unwrap();
     copy_tree(&fixture(), dir.path());
-    let config = Config { segment_bytes: 8 << 10, ..config(dir.path()) };
+    let config = Config {
+        segment_bytes: 8 << 10,
+        ..config(dir.path())
+    };
     let store = open(&config);
     let stats = store.stats();
-    assert_eq!((stats.epoch, stats.sequence, stats.records), (1, 17, 60), "{stats:?}");
+    assert_eq!(
+        (stats.epoch, stats.sequence, stats.records),
+        (1, 17, 60),
+        "{stats:?}"
+    );
     assert_eq!(contents(&store, Space::Handle), expected());
     let prefix = store.get(Space::Prefix, b"0.NA/88.118").unwrap().unwrap();
-    assert_eq!((prefix.handle(), prefix.generation()), (&b"0.na/88.118"[..], 1));
-    store.commit(batch(vec![put(Space::Handle, b"NEW", 1)])).unwrap();
+    assert_eq!(
+        (prefix.handle(), prefix.generation()),
+        (&b"0.na/88.118"[..], 1)
+    );
+    store
+        .commit(batch(vec![put(Space::Handle, b"NEW", 1)]))
+        .unwrap();
     store.close().unwrap();
     assert_eq!(open(&config).stats().records, 61);
 }
@@ -55,18 +68,32 @@ fn version_1_snapshot() {
 #[ignore = "writes the fixture of the present format"]
 fn write_fixture() {
     let dir = tempfile::tempdir().unwrap();
-    let config = Config { segment_bytes: 8 << 10, ..config(&dir.path().join("store")) };
+    let config = Config {
+        segment_bytes: 8 << 10,
+        ..config(&dir.path().join("store"))
+    };
     let store = create(&config);
-    store.commit(batch(vec![put(Space::Prefix, b"0.NA/88.118", 1)])).unwrap();
+    store
+        .commit(batch(vec![put(Space::Prefix, b"0.NA/88.118", 1)]))
+        .unwrap();
     for first in (0..60).step_by(10) {
         let changes = (first..first + 10).map(|number| put(Space::Handle, &key(number), number));
         store.commit(batch(changes.collect())).unwrap();
     }
     store.snapshot().unwrap();
     for number in 10..19 {
-        store.commit(batch(vec![put(Space::Handle, &key(number), number + 1_000)])).unwrap();
+        store
+            .commit(batch(vec![put(
+                Space::Handle,
+                &key(number),
+                number + 1_000,
+            )]))
+            .unwrap();
     }
-    let last = vec![put(Space::Handle, &key(19), 1_019), delete(Space::Handle, &key(5))];
+    let last = vec![
+        put(Space::Handle, &key(19), 1_019),
+        delete(Space::Handle, &key(5)),
+    ];
     store.commit(batch(last)).unwrap();
     assert_eq!(contents(&store, Space::Handle), expected());
     store.close().unwrap();

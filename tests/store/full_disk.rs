@@ -18,7 +18,10 @@ impl Disk {
     /// None when mounting is not possible here; in CI that is a failure.
     fn mount(path: &Path) -> Option<Self> {
         fs::create_dir_all(path).unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=48m", "tmpfs"]).arg(path).status();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=48m", "tmpfs"])
+            .arg(path)
+            .status();
         let mounted = mounted.is_ok_and(|status| status.success());
         let in_ci = std::env::var_os("CI").is_some_and(|ci| ci == "true");
         assert!(mounted || !in_ci, "CI must be able to mount a tmpfs");
@@ -51,12 +54,20 @@ fn fill_up(guard_free_bytes: u64) {
     };
     let ballast = disk.0.join("ballast");
     fs::write(&ballast, vec![1; 12 << 20]).unwrap();
-    let config = Config { segment_bytes: 2 << 20, guard_free_bytes, ..config(&disk.0.join("store")) };
+    let config = Config {
+        segment_bytes: 2 << 20,
+        guard_free_bytes,
+        ..config(&disk.0.join("store"))
+    };
     let store = create(&config);
     let mut expected = BTreeMap::new();
     let key = |number: u64| format!("K{number:06}").into_bytes();
     let commit = |numbers: std::ops::Range<u64>| {
-        store.commit(batch(numbers.map(|number| put(Space::Handle, &key(number), number)).collect()))
+        store.commit(batch(
+            numbers
+                .map(|number| put(Space::Handle, &key(number), number))
+                .collect(),
+        ))
     };
     let mut number = 0;
     let error = loop {
@@ -77,13 +88,22 @@ fn fill_up(guard_free_bytes: u64) {
         }
         number += 20;
     }
-    assert!(contents(&store, Space::Handle) == expected, "reads on a full disk");
+    assert!(
+        contents(&store, Space::Handle) == expected,
+        "reads on a full disk"
+    );
     fs::remove_file(ballast).unwrap();
     eventually("writing goes on", || commit(900_000..900_001).is_ok());
     expected.insert(key(900_000), 900_000);
-    assert!(contents(&store, Space::Handle) == expected, "reads afterwards");
+    assert!(
+        contents(&store, Space::Handle) == expected,
+        "reads afterwards"
+    );
     drop(store);
     let store = open(&config);
-    assert!(contents(&store, Space::Handle) == expected, "reads after opening again");
+    assert!(
+        contents(&store, Space::Handle) == expected,
+        "reads after opening again"
+    );
     println!("{} records before the disk was full", expected.len());
 }

@@ -38,7 +38,10 @@ fn acknowledging_first_is_found_out() {
     let mut random = Random::new("kill loop, acknowledging first");
     let dir = tempfile::tempdir().unwrap();
     let losses = kill_loop(dir.path(), &mut random, KILLS, true);
-    assert!(!losses.is_empty(), "no losses although acknowledgements came before the writes");
+    assert!(
+        !losses.is_empty(),
+        "no losses although acknowledgements came before the writes"
+    );
 }
 
 /// Kills so many times, or until something is lost; what was lost.
@@ -47,7 +50,12 @@ fn kill_loop(dir: &Path, random: &mut Random, kills: usize, unsafe_order: bool) 
     let mut next = [0_u64; 2];
     let mut reopen_max = Duration::ZERO;
     for kill in 0..kills {
-        let told = run_and_kill(dir, next, unsafe_order, Duration::from_millis(5 + random.next() % 120));
+        let told = run_and_kill(
+            dir,
+            next,
+            unsafe_order,
+            Duration::from_millis(10 + random.next() % 250),
+        );
         let began = Instant::now();
         let store = open(&child_config(dir));
         reopen_max = reopen_max.max(began.elapsed());
@@ -65,13 +73,21 @@ fn kill_loop(dir: &Path, random: &mut Random, kills: usize, unsafe_order: bool) 
         next = told.map(|told| told + 1);
     }
     println!("{kills} kills, {next:?} operations, slowest reopening {reopen_max:?}");
-    assert!(next.iter().all(|next| *next > 100), "hardly anything was written: {next:?}");
+    assert!(
+        next.iter().all(|next| *next > 100),
+        "hardly anything was written: {next:?}"
+    );
     Vec::new()
 }
 
 /// Small segments and frequent snapshots, so that kills fall into those, too.
 fn child_config(dir: &Path) -> Config {
-    Config { segment_bytes: 128 << 10, snapshot_journal_bytes: 512 << 10, lag_changes: 2_000, ..config(dir) }
+    Config {
+        segment_bytes: 128 << 10,
+        snapshot_journal_bytes: 512 << 10,
+        lag_changes: 2_000,
+        ..config(dir)
+    }
 }
 
 /// What thread `thread` does under number `number`.
@@ -85,7 +101,9 @@ fn operation(thread: usize, number: u64) -> Vec<Change> {
         }];
     }
     let first = number % 20 * 100;
-    (first..first + 100).map(|key| put(Space::Handle, format!("B{key:04}").as_bytes(), number)).collect()
+    (first..first + 100)
+        .map(|key| put(Space::Handle, format!("B{key:04}").as_bytes(), number))
+        .collect()
 }
 
 /// What the operations of both threads up to these numbers leave.
@@ -110,7 +128,11 @@ fn compare(store: &Store, told: [u64; 2]) -> Vec<String> {
     let found = contents(store, Space::Handle);
     let (acknowledged, under_way) = (state(told), state(told.map(|told| told + 1)));
     let mut losses = Vec::new();
-    let mut keys: Vec<&Vec<u8>> = found.keys().chain(acknowledged.keys()).chain(under_way.keys()).collect();
+    let mut keys: Vec<&Vec<u8>> = found
+        .keys()
+        .chain(acknowledged.keys())
+        .chain(under_way.keys())
+        .collect();
     keys.sort();
     keys.dedup();
     let mut partly = [0, 0];
@@ -118,7 +140,9 @@ fn compare(store: &Store, told: [u64; 2]) -> Vec<String> {
         let (found, before, after) = (found.get(key), acknowledged.get(key), under_way.get(key));
         if found != before && found != after {
             let key = String::from_utf8_lossy(key);
-            losses.push(format!("{key}: {found:?}, must be {before:?} or {after:?} ({told:?} were told)"));
+            losses.push(format!(
+                "{key}: {found:?}, must be {before:?} or {after:?} ({told:?} were told)"
+            ));
         }
         if before != after && key.starts_with(b"B") {
             partly[usize::from(found == after)] += 1;
@@ -152,7 +176,9 @@ fn run_and_kill(dir: &Path, next: [u64; 2], unsafe_order: bool, after: Duration)
         .unwrap();
     let out = BufReader::new(child.stdout.take().unwrap());
     let mut lines = out.lines().map(|line| line.unwrap());
-    lines.find(|line| line.contains("ready")).expect("the child opens its store");
+    lines
+        .find(|line| line.contains("ready"))
+        .expect("the child opens its store");
     let killer = std::thread::spawn(move || {
         std::thread::sleep(after);
         kill(&mut child);
@@ -186,7 +212,10 @@ fn child() {
     let words: Vec<&str> = task.split(' ').collect();
     let faults = Faults::default();
     faults.acknowledge_first.store(words[2] == "true", Relaxed);
-    let config = Config { faults: Some(Arc::new(faults)), ..child_config(Path::new(&dir)) };
+    let config = Config {
+        faults: Some(Arc::new(faults)),
+        ..child_config(Path::new(&dir))
+    };
     let store = open(&config);
     tell("\nready");
     std::thread::scope(|scope| {
@@ -204,6 +233,8 @@ fn child() {
 
 /// One write, so that a kill cannot tear it.
 fn tell(line: &str) {
-    std::io::stdout().write_all(format!("{line}\n").as_bytes()).unwrap();
+    std::io::stdout()
+        .write_all(format!("{line}\n").as_bytes())
+        .unwrap();
     std::io::stdout().flush().unwrap();
 }

@@ -45,7 +45,12 @@ fn nothing_acknowledged_is_lost() {
         for cut in 0..CUTS {
             let at = random.below(run.events.len() + 1);
             let lost = replay(home.path(), &run, at, model, &mut random);
-            assert_eq!(lost, None, "{model:?} cut {cut} at event {at} of {}", run.events.len());
+            assert_eq!(
+                lost,
+                None,
+                "{model:?} cut {cut} at event {at} of {}",
+                run.events.len()
+            );
         }
     }
 }
@@ -60,7 +65,10 @@ fn acknowledging_first_is_found_out() {
         let at = random.below(run.events.len() + 1);
         replay(home.path(), &run, at, Model::Strict, &mut random).is_some()
     });
-    assert!(lost, "no losses although acknowledgements came before the writes");
+    assert!(
+        lost,
+        "no losses although acknowledgements came before the writes"
+    );
 }
 
 /// Runs two writers, with snapshots and pruning, and records it.
@@ -79,29 +87,49 @@ fn record(home: &Path, random: &mut Random, unsafe_order: bool) -> Run {
     faults.record();
     let store = open(&config);
     let batches = Mutex::new(BTreeMap::new());
-    let (number, operations) = (AtomicU64::new(0), if unsafe_order { OPERATIONS / 10 } else { OPERATIONS });
+    let (number, operations) = (
+        AtomicU64::new(0),
+        if unsafe_order {
+            OPERATIONS / 10
+        } else {
+            OPERATIONS
+        },
+    );
     std::thread::scope(|scope| {
         for _ in 0..2 {
             let mut random = Random::seeded(random.next());
             let (store, batches, number) = (&store, &batches, &number);
-            scope.spawn(move || loop {
-                let version = number.fetch_add(1, Relaxed);
-                if version >= operations {
-                    break;
+            scope.spawn(move || {
+                loop {
+                    let version = number.fetch_add(1, Relaxed);
+                    if version >= operations {
+                        break;
+                    }
+                    let changes: Vec<Change> = (0..1 + random.below(8))
+                        .map(|_| {
+                            let key = format!("K{:02}", random.below(60)).into_bytes();
+                            if random.below(5) == 0 {
+                                delete(Space::Handle, &key)
+                            } else {
+                                put(Space::Handle, &key, version)
+                            }
+                        })
+                        .collect();
+                    let committed = store.commit(batch(changes.clone())).unwrap();
+                    batches.lock().unwrap().insert(committed.sequence, changes);
                 }
-                let changes: Vec<Change> = (0..1 + random.below(8)).map(|_| {
-                    let key = format!("K{:02}", random.below(60)).into_bytes();
-                    if random.below(5) == 0 { delete(Space::Handle, &key) } else { put(Space::Handle, &key, version) }
-                }).collect();
-                let committed = store.commit(batch(changes.clone())).unwrap();
-                batches.lock().unwrap().insert(committed.sequence, changes);
             });
         }
     });
     let snapshots = store.stats().snapshots.len();
     drop(store);
     assert!(unsafe_order || snapshots == 2, "{snapshots} snapshots");
-    Run { events: faults.recorded(), batches: batches.into_inner().unwrap(), dir, before }
+    Run {
+        events: faults.recorded(),
+        batches: batches.into_inner().unwrap(),
+        dir,
+        before,
+    }
 }
 
 /// Cuts the power after `at` events; what was lost.
@@ -123,17 +151,26 @@ fn replay(home: &Path, run: &Run, at: usize, model: Model, random: &mut Random) 
 }
 
 fn compare(dir: &Path, run: &Run, acknowledged: u64) -> Option<String> {
-    let config = Config { segment_bytes: 64 << 10, ..config(dir) };
+    let config = Config {
+        segment_bytes: 64 << 10,
+        ..config(dir)
+    };
     let store = Store::open(config).unwrap();
     if let Err(error) = store.wait_loaded(crate::support::PATIENCE) {
         return Some(error.to_string());
     }
     let reached = store.stats().sequence;
     if reached < acknowledged {
-        return Some(format!("{acknowledged} was acknowledged, {reached} is there"));
+        return Some(format!(
+            "{acknowledged} was acknowledged, {reached} is there"
+        ));
     }
     let mut expected = BTreeMap::new();
-    for change in run.batches.range(..=reached).flat_map(|(_, changes)| changes) {
+    for change in run
+        .batches
+        .range(..=reached)
+        .flat_map(|(_, changes)| changes)
+    {
         match &change.action {
             Action::Put(draft) => {
                 let text = std::str::from_utf8(&draft.values[0].wire).unwrap();
@@ -179,7 +216,12 @@ fn surviving(events: &[Event], model: Model, random: &mut Random) -> HashMap<Pat
             Event::SyncDirectory(directory) => {
                 let inside = |path: &PathBuf| path.parent() == Some(directory);
                 durable_names.retain(|path, _| !inside(path));
-                durable_names.extend(names.iter().filter(|(path, _)| inside(path)).map(|(path, file)| (path.clone(), *file)));
+                durable_names.extend(
+                    names
+                        .iter()
+                        .filter(|(path, _)| inside(path))
+                        .map(|(path, file)| (path.clone(), *file)),
+                );
             }
             Event::Rename(from, to) => {
                 let file = names.remove(from).unwrap();
@@ -190,16 +232,22 @@ fn surviving(events: &[Event], model: Model, random: &mut Random) -> HashMap<Pat
         }
     }
     let mixed = model == Model::Mixed;
-    let kept = if mixed && random.below(2) == 0 { names } else { durable_names };
-    kept.into_iter().map(|(path, file)| {
-        let File { mut durable, since } = files[file].clone();
-        for event in since {
-            if mixed && random.below(2) == 0 {
-                apply(&mut durable, &event);
+    let kept = if mixed && random.below(2) == 0 {
+        names
+    } else {
+        durable_names
+    };
+    kept.into_iter()
+        .map(|(path, file)| {
+            let File { mut durable, since } = files[file].clone();
+            for event in since {
+                if mixed && random.below(2) == 0 {
+                    apply(&mut durable, &event);
+                }
             }
-        }
-        (path, durable)
-    }).collect()
+            (path, durable)
+        })
+        .collect()
 }
 
 fn apply(bytes: &mut Vec<u8>, event: &Event) {

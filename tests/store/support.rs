@@ -49,8 +49,17 @@ impl Random {
     }
 }
 
-/// A store for tests: everything small, so that segments, checkpoints and snapshots happen.
+/// A store for tests (with `JIEXI_TEST_LOG` its log is shown): everything small, so that segments, checkpoints and snapshots happen.
 pub(crate) fn config(dir: &Path) -> Config {
+    if std::env::var_os("JIEXI_TEST_LOG").is_some() {
+        // Another test of this process may have done it.
+        drop(
+            tracing_subscriber::fmt()
+                .with_ansi(false)
+                .with_test_writer()
+                .try_init(),
+        );
+    }
     Config {
         dir: dir.to_path_buf(),
         segment_bytes: 256 << 10,
