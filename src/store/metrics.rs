@@ -93,7 +93,7 @@ impl<const BOUNDS: usize> Histogram<BOUNDS> {
 
 /// What the changes of a batch came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChangeResult {
+pub enum Result {
     /// Durable and visible.
     Committed,
     /// An expectation did not hold, a limit was exceeded, the queue or the disk was full.
@@ -168,7 +168,7 @@ impl Default for StoreMetrics {
 impl StoreMetrics {
     /// How many changes came to `result`.
     #[must_use]
-    pub fn changes(&self, result: ChangeResult) -> u64 {
+    pub fn changes(&self, result: Result) -> u64 {
         self.changes[result as usize].load(Relaxed)
     }
 
@@ -178,7 +178,7 @@ impl StoreMetrics {
         self.errors[part as usize].load(Relaxed)
     }
 
-    pub(crate) fn count_changes(&self, result: ChangeResult, changes: usize) {
+    pub(crate) fn count_changes(&self, result: Result, changes: usize) {
         self.changes[result as usize].fetch_add(changes as u64, Relaxed);
     }
 

@@ -14,7 +14,7 @@ use super::disk::Event;
 use super::error::StoreError;
 use super::journal::Journal;
 use super::journal::entry::{EntryWriter, Position};
-use super::metrics::{ChangeResult as Outcome, Part, Stopwatch};
+use super::metrics::{Part, Result as Outcome, Stopwatch};
 use super::overlay::{FullKey, Limits};
 use super::queue::{Job, Todo};
 use super::shared::Shared;

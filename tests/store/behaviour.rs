@@ -6,7 +6,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use bytes::Bytes;
-use jiexi::store::metrics::ChangeResult as Outcome;
+use jiexi::store::metrics::Result as Outcome;
 use jiexi::store::{
     Action, Change, CommitError, Config, Draft, DraftValue, Expect, Faults, Lookup, Space, State,
     Store, StoreError,
