@@ -155,7 +155,7 @@ impl Index {
     pub(crate) fn page(&self, from: Bound<&[u8]>, prefix: &[u8], limit: usize) -> Vec<Vec<u8>> {
         let mut smallest: BinaryHeap<Vec<u8>> = BinaryHeap::new();
         self.for_each(|packed| {
-            let key = FullKey {
+            let key = Place {
                 space: packed.space_number(),
                 key: packed.key(),
             };
@@ -223,13 +223,13 @@ fn figures(packed: &Packed) -> (u64, u64) {
     (packed.checksum(), packed.bytes().len() as u64)
 }
 
-/// A key with its space in front, not put together.
-struct FullKey<'a> {
+/// A key and its space, which elsewhere are put together.
+struct Place<'a> {
     space: u8,
     key: &'a [u8],
 }
 
-impl FullKey<'_> {
+impl Place<'_> {
     fn compare(&self, with: &[u8]) -> std::cmp::Ordering {
         match with.split_first() {
             None => std::cmp::Ordering::Greater,

@@ -357,7 +357,11 @@ impl Keeper {
     /// Ends the writer, then lets the applier finish.
     fn close(mut self) {
         self.shared.queue.refuse(CommitError::Closed);
-        drop(self.writer.join());
+        // It may wait for an applier that hangs.
+        while !self.writer.is_finished() {
+            self.watch_applier();
+            thread::sleep(CLOSE_PAUSE);
+        }
         self.shared.overlay.stop();
         let mut hangs = false;
         if let Some(mut applier) = self.applier.take() {

@@ -219,8 +219,8 @@ fn child() {
     let store = open(&config);
     tell("\nready");
     std::thread::scope(|scope| {
-        for thread in 0..2 {
-            let (first, store) = (words[thread].parse::<u64>().unwrap(), &store);
+        for (thread, first) in words.iter().take(2).enumerate() {
+            let (first, store) = (first.parse::<u64>().unwrap(), &store);
             scope.spawn(move || {
                 for number in first.. {
                     store.commit(batch(operation(thread, number))).unwrap();

@@ -2,6 +2,12 @@
 //!
 //! Every random run prints its seed; set `JIEXI_TEST_SEED` to repeat one.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on fails"
+)]
+
 mod behaviour;
 mod damage;
 mod formats;
