@@ -31,6 +31,8 @@ use rsa::{
     traits::{PrivateKeyParts, PublicKeyParts},
 };
 
+use crate::registry::{keys::NodeKey, seal::Sealer};
+
 use crate::json::{data, site, value::PERMISSIONS_DEFAULT, value::TTL_DEFAULT};
 
 /// Size of the keys made here.
@@ -84,25 +86,7 @@ impl KeyPair {
     pub fn generate() -> Result<Self, IdentityError> {
         let failed = |error: &dyn fmt::Display| IdentityError::Generate(error.to_string());
         let key = rsa::PrivateKey::new(&mut SysRng, KEY_BITS).map_err(|error| failed(&error))?;
-        let octets = |uint: &BoxedUint| number(&uint.to_be_bytes());
-        let [p, q] = key.primes() else {
-            return Err(failed(&"not two primes"));
-        };
-        let (Some(exponent_p), Some(exponent_q), Some(coefficient)) =
-            (key.dp(), key.dq(), key.qinv())
-        else {
-            return Err(failed(&"no precomputed exponents"));
-        };
-        let private = PrivateKey::Rsa {
-            modulus: number(&key.n_bytes()),
-            public_exponent: number(&key.e_bytes()),
-            private_exponent: octets(key.d()),
-            p: octets(p),
-            q: octets(q),
-            exponent_p: octets(exponent_p),
-            exponent_q: octets(exponent_q),
-            coefficient: octets(&coefficient.retrieve()),
-        };
+        let private = private_of(&key)?;
         Self::of(private).ok_or_else(|| failed(&"not an RSA key"))
     }
 
@@ -156,6 +140,55 @@ impl KeyPair {
         let private = PrivateKey::decode(&key).map_err(|error| content(&error.to_string()))?;
         Self::of(private).ok_or_else(|| content("is not an RSA private key"))
     }
+}
+
+/// A private key in the protocol's form.
+///
+/// # Errors
+/// It has not two primes.
+pub fn private_of(key: &rsa::PrivateKey) -> Result<PrivateKey, IdentityError> {
+    let failed = |error: &dyn fmt::Display| IdentityError::Generate(error.to_string());
+    let octets = |uint: &BoxedUint| number(&uint.to_be_bytes());
+    let [p, q] = key.primes() else {
+        return Err(failed(&"not two primes"));
+    };
+    let (Some(exponent_p), Some(exponent_q), Some(coefficient)) = (key.dp(), key.dq(), key.qinv())
+    else {
+        return Err(failed(&"no precomputed exponents"));
+    };
+    let private = PrivateKey::Rsa {
+        modulus: number(&key.n_bytes()),
+        public_exponent: number(&key.e_bytes()),
+        private_exponent: octets(key.d()),
+        p: octets(p),
+        q: octets(q),
+        exponent_p: octets(exponent_p),
+        exponent_q: octets(exponent_q),
+        coefficient: octets(&coefficient.retrieve()),
+    };
+    Ok(private)
+}
+
+/// What seals the secrets of a node: it follows from the node's key. None when there is no key file.
+///
+/// # Errors
+/// As [`KeyPair::load`], and a key whose numbers do not belong together.
+pub fn sealer(path: &Path) -> Result<Option<Sealer>, IdentityError> {
+    Ok(if path.exists() {
+        Some(Sealer::new(&node_key(path)?))
+    } else {
+        None
+    })
+}
+
+/// The node's key, ready to sign.
+///
+/// # Errors
+/// As [`KeyPair::load`], and a key whose numbers do not belong together.
+pub fn node_key(path: &Path) -> Result<NodeKey, IdentityError> {
+    let pair = KeyPair::load(path)?;
+    NodeKey::new(&pair.private)
+        .map_err(|error| IdentityError::Content(path.display().to_string(), error.to_string()))
 }
 
 /// The site record of a node of one server, reached at `address`.

@@ -3,8 +3,9 @@
 //! Reading order:
 //!
 //! * *Answering*: [`server`] receives → decodes → [`resolver`] decides → [`store`] knows; [`metrics`] counts, [`observe`] for the store.
+//! * *Changing*: [`registry`] says who asks, whether they may, and what changes.
 //! * *Operating*: [`cli`] → [`config`], [`logging`], [`node`]; [`control`] and [`ops`] beside a running node;
-//!   [`bulk`], [`maintenance`] and [`demo`] for its data; [`identity`] for its keys and site record.
+//!   [`bulk`], [`maintenance`] and [`demo`] for its data; [`identity`] and [`keyring`] for its keys and site record.
 //! * *Asking*: [`client`]. Shapes: [`json`], [`records`].
 //!
 //! The core (`jiexi_proto`, [`resolver`], [`store`]) is synchronous, knows no sockets and reads no
@@ -19,6 +20,7 @@ pub mod control;
 pub mod demo;
 pub mod identity;
 pub mod json;
+pub mod keyring;
 pub mod logging;
 pub mod maintenance;
 pub mod metrics;
@@ -26,6 +28,7 @@ pub mod node;
 pub mod observe;
 pub mod ops;
 pub mod records;
+pub mod registry;
 pub mod resolver;
 pub mod server;
 pub mod store;

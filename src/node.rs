@@ -5,9 +5,9 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 
 use bytes::Bytes;
+use jiexi_proto::handle;
 use jiexi_proto::value::site::SiteRecord;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -16,10 +16,15 @@ use tokio_util::task::TaskTracker;
 use crate::clock;
 use crate::config::Config;
 use crate::control::server::{self as control, ControlSocket};
+use crate::identity;
 use crate::json;
 use crate::metrics::Metrics;
 use crate::observe;
 use crate::ops;
+use crate::registry::audit::Audit;
+use crate::registry::auth::Policy;
+use crate::registry::{self, Identity, Registry, permit, session};
+use crate::server::handle::desk::{self, Desk};
 use crate::server::handle::{Shared, stream};
 use crate::server::{self, Bound, Server, budget};
 use crate::store::Store;
@@ -74,18 +79,18 @@ impl Node {
             .map_err(failing(format_args!("control socket {}", path.display())))?;
 
         let metrics = Arc::new(Metrics::default());
-        observe::store(&metrics, &store);
+        let registry = registry_of(config, &store)?;
+        let sealer = registry.records.sealer.clone();
+        observe::store(&metrics, &store, &registry);
         let site_serial = site.serial;
         let mut wire = Vec::new();
         site.encode(&mut wire);
-        let mut seed = [0; 4];
-        getrandom::fill(&mut seed).map_err(failing("randomness"))?;
         let shared = Arc::new(Shared {
             case: store.case(),
             store: Arc::clone(&store),
             site: Bytes::from(wire),
             site_serial,
-            last_session: AtomicU32::new(u32::from_be_bytes(seed)),
+            desk: Some(Arc::new(Desk::new(registry, desk_config(config)))),
         });
         let server = Server::start(bound, &shared, &metrics).map_err(failing("threads"))?;
         let stop = CancellationToken::new();
@@ -94,6 +99,7 @@ impl Node {
             control,
             Arc::clone(&store),
             config.store_config(),
+            Some(sealer),
             clock::unix_seconds,
             stop.clone(),
         ));
@@ -201,10 +207,67 @@ fn read_site(path: &Path) -> Result<SiteRecord, StartError> {
     json::site::read(&json).map_err(failing(shown()))
 }
 
+/// What decides about changes, with the node's key and the audit trail.
+fn registry_of(config: &Config, store: &Arc<Store>) -> Result<Arc<Registry>, StartError> {
+    let path = config.node_key();
+    let key = identity::node_key(&path).map_err(failing("the node's key"))?;
+    let directory = config.audit_dir();
+    let audit = Audit::open(&directory)
+        .map_err(failing(format_args!("audit trail {}", directory.display())))?;
+    let administration = &config.administration;
+    let admins: Result<Vec<Identity>, _> = administration
+        .admins
+        .iter()
+        .map(|text| {
+            let problem = "must be index:handle, such as 300:0.NA/88.118";
+            let wrong = || StartError(format!("[administration] admins: {text:?} {problem}"));
+            let (index, handle) = text.split_once(':').ok_or_else(wrong)?;
+            let mut key = Vec::new();
+            handle::canonical(handle.as_bytes(), store.case(), &mut key);
+            let index = index.parse().map_err(|_| wrong())?;
+            Ok(Identity { handle: key, index })
+        })
+        .collect();
+    let mut limits = session::Limits {
+        auth_time: administration.auth_time,
+        session_time: administration.session_time,
+        sessions: size(administration.sessions_max.into()),
+        ..session::Limits::default()
+    };
+    limits.sessions_per_source = limits.sessions_per_source.min(limits.sessions);
+    let settings = registry::Config {
+        permit: permit::Config {
+            server_admins: admins?,
+            server_admin_full_access: administration.full_access,
+            prefix_admins: administration.prefix_admins,
+        },
+        policy: Policy {
+            dsa: administration.dsa,
+            sha1: administration.sha1,
+        },
+        limits,
+        old_macs: administration.old_macs,
+        ..registry::Config::default()
+    };
+    let registry = Registry::new(Arc::clone(store), key, settings, Some(audit));
+    Ok(Arc::new(registry.map_err(failing(path.display()))?))
+}
+
+/// The desk as configured.
+fn desk_config(config: &Config) -> desk::Config {
+    desk::Config {
+        threads: config.administration.threads.into(),
+        queue: size(config.administration.queue.into()),
+    }
+}
+
+fn size(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
 /// The Handle front end as configured.
 fn handle_config(config: &Config) -> server::Config {
     let handle = &config.handle;
-    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     server::Config {
         listen: handle
             .listen

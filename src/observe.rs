@@ -5,15 +5,14 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::metrics::{Families, Metrics, names};
 use crate::ops::Readiness;
+use crate::registry::Registry;
+use crate::registry::figures::{self, Ended, Figures as Made, Proved};
 use crate::resolver::Authority;
 use crate::store::metrics::{Histogram, Part, Result as Changed};
 use crate::store::{State, Store};
 
 /// The states and their labels.
 const STATES: [&str; 5] = ["loading", "verifying", "ready", "degraded", "read_only"];
-
-/// The kinds of changes and their labels.
-const KINDS: [&str; 5] = ["create", "delete", "modify", "prefix", "import"];
 
 /// What changes come to, and the labels.
 const RESULTS: [(Changed, &str); 3] = [
@@ -26,11 +25,12 @@ const RESULTS: [(Changed, &str); 3] = [
 const NANO: f64 = 1e-9;
 
 /// Adds the figures of `store` to every scrape.
-pub fn store(metrics: &Metrics, store: &Arc<Store>) {
-    let store = Arc::clone(store);
+pub fn store(metrics: &Metrics, store: &Arc<Store>, registry: &Arc<Registry>) {
+    let (store, registry) = (Arc::clone(store), Arc::clone(registry));
     metrics.add_source(move |families| {
         sizes(families, &store);
-        changes(families, &store);
+        changes(families, &store, &registry.figures);
+        proofs(families, &registry);
         state(families, &store.state());
     });
 }
@@ -90,22 +90,29 @@ fn sizes(families: &mut Families, store: &Store) {
     families.add(&names::INDEX_LOADED, &[], stats.loaded_ratio);
 }
 
-fn changes(families: &mut Families, store: &Store) {
+fn changes(families: &mut Families, store: &Store, made: &Made) {
     let figures = store.metrics();
-    for kind in KINDS {
-        for (result, text) in RESULTS {
-            // Records change only by import until the protocol's own changes are carried out.
-            let count = if kind == "import" {
-                figures.changes(result)
-            } else {
-                0
+    for (result, text) in RESULTS {
+        let mut rest = figures.changes(result);
+        for (place, kind) in figures::KINDS.into_iter().enumerate() {
+            let count = match result {
+                Changed::Committed => made.changes(place, Ended::Committed),
+                Changed::Refused => made.changes(place, Ended::Refused),
+                Changed::Failed => made.changes(place, Ended::Failed),
             };
+            rest = rest.saturating_sub(count);
             families.add(
                 &names::CHANGES,
                 &[("kind", kind), ("result", text)],
                 count as f64,
             );
         }
+        // What the store took and nobody asked for over the wire came from files.
+        families.add(
+            &names::CHANGES,
+            &[("kind", "import"), ("result", text)],
+            rest as f64,
+        );
     }
     for (part, label) in Part::ALL {
         families.add(
@@ -127,6 +134,17 @@ fn changes(families: &mut Families, store: &Store) {
         NANO,
     );
     histogram(families, &names::COMMIT_BATCH, &figures.batch_changes, 1.0);
+}
+
+fn proofs(families: &mut Families, registry: &Registry) {
+    for (place, method) in figures::METHODS.into_iter().enumerate() {
+        for (proved, result) in Proved::ALL {
+            let count = registry.figures.proofs(place, proved);
+            let labels = [("method", method), ("result", result)];
+            families.add(&names::AUTHENTICATIONS, &labels, count as f64);
+        }
+    }
+    families.add(&names::SESSIONS, &[], registry.table.sessions() as f64);
 }
 
 fn histogram<const N: usize>(

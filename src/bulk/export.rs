@@ -4,6 +4,7 @@
 //! view of each record, not of one moment for all. A snapshot is that.
 
 use std::{
+    borrow::Cow,
     fmt,
     io::{self, Write},
     ops::Bound,
@@ -14,6 +15,7 @@ use jiexi_proto::value;
 use super::Counts;
 use crate::{
     json::line,
+    registry::seal::Sealer,
     store::{OwnedRecord, Space, Store, StoreError},
 };
 
@@ -23,12 +25,14 @@ const PAGE: usize = 512;
 const SECRET: &[u8] = b"HS_SECKEY";
 
 /// How to export.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
     /// All values in wire form.
     pub hex: bool,
     /// Secret values too; without it they are left out and counted.
     pub with_secrets: bool,
+    /// Opens sealed secrets; without it they are left out and counted.
+    pub sealer: Option<Sealer>,
 }
 
 /// Why an export stopped.
@@ -58,7 +62,7 @@ impl std::error::Error for ExportError {}
 pub fn export(
     store: &Store,
     output: &mut impl Write,
-    options: Options,
+    options: &Options,
     watch: &dyn Fn(Counts),
 ) -> Result<Counts, ExportError> {
     let mut counts = Counts::default();
@@ -95,7 +99,7 @@ fn write_record(
     space: Space,
     record: &OwnedRecord,
     output: &mut impl Write,
-    options: Options,
+    options: &Options,
     counts: &mut Counts,
 ) -> io::Result<()> {
     let json = if space == Space::Prefix {
@@ -106,12 +110,21 @@ fn write_record(
         for entry in record.entries() {
             // Types are compared without case when they are asked for, so a secret is one in any case.
             let secret = entry.sealed || value::type_of(entry.wire).eq_ignore_ascii_case(SECRET);
-            if secret && !options.with_secrets {
-                left_out += 1;
-            } else {
-                values.push(entry.wire);
+            let opened = match (secret && !options.with_secrets, entry.sealed) {
+                (true, _) => None,
+                (false, false) => Some(Cow::Borrowed(entry.wire)),
+                (false, true) => {
+                    let sealer = options.sealer.as_ref();
+                    let opened = sealer.and_then(|sealer| sealer.open_entry(record.key(), &entry));
+                    opened.map(Cow::Owned)
+                }
+            };
+            match opened {
+                Some(wire) => values.push(wire),
+                None => left_out += 1,
             }
         }
+        let values: Vec<&[u8]> = values.iter().map(|wire| &**wire).collect();
         counts.records += 1;
         counts.values += u64::try_from(values.len()).unwrap_or_default();
         counts.secrets_left_out += left_out;

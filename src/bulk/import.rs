@@ -22,9 +22,12 @@ use std::{
 use jiexi_proto::handle::CaseRule;
 
 use super::Counts;
+use getrandom::SysRng;
+
 use crate::{
     json::line::{self, Line},
     records,
+    registry::seal::{self, Sealer},
     store::{Batch, Change, CommitError, Committed, Store},
 };
 
@@ -40,12 +43,14 @@ const PARSERS_MAX: usize = 4;
 const IN_FLIGHT_MAX: usize = 8;
 
 /// How to import.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Report bad lines and go on, instead of stopping at the first.
     pub keep_going: bool,
     /// Unix seconds: the timestamp of values that do not say their own.
     pub now: u32,
+    /// Encrypts secrets before they reach the store; without it, lines with secrets are bad lines.
+    pub sealer: Option<Sealer>,
 }
 
 /// What happens while importing.
@@ -132,7 +137,8 @@ pub fn import(
             let (parsed_sender, parsed) = sync_channel::<Parsed>(2);
             to_parsers.push(chunk_sender);
             from_parsers.push(parsed);
-            scope.spawn(move || parse_all(&chunks, &parsed_sender, case, options));
+            let options = options.clone();
+            scope.spawn(move || parse_all(&chunks, &parsed_sender, case, &options));
         }
         let committer =
             scope.spawn(move || Committer::new(store, options, watch).run(&from_parsers));
@@ -214,7 +220,7 @@ fn parse_all(
     chunks: &Receiver<Chunk>,
     parsed: &SyncSender<Parsed>,
     case: CaseRule,
-    options: Options,
+    options: &Options,
 ) {
     while let Ok(chunk) = chunks.recv() {
         if parsed.send(parse(&chunk, case, options)).is_err() {
@@ -224,7 +230,7 @@ fn parse_all(
 }
 
 /// Parses a chunk. Without `keep_going` the first bad line ends it.
-fn parse(chunk: &Chunk, case: CaseRule, options: Options) -> Parsed {
+fn parse(chunk: &Chunk, case: CaseRule, options: &Options) -> Parsed {
     let bytes = u64::try_from(chunk.text.len()).unwrap_or(u64::MAX);
     let mut parsed = Parsed {
         first: chunk.first,
@@ -241,7 +247,7 @@ fn parse(chunk: &Chunk, case: CaseRule, options: Options) -> Parsed {
         if text.is_empty() {
             continue;
         }
-        if let Err(message) = parse_line(text, case, options.now, &mut parsed) {
+        if let Err(message) = parse_line(text, case, options, &mut parsed) {
             parsed.bad.push(BadLine {
                 line: number,
                 message,
@@ -256,8 +262,13 @@ fn parse(chunk: &Chunk, case: CaseRule, options: Options) -> Parsed {
 }
 
 /// Parses a line into a change.
-fn parse_line(text: &[u8], case: CaseRule, now: u32, parsed: &mut Parsed) -> Result<(), String> {
-    match line::read(text, now).map_err(|error| error.to_string())? {
+fn parse_line(
+    text: &[u8],
+    case: CaseRule,
+    options: &Options,
+    parsed: &mut Parsed,
+) -> Result<(), String> {
+    match line::read(text, options.now).map_err(|error| error.to_string())? {
         Line::Prefix(prefix) => {
             parsed.counts.prefixes += 1;
             parsed.changes.push(records::home_prefix(&prefix, case));
@@ -265,7 +276,19 @@ fn parse_line(text: &[u8], case: CaseRule, now: u32, parsed: &mut Parsed) -> Res
         Line::Record(record) => {
             parsed.counts.records += 1;
             parsed.counts.values += u64::try_from(record.values.len()).unwrap_or_default();
-            parsed.changes.push(records::put(record, case));
+            let mut change = records::put(record, case);
+            match &options.sealer {
+                Some(sealer) => sealer
+                    .seal_change(&mut change, &mut SysRng)
+                    .map_err(|_| String::from("the operating system gives no randomness"))?,
+                None if seal::has_clear_secret(&change) => {
+                    return Err(
+                        "the value is a secret, and there is no node key to seal it with".into(),
+                    );
+                }
+                None => {}
+            }
+            parsed.changes.push(change);
         }
     }
     Ok(())

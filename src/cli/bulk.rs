@@ -28,7 +28,8 @@ use crate::{
         client::{ControlError, Node},
         command::{Command, Outcome, Progress},
     },
-    maintenance,
+    identity, maintenance,
+    registry::seal::Sealer,
     store::Store,
 };
 
@@ -75,10 +76,12 @@ impl Import {
             Ok(found) if found.is_file() => progress::bytes("importing", found.len()),
             _ => progress::unknown("importing"),
         };
-        let done = match target::find(&self.place.load()?)? {
+        let config = self.place.load()?;
+        let done = match target::find(&config)? {
             Target::Running(node) => self.through(node, &name, &bar),
             Target::Stopped(store) => {
-                let done = self.direct(&store, &name, &bar);
+                let sealer = identity::sealer(&config.node_key()).map_err(Failed::report)?;
+                let done = self.direct(&store, sealer, &name, &bar);
                 target::close(&store).and(done)
             }
         };
@@ -95,7 +98,13 @@ impl Import {
     }
 
     /// Into the store of a stopped node.
-    fn direct(&self, store: &Store, name: &str, bar: &ProgressBar) -> Result<Counts, Failed> {
+    fn direct(
+        &self,
+        store: &Store,
+        sealer: Option<Sealer>,
+        name: &str,
+        bar: &ProgressBar,
+    ) -> Result<Counts, Failed> {
         let input: Box<dyn Read> = if is_standard(&self.file) {
             Box::new(io::stdin().lock())
         } else {
@@ -107,6 +116,7 @@ impl Import {
         let options = import::Options {
             keep_going: self.keep_going,
             now: clock::unix_seconds(),
+            sealer,
         };
         let watch = |event: Event<'_>| match event {
             Event::Progress(counts) => show(bar, &counts),
@@ -181,15 +191,17 @@ impl Export {
         let mut destination = Destination::open(&self.file)
             .map_err(|error| Failed::report(format_args!("{name}: {error}")))?;
         let bar = progress::records("exporting", 0);
-        let done = match target::find(&self.place.load()?)? {
+        let config = self.place.load()?;
+        let done = match target::find(&config)? {
             Target::Running(node) => self.through(node, &mut destination, &bar),
             Target::Stopped(store) => {
                 bar.set_length(maintenance::records(&store));
                 let options = export::Options {
                     hex: self.hex,
                     with_secrets: self.with_secrets,
+                    sealer: identity::sealer(&config.node_key()).map_err(Failed::report)?,
                 };
-                let done = export(&store, &mut destination, options, &|counts| {
+                let done = export(&store, &mut destination, &options, &|counts| {
                     bar.set_position(counts.records)
                 });
                 let done = done.map_err(|error| Failed::report(format_args!("{name}: {error}")));

@@ -103,7 +103,12 @@ impl Init {
             .map_err(|error| format!("the prefix record: {error}"))?;
         store.close().map_err(|error| error.to_string())?;
 
-        let text = configuration(&self.address, self.port, self.case);
+        let text = configuration(
+            &self.address,
+            self.port,
+            self.case,
+            &String::from_utf8_lossy(prefix_handle),
+        );
         identity::write_file(&self.data.join(FILE_NAME), 0o640, text.as_bytes())
             .map_err(identity)?;
         sync(&self.data).map_err(|error| format!("{}: {error}", self.data.display()))
@@ -206,7 +211,7 @@ fn sync(directory: &Path) -> io::Result<()> {
 }
 
 /// The template with the values of this node.
-fn configuration(addresses: &[IpAddr], port: u16, case: Case) -> String {
+fn configuration(addresses: &[IpAddr], port: u16, case: Case, prefix_handle: &str) -> String {
     let list: Vec<String> = addresses
         .iter()
         .map(|address| format!("\"{address}\""))
@@ -217,6 +222,10 @@ fn configuration(addresses: &[IpAddr], port: u16, case: Case) -> String {
     config::TEMPLATE
         .replace("\ncase = \"whole\"\n", &format!("\ncase = \"{case}\"\n"))
         .replace("\ndata = \"./data\"\n", "\ndata = \".\"\n")
+        .replace(
+            "\nadmins = []\n",
+            &format!("\nadmins = [\"{}:{prefix_handle}\"]\n", identity::KEY_INDEX),
+        )
         .replace(
             "\naddresses = []\n",
             &format!("\naddresses = [{}]\n", list.join(", ")),
@@ -234,7 +243,7 @@ mod tests {
             "192.0.2.10".parse().expect("address"),
             "2001:db8::1".parse().expect("address"),
         ];
-        let text = configuration(&addresses, 12641, Case::Prefix);
+        let text = configuration(&addresses, 12641, Case::Prefix, "0.NA/88.118");
         let config =
             config::load_text(&text, Path::new("jiexi.toml"), std::iter::empty()).expect("loads");
         assert_eq!(config.node.data, Path::new("."));

@@ -4,6 +4,7 @@
 //! * `init`, `serve` — set a node up and run it.
 //! * `resolve`, `decode` — look at the protocol from outside.
 //! * `bulk` (`import`, `export`), `store` — the data of a node, running or stopped.
+//! * `key`, `audit` — keys in every form, the escrow of the node's; who changed what.
 //! * `config` — the template and the checker.
 //! * `place` — which node is meant; `output` — tables and JSON; `exit` — how commands end.
 //!
@@ -13,11 +14,13 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod audit;
 mod bulk;
 mod config;
 mod decode;
 mod exit;
 mod init;
+mod key;
 mod output;
 mod place;
 mod progress;
@@ -57,6 +60,8 @@ enum Command {
     Import(bulk::Import),
     Export(bulk::Export),
     Store(store::Store),
+    Key(key::Key),
+    Audit(audit::Audit),
     Decode(decode::Decode),
     Config(config::ConfigCommand),
 }
@@ -72,6 +77,8 @@ pub fn run() -> ExitCode {
         Command::Import(command) => command.run(),
         Command::Export(command) => command.run(),
         Command::Store(command) => command.run(),
+        Command::Key(command) => command.run(),
+        Command::Audit(command) => command.run(),
         Command::Decode(command) => command.run(),
         Command::Config(command) => command.run(),
     };

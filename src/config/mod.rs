@@ -40,6 +40,8 @@ pub struct Config {
     pub node: Node,
     /// The Handle front end, UDP and TCP.
     pub handle: Handle,
+    /// Who administers, and how they prove it.
+    pub administration: Administration,
     /// Metrics and health over HTTP.
     pub operations: Operations,
     /// The store on disk.
@@ -56,6 +58,7 @@ impl Default for Config {
             version: VERSION,
             node: Node::default(),
             handle: Handle::default(),
+            administration: Administration::default(),
             operations: Operations::default(),
             store: Store::default(),
             log: Log::default(),
@@ -114,6 +117,12 @@ impl Config {
     #[must_use]
     pub fn control_socket(&self) -> PathBuf {
         self.node.data.join(&self.control.socket)
+    }
+
+    /// The directory of the audit trail.
+    #[must_use]
+    pub fn audit_dir(&self) -> PathBuf {
+        self.node.data.join(&self.administration.audit)
     }
 
     /// The file of the node's private key.
@@ -210,6 +219,57 @@ impl Default for Handle {
             amplification_burst: 4 << 20,
             amplification_ipv4_prefix: 24,
             amplification_ipv6_prefix: 56,
+        }
+    }
+}
+
+/// `[administration]`: changes over the wire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Administration {
+    /// Server administrators, each as `index:handle`: they home prefixes.
+    pub admins: Vec<String>,
+    /// Whether they have every right on every handle.
+    pub full_access: bool,
+    /// Whether the administrators of a prefix have their rights on the handles below it.
+    pub prefix_admins: bool,
+    /// Whether DSA keys are accepted.
+    pub dsa: bool,
+    /// Whether clients that know better may sign with SHA-1.
+    pub sha1: bool,
+    /// Whether sessions of clients before version 2.7 are accepted.
+    pub old_macs: bool,
+    /// How long a challenge may be answered.
+    #[serde(with = "humantime_serde")]
+    pub auth_time: Duration,
+    /// How long a session may last.
+    #[serde(with = "humantime_serde")]
+    pub session_time: Duration,
+    /// Sessions open at once.
+    pub sessions_max: u32,
+    /// Threads that check proofs and sign answers; 0: one for each core and one more.
+    pub threads: u16,
+    /// Requests that may wait for them.
+    pub queue: u32,
+    /// Directory of the audit trail, below the data directory unless absolute.
+    pub audit: PathBuf,
+}
+
+impl Default for Administration {
+    fn default() -> Self {
+        Self {
+            admins: Vec::new(),
+            full_access: false,
+            prefix_admins: true,
+            dsa: false,
+            sha1: false,
+            old_macs: false,
+            auth_time: Duration::from_secs(60),
+            session_time: Duration::from_secs(24 * 3600),
+            sessions_max: 20_000,
+            threads: 0,
+            queue: 1_024,
+            audit: PathBuf::from("audit"),
         }
     }
 }

@@ -29,6 +29,7 @@ use crate::{
         import::{self, Event, ImportError, import},
     },
     maintenance,
+    registry::seal::Sealer,
     store::{self, Store},
 };
 
@@ -101,6 +102,7 @@ struct Context {
     store: Arc<Store>,
     settings: Arc<store::Config>,
     now: fn() -> u32,
+    sealer: Option<Sealer>,
     stop: CancellationToken,
 }
 
@@ -110,12 +112,14 @@ pub async fn serve(
     socket: ControlSocket,
     store: Arc<Store>,
     settings: store::Config,
+    sealer: Option<Sealer>,
     now: fn() -> u32,
     stop: CancellationToken,
 ) {
     let context = Context {
         store,
         settings: Arc::new(settings),
+        sealer,
         now,
         stop: stop.clone(),
     };
@@ -238,7 +242,12 @@ async fn perform(
     match command {
         Command::Import { keep_going } => do_import(keep_going, from, to, context).await,
         Command::Export { hex, with_secrets } => {
-            do_export(export::Options { hex, with_secrets }, to, context).await
+            let options = export::Options {
+                hex,
+                with_secrets,
+                sealer: context.sealer.clone(),
+            };
+            do_export(options, to, context).await
         }
         Command::Store { action } => {
             let (store, settings) = (Arc::clone(&context.store), Arc::clone(&context.settings));
@@ -263,6 +272,7 @@ async fn do_import(
     let (data, input) = mpsc::channel(QUEUE);
     let (events, mut heard) = mpsc::channel::<Progress>(QUEUE);
     let (store, now) = (Arc::clone(&context.store), (context.now)());
+    let sealer = context.sealer.clone();
     let mut work = spawn_blocking(move || {
         let watch = |event: Event<'_>| match event {
             // Counts are overtaken by the next ones; a slow client may miss some.
@@ -278,7 +288,11 @@ async fn do_import(
         import(
             Input::new(input),
             &store,
-            import::Options { keep_going, now },
+            import::Options {
+                keep_going,
+                now,
+                sealer,
+            },
             &watch,
         )
     });
@@ -403,7 +417,7 @@ async fn do_export(
             serde_json::to_vec(&total).unwrap_or_default(),
         )));
         let mut output = io::BufWriter::with_capacity(CHUNK, Output(frames));
-        export(&store, &mut output, options, &watch)
+        export(&store, &mut output, &options, &watch)
     });
     loop {
         let next = tokio::select! {

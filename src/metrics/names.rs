@@ -62,5 +62,7 @@ names! {
     STORE_STATE = "jiexi_store_state", GAUGE, ["state"], "1 for the state the store is in.";
     SNAPSHOT_TIMESTAMP = "jiexi_snapshot_timestamp_seconds", GAUGE, [], "When the newest verified snapshot was taken, seconds since 1970.";
     SNAPSHOT_BYTES = "jiexi_snapshot_bytes", GAUGE, [], "Bytes of the newest verified snapshot.";
+    AUTHENTICATIONS = "jiexi_authentications_total", COUNTER, ["method", "result"], "Proofs of identity, by method and result.";
+    SESSIONS = "jiexi_sessions", GAUGE, [], "Open sessions of the Handle protocol.";
     PREFIXES_HOMED = "jiexi_prefixes_homed", GAUGE, [], "Prefixes homed on this node.";
 }

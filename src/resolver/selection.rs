@@ -104,6 +104,15 @@ impl<'s, 'q> Selection<'s, 'q> {
         survey
     }
 
+    /// The wanted values that somebody may read, in stored order: the public and the restricted.
+    pub fn readable(&self) -> impl Iterator<Item = Entry<'s>> {
+        let entries = self.record.entries();
+        entries.filter(|entry| {
+            let reader = is_public(entry) || entry.permissions & Permissions::ADMIN_READ.0 != 0;
+            reader && self.filter.picks(entry)
+        })
+    }
+
     /// Appends `count, values` in wire form.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let at = out.len();

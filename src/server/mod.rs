@@ -26,6 +26,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use self::accept::Registry;
 use self::budget::{Budget, Proven};
+use self::handle::desk::Desk;
 use self::handle::{Responder, Shared, stream, udp};
 use crate::metrics::{Metrics, Transport};
 
@@ -154,6 +155,8 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 #[derive(Debug)]
 pub struct Server {
     stop: Arc<AtomicBool>,
+    desk: Option<Arc<Desk>>,
+    clerks: Vec<JoinHandle<()>>,
     workers: Vec<JoinHandle<io::Result<()>>>,
     acceptors: Vec<tokio::task::JoinHandle<()>>,
     registry: Arc<Registry>,
@@ -187,7 +190,7 @@ impl Server {
         let mut threads = Vec::new();
         for (number, socket) in sockets.into_iter().enumerate() {
             let worker = udp::Worker {
-                socket,
+                socket: Arc::new(socket),
                 responder: Responder::new(Arc::clone(shared), metrics.cell(Transport::Udp)),
                 budget: Budget::new(&config.budget, workers, Instant::now()),
                 proven: Arc::clone(&proven),
@@ -195,14 +198,19 @@ impl Server {
             };
             threads.push(spawn_worker(number, worker)?);
         }
+        let desk = shared.desk.clone();
+        let clerks = match &desk {
+            Some(desk) => desk.start(shared, metrics)?,
+            None => Vec::new(),
+        };
         let pool = Arc::new(stream::Pool::new(Arc::clone(shared), Arc::clone(metrics)));
         let mut acceptors = Vec::new();
         for listener in listeners {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let (pool, streams) = (Arc::clone(&pool), Arc::new(config.streams.clone()));
-            let serve = move |stream, _peer, ticket| {
+            let serve = move |stream, peer, ticket| {
                 let (pool, streams) = (Arc::clone(&pool), Arc::clone(&streams));
-                async move { stream::serve(stream, &pool, &ticket, &streams).await }
+                async move { stream::serve(stream, peer, &pool, &ticket, &streams).await }
             };
             acceptors.push(tokio::spawn(accept::accept(
                 listener,
@@ -212,6 +220,8 @@ impl Server {
         }
         Ok(Self {
             stop,
+            desk,
+            clerks,
             workers: threads,
             acceptors,
             registry,
@@ -232,8 +242,14 @@ impl Server {
         while self.registry.count() > 0 && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(DRAIN_INTERVAL).await;
         }
-        let workers = self.workers;
+        let (workers, clerks, desk) = (self.workers, self.clerks, self.desk);
         let joined = tokio::task::spawn_blocking(move || {
+            if let Some(desk) = desk {
+                desk.close();
+            }
+            for clerk in clerks {
+                let _ = clerk.join();
+            }
             for worker in workers {
                 if let Ok(Err(error)) = worker.join() {
                     tracing::error!(%error, "a UDP worker had stopped");

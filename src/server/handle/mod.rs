@@ -5,8 +5,11 @@
 //! sockets. Around it:
 //!
 //! * [`udp`]: worker threads, a batch of datagrams at a time;
-//! * [`stream`]: connections, all complete frames of a read at a time.
+//! * [`stream`]: connections, all complete frames of a read at a time;
+//! * [`desk`]: what takes time or a key: changes, proofs, sessions, signed answers. It has a
+//!   bounded queue and threads of its own.
 
+pub mod desk;
 mod parse;
 mod reply;
 pub mod stream;
@@ -14,12 +17,10 @@ pub mod udp;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use bytes::Bytes;
 use jiexi_proto::code::ResponseCode;
 use jiexi_proto::handle::CaseRule;
-use jiexi_proto::limits::NONCE_SIZE;
 use jiexi_proto::{OpCode, Version};
 
 use self::parse::{Resolution, Step};
@@ -38,7 +39,7 @@ const FOLLOWS_REFERRALS: Version = Version {
     minor: 10,
 };
 
-/// What all workers of a node share; read-only but for the counter of session ids.
+/// What all workers of a node share; read-only but for the desk.
 #[derive(Debug)]
 pub struct Shared {
     /// The records.
@@ -49,20 +50,8 @@ pub struct Shared {
     pub site: Bytes,
     /// The serial number of that record.
     pub site_serial: u16,
-    /// The last session id given away; challenges and sessions share the numbers.
-    pub last_session: AtomicU32,
-}
-
-impl Shared {
-    /// The next session id; never 0, which means none.
-    fn next_session(&self) -> u32 {
-        loop {
-            let id = self.last_session.fetch_add(1, Relaxed).wrapping_add(1);
-            if id != 0 {
-                return id;
-            }
-        }
-    }
+    /// What is not answered at once goes here; without a desk it is declined.
+    pub desk: Option<Arc<desk::Desk>>,
 }
 
 /// What became of one request. Each value is counted once.
@@ -72,6 +61,8 @@ pub enum Disposition {
     Reply(usize),
     /// It gets no answer.
     Drop(Reason),
+    /// Its answer comes from the [`desk`].
+    Defer,
 }
 
 /// Answers back to back; reused from batch to batch.
@@ -82,6 +73,8 @@ pub struct Replies {
     count: usize,
     /// Where the answers of the last batch begin.
     start: usize,
+    /// Answers must come in the order of their requests: a batch ends with a deferred one.
+    pub ordered: bool,
 }
 
 impl Default for Replies {
@@ -91,6 +84,7 @@ impl Default for Replies {
             dispositions: [Disposition::Drop(Reason::Short); BATCH],
             count: 0,
             start: 0,
+            ordered: false,
         }
     }
 }
@@ -138,8 +132,15 @@ impl Replies {
             .iter()
             .map(move |disposition| match *disposition {
                 Disposition::Reply(end) => Some(std::mem::replace(&mut start, end)..end),
-                Disposition::Drop(_) => None,
+                Disposition::Drop(_) | Disposition::Defer => None,
             })
+    }
+
+    /// The places of the requests of the last batch that are to go to the desk.
+    pub fn deferred(&self) -> impl Iterator<Item = usize> {
+        let last = self.dispositions[..self.count].iter().enumerate();
+        last.filter(|(_, disposition)| **disposition == Disposition::Defer)
+            .map(|(place, _)| place)
     }
 }
 
@@ -175,6 +176,23 @@ impl Responder {
         &self.cell
     }
 
+    /// Where requests go that are not answered here.
+    #[must_use]
+    pub fn desk(&self) -> Option<&Arc<desk::Desk>> {
+        self.shared.desk.as_ref()
+    }
+
+    /// Appends "too busy", for a request that the desk gave back.
+    pub fn busy(&self, octets: &[u8], now: Now, out: &mut Vec<u8>) {
+        let stamp = Stamp {
+            site_serial: self.shared.site_serial,
+            unix_seconds: now.unix_seconds,
+        };
+        desk::busy(octets, stamp, out);
+        self.cell.requests(Op::Other).add(1);
+        self.cell.responses(Outcome::Busy).add(1);
+    }
+
     /// Answers up to [`BATCH`] requests, each a whole message with its envelope, behind the answers
     /// that `replies` holds already. Returns how many were taken up: once the answers exceed
     /// [`Replies::LIMIT`], the rest is to be asked again when those are on their way.
@@ -192,7 +210,7 @@ impl Responder {
 
         let mut steps = [const { Step::Drop(Reason::Short) }; BATCH];
         for (request, step) in requests.iter().zip(&mut steps) {
-            *step = parse::parse(request, shared.case, keys);
+            *step = parse::parse(request, shared.case, shared.desk.is_some(), keys);
         }
         let steps = &steps[..requests.len().min(BATCH)];
 
@@ -218,6 +236,9 @@ impl Responder {
             }
             let disposition = encoder.encode(step, found, &mut replies.octets);
             replies.push(disposition);
+            if replies.ordered && disposition == Disposition::Defer {
+                break;
+            }
         }
         replies.count
     }
@@ -281,20 +302,24 @@ impl<'s> Encoder<'_, 's> {
                 finish(reply);
                 (Op::SiteInfo, Outcome::Success)
             }
-            Step::Resolve(resolution) => (Op::Resolve, self.resolve(resolution, found, out)),
+            Step::Defer => return Disposition::Defer,
+            Step::Resolve(resolution) => match self.resolve(resolution, found, out) {
+                Some(outcome) => (Op::Resolve, outcome),
+                None => return Disposition::Defer,
+            },
         };
         self.cell.requests(op).add(1);
         self.cell.responses(outcome).add(1);
         Disposition::Reply(out.len())
     }
 
-    /// Decides and answers one resolution.
+    /// Decides and answers one resolution; none when it takes proof of who asks.
     fn resolve(
         &mut self,
         asked: &Resolution<'_>,
         found: &Lookup<'s>,
         out: &mut Vec<u8>,
-    ) -> Outcome {
+    ) -> Option<Outcome> {
         self.cell.lookups(lookup_result(found)).add(1);
         let query = Query {
             key: &self.keys[asked.key.clone()],
@@ -309,7 +334,7 @@ impl<'s> Encoder<'_, 's> {
                 reply.put_block(asked.handle);
                 selection.encode(reply.body());
                 if reply.finish() {
-                    return Outcome::Success;
+                    return Some(Outcome::Success);
                 }
                 (
                     ResponseCode::ERROR,
@@ -322,13 +347,17 @@ impl<'s> Encoder<'_, 's> {
                 reply.put_block(&[]);
                 selection.encode(reply.body());
                 finish(reply);
-                return Outcome::Referral;
+                return Some(Outcome::Referral);
             }
             Answer::PrefixReferral(_) => (
                 ResponseCode::ERROR,
                 "this prefix lives elsewhere, and a client before version 2.10 cannot be referred",
             ),
-            Answer::NeedsAuthentication => return self.challenge(asked, out),
+            Answer::NeedsAuthentication if self.shared.desk.is_some() => return None,
+            Answer::NeedsAuthentication => (
+                ResponseCode::OPERATION_NOT_SUPPORTED,
+                "this node checks nobody's key",
+            ),
             Answer::NoSuchHandle => (ResponseCode::HANDLE_NOT_FOUND, ""),
             Answer::NoSuchValue => (ResponseCode::VALUES_NOT_FOUND, ""),
             Answer::NotResponsible => (
@@ -342,35 +371,11 @@ impl<'s> Encoder<'_, 's> {
         let mut reply = Reply::begin(out, self.stamp, request, code);
         reply.put_block(text.as_bytes());
         finish(reply);
-        outcome_of(code)
+        Some(outcome_of(code))
     }
 
     fn follows_referrals(&self, asked: &Resolution<'_>) -> bool {
         asked.message.envelope.reply_version() >= FOLLOWS_REFERRALS
-    }
-
-    /// Asks for proof of an identity.
-    fn challenge(&self, asked: &Resolution<'_>, out: &mut Vec<u8>) -> Outcome {
-        let mut nonce = [0; NONCE_SIZE];
-        if getrandom::fill(&mut nonce).is_err() {
-            let reply = Reply::begin(
-                out,
-                self.stamp,
-                &asked.message,
-                ResponseCode::SERVER_TOO_BUSY,
-            );
-            finish_text(reply, "no randomness for a challenge");
-            return Outcome::Busy;
-        }
-        let session_id = self.shared.next_session();
-        finish(Reply::challenge(
-            out,
-            self.stamp,
-            &asked.message,
-            session_id,
-            &nonce,
-        ));
-        Outcome::Challenge
     }
 }
 
@@ -378,11 +383,6 @@ impl<'s> Encoder<'_, 's> {
 fn finish(reply: Reply<'_>) {
     let fits = reply.finish();
     debug_assert!(fits, "short answers fit");
-}
-
-fn finish_text(mut reply: Reply<'_>, text: &str) {
-    reply.put_block(text.as_bytes());
-    finish(reply);
 }
 
 fn lookup_result(found: &Lookup<'_>) -> LookupResult {
@@ -426,11 +426,18 @@ fn outcome_of(code: ResponseCode) -> Outcome {
         ResponseCode::SERVICE_REFERRAL | ResponseCode::PREFIX_REFERRAL => Outcome::Referral,
         ResponseCode::SERVER_NOT_RESPONSIBLE => Outcome::NotResponsible,
         ResponseCode::AUTHENTICATION_NEEDED => Outcome::Challenge,
-        ResponseCode::INSUFFICIENT_PERMISSIONS => Outcome::Denied,
+        ResponseCode::INVALID_ADMIN
+        | ResponseCode::INSUFFICIENT_PERMISSIONS
+        | ResponseCode::AUTHENTICATION_FAILED
+        | ResponseCode::INVALID_CREDENTIAL
+        | ResponseCode::AUTHENTICATION_TIMEOUT
+        | ResponseCode::SESSION_TIMEOUT
+        | ResponseCode::SESSION_MESSAGE_REJECTED => Outcome::Denied,
         ResponseCode::HANDLE_ALREADY_EXISTS | ResponseCode::VALUE_ALREADY_EXISTS => Outcome::Exists,
         ResponseCode::SERVER_TOO_BUSY => Outcome::Busy,
         ResponseCode::PROTOCOL_ERROR
         | ResponseCode::OPERATION_NOT_SUPPORTED
+        | ResponseCode::INVALID_VALUE
         | ResponseCode::INVALID_HANDLE => Outcome::Invalid,
         _ => Outcome::Error,
     }

@@ -20,6 +20,8 @@ pub(super) enum Step<'a> {
     Refuse(Refusal),
     /// It is understood, and not done.
     Decline(MessageView<'a>, ResponseCode, &'static str),
+    /// Understand and answer it where there is time: at the [`super::desk`].
+    Defer,
     /// Tell the node's site record.
     SiteInfo(MessageView<'a>),
     /// Look a handle up.
@@ -60,7 +62,14 @@ pub(super) struct Resolution<'a> {
 ///
 /// A datagram may be shorter than its envelope says: the reference server decodes what is there,
 /// and so do we. Framing has made sure that a stream's message is whole.
-pub(super) fn parse<'a>(octets: &'a [u8], case: CaseRule, keys: &mut Vec<u8>) -> Step<'a> {
+///
+/// With a `desk`, everything but plain public questions goes there.
+pub(super) fn parse<'a>(
+    octets: &'a [u8],
+    case: CaseRule,
+    desk: bool,
+    keys: &mut Vec<u8>,
+) -> Step<'a> {
     if octets.len() < ENVELOPE_SIZE {
         return Step::Drop(Reason::Short);
     }
@@ -68,6 +77,9 @@ pub(super) fn parse<'a>(octets: &'a [u8], case: CaseRule, keys: &mut Vec<u8>) ->
         return Step::Drop(Reason::Malformed);
     };
     if envelope.flags.contains(EnvelopeFlags::ENCRYPTED) {
+        if desk {
+            return Step::Defer;
+        }
         return refuse(
             envelope,
             OpCode::RESERVED,
@@ -96,7 +108,14 @@ pub(super) fn parse<'a>(octets: &'a [u8], case: CaseRule, keys: &mut Vec<u8>) ->
     if message.header.response_code != ResponseCode::NONE {
         return Step::Drop(Reason::NotARequest);
     }
-    match message.header.op_code {
+    let op = message.header.op_code;
+    let personal = envelope.session_id != 0
+        || message.header.flags.contains(OpFlags::CERT)
+        || !is_question(op);
+    if desk && personal && is_served(op) {
+        return Step::Defer;
+    }
+    match op {
         OpCode::RESOLUTION => resolution(message, case, keys),
         OpCode::GET_SITE_INFO => Step::SiteInfo(message),
         OpCode::GET_NEXT_TXN_ID => {
@@ -114,6 +133,34 @@ pub(super) fn parse<'a>(octets: &'a [u8], case: CaseRule, keys: &mut Vec<u8>) ->
             "unknown operation code",
         ),
     }
+}
+
+/// Whether an operation may be answered at once, without anybody's key.
+const fn is_question(op: OpCode) -> bool {
+    matches!(op, OpCode::RESOLUTION | OpCode::GET_SITE_INFO)
+}
+
+/// Whether an operation is carried out over the wire.
+const fn is_served(op: OpCode) -> bool {
+    matches!(
+        op,
+        OpCode::RESOLUTION
+            | OpCode::GET_SITE_INFO
+            | OpCode::CREATE_HANDLE
+            | OpCode::DELETE_HANDLE
+            | OpCode::ADD_VALUE
+            | OpCode::REMOVE_VALUE
+            | OpCode::MODIFY_VALUE
+            | OpCode::LIST_HANDLES
+            | OpCode::RESPONSE_TO_CHALLENGE
+            | OpCode::VERIFY_CHALLENGE
+            | OpCode::HOME_NA
+            | OpCode::UNHOME_NA
+            | OpCode::LIST_HOMED_NAS
+            | OpCode::SESSION_SETUP
+            | OpCode::SESSION_TERMINATE
+            | OpCode::SESSION_EXCHANGEKEY
+    )
 }
 
 /// Said to whoever refers to a session that this node does not have.

@@ -3,7 +3,6 @@
 use jiexi_proto::code::{HashId, OpFlags, ResponseCode};
 use jiexi_proto::limits::{ENVELOPE_SIZE, HEADER_SIZE, MESSAGE_MAX};
 use jiexi_proto::{Envelope, EnvelopeFlags, Header, MessageView, OpCode, Version};
-use md5::Md5;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
@@ -14,7 +13,7 @@ const VALIDITY_SECONDS: u32 = 12 * 60 * 60;
 const SERIAL_UNKNOWN: u16 = 0xFFFF;
 
 /// Request flags that a response repeats.
-const REPEATED: OpFlags = OpFlags(
+pub(super) const REPEATED: OpFlags = OpFlags(
     OpFlags::CACR.0 | OpFlags::ENCR.0 | OpFlags::PUBL.0 | OpFlags::DNRF.0 | OpFlags::RRDG.0,
 );
 
@@ -39,7 +38,7 @@ pub(super) struct Stamp {
 
 impl Stamp {
     /// When a response made now expires; never in the past, never negative.
-    fn expiration(self) -> i32 {
+    pub(super) fn expiration(self) -> i32 {
         i32::try_from(self.unix_seconds.saturating_add(VALIDITY_SECONDS)).unwrap_or(i32::MAX)
     }
 }
@@ -68,34 +67,6 @@ impl<'o> Reply<'o> {
         );
         if digest {
             reply.put_digest(version, request.signed);
-        }
-        reply
-    }
-
-    /// Writes the challenge to `request`: prove who you are, with `nonce`, as `session_id`.
-    pub(super) fn challenge(
-        out: &'o mut Vec<u8>,
-        stamp: Stamp,
-        request: &MessageView<'_>,
-        session_id: u32,
-        nonce: &[u8],
-    ) -> Self {
-        let version = request.envelope.reply_version();
-        let old = version < Version::V2_1;
-        let flags = OpFlags(request.header.flags.0 & REPEATED.0);
-        let flags = if old {
-            flags.without(OpFlags::RRDG)
-        } else {
-            flags.with(OpFlags::RRDG)
-        };
-        let code = ResponseCode::AUTHENTICATION_NEEDED;
-        let mut reply = Self::head(out, stamp, request, code, flags, session_id);
-        if old {
-            reply.put_block(nonce);
-            reply.put_block(&Md5::digest(request.signed));
-        } else {
-            reply.put_digest(version, request.signed);
-            reply.put_block(nonce);
         }
         reply
     }

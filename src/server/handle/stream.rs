@@ -6,17 +6,21 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use jiexi_proto::Envelope;
 use jiexi_proto::limits::{ENVELOPE_SIZE, MESSAGE_MAX};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::desk::{Answer, Counter, Desk, Job, Sink};
 use super::{BATCH, Replies, Responder, Shared};
 use crate::clock::Now;
 use crate::metrics::{Metrics, Transport, Why};
@@ -66,6 +70,8 @@ struct Scratch {
     responder: Responder,
     replies: Replies,
     input: Box<[u8]>,
+    /// Takes up light requests for the desk; made when there is the first.
+    counter: Option<Counter>,
 }
 
 /// Scratch for as many reads as are at work at the same moment.
@@ -100,7 +106,16 @@ impl Pool {
             responder: Responder::new(Arc::clone(&self.shared), self.metrics.cell(Transport::Tcp)),
             replies: Replies::default(),
             input: vec![0; READ].into_boxed_slice(),
+            counter: None,
         })
+    }
+
+    /// Has this thread take up a light request for the desk.
+    fn take_up(&self, desk: &Arc<Desk>, job: Job) {
+        let mut scratch = self.take();
+        let new = || Counter::new(Arc::clone(desk), Arc::clone(&self.shared), &self.metrics);
+        scratch.counter.get_or_insert_with(new).serve(job);
+        self.put(scratch);
     }
 
     fn put(&self, scratch: Scratch) {
@@ -119,12 +134,20 @@ enum Progress {
     Answered,
     /// These answers wait for the client to take them.
     Unsent(Vec<u8>),
+    /// These answers wait for the client to take them, and then this request for the desk.
+    Deferred(Vec<u8>, Bytes),
     /// What came is no message; these last answers are owed.
     Hostile(Vec<u8>),
 }
 
 /// Serves one connection to its end, and says why it ended.
-pub async fn serve<T>(mut io: T, pool: &Pool, ticket: &Ticket, config: &Config) -> Why
+pub async fn serve<T>(
+    mut io: T,
+    peer: SocketAddr,
+    pool: &Pool,
+    ticket: &Ticket,
+    config: &Config,
+) -> Why
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
@@ -150,6 +173,12 @@ where
                     return why;
                 }
             }
+            Ok(Progress::Deferred(answers, request)) => {
+                if let Err(why) = defer(&mut io, peer, answers, request, pool, config.write).await {
+                    return why;
+                }
+                ticket.touch();
+            }
             Ok(Progress::Hostile(answers)) => {
                 let _ = send(&mut io, &answers, pool, config.write).await;
                 return Why::Error;
@@ -163,6 +192,66 @@ where
             // Another message has begun; the time of one under way runs on.
             deadline.as_mut().reset(Instant::now() + config.read);
         }
+    }
+}
+
+/// Sends the answers that are due, has the desk answer the request behind them, sends that.
+///
+/// While the desk is at work, the connection reads nothing: answers stay in order.
+async fn defer<T>(
+    io: &mut T,
+    peer: SocketAddr,
+    answers: Vec<u8>,
+    request: Bytes,
+    pool: &Pool,
+    limit: Duration,
+) -> Result<(), Why>
+where
+    T: AsyncWrite + Unpin,
+{
+    if !answers.is_empty() {
+        send(io, &answers, pool, limit).await?;
+    }
+    let Some(desk) = pool.shared.desk.as_ref() else {
+        return Ok(());
+    };
+    let (sink, answer) = oneshot::channel();
+    let job = Job {
+        octets: request,
+        peer,
+        sink: Sink::Stream(sink),
+        came: Now::read().instant,
+    };
+    let taken = if desk.is_light(&job.octets) && desk.admit(&job) {
+        pool.take_up(desk, job);
+        Ok(())
+    } else {
+        desk.submit(job)
+    };
+    let mut next = match taken {
+        Ok(()) => answer.await.unwrap_or_default(),
+        Err(job) => {
+            let mut octets = Vec::new();
+            let scratch = pool.take();
+            scratch
+                .responder
+                .busy(&job.octets, Now::read(), &mut octets);
+            pool.put(scratch);
+            Answer { octets, more: None }
+        }
+    };
+    loop {
+        if next.octets.is_empty() {
+            // A request that cannot be answered ends the connection: its client hears that at least.
+            return Err(Why::Error);
+        }
+        send(io, &next.octets, pool, limit).await?;
+        let Some(listing) = next.more else {
+            return Ok(());
+        };
+        let (sink, answer) = oneshot::channel();
+        desk.go_on(listing, sink);
+        next = answer.await.unwrap_or_default();
     }
 }
 
@@ -222,6 +311,7 @@ impl Connection {
             responder,
             replies,
             input,
+            ..
         } = scratch;
         let held = self.pending.len();
         if frame(&self.pending).is_none() && held <= PREFIX {
@@ -274,7 +364,9 @@ where
     let now = Now::read();
     let mut taken = 0;
     let mut answered = 0;
+    let mut deferred = None;
     replies.clear();
+    replies.ordered = true;
     let hostile = loop {
         let mut requests: [&[u8]; BATCH] = [&[]; BATCH];
         let (count, hostile) = frames(&octets[taken..], &mut requests);
@@ -284,6 +376,10 @@ where
             .map(|request| request.len())
             .sum::<usize>();
         answered += done as u64;
+        if let Some(place) = replies.deferred().next() {
+            deferred = Some(Bytes::copy_from_slice(requests[place]));
+            break false;
+        }
         if done < count || count < BATCH {
             break hostile && done == count;
         }
@@ -293,6 +389,9 @@ where
     cell.sent_bytes.add(replies.octets().len() as u64);
     cell.durations.observe(now.instant.elapsed(), answered);
     let answers = replies.octets();
+    if let Some(request) = deferred {
+        return (taken, Ok(Progress::Deferred(answers.to_vec(), request)));
+    }
     if hostile {
         return (octets.len(), Ok(Progress::Hostile(answers.to_vec())));
     }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use jiexi_proto::framing::{Reassembler, ReassemblyLimits, split_datagrams};
 use jiexi_proto::limits::{DATAGRAM_MAX, ENVELOPE_SIZE};
 use jiexi_proto::{Envelope, EnvelopeFlags};
@@ -19,10 +20,11 @@ use nix::errno::Errno;
 use nix::libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrIn, SockaddrIn6,
-    SockaddrLike, cmsg_space, recvmmsg, sendmmsg, setsockopt, sockopt,
+    SockaddrLike, SockaddrStorage, cmsg_space, recvmmsg, sendmmsg, sendmsg, setsockopt, sockopt,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::desk::{Job, Sink};
 use super::{BATCH, Replies, Responder};
 use crate::clock::Now;
 use crate::metrics::Reason;
@@ -70,8 +72,8 @@ pub fn bind(address: SocketAddr, receive_buffer: usize) -> io::Result<UdpSocket>
 /// What a worker needs.
 #[derive(Debug)]
 pub struct Worker {
-    /// Its socket.
-    pub socket: UdpSocket,
+    /// Its socket, shared with the desk, which answers what takes time.
+    pub socket: Arc<UdpSocket>,
     /// Answers.
     pub responder: Responder,
     /// Guards.
@@ -157,8 +159,14 @@ struct Loop<S> {
     pieces: Vec<u8>,
     replies: Replies,
     reassembler: Reassembler<SocketAddr>,
+    /// What goes to the desk: the place of its datagram, or the message it was the last piece of.
+    deferred: Vec<(usize, Option<Vec<u8>>)>,
     origin: Instant,
 }
+
+/// What an answer of the desk costs the budget of its source, octets: a signed answer with a site
+/// record, and the work that goes into it.
+const DEFERRED_COST: usize = 1_500;
 
 /// The largest buffer of cut-up answers that is kept between batches.
 const KEEP_PIECES: usize = 256 * 1024;
@@ -177,6 +185,7 @@ impl<S: Peer> Loop<S> {
             pieces: Vec::new(),
             replies: Replies::default(),
             reassembler: Reassembler::new(ReassemblyLimits::default()),
+            deferred: Vec::with_capacity(BATCH),
             origin: Instant::now(),
         }
     }
@@ -263,6 +272,9 @@ impl<S: Peer> Loop<S> {
                         queue(&mut self.outgoing, &mut self.pieces, &self.replies, |_| {
                             incoming
                         });
+                        if self.replies.deferred().next().is_some() {
+                            self.deferred.push((place, Some(message)));
+                        }
                     }
                     Ok(None) => {}
                     Err(_) => cell.dropped(Reason::Malformed).add(1),
@@ -280,7 +292,50 @@ impl<S: Peer> Loop<S> {
         queue(&mut self.outgoing, &mut self.pieces, &self.replies, |i| {
             &incoming[places[i]]
         });
+        let deferred = self.replies.deferred().map(|i| (places[i], None));
+        self.deferred.extend(deferred);
         self.guard(now.instant);
+        self.hand_over(now);
+    }
+
+    /// Gives to the desk what is not answered here, as far as the budget of its source allows: what
+    /// it costs is taken at once, for the answer is not seen again.
+    fn hand_over(&mut self, now: Now) {
+        let Worker {
+            socket,
+            responder,
+            budget,
+            proven,
+            ..
+        } = &mut self.worker;
+        let Some(desk) = responder.desk() else {
+            return self.deferred.clear();
+        };
+        for (place, whole) in self.deferred.drain(..) {
+            let incoming = &self.incoming[place];
+            let peer = incoming.peer.address();
+            if !budget.take(peer.ip(), DEFERRED_COST, now.instant, proven) {
+                responder.cell().dropped(Reason::RateLimited).add(1);
+                continue;
+            }
+            let datagram = &self.buffers[place][..incoming.length];
+            let octets = whole.map_or_else(|| Bytes::copy_from_slice(datagram), Bytes::from);
+            let sink = Sink::Datagram {
+                socket: Arc::clone(socket),
+                from: incoming.local,
+            };
+            let job = Job {
+                octets,
+                peer,
+                sink,
+                came: now.instant,
+            };
+            if let Err(job) = desk.submit(job) {
+                let mut out = Vec::new();
+                responder.busy(&job.octets, now, &mut out);
+                send_from(socket, incoming.local, peer, &out);
+            }
+        }
     }
 
     /// Takes out what is over the budget of its source network: all of an answer or nothing.
@@ -379,6 +434,26 @@ fn queue<'i, S: Peer + 'i>(
             });
         }
     }
+}
+
+/// Sends one datagram from `source`. What cannot be sent is asked for again.
+pub(super) fn send_from(
+    socket: &UdpSocket,
+    source: Option<IpAddr>,
+    to: SocketAddr,
+    datagram: &[u8],
+) {
+    let to = SockaddrStorage::from(to);
+    let octets = [IoSlice::new(datagram)];
+    let _ = with_source(source, |control| {
+        sendmsg(
+            socket.as_raw_fd(),
+            &octets,
+            control,
+            MsgFlags::empty(),
+            Some(&to),
+        )
+    });
 }
 
 /// Whether a datagram is one of several that make a message.

@@ -1,0 +1,145 @@
+//! `jiexi audit`: who changed what; whether the trail is whole.
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::Failed;
+use super::output::{self, Format};
+use super::place::Place;
+use crate::registry::audit::{self, Entry, Filter};
+
+/// Show who changed what, from where, with which result
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct Audit {
+    #[command(subcommand)]
+    action: Option<Action>,
+    /// Only entries about this handle
+    #[arg(long, value_name = "HANDLE")]
+    handle: Option<String>,
+    /// Only entries of this identity, as index:handle
+    #[arg(long, value_name = "IDENTITY")]
+    identity: Option<String>,
+    /// Only entries since this time: 2026-11-24T08:00:00Z, or seconds since 1970
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Form of the output; JSON is one object a line
+    #[arg(long, short = 'o', value_enum, default_value_t)]
+    output: Format,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Check that no entry was changed, taken out or put in
+    ///
+    /// The end of the trail can be cut off without a trace inside it: keep the hash that this prints elsewhere.
+    Verify {
+        /// Form of the output
+        #[arg(long, short = 'o', value_enum, default_value_t)]
+        output: Format,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+impl Audit {
+    pub(super) fn run(self) -> Result<(), Failed> {
+        if let Some(Action::Verify { output, place }) = self.action {
+            return verify(&place, output);
+        }
+        let since = self.since.as_deref().map(seconds).transpose()?;
+        let filter = Filter {
+            handle: self.handle,
+            identity: self.identity,
+            since,
+        };
+        let directory = self.place.load()?.audit_dir();
+        let shown = directory.display();
+        let (mut rows, mut lines) = (Vec::new(), String::new());
+        let each = |entry: &Entry| match self.output {
+            Format::Table => rows.push(row(entry)),
+            Format::Json => {
+                lines.push_str(&serde_json::to_string(entry).unwrap_or_default());
+                lines.push('\n');
+            }
+        };
+        audit::read(&directory, &filter, each)
+            .map_err(|error| Failed::report(format_args!("audit trail {shown}: {error}")))?;
+        match self.output {
+            Format::Json => output::print(&lines),
+            Format::Table => {
+                let header = [
+                    "TIME",
+                    "IDENTITY",
+                    "FROM",
+                    "OPERATION",
+                    "HANDLE",
+                    "RESULT",
+                    "CODE",
+                ];
+                output::print(&output::table(&header, &rows))
+            }
+        }
+    }
+}
+
+fn row(entry: &Entry) -> Vec<String> {
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(entry.time);
+    vec![
+        humantime::format_rfc3339_seconds(time).to_string(),
+        entry.identity.clone(),
+        entry.source.clone(),
+        entry.operation.clone(),
+        entry.handle.clone(),
+        entry.result.clone(),
+        entry.code.to_string(),
+    ]
+}
+
+fn verify(place: &Place, form: Format) -> Result<(), Failed> {
+    let directory = place.load()?.audit_dir();
+    let report = audit::verify(&directory).map_err(|error| {
+        Failed::report(format_args!("audit trail {}: {error}", directory.display()))
+    })?;
+    let good = report.problems.is_empty();
+    match form {
+        Format::Json => output::print_json(&json!({
+            "good": good,
+            "entries": report.entries,
+            "hash": report.hash,
+            "problems": report.problems,
+        }))?,
+        Format::Table => {
+            let mut text = format!(
+                "{} entries, the last one has the hash {}\n",
+                report.entries, report.hash
+            );
+            report
+                .problems
+                .iter()
+                .for_each(|problem| text.extend([problem, "\n"]));
+            output::print(&text)?;
+        }
+    }
+    match good {
+        true => Ok(()),
+        false => Err(Failed::report("the audit trail is not whole")),
+    }
+}
+
+fn seconds(text: &str) -> Result<u64, Failed> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(seconds);
+    }
+    let time = humantime::parse_rfc3339_weak(text);
+    let passed = time
+        .ok()
+        .and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    passed.map(|passed| passed.as_secs()).ok_or_else(|| {
+        Failed::usage(format_args!(
+            "--since: {text:?} is no time; give 2026-11-24T08:00:00Z or seconds since 1970"
+        ))
+    })
+}

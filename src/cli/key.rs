@@ -1,0 +1,268 @@
+//! `jiexi key …`: make, convert and look at keys; put the node's key into escrow.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use super::Failed;
+use super::output::{self, Format as Output};
+use super::place::Place;
+use crate::identity::{self, KeyPair};
+use crate::keyring;
+
+/// Make, convert and look at keys
+///
+/// Private keys are written to files that only their owner may read, never to a terminal unless --out is - .
+#[derive(Debug, Args)]
+pub(super) struct Key {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Make an RSA-2048 key pair
+    New {
+        #[command(flatten)]
+        destination: Destination,
+    },
+    /// Read a key in any form and write it as a reference key file
+    Import {
+        /// Reference key file, PEM (PKCS#8 or PKCS#1) or JSON Web Key
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// File with the passphrase that opens it
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+        /// Where to write it; the file must not exist
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Write a key in another form
+    Export {
+        /// Reference key file, PEM or JSON Web Key
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// File with the passphrase that opens it
+        #[arg(long, value_name = "FILE")]
+        open_with: Option<PathBuf>,
+        /// Only the public half
+        #[arg(long)]
+        public: bool,
+        #[command(flatten)]
+        destination: Destination,
+    },
+    /// Show what a key is, without anything secret
+    Show {
+        /// Reference key file, PEM or JSON Web Key
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// File with the passphrase that opens it
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+        /// Form of the output
+        #[arg(long, short = 'o', value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Keep the node's key under a passphrase, so that a backup can be restored on another host
+    ///
+    /// Secrets in the store are encrypted with the node's key: without it a backup has lost them.
+    Escrow {
+        #[command(subcommand)]
+        action: Escrow,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Escrow {
+    /// Write the node's key, protected by a passphrase
+    Export {
+        /// Where to write it; the file must not exist
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// File with the passphrase
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: PathBuf,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Bring the key back, into the data directory of a node that has none
+    Import {
+        /// What the export has written
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// File with the passphrase
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: PathBuf,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// Where and how a key is written.
+#[derive(Debug, Args)]
+struct Destination {
+    /// Where to write it; the file must not exist. - is standard output
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// In which form
+    #[arg(long, value_enum, default_value_t)]
+    format: Form,
+    /// File with a passphrase that protects it (form file only)
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// A key file as the reference tools have it
+    #[default]
+    File,
+    /// PEM
+    Pem,
+    /// JSON Web Key
+    Jwk,
+}
+
+impl Key {
+    pub(super) fn run(self) -> Result<(), Failed> {
+        match self.action {
+            Action::New { destination } => {
+                let pair = KeyPair::generate().map_err(Failed::report)?;
+                destination.write(&pair, false)
+            }
+            Action::Import {
+                file,
+                passphrase_file,
+                out,
+            } => {
+                let pair = read(&file, passphrase_file.as_deref())?;
+                write(&out, &pair.file())
+            }
+            Action::Export {
+                file,
+                open_with,
+                public,
+                destination,
+            } => destination.write(&read(&file, open_with.as_deref())?, public),
+            Action::Show {
+                file,
+                passphrase_file,
+                output,
+            } => show(&read(&file, passphrase_file.as_deref())?, output),
+            Action::Escrow { action } => action.run(),
+        }
+    }
+}
+
+impl Escrow {
+    fn run(self) -> Result<(), Failed> {
+        match self {
+            Self::Export {
+                out,
+                passphrase_file,
+                place,
+            } => {
+                let key = place.load()?.node_key();
+                let pair = keyring::read(&key, None).map_err(Failed::report)?;
+                let passphrase = passphrase(&passphrase_file)?;
+                let file = keyring::file(&pair, Some(&passphrase)).map_err(Failed::report)?;
+                write(&out, &file)?;
+                output::print(&format!(
+                    "{} holds the node's key, protected. Keep it and the passphrase in different places.\n",
+                    out.display()
+                ))
+            }
+            Self::Import {
+                file,
+                passphrase_file,
+                place,
+            } => {
+                let pair = read(&file, Some(&passphrase_file))?;
+                let key = place.load()?.node_key();
+                write(&key, &pair.file())?;
+                output::print(&format!(
+                    "{} is in place; its public half must be that of the site record.\n",
+                    key.display()
+                ))
+            }
+        }
+    }
+}
+
+impl Destination {
+    fn write(&self, pair: &KeyPair, public: bool) -> Result<(), Failed> {
+        let secret = self
+            .passphrase_file
+            .as_deref()
+            .map(passphrase)
+            .transpose()?;
+        if secret.is_some() && (self.format != Form::File || public) {
+            return Err(Failed::usage(
+                "--passphrase-file: only private keys in the form file are protected",
+            ));
+        }
+        let text = |text: &str| Zeroizing::new(text.as_bytes().to_vec());
+        let octets = match (self.format, public) {
+            (Form::File, false) => keyring::file(pair, secret.as_ref().map(|secret| &secret[..]))
+                .map_err(Failed::report)?,
+            (Form::File, true) => Zeroizing::new(pair.public_octets().to_vec()),
+            (Form::Pem, false) => text(&keyring::pem(pair).map_err(Failed::report)?),
+            (Form::Pem, true) => text(&keyring::public_pem(pair).map_err(Failed::report)?),
+            (Form::Jwk, public) => text(&format!("{:#}\n", keyring::jwk(pair, public))),
+        };
+        if self.out == Path::new("-") {
+            use std::io::Write as _;
+            return std::io::stdout().write_all(&octets).map_err(Failed::report);
+        }
+        write(&self.out, &octets)
+    }
+}
+
+fn show(pair: &KeyPair, form: Output) -> Result<(), Failed> {
+    let (bits, fingerprint) = (keyring::bits(pair), keyring::fingerprint(pair));
+    match form {
+        Output::Json => output::print_json(&json!({
+            "type": "RSA",
+            "bits": bits,
+            "fingerprint": fingerprint,
+            "public": keyring::jwk(pair, true),
+        })),
+        Output::Table => {
+            let pem = keyring::public_pem(pair).map_err(Failed::report)?;
+            output::print(&format!(
+                "RSA, {bits} bits\nSHA-256 of the public key  {fingerprint}\n\n{pem}"
+            ))
+        }
+    }
+}
+
+fn read(file: &Path, passphrase_file: Option<&Path>) -> Result<KeyPair, Failed> {
+    let secret = passphrase_file.map(passphrase).transpose()?;
+    keyring::read(file, secret.as_ref().map(|secret| &secret[..])).map_err(Failed::report)
+}
+
+/// The first line of a file.
+fn passphrase(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failed> {
+    let text = std::fs::read(path)
+        .map_err(|error| Failed::report(format_args!("{}: {error}", path.display())))?;
+    let text = Zeroizing::new(text);
+    let line = text
+        .split(|octet| *octet == b'\n')
+        .next()
+        .unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.is_empty() {
+        return Err(Failed::report(format_args!(
+            "{}: the first line is empty; it must be the passphrase",
+            path.display()
+        )));
+    }
+    Ok(Zeroizing::new(line.to_vec()))
+}
+
+fn write(path: &Path, octets: &[u8]) -> Result<(), Failed> {
+    identity::write_file(path, 0o600, octets).map_err(Failed::report)
+}

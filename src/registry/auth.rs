@@ -1,0 +1,310 @@
+//! Who asks: the proof in an answer to a challenge, checked against the keys in handle records.
+//!
+//! [`Authenticated`] is made here and nowhere else. A refusal takes as long as a success: when the
+//! identity or its key does not exist, work of the same kind is done with a key of our own.
+
+use bytes::Bytes;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use jiexi_proto::Version;
+use jiexi_proto::message::challenge::{MacAlgorithm, Proof};
+use jiexi_proto::value::{Reference, Value};
+use md5::Md5;
+use sha1::Sha1;
+use sha2::Sha256;
+use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
+
+use super::keys::{Hash, VerifyingKey};
+use super::records::{Records, Unavailable};
+
+/// Most PBKDF2 iterations a client may ask for: twice what clients use, some milliseconds of work.
+pub const ITERATIONS_MAX: u32 = 20_000;
+/// Longest salt, octets: four times what clients use, and no more than one block of the hash.
+pub const SALT_MAX: usize = 64;
+/// Largest derived key, bits: clients ask for 160; each 160 bits are another run of all iterations.
+pub const KEY_BITS_MAX: u32 = 160;
+/// Most keys that index 0, "any key of the handle", tries.
+pub const ANY_KEY_MAX: usize = 16;
+/// What the work for unknown identities is done with.
+const NOBODY: &[u8] = b"nobody's secret";
+
+/// Somebody, by the value that holds their key: `300:0.NA/88.118`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Identity {
+    /// The folded handle.
+    pub handle: Vec<u8>,
+    /// The index of the value with the key; 0 is any key of the handle.
+    pub index: u32,
+}
+
+impl Identity {
+    /// The identity that a reference names.
+    #[must_use]
+    pub fn of(reference: &Reference, records: &Records) -> Self {
+        Self {
+            handle: records.key(&reference.handle),
+            index: reference.index,
+        }
+    }
+}
+
+impl std::fmt::Display for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{}:{}",
+            self.index,
+            String::from_utf8_lossy(&self.handle)
+        )
+    }
+}
+
+/// How an identity was proved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// By a shared secret.
+    SecretKey,
+    /// By an RSA signature.
+    Rsa,
+    /// By a DSA signature.
+    Dsa,
+}
+
+impl Method {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::SecretKey, Self::Rsa, Self::Dsa];
+
+    /// The name in metrics and in the audit trail.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::SecretKey => "seckey",
+            Self::Rsa => "rsa",
+            Self::Dsa => "dsa",
+        }
+    }
+}
+
+/// An identity that was proved. There is no other way to have one than [`verify`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authenticated {
+    identity: Identity,
+    key_index: u32,
+    method: Method,
+}
+
+impl Authenticated {
+    /// Who it is, as they said.
+    #[must_use]
+    pub const fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// How it was proved.
+    #[must_use]
+    pub const fn method(&self) -> Method {
+        self.method
+    }
+
+    /// The index that was claimed, and that of the value whose key proved it.
+    pub(super) const fn indexes(&self) -> [u32; 2] {
+        [self.identity.index, self.key_index]
+    }
+
+    /// Whether this is the identity `index` of `handle` (folded): what was claimed, or the value
+    /// whose key proved a claim of "any key". A list that names index 0 means every one of them.
+    #[must_use]
+    pub fn is(&self, handle: &[u8], index: u32) -> bool {
+        self.identity.handle == handle
+            && (index == 0 || index == self.identity.index || index == self.key_index)
+    }
+}
+
+/// Which old proofs are accepted of peers that could do better (version 2.7 and later).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// DSA keys, whatever the version.
+    pub dsa: bool,
+    /// SHA-1 in signatures. Peers before 2.7 know nothing else and may use it anyway.
+    pub sha1: bool,
+}
+
+/// An answer to a challenge.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// Who they say they are.
+    pub identity: Identity,
+    /// `HS_PUBKEY` or `HS_SECKEY`.
+    pub kind: Bytes,
+    /// The proof, in its wire form.
+    pub answer: Bytes,
+    /// The version that the client spoke.
+    pub version: Version,
+}
+
+/// Checks a claim against what was asked of the client: `asked` are nonce and request digest, one
+/// after the other, of each challenge it may answer. Returns which one it answered.
+///
+/// # Errors
+/// The store cannot say what the keys are. A wrong proof is `Ok(None)`.
+pub fn verify(
+    records: &Records,
+    nobody: &VerifyingKey,
+    policy: Policy,
+    claim: &Claim,
+    asked: &[Vec<u8>],
+) -> Result<Option<(Authenticated, usize)>, Unavailable> {
+    let Ok(proof) = Proof::decode(&claim.kind, &claim.answer) else {
+        return Ok(None);
+    };
+    let found = records.record(&claim.identity.handle)?;
+    let values = found.map_or_else(Vec::new, |record| records.values(&record));
+    Ok(match &proof {
+        Proof::Signature { hash, signature } => {
+            by_signature(nobody, policy, claim, &values, asked, hash, signature)
+        }
+        secret if claim.kind == Proof::SECRET_KEY => by_secret(claim, &values, asked, secret),
+        _ => None,
+    })
+}
+
+fn by_signature(
+    nobody: &VerifyingKey,
+    policy: Policy,
+    claim: &Claim,
+    values: &[Value],
+    asked: &[Vec<u8>],
+    hash: &[u8],
+    signature: &[u8],
+) -> Option<(Authenticated, usize)> {
+    let hash = Hash::named(hash)?;
+    let old = claim.version < Version::V2_7;
+    let named = |value: &&Value| {
+        value.kind == Proof::PUBLIC_KEY
+            && (claim.identity.index == 0 || claim.identity.index == value.index)
+    };
+    let keys: Vec<(u32, VerifyingKey)> = values
+        .iter()
+        .filter(named)
+        .filter_map(|value| Some((value.index, VerifyingKey::parse(&value.data)?)))
+        .filter(|(_, key)| policy.dsa || matches!(key, VerifyingKey::Rsa(_)))
+        .take(ANY_KEY_MAX)
+        .collect();
+    if keys.is_empty() || (hash == Hash::Sha1 && !old && !policy.sha1) {
+        for message in asked {
+            let _ = std::hint::black_box(nobody.verifies(hash, message, signature));
+        }
+        return None;
+    }
+    for (place, message) in asked.iter().enumerate() {
+        for (index, key) in &keys {
+            if key.verifies(hash, message, signature) {
+                let method = match key {
+                    VerifyingKey::Rsa(_) => Method::Rsa,
+                    VerifyingKey::Dsa(_) => Method::Dsa,
+                };
+                return Some((proved(claim, *index, method), place));
+            }
+        }
+    }
+    None
+}
+
+fn by_secret(
+    claim: &Claim,
+    values: &[Value],
+    asked: &[Vec<u8>],
+    proof: &Proof,
+) -> Option<(Authenticated, usize)> {
+    let named = |value: &&Value| {
+        value.kind == Proof::SECRET_KEY && claim.identity.index == value.index && value.index != 0
+    };
+    let known = values.iter().find(named);
+    let secret = known.map_or(NOBODY, |value| &value.data);
+    let right = proves(secret, asked, proof);
+    // An empty secret is no secret: everybody knows it.
+    known.filter(|value| !value.data.is_empty())?;
+    Some((
+        proved(claim, claim.identity.index, Method::SecretKey),
+        right?,
+    ))
+}
+
+/// What the answer to a message must be.
+type Expected<'a> = Box<dyn Fn(&[u8]) -> Vec<u8> + 'a>;
+
+/// Which of `asked` the holder of `secret` has answered. The time does not depend on the secret.
+#[must_use]
+pub fn proves(secret: &[u8], asked: &[Vec<u8>], proof: &Proof) -> Option<usize> {
+    let (given, expected): (&[u8], Expected<'_>) = match proof {
+        Proof::Signature { .. } => return None,
+        Proof::Old(digest) => (digest, Box::new(|m| around::<Md5>(secret, m))),
+        Proof::Derived {
+            salt,
+            iterations,
+            key_bits,
+            mac,
+        } => {
+            let modest = *iterations <= ITERATIONS_MAX
+                && *iterations > 0
+                && salt.len() <= SALT_MAX
+                && *key_bits <= KEY_BITS_MAX
+                && *key_bits >= 8
+                && key_bits % 8 == 0;
+            if !modest {
+                return None;
+            }
+            let mut key = Zeroizing::new(vec![0; *key_bits as usize / 8]);
+            pbkdf2::pbkdf2_hmac::<Sha1>(secret, salt, *iterations, &mut key);
+            (mac, Box::new(move |m| hmac_sha1(&key, m)))
+        }
+        Proof::Plain { algorithm, digest } => match *algorithm {
+            MacAlgorithm::MD5_DEFAULT | MacAlgorithm::MD5 => {
+                (digest, Box::new(|m| around::<Md5>(secret, m)))
+            }
+            MacAlgorithm::SHA1 => (digest, Box::new(|m| around::<Sha1>(secret, m))),
+            MacAlgorithm::SHA256 => (digest, Box::new(|m| around::<Sha256>(secret, m))),
+            MacAlgorithm::HMAC_SHA1 => (digest, Box::new(|m| hmac_sha1(secret, m))),
+            MacAlgorithm::HMAC_SHA256 => (digest, Box::new(|m| hmac_sha256(secret, m))),
+            _ => return None,
+        },
+    };
+    let mut right = None;
+    for (place, message) in asked.iter().enumerate() {
+        if bool::from(expected(message).ct_eq(given)) {
+            right = Some(place);
+        }
+    }
+    right
+}
+
+fn proved(claim: &Claim, key_index: u32, method: Method) -> Authenticated {
+    Authenticated {
+        identity: claim.identity.clone(),
+        key_index,
+        method,
+    }
+}
+
+/// A hash of secret, message, secret: the form before HMAC.
+fn around<D: sha2::Digest>(secret: &[u8], message: &[u8]) -> Vec<u8> {
+    let hash = D::new().chain_update(secret).chain_update(message);
+    hash.chain_update(secret).finalize().to_vec()
+}
+
+#[expect(clippy::expect_used, reason = "HMAC takes keys of any length")]
+fn hmac_sha1(key: &[u8], message: &[u8]) -> Vec<u8> {
+    let mac = Hmac::<Sha1>::new_from_slice(key).expect("any length");
+    mac.chain_update(message).finalize().into_bytes().to_vec()
+}
+
+#[expect(clippy::expect_used, reason = "HMAC takes keys of any length")]
+pub(super) fn hmac_sha256(key: &[u8], message: &[u8]) -> Vec<u8> {
+    let mac = Hmac::<Sha256>::new_from_slice(key).expect("any length");
+    mac.chain_update(message).finalize().into_bytes().to_vec()
+}
+
+/// SHA-1 around the message, for the MACs of sessions before 2.7.
+pub(super) fn around_sha1(secret: &[u8], message: &[u8]) -> Vec<u8> {
+    around::<Sha1>(secret, message)
+}

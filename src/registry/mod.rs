@@ -1,0 +1,82 @@
+//! The decision whether a change may happen, and what exactly changes.
+//!
+//! Synchronous; time and randomness are arguments. Transports, messages and sockets are unknown
+//! here: every front end comes through this one path.
+//!
+//! ```text
+//!  request ─→ Registry::examine ── what can be refused without knowing who asks
+//!     │
+//!  proof ───→ auth ── Authenticated ─→ permit ── Permit ─→ plan ── Batch ─→ store ─→ audit
+//!     │                                                                └ retry: answered once
+//!  session ─→ session, dh, cipher: keys agreed on, MACs, replays
+//! ```
+//!
+//! * [`Registry`]: the whole path, in the order in which the reference server decides.
+//! * [`auth`]: who asks. Challenge answers are checked against the keys in handle records.
+//! * [`permit`]: what they may do. A [`permit::Permit`] is made nowhere else and used up by the change.
+//! * [`plan`]: current state and request → changes, or a [`Rejection`].
+//! * [`session`]: challenges and sessions of the whole node, bounded; [`dh`], [`cipher`]: their keys.
+//! * [`retry`]: a change that is asked for again is answered, not made again.
+//! * [`throttle`]: wrong answers slow their sender down.
+//! * [`seal`]: secrets are encrypted before they reach the store. [`keys`]: keys and key files.
+//! * [`audit`]: who changed what, chained by hashes.
+
+pub mod audit;
+pub mod auth;
+pub mod cipher;
+mod decision;
+pub mod dh;
+pub mod figures;
+pub mod keys;
+pub mod permit;
+pub mod plan;
+mod records;
+pub mod retry;
+pub mod seal;
+pub mod session;
+pub mod source;
+pub mod throttle;
+
+pub use auth::{Authenticated, Identity};
+pub use decision::{Config, Decision, LIST, READ, Registry};
+pub use records::{Records, Unavailable};
+
+use jiexi_proto::code::ResponseCode;
+
+/// Why a request is not carried out: an outcome, not an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// What is answered.
+    pub code: ResponseCode,
+    /// Why, for a person; never with a secret in it.
+    pub text: std::borrow::Cow<'static, str>,
+}
+
+impl Rejection {
+    /// A rejection that needs no words.
+    #[must_use]
+    pub const fn bare(code: ResponseCode) -> Self {
+        Self::new(code, "")
+    }
+
+    /// A rejection with a reason.
+    #[must_use]
+    pub const fn new(code: ResponseCode, text: &'static str) -> Self {
+        Self {
+            code,
+            text: std::borrow::Cow::Borrowed(text),
+        }
+    }
+
+    /// The node cannot say now; the client is to try again.
+    #[must_use]
+    pub const fn busy(text: &'static str) -> Self {
+        Self::new(ResponseCode::SERVER_TOO_BUSY, text)
+    }
+}
+
+impl From<Unavailable> for Rejection {
+    fn from(_: Unavailable) -> Self {
+        Self::busy("the records are not available now")
+    }
+}

@@ -1,0 +1,494 @@
+//! Changes: asked for, proved, decided, durable, answered; and the challenges on the way.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use getrandom::SysRng;
+use jiexi_proto::code::{OpFlags, ResponseCode};
+use jiexi_proto::limits::NONCE_SIZE;
+use jiexi_proto::message::Body;
+use jiexi_proto::message::challenge::{ChallengeAnswer, VerifyChallenge};
+use jiexi_proto::{Message, OpCode};
+
+use super::counter::{Counter, Step, decoded};
+use super::letter::{Letter, Outcome, Seal, block};
+use crate::clock::Now;
+use crate::registry::audit::Event;
+use crate::registry::auth::Claim;
+use crate::registry::figures::Ended;
+use crate::registry::permit::Need;
+use crate::registry::plan::Request;
+use crate::registry::retry::{Begin, Key};
+use crate::registry::session::{Challenge, Found};
+use crate::registry::{Authenticated, Identity, LIST, READ, Rejection};
+use crate::store::{CommitError, Committed};
+
+/// How often a change is decided again because its record changed meanwhile.
+const ATTEMPTS_MAX: u32 = 8;
+
+/// Answers longer than this are not kept for those who ask again: they ask for the whole.
+const KEPT_MAX: usize = 4_096;
+
+/// A change that the store has decided about.
+pub(super) struct Settled {
+    letter: Letter,
+    request: Request,
+    who: Authenticated,
+    handle: bytes::Bytes,
+    overwritten: bool,
+    attempts: u32,
+    result: Result<Committed, CommitError>,
+}
+
+impl Settled {
+    /// Whether it is done, and its answer takes no signature.
+    pub(super) fn is_light(&self) -> bool {
+        let signed =
+            self.letter.header.flags.contains(OpFlags::CERT) && self.letter.within.is_none();
+        self.result.is_ok() && !signed
+    }
+}
+
+impl Counter {
+    /// A change: refused by what it is, proved, or decided.
+    pub(super) fn change(&mut self, mut letter: Letter, message: Message, request: Request) {
+        let Some(who) = letter.who.clone() else {
+            return match self.registry().examine(&request) {
+                Ok(()) => self.ask(letter, message),
+                Err(rejection) => {
+                    self.registry()
+                        .figures
+                        .changed(kind_of(&request), Ended::Refused);
+                    let step = Step::refuse(&letter, &rejection);
+                    self.finish(letter, step);
+                }
+            };
+        };
+        if letter.retry.is_none() && letter.envelope.session_id != 0 {
+            let Some(begun) = self.begin(letter) else {
+                return;
+            };
+            letter = begun;
+        }
+        self.decide(letter, request, who, 0);
+    }
+
+    /// Takes a request up unless it is under way or answered already.
+    fn begin(&self, mut letter: Letter) -> Option<Letter> {
+        let body = letter.view().map_or(&[][..], |view| view.body);
+        let envelope = &letter.envelope;
+        let key = Key::new(
+            envelope.session_id,
+            envelope.request_id,
+            letter.header.op_code.0,
+            body,
+        );
+        letter.retry = Some(key);
+        match self.desk.retries.begin(key, letter, Now::read().instant) {
+            Begin::New(letter) => Some(letter),
+            Begin::Waiting => None,
+            Begin::Done(mut letter, outcome) => {
+                letter.retry = None;
+                letter.op = outcome.op;
+                letter.answer_session = self.session_of_answer(&letter);
+                self.finish(letter, Step::Answer(outcome, Seal::AsAsked));
+                None
+            }
+            Begin::Crowded(mut letter) => {
+                letter.retry = None;
+                let step = Step::refuse(&letter, &Rejection::busy("the same request is under way"));
+                self.finish(letter, step);
+                None
+            }
+        }
+    }
+
+    /// The session id of an answer: an answered challenge has none any more.
+    fn session_of_answer(&self, letter: &Letter) -> u32 {
+        match letter.within {
+            Some(_) => letter.envelope.session_id,
+            None => 0,
+        }
+    }
+
+    fn decide(&mut self, letter: Letter, request: Request, who: Authenticated, attempts: u32) {
+        let now = Now::read().unix_seconds;
+        match self.registry().decide(&request, &who, now, &mut SysRng) {
+            Ok(decision) => {
+                let desk = Arc::clone(&self.desk);
+                let mut settled = Settled {
+                    letter,
+                    request,
+                    who,
+                    handle: decision.handle,
+                    overwritten: decision.overwritten,
+                    attempts,
+                    result: Err(CommitError::Closed),
+                };
+                self.shared.store.submit(decision.batch, move |result| {
+                    settled.result = result;
+                    desk.settle(settled);
+                });
+            }
+            Err(rejection) => {
+                self.refuse_change(letter, &request, &who, Ended::Refused, &rejection)
+            }
+        }
+    }
+
+    /// The store has decided.
+    pub(super) fn settled(&mut self, settled: Settled) {
+        let Settled {
+            letter,
+            request,
+            who,
+            handle,
+            overwritten,
+            attempts,
+            result,
+        } = settled;
+        let rejection = match result {
+            Ok(committed) => {
+                let event = Event {
+                    result: "committed",
+                    code: ResponseCode::SUCCESS.0,
+                    change: Some(committed.sequence),
+                    handle: &handle,
+                    ..event(&letter, &request, &who)
+                };
+                self.registry().ended(&request, Ended::Committed, &event);
+                let body = match request {
+                    Request::Create { .. } => block(&handle),
+                    _ => Vec::new(),
+                };
+                let outcome = Outcome {
+                    overwritten,
+                    ..Outcome::success(letter.op, body)
+                };
+                return self.finish(letter, Step::Answer(outcome, Seal::AsAsked));
+            }
+            Err(CommitError::Conflict { .. }) if attempts < ATTEMPTS_MAX => {
+                return self.decide(letter, request, who, attempts + 1);
+            }
+            Err(CommitError::TooLarge) => {
+                Rejection::new(ResponseCode::INVALID_VALUE, "the record would be too large")
+            }
+            Err(CommitError::ReadOnly(_)) => {
+                Rejection::new(ResponseCode::ERROR, "this node takes no changes now")
+            }
+            Err(CommitError::DiskFull) => Rejection::busy("the disk is full"),
+            Err(CommitError::Conflict { .. } | CommitError::Busy | CommitError::Closed) => {
+                Rejection::busy("too many changes wait")
+            }
+        };
+        self.refuse_change(letter, &request, &who, Ended::Failed, &rejection);
+    }
+
+    fn refuse_change(
+        &self,
+        letter: Letter,
+        request: &Request,
+        who: &Authenticated,
+        ended: Ended,
+        rejection: &Rejection,
+    ) {
+        let event = Event {
+            result: if ended == Ended::Failed {
+                "failed"
+            } else {
+                "refused"
+            },
+            code: rejection.code.0,
+            ..event(&letter, request, who)
+        };
+        self.registry().ended(request, ended, &event);
+        let step = Step::refuse(&letter, rejection);
+        self.finish(letter, step);
+    }
+
+    /// Asks for proof: a challenge within the session, or one of its own.
+    pub(super) fn ask(&self, letter: Letter, message: Message) {
+        let mut nonce = [0; NONCE_SIZE];
+        if getrandom::fill(&mut nonce).is_err() {
+            let step = Step::refuse(&letter, &Rejection::busy("no randomness"));
+            return self.finish(letter, step);
+        }
+        let challenge = Challenge {
+            nonce,
+            digest: letter.digest().1.into(),
+            envelope: message.envelope,
+            content: letter.content.clone(),
+            made: letter.came,
+        };
+        let registry = self.registry();
+        let (nonce, id) = if let Some(within) = &letter.within {
+            let mut session = within
+                .session
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let same = session
+                .pending
+                .iter()
+                .find(|pending| pending.digest == challenge.digest);
+            let nonce = same.map_or(nonce, |pending| pending.nonce);
+            if same.is_none() {
+                session.ask(challenge);
+            }
+            (nonce, within.id)
+        } else {
+            let draw = || getrandom::u32().ok();
+            match registry.table.ask(challenge, letter.source(), draw) {
+                Ok(id) => (nonce, id),
+                Err(_) => {
+                    let step = Step::refuse(&letter, &Rejection::busy("too many challenges wait"));
+                    return self.finish(letter, step);
+                }
+            }
+        };
+        let octets = letter.challenge(&nonce, id, &registry.key, self.stamp());
+        self.send(letter, octets, ResponseCode::AUTHENTICATION_NEEDED);
+    }
+
+    /// An answer to a challenge: if it is right, the request that was challenged is carried out.
+    pub(super) fn proof(&mut self, letter: Letter, message: Message) {
+        let Body::Answer(answer) = &message.body else {
+            let step = Step::refuse(&letter, &Rejection::bare(ResponseCode::PROTOCOL_ERROR));
+            return self.finish(letter, step);
+        };
+        let Some(mut letter) = self.begin(letter) else {
+            return;
+        };
+        let candidates = match self.candidates(&mut letter) {
+            Ok(candidates) => candidates,
+            Err(rejection) => {
+                let step = Step::refuse(&letter, &rejection);
+                return self.finish(letter, step);
+            }
+        };
+        let claim = self.claim(&letter, answer);
+        let asked: Vec<Vec<u8>> = candidates.iter().map(Challenge::asked).collect();
+        let proved =
+            self.registry()
+                .authenticate(&claim, &asked, letter.source(), Now::read().instant);
+        let (who, place) = match proved {
+            Ok(proved) => proved,
+            Err(rejection) => {
+                return self.refuse_proof(letter, &claim.identity, &candidates, &rejection);
+            }
+        };
+        let Some(challenge) = candidates.into_iter().nth(place) else {
+            return self.desk.done();
+        };
+        self.proved(&letter, &who, &challenge);
+        letter.question = Some((challenge.envelope, challenge.content));
+        letter.who = Some(who);
+        let Some(message) = question(&letter) else {
+            let step = Step::refuse(&letter, &Rejection::bare(ResponseCode::PROTOCOL_ERROR));
+            return self.finish(letter, step);
+        };
+        letter.op = message.header.op_code;
+        self.perform(letter, message);
+    }
+
+    /// The challenges that an answer may be for.
+    fn candidates(&self, letter: &mut Letter) -> Result<Vec<Challenge>, Rejection> {
+        const UNKNOWN: Rejection = Rejection::new(
+            ResponseCode::SESSION_TIMEOUT,
+            "Invalid session id or session time out. Please try again.",
+        );
+        const LATE: Rejection = Rejection::bare(ResponseCode::AUTHENTICATION_TIMEOUT);
+        if let Some(within) = &letter.within {
+            let limit = self.registry().config.limits.auth_time;
+            let session = within
+                .session
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let live = |challenge: &&Challenge| {
+                letter.came.saturating_duration_since(challenge.made) <= limit
+            };
+            let live: Vec<Challenge> = session.pending.iter().filter(live).cloned().collect();
+            return match (live.is_empty(), session.pending.is_empty()) {
+                (false, _) => Ok(live),
+                (true, false) => Err(LATE),
+                (true, true) => Err(UNKNOWN),
+            };
+        }
+        match self
+            .registry()
+            .table
+            .answered(letter.envelope.session_id, letter.came)
+        {
+            Found::There(challenge) => {
+                letter.answer_session = 0;
+                Ok(vec![challenge])
+            }
+            Found::TooLate => {
+                letter.answer_session = 0;
+                Err(LATE)
+            }
+            Found::Unknown => Err(UNKNOWN),
+        }
+    }
+
+    fn claim(&self, letter: &Letter, answer: &ChallengeAnswer) -> Claim {
+        let envelope = &letter.envelope;
+        Claim {
+            identity: Identity::of(&answer.user, &self.registry().records),
+            kind: answer.auth_type.clone(),
+            answer: answer.answer.clone(),
+            version: envelope.version.min(envelope.wanted_version()),
+        }
+    }
+
+    /// Writes down in the session who was proved, when it is who opened it: somebody else's proof
+    /// counts for the one request only.
+    fn proved(&self, letter: &Letter, who: &Authenticated, challenge: &Challenge) {
+        let Some(within) = &letter.within else {
+            return;
+        };
+        let mut session = within
+            .session
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        session
+            .pending
+            .retain(|pending| pending.digest != challenge.digest);
+        if session.declared.as_ref() == Some(who.identity()) {
+            session.authenticated = Some(who.clone());
+        }
+    }
+
+    /// Refuses a wrong proof: 400 for somebody who is no administrator of this at all, else 403.
+    fn refuse_proof(
+        &self,
+        mut letter: Letter,
+        claimed: &Identity,
+        candidates: &[Challenge],
+        rejection: &Rejection,
+    ) {
+        let Some(challenge) = candidates.last() else {
+            return self.desk.done();
+        };
+        letter.question = Some((challenge.envelope, challenge.content.clone()));
+        let mut said = rejection.clone();
+        let mut about: (&'static str, Vec<u8>) = ("prove", Vec::new());
+        if let Some(message) = question(&letter) {
+            letter.op = message.header.op_code;
+            if let Some((name, key, need)) = self.subject(&message) {
+                if said.code == ResponseCode::AUTHENTICATION_FAILED {
+                    said = self.registry().refusal(claimed, &key, Some(need));
+                }
+                about = (name, key);
+            }
+        }
+        let event = Event {
+            time: Now::read().unix_seconds.into(),
+            identity: Some(claimed),
+            source: letter.peer.ip().to_string(),
+            operation: about.0,
+            handle: &about.1,
+            result: "refused",
+            code: said.code.0,
+            change: None,
+        };
+        // Whoever is turned away unheard is counted, not written down: they may be many.
+        if said.code != ResponseCode::SERVER_TOO_BUSY {
+            self.registry().note(&event);
+        }
+        let step = Step::refuse(&letter, &said);
+        self.finish(letter, step);
+    }
+
+    /// What a challenged request is about, and what it needs.
+    fn subject(&self, message: &Message) -> Option<(&'static str, Vec<u8>, Need)> {
+        if let Some(request) = super::counter::change_of(message) {
+            let (key, need) = self.registry().need(&request).ok()?;
+            return Some((request.name(), key, need));
+        }
+        let records = &self.registry().records;
+        match (&message.body, message.header.op_code) {
+            (Body::Resolution(asked), _) => Some(("read", records.key(&asked.handle), READ)),
+            (Body::Handle(prefix), OpCode::LIST_HANDLES) => {
+                Some(("list", records.key(prefix), LIST))
+            }
+            (Body::Handle(_), OpCode::LIST_HOMED_NAS) => {
+                Some(("list homed", Vec::new(), Need::Server))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether an answer by secret key is right: asked by a server that has not got the key.
+    pub(super) fn verify(&self, letter: &Letter, asked: &VerifyChallenge) -> Step {
+        let claim = Claim {
+            identity: Identity::of(&asked.user, &self.registry().records),
+            kind: bytes::Bytes::from_static(b"HS_SECKEY"),
+            answer: asked.answer.clone(),
+            version: letter
+                .envelope
+                .version
+                .min(letter.envelope.wanted_version()),
+        };
+        let covered = [&asked.nonce[..], &asked.digest].concat();
+        let now: Instant = Now::read().instant;
+        match self
+            .registry()
+            .authenticate(&claim, &[covered], letter.source(), now)
+        {
+            Ok(_) => Step::success(letter, vec![1]),
+            Err(rejection) if rejection.code == ResponseCode::AUTHENTICATION_FAILED => {
+                Step::success(letter, vec![0])
+            }
+            Err(rejection) => Step::refuse(letter, &rejection),
+        }
+    }
+
+    /// Keeps the answer for those who ask again, and tells those who wait for it.
+    pub(super) fn keep(&self, letter: &mut Letter, outcome: &Outcome) {
+        let Some(key) = letter.retry.take() else {
+            return;
+        };
+        let passing = matches!(
+            outcome.code,
+            ResponseCode::SERVER_TOO_BUSY | ResponseCode::SESSION_TIMEOUT
+        );
+        let waiting = if passing || outcome.body.len() > KEPT_MAX {
+            self.desk.retries.forget(key)
+        } else {
+            self.desk
+                .retries
+                .finish(key, outcome.clone(), Now::read().instant)
+        };
+        for mut other in waiting {
+            other.retry = None;
+            other.op = outcome.op;
+            other.answer_session = self.session_of_answer(&other);
+            self.finish(other, Step::Answer(outcome.clone(), Seal::AsAsked));
+        }
+    }
+}
+
+/// The request that was challenged, or the one that came.
+pub(super) fn question(letter: &Letter) -> Option<Message> {
+    match &letter.question {
+        Some((envelope, content)) => Message::decode_content(*envelope, content).ok(),
+        None => decoded(letter),
+    }
+}
+
+fn kind_of(request: &Request) -> usize {
+    crate::registry::figures::kind_of(request)
+}
+
+fn event<'a>(letter: &Letter, request: &'a Request, who: &'a Authenticated) -> Event<'a> {
+    Event {
+        time: Now::read().unix_seconds.into(),
+        identity: Some(who.identity()),
+        source: letter.peer.ip().to_string(),
+        operation: request.name(),
+        handle: request.handle(),
+        result: "",
+        code: 0,
+        change: None,
+    }
+}

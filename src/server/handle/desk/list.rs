@@ -1,0 +1,164 @@
+//! Lists: the handles of a prefix, the homed prefixes. Fifty names a message, in byte order.
+
+use std::ops::Bound;
+
+use bytes::Bytes;
+use jiexi_proto::Message;
+use jiexi_proto::code::{OpFlags, ResponseCode};
+use jiexi_proto::handle;
+use jiexi_proto::limits::LIST_PAGE;
+use jiexi_proto::wire::Writer;
+
+use super::counter::{Counter, Step};
+use super::letter::{Letter, Outcome, Seal};
+use super::{Answer, Sink};
+use crate::registry::Rejection;
+use crate::server::handle::outcome_of;
+use crate::store::{OwnedRecord, Space};
+
+/// Messages that are made at once: then the client must have taken them.
+const PAGES: usize = 20;
+
+/// A list of handles under way.
+#[derive(Debug)]
+pub struct Listing {
+    letter: Letter,
+    /// What the keys begin with.
+    prefix: Vec<u8>,
+    /// The last key that was told.
+    after: Option<Vec<u8>>,
+}
+
+impl Counter {
+    /// The handles below a prefix.
+    pub(super) fn list(&self, letter: Letter, asked: Bytes, message: Message) {
+        let key = self.registry().records.key(&asked);
+        let homed = self.registry().records.is_homed(&key);
+        let refused = match homed {
+            Err(unavailable) => Some(unavailable.into()),
+            Ok(false) => {
+                let text = "That prefix doesn't live here";
+                Some(Rejection::new(ResponseCode::SERVER_NOT_RESPONSIBLE, text))
+            }
+            Ok(true) => None,
+        };
+        let refused = match (refused, &letter.who) {
+            (Some(rejection), _) => rejection,
+            (None, None) => return self.ask(letter, message),
+            (None, Some(who)) => match self.registry().may_list(who, &key) {
+                Err(rejection) => rejection,
+                Ok(permit) => return self.begin_list(letter, permit.key()),
+            },
+        };
+        let step = Step::refuse(&letter, &refused);
+        self.finish(letter, step);
+    }
+
+    fn begin_list(&self, mut letter: Letter, key: &[u8]) {
+        // A list that is asked for again is made again.
+        if let Some(key) = letter.retry.take() {
+            let _ = self.desk.retries.forget(key);
+        }
+        let prefix = key.get(handle::PREFIX_SPACE.len()..).unwrap_or_default();
+        let prefix = [prefix, b"/"].concat();
+        let sink = std::mem::replace(&mut letter.sink, Sink::Nowhere);
+        let (peer, cell) = (letter.peer, self.cell(sink.transport()));
+        cell.requests(super::op_of(letter.op)).add(1);
+        cell.responses(outcome_of(ResponseCode::SUCCESS)).add(1);
+        cell.durations.observe(letter.came.elapsed(), 1);
+        let answer = self.next_page(Listing {
+            letter,
+            prefix,
+            after: None,
+        });
+        self.deliver(sink, peer, answer);
+        self.desk.done();
+    }
+
+    /// The next messages of a list.
+    pub(super) fn next_page(&self, mut listing: Listing) -> Answer {
+        let mut answer = Answer::default();
+        let from = listing
+            .after
+            .as_deref()
+            .map_or(Bound::Unbounded, Bound::Excluded);
+        let limit = PAGES * LIST_PAGE + 1;
+        let found = self
+            .shared
+            .store
+            .scan(Space::Handle, from, &listing.prefix, limit);
+        let Ok(records) = found else {
+            let rejection = Rejection::busy("the records are not available now");
+            let outcome = Outcome::refusal(listing.letter.op, &rejection);
+            answer.octets =
+                listing
+                    .letter
+                    .answer(&outcome, Seal::AsAsked, &self.registry().key, self.stamp());
+            return answer;
+        };
+        let unfinished = records.len() == limit;
+        let told = &records[..records.len().min(limit - 1)];
+        let pages: Vec<&[OwnedRecord]> = match told.is_empty() {
+            true => vec![&[]],
+            false => told.chunks(LIST_PAGE).collect(),
+        };
+        for (place, page) in pages.iter().enumerate() {
+            let more = unfinished || place + 1 < pages.len();
+            let names: Vec<&[u8]> = page.iter().map(|record| &record.key[..]).collect();
+            answer
+                .octets
+                .extend(self.names(&listing.letter, &names, more));
+        }
+        if unfinished {
+            listing.after = told.last().map(|record| record.key.clone());
+            answer.more = Some(Box::new(listing));
+        }
+        answer
+    }
+
+    fn names(&self, letter: &Letter, names: &[&[u8]], more: bool) -> Vec<u8> {
+        let flags = match more {
+            true => letter.flags().with(OpFlags::CONT),
+            false => letter.flags(),
+        };
+        let outcome = Outcome::success(letter.op, list_of(names));
+        letter.page(
+            &outcome,
+            flags,
+            Seal::AsAsked,
+            &self.registry().key,
+            self.stamp(),
+        )
+    }
+
+    /// The prefixes homed here: for server administrators.
+    pub(super) fn list_homed(&self, letter: &Letter) -> Step {
+        let Some(who) = &letter.who else {
+            return Step::Prove;
+        };
+        if let Err(rejection) = self.registry().may_serve(who) {
+            return Step::refuse(letter, &rejection);
+        }
+        const MAX: usize = 4_096;
+        match self
+            .shared
+            .store
+            .scan(Space::Prefix, Bound::Unbounded, b"", MAX)
+        {
+            Ok(found) => {
+                let names: Vec<&[u8]> = found.iter().map(|record| &record.key[..]).collect();
+                Step::success(letter, list_of(&names))
+            }
+            Err(_) => Step::refuse(
+                letter,
+                &Rejection::busy("the records are not available now"),
+            ),
+        }
+    }
+}
+
+fn list_of(names: &[&[u8]]) -> Vec<u8> {
+    let mut body = Vec::new();
+    Writer::new(&mut body).list(names, |writer, name| writer.bytes(name));
+    body
+}

@@ -1,0 +1,341 @@
+//! What is not answered at once: changes, proofs, sessions, signed answers.
+//!
+//! ```text
+//!  udp worker, tcp task ─→ bounded queue ─→ threads ─→ answer to the connection or the socket
+//!                                             │  ↑
+//!                                             ↓  └ settled: the change is durable, or was refused
+//!                                            store
+//! ```
+//!
+//! * [`Desk`]: the queue. When it is full, the client is told to come back (code 3), at once.
+//! * [`counter`]: one thread's work on one request: open, decode, decide.
+//! * [`letter`]: one request with all that its answer needs, and the answer: sign, encrypt.
+
+mod change;
+mod counter;
+mod letter;
+mod list;
+mod session;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use bytes::Bytes;
+use jiexi_proto::code::ResponseCode;
+use jiexi_proto::{Envelope, EnvelopeFlags, MessageView, OpCode};
+use tokio::sync::oneshot;
+
+pub use self::list::Listing;
+
+use self::change::Settled;
+pub(super) use self::counter::Counter;
+use self::letter::{Letter, Outcome};
+use super::reply::{Reply, Stamp};
+use super::{Shared, op_of};
+use crate::metrics::{Metrics, Transport};
+use crate::registry::Registry;
+use crate::registry::retry::Retries;
+
+/// How the desk is staffed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Threads; 0: one for each core and one more.
+    pub threads: usize,
+    /// Requests that may wait or be under way.
+    pub queue: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            threads: 0,
+            queue: 1_024,
+        }
+    }
+}
+
+/// One request on its way to the desk.
+#[derive(Debug)]
+pub struct Job {
+    /// The whole message with its envelope.
+    pub octets: Bytes,
+    /// Who sent it.
+    pub peer: SocketAddr,
+    /// Where the answer goes.
+    pub sink: Sink,
+    /// When it came.
+    pub came: Instant,
+}
+
+/// Where an answer goes.
+#[derive(Debug)]
+pub enum Sink {
+    /// To a connection, which waits for it.
+    Stream(oneshot::Sender<Answer>),
+    /// To a datagram's sender, from the address that was asked.
+    Datagram {
+        /// The socket of the worker.
+        socket: Arc<UdpSocket>,
+        /// The address that was asked, when the socket is bound to all.
+        from: Option<IpAddr>,
+    },
+    /// It has been given to somebody already.
+    Nowhere,
+}
+
+impl Sink {
+    const fn transport(&self) -> Transport {
+        match self {
+            Self::Stream(_) | Self::Nowhere => Transport::Tcp,
+            Self::Datagram { .. } => Transport::Udp,
+        }
+    }
+}
+
+/// An answer, or the beginning of a long one.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// Whole messages, back to back.
+    pub octets: Vec<u8>,
+    /// What is to be asked for when these are on their way.
+    pub more: Option<Box<Listing>>,
+}
+
+/// Longest request that a connection's own thread takes up.
+const LIGHT_MAX: usize = 16 * 1024;
+/// Requests under way up to which a change is ended on the store's thread.
+const SETTLED_HERE_MAX: usize = 2;
+
+/// What a thread is given to do.
+enum Work {
+    Job(Job),
+    More(Box<Listing>, oneshot::Sender<Answer>),
+    Settled(Box<Settled>),
+}
+
+#[derive(Default)]
+struct Queue {
+    work: VecDeque<Work>,
+    closed: bool,
+}
+
+/// The queue of requests, and what its threads share.
+pub struct Desk {
+    registry: Arc<Registry>,
+    config: Config,
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    /// Requests that wait or are under way.
+    open: AtomicUsize,
+    /// Requests turned away because the queue was full.
+    turned_away: AtomicU64,
+    retries: Retries<Letter, Outcome>,
+    /// Ends changes on the thread of the store, while few are under way.
+    closer: Mutex<Option<Counter>>,
+}
+
+impl std::fmt::Debug for Desk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Desk").finish_non_exhaustive()
+    }
+}
+
+impl Desk {
+    /// A desk without threads yet.
+    #[must_use]
+    pub fn new(registry: Arc<Registry>, config: Config) -> Self {
+        let keep = registry.config.limits.auth_time;
+        Self {
+            registry,
+            config,
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+            open: AtomicUsize::new(0),
+            turned_away: AtomicU64::new(0),
+            retries: Retries::new(keep),
+            closer: Mutex::new(None),
+        }
+    }
+
+    /// The decisions.
+    #[must_use]
+    pub const fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// Requests turned away because the queue was full.
+    #[must_use]
+    pub fn turned_away(&self) -> u64 {
+        self.turned_away.load(Relaxed)
+    }
+
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// When the system starts no more.
+    pub fn start(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        metrics: &Metrics,
+    ) -> io::Result<Vec<JoinHandle<()>>> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = match self.config.threads {
+            0 => cores + 1,
+            threads => threads,
+        };
+        let closer = Counter::new(Arc::clone(self), Arc::clone(shared), metrics);
+        *self.closer.lock().unwrap_or_else(PoisonError::into_inner) = Some(closer);
+        let spawn = |number| {
+            let counter = Counter::new(Arc::clone(self), Arc::clone(shared), metrics);
+            let thread = std::thread::Builder::new().name(format!("desk-{number}"));
+            thread.spawn(move || counter.run())
+        };
+        (0..threads).map(spawn).collect()
+    }
+
+    /// Takes a request up, or gives it back when too many wait. Datagrams, whose senders may be
+    /// forged, get half of the queue, so that connections find the other half.
+    ///
+    /// # Errors
+    /// The queue is full.
+    pub fn submit(&self, job: Job) -> Result<(), Job> {
+        if !self.admit(&job) {
+            return Err(job);
+        }
+        self.push(Work::Job(job));
+        Ok(())
+    }
+
+    /// Whether a request is so light that its connection's own thread may take it up: a change in
+    /// a session, whose proof is a MAC and whose sync is waited for by nobody's thread.
+    pub(super) fn is_light(&self, octets: &[u8]) -> bool {
+        let Ok(message) = MessageView::decode(octets) else {
+            return false;
+        };
+        let session = message.envelope.session_id;
+        octets.len() <= LIGHT_MAX
+            && session != 0
+            && matches!(
+                message.header.op_code,
+                OpCode::CREATE_HANDLE
+                    | OpCode::DELETE_HANDLE
+                    | OpCode::ADD_VALUE
+                    | OpCode::REMOVE_VALUE
+                    | OpCode::MODIFY_VALUE
+            )
+            && self
+                .registry
+                .table
+                .session(session, Instant::now())
+                .is_some()
+    }
+
+    /// Counts a request in, if there is room for it.
+    pub(super) fn admit(&self, job: &Job) -> bool {
+        let room = match job.sink {
+            Sink::Stream(_) | Sink::Nowhere => self.config.queue,
+            Sink::Datagram { .. } => self.config.queue / 2,
+        };
+        if self.open.fetch_add(1, Relaxed) >= room {
+            self.open.fetch_sub(1, Relaxed);
+            self.turned_away.fetch_add(1, Relaxed);
+            return false;
+        }
+        true
+    }
+
+    /// Asks for the rest of a long answer.
+    pub fn go_on(&self, listing: Box<Listing>, answer: oneshot::Sender<Answer>) {
+        self.push(Work::More(listing, answer));
+    }
+
+    /// Ends the threads when everything taken up is done.
+    pub fn close(&self) {
+        // It holds the store, by which it is held.
+        drop(
+            self.closer
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Goes on with a change that the store has decided about; called on the store's own thread.
+    ///
+    /// While few are under way, waking another thread would cost more than ending it here: an
+    /// entry of the audit trail and a MAC. What takes a signature or another decision is handed on.
+    fn settle(&self, settled: Settled) {
+        if self.open.load(Relaxed) <= SETTLED_HERE_MAX
+            && settled.is_light()
+            && let Ok(mut closer) = self.closer.try_lock()
+            && let Some(closer) = &mut *closer
+        {
+            return closer.settled(settled);
+        }
+        self.push(Work::Settled(Box::new(settled)));
+    }
+
+    /// One request is done.
+    fn done(&self) {
+        self.open.fetch_sub(1, Relaxed);
+    }
+
+    fn push(&self, work: Work) {
+        let mut queue = self.lock();
+        match work {
+            // What is under way is ended before something new is begun.
+            Work::Settled(_) => queue.work.push_front(work),
+            Work::Job(_) | Work::More(..) => queue.work.push_back(work),
+        }
+        drop(queue);
+        self.changed.notify_one();
+    }
+
+    /// The next thing to do; none when the desk is closed and everything is done.
+    fn next(&self) -> Option<Work> {
+        let mut queue = self.lock();
+        loop {
+            if let Some(work) = queue.work.pop_front() {
+                return Some(work);
+            }
+            if queue.closed && self.open.load(Relaxed) == 0 {
+                // The others may be waiting for this moment as well.
+                self.changed.notify_all();
+                return None;
+            }
+            let waited = self
+                .changed
+                .wait_timeout(queue, std::time::Duration::from_millis(200));
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Appends "too busy", for a request that the desk gave back.
+pub(super) fn busy(octets: &[u8], stamp: Stamp, out: &mut Vec<u8>) {
+    const TEXT: &[u8] = b"too many requests wait: please try again";
+    let code = ResponseCode::SERVER_TOO_BUSY;
+    let Ok(envelope) = Envelope::decode(octets) else {
+        return;
+    };
+    let message = (!envelope.flags.contains(EnvelopeFlags::ENCRYPTED))
+        .then(|| MessageView::decode_lenient(octets).ok())
+        .flatten();
+    let mut reply = match &message {
+        Some(message) => Reply::begin(out, stamp, message, code),
+        None => Reply::refusal(out, stamp, &envelope, OpCode::RESERVED, code),
+    };
+    reply.put_block(TEXT);
+    super::finish(reply);
+}
