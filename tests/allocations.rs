@@ -78,7 +78,7 @@ use std::sync::Arc;
 
 use jiexi::clock::Now;
 use jiexi::metrics::{Metrics, Transport};
-use jiexi::server::handle::{Replies, Responder};
+use jiexi::server::handle::{Replies, Responder, desk};
 
 /// The recorded requests whose kinds are looked up.
 const ASKED: [&str; 7] = [
@@ -126,7 +126,11 @@ fn a_steady_lookup_allocates_nothing() {
 /// Allocations of the three passes over 1,000 full batches.
 fn in_three_passes(requests: &[Vec<u8>]) -> u64 {
     let directory = tempfile::tempdir().expect("a directory");
-    let shared = node::shared(directory.path());
+    let shared = node::shared_by(
+        directory.path(),
+        node::registry_config(),
+        desk::Config::default(),
+    );
     let mut responder = Responder::new(Arc::new(shared), Metrics::default().cell(Transport::Udp));
     let mut replies = Replies::default();
     let batch: Vec<&[u8]> = requests

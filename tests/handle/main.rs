@@ -1,8 +1,11 @@
 //! The Handle front end, asked over real sockets on loopback.
 //!
 //! * [`replay`]: the recorded requests of the reference client, answered as the reference server did.
+//! * [`administration`]: the recorded changes, proofs, sessions, lists and signed answers.
 //! * [`datagrams`]: where UDP answers come from, what is never answered, the amplification guard.
 //! * [`streams`]: pipelining, deadlines, the cap, drain.
+//! * [`client`]: proofs and sessions from the other side.
+//! * [`hazards`]: known ways to abuse proofs, sessions and changes.
 //! * [`hostile`]: bytes that are no messages.
 
 #![expect(
@@ -10,7 +13,10 @@
     reason = "helpers of a test: a failed assumption is a failed test"
 )]
 
+mod administration;
+mod client;
 mod datagrams;
+mod hazards;
 mod hostile;
 mod node;
 mod replay;

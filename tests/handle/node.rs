@@ -3,16 +3,20 @@
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use bytes::Bytes;
 use jiexi::metrics::Metrics;
+use jiexi::registry::audit::Audit;
+use jiexi::registry::keys::NodeKey;
+use jiexi::registry::{self, Identity, Registry};
+use jiexi::server::handle::desk::{self, Desk};
 use jiexi::server::handle::{Shared, stream};
 use jiexi::server::{Bound, Config, Server, budget};
 use jiexi::store::{self, Action, Batch, Change, Draft, DraftValue, Expect, Space, Store};
 use jiexi_proto::handle::{self, CaseRule};
 use jiexi_proto::value::ValueView;
+use jiexi_proto::value::key::{KeyFile, PrivateKey};
 
 /// Prefixes that the reference server had homed when the scenarios were recorded.
 const HOMED: [&str; 3] = ["0.NA/88.118.8", "0.NA/88.118", "0.NA/0.NA"];
@@ -32,7 +36,9 @@ pub(crate) struct Node {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) address: SocketAddr,
     pub(crate) addresses: Vec<SocketAddr>,
-    _directory: tempfile::TempDir,
+    pub(crate) store: Arc<Store>,
+    pub(crate) desk: Arc<Desk>,
+    pub(crate) directory: tempfile::TempDir,
 }
 
 /// A configuration for tests: free ports, and no guard unless the test sets one.
@@ -62,8 +68,21 @@ impl Node {
 
     /// A node as configured.
     pub(crate) fn with(config: Config) -> Self {
+        Self::deciding(config, registry_config(), desk::Config::default())
+    }
+
+    /// A node that decides and is staffed as configured.
+    pub(crate) fn deciding(
+        config: Config,
+        registry: registry::Config,
+        staff: desk::Config,
+    ) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let shared = Arc::new(shared(directory.path()));
+        let shared = Arc::new(shared_by(directory.path(), registry, staff));
+        let (store, desk) = (
+            Arc::clone(&shared.store),
+            shared.desk.clone().expect("a desk"),
+        );
         let metrics = Arc::new(Metrics::default());
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -81,7 +100,9 @@ impl Node {
             metrics,
             address: addresses[0],
             addresses,
-            _directory: directory,
+            store,
+            desk,
+            directory,
         }
     }
 
@@ -149,16 +170,52 @@ pub(crate) fn receive(socket: &UdpSocket) -> Vec<Vec<u8>> {
     datagrams
 }
 
+/// Test keys of the recording.
+pub(crate) fn keys() -> serde_json::Value {
+    let text = std::fs::read_to_string(vectors().join("keys.json")).expect("the keys");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+/// A private key of the recording.
+pub(crate) fn private_key(name: &str) -> PrivateKey {
+    let file = hex::decode(keys()[name].as_str().expect("a key")).expect("hex");
+    match KeyFile::decode(&Bytes::from(file)).expect("a key file") {
+        KeyFile::Clear(key) => PrivateKey::decode(&key).expect("a key"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The settings of the recorded server.
+pub(crate) fn registry_config() -> registry::Config {
+    let admin = |index| Identity {
+        handle: b"0.NA/88.118.8".to_vec(),
+        index,
+    };
+    let mut config = registry::Config::default();
+    config.permit.server_admins = (300..=303).map(admin).collect();
+    config.permit.prefix_admins = true;
+    config.policy.dsa = true;
+    config
+}
+
 /// What the workers of a node with the recorded fixture share.
-pub(crate) fn shared(directory: &Path) -> Shared {
+pub(crate) fn shared_by(
+    directory: &Path,
+    registry: registry::Config,
+    staff: desk::Config,
+) -> Shared {
     let store = fixture_store(directory);
     let site = own_site(&store);
+    let key = NodeKey::new(&private_key("server_priv.bin_hex")).expect("a key");
+    let audit = Audit::open(&directory.join("audit")).expect("an audit trail");
+    let registry = Registry::new(Arc::clone(&store), key, registry, Some(audit));
+    let registry = Arc::new(registry.expect("a registry"));
     Shared {
         store,
         case: CaseRule::Whole,
         site,
         site_serial: 1,
-        last_session: AtomicU32::new(0),
+        desk: Some(Arc::new(Desk::new(registry, staff))),
     }
 }
 
