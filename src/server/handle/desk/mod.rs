@@ -8,8 +8,8 @@
 //! ```
 //!
 //! * [`Desk`]: the queue. When it is full, the client is told to come back (code 3), at once.
-//! * [`counter`]: one thread's work on one request: open, decode, decide.
-//! * [`letter`]: one request with all that its answer needs, and the answer: sign, encrypt.
+//! * `counter`: one thread's work on one request: open, decode, decide.
+//! * `letter`: one request with all that its answer needs, and the answer: sign, encrypt.
 
 mod change;
 mod counter;
