@@ -8,11 +8,13 @@
 //!
 //! * [`handle`]: the Handle protocol, over UDP worker threads and TCP tasks.
 //! * [`accept`]: connections: cap, back-off, the longest idle one.
+//! * [`datagram`]: UDP worker threads of any protocol.
 //! * [`budget`]: the guard against amplification.
 //! * [`Server`]: binds everything before any work, starts it, drains it.
 
 pub mod accept;
 pub mod budget;
+pub mod datagram;
 pub mod handle;
 
 use std::io;
@@ -125,7 +127,11 @@ impl Bound {
         let listener = listen(address).map_err(refused("TCP", address))?;
         address = listener.local_addr().map_err(refused("TCP", address))?;
         for _ in 0..self.workers {
-            let socket = udp::bind(address, self.config.receive_buffer);
+            let socket = datagram::bind(
+                address,
+                self.config.receive_buffer,
+                "handle.udp_receive_buffer",
+            );
             self.sockets.push(socket.map_err(refused("UDP", address))?);
         }
         self.listeners.push(listener);
@@ -189,11 +195,13 @@ impl Server {
         count_kernel_drops(metrics, &sockets);
         let mut threads = Vec::new();
         for (number, socket) in sockets.into_iter().enumerate() {
-            let worker = udp::Worker {
-                socket: Arc::new(socket),
-                responder: Responder::new(Arc::clone(shared), metrics.cell(Transport::Udp)),
-                budget: Budget::new(&config.budget, workers, Instant::now()),
-                proven: Arc::clone(&proven),
+            let socket = Arc::new(socket);
+            let responder = Responder::new(Arc::clone(shared), metrics.cell(Transport::Udp));
+            let budget = Budget::new(&config.budget, workers, Instant::now());
+            let proven = Arc::clone(&proven);
+            let worker = datagram::Worker {
+                front: udp::Datagrams::new(Arc::clone(&socket), responder, budget, proven),
+                socket,
                 stop: Arc::clone(&stop),
             };
             threads.push(spawn_worker(number, worker)?);
@@ -261,7 +269,10 @@ impl Server {
     }
 }
 
-fn spawn_worker(number: usize, worker: udp::Worker) -> io::Result<JoinHandle<io::Result<()>>> {
+fn spawn_worker<F: datagram::Front + Send + 'static>(
+    number: usize,
+    worker: datagram::Worker<F>,
+) -> io::Result<JoinHandle<io::Result<()>>> {
     std::thread::Builder::new()
         .name(format!("udp-{number}"))
         .spawn(move || {

@@ -31,7 +31,7 @@ use crate::resolver::{self, Answer, Authority, Query};
 use crate::store::{Lookup, Reader, Session, Store};
 
 /// The most requests answered in one go.
-pub const BATCH: usize = 32;
+pub use crate::server::datagram::BATCH;
 
 /// The first version whose clients follow a prefix referral by themselves.
 const FOLLOWS_REFERRALS: Version = Version {

@@ -457,8 +457,9 @@ impl Counter {
             Sink::Nowhere => {}
             Sink::Datagram { socket, from } => {
                 self.udp.sent_bytes.add(answer.octets.len() as u64);
-                let send =
-                    |datagram: &[u8]| super::super::udp::send_from(&socket, from, peer, datagram);
+                let send = |datagram: &[u8]| {
+                    crate::server::datagram::send_from(&socket, from, peer, datagram)
+                };
                 if answer.octets.len() <= DATAGRAM_MAX {
                     return send(&answer.octets);
                 }
