@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Starts two jiexi nodes on loopback and lets CNRI's Java client resolve through them.
+# Starts jiexi nodes on loopback; CNRI's Java client resolves through them and administers one. Prints the matrix
+# client × operation × result and compares it with README.md (MATRIX=write writes it there).
 # The last line is "interop: N passed, M failed". With CI=true a missing tool is a failure, else a skip.
 # JIEXI names the program under test; without it the release build of this checkout is made and used.
 set -euo pipefail
@@ -62,13 +63,16 @@ ready() {
     [[ $status == *" 200 "* ]]
 }
 
-# node NAME PREFIX PORT: makes a node from NAME.ndjson, starts it and waits until it is ready.
+# node NAME PREFIX PORT: makes a node, with the records of NAME.ndjson if there is such a file, starts it and
+# waits until it is ready.
 node() {
     local name=$1 prefix=$2 port=$3 operations
     operations=$(free_port)
     "$JIEXI" init --prefix "$prefix" --address 127.0.0.1 --port "$port" --data "$work/$name" \
         >"$work/$name-init.log" 2>&1
-    "$JIEXI" import --data "$work/$name" "$work/$name.ndjson" >"$work/$name-import.log" 2>&1
+    if [[ -e $work/$name.ndjson ]]; then
+        "$JIEXI" import --data "$work/$name" "$work/$name.ndjson" >"$work/$name-import.log" 2>&1
+    fi
     JIEXI_HANDLE_LISTEN=127.0.0.1 JIEXI_OPERATIONS_LISTEN=127.0.0.1:$operations \
         "$JIEXI" serve --config "$work/$name/jiexi.toml" >"$work/$name-serve.log" 2>&1 &
     local pid=$!
@@ -88,23 +92,42 @@ node() {
 mvn -q -B -ntp -Dstyle.color=never test-compile dependency:copy-dependencies -DoutputDirectory=target/lib | plain
 port_a=$(free_port)
 port_b=$(free_port)
+port_c=$(free_port)
 java -cp 'target/classes:target/lib/*' interop.Prepare \
     "$fixture" "$work" 127.0.0.1 "$port_a" 127.0.0.1 "$port_b"
 node a 88.118 "$port_a"
 node b 88.118.9 "$port_b"
+node c 88.300 "$port_c"
 
 status=0
 mvn -B -ntp -Dstyle.color=never surefire:test \
     -Dinterop.data="$work" \
     -Dinterop.a.address=127.0.0.1 -Dinterop.a.port="$port_a" \
-    -Dinterop.b.address=127.0.0.1 -Dinterop.b.port="$port_b" | plain | tee "$work/tests.txt" || status=$?
+    -Dinterop.b.address=127.0.0.1 -Dinterop.b.port="$port_b" \
+    -Dinterop.c.address=127.0.0.1 -Dinterop.c.port="$port_c" \
+    -Dinterop.outcomes="$work/outcomes.tsv" | plain | tee "$work/tests.txt" || status=$?
 
 total='Tests run: ([0-9]+), Failures: ([0-9]+), Errors: ([0-9]+), Skipped: ([0-9]+)$'
 if ! [[ $(grep -E "$total" "$work/tests.txt" | tail -n 1) =~ $total ]]; then
     echo "interop: no tests ran" >&2
     exit 1
 fi
-failed=$((BASH_REMATCH[2] + BASH_REMATCH[3]))
-echo "interop: $((BASH_REMATCH[1] - failed - BASH_REMATCH[4])) passed, $failed failed"
+ran=("${BASH_REMATCH[@]}")
+
+# The table of the README is the one that this run prints.
+echo
+java -cp 'target/test-classes:target/classes:target/lib/*' interop.Matrix "$work/outcomes.tsv" | tee "$work/matrix.md"
+begin='<!-- interop matrix -->' end='<!-- end of interop matrix -->'
+if [[ ${MATRIX:-} == write ]]; then
+    sed -i -e "/^$begin/,/^$end/{/^|/d}" -e "/^$begin/r $work/matrix.md" "$root/README.md"
+fi
+if ! diff -u --label README.md --label "this run" \
+    <(sed -n "/^$begin/,/^$end/{/^|/p}" "$root/README.md") "$work/matrix.md"; then
+    echo "interop: the matrix in README.md is not that of this run; MATRIX=write $0 brings it up to date" >&2
+    status=1
+fi
+
+failed=$((ran[2] + ran[3]))
+echo "interop: $((ran[1] - failed - ran[4])) passed, $failed failed"
 if [[ $status -eq 0 && $failed -gt 0 ]]; then status=1; fi
 exit "$status"

@@ -91,6 +91,26 @@ final class Client {
         return resolver.processRequest(request);
     }
 
+    /** Sends a request for its effect; whatever is not a plain success becomes the client's own exception. */
+    void change(AbstractRequest request) throws HandleException {
+        AbstractResponse response = send(request);
+        if (response.responseCode != AbstractMessage.RC_SUCCESS) {
+            throw HandleException.ofResponse(response);
+        }
+    }
+
+    /** The same client over this transport. */
+    Client on(Transport transport) {
+        resolver.setPreferredProtocols(transport.protocols);
+        return this;
+    }
+
+    /** The same client with sessions for administration; the default of CNRI's client is a plain one. */
+    Client with(Session session) {
+        resolver.setSessionTracker(session.tracker());
+        return this;
+    }
+
     static ResolutionRequest request(String handle, List<String> types, int... indexes) {
         byte[][] wanted = types.stream().map(Util::encodeString).toArray(byte[][]::new);
         return new ResolutionRequest(Util.encodeString(handle), wanted, indexes, null);

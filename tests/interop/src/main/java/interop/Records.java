@@ -83,6 +83,18 @@ final class Records {
         return values;
     }
 
+    /** The key of the server that the first HS_SITE of the file names. */
+    byte[] serverKey() throws HandleException {
+        for (List<HandleValue> values : records.values()) {
+            for (HandleValue value : values) {
+                if (value.getTypeAsString().equals("HS_SITE")) {
+                    return Encoder.decodeSiteInfoRecord(value.getData(), 0).servers[0].publicKey;
+                }
+            }
+        }
+        throw new IllegalArgumentException("no HS_SITE in the test data");
+    }
+
     /** What an anonymous client may see of a handle. */
     List<HandleValue> visible(String handle) {
         return get(handle).stream().filter(HandleValue::getAnyoneCanRead).toList();

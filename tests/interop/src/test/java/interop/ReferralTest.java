@@ -16,12 +16,14 @@ import org.junit.jupiter.params.provider.EnumSource;
  * Goal: a client that knows node A only finds what lives on node B. Method: each handle is absent from A,
  * so that an answer with B's values can only have come over the referral.
  */
+@Of(Of.Peer.HANDLE_CLIENT)
 class ReferralTest {
     private static final List<String> ALL = List.of();
 
     /** 0.NA/88.118.9 at A holds an HS_SITE naming B. */
     @ParameterizedTest
     @EnumSource
+    @Covers(Operation.REFER)
     void siteOfAPrefix(Transport transport) throws Exception {
         follows(transport, "88.118.9/x");
     }
@@ -29,6 +31,7 @@ class ReferralTest {
     /** 0.NA/88.118.10 at A holds an HS_SERV naming 88.118.8/service, whose HS_SITE names B. */
     @ParameterizedTest
     @EnumSource
+    @Covers(Operation.REFER)
     void serviceHandle(Transport transport) throws Exception {
         follows(transport, "88.118.10/x");
     }
@@ -36,12 +39,14 @@ class ReferralTest {
     /** 0.NA/88.118.7 is absent at A; its parent's HS_SITE.PREFIX sends the client to B (code 303). */
     @ParameterizedTest
     @EnumSource
+    @Covers(Operation.REFER)
     void prefixReferral(Transport transport) throws Exception {
         follows(transport, "88.118.7/x");
     }
 
     @ParameterizedTest
     @EnumSource(names = {"UDP", "TCP"})
+    @Covers(Operation.REFER)
     void prefixReferralIsCode303(Transport transport) throws Exception {
         Client client = Setting.nodeA(transport);
         AbstractResponse response =
@@ -56,6 +61,7 @@ class ReferralTest {
 
     @ParameterizedTest
     @EnumSource(names = {"UDP", "TCP"})
+    @Covers(Operation.REFUSED)
     void unknownHandleBehindAReferral(Transport transport) throws Exception {
         Client client = Setting.nodeA(transport);
         HandleException refused = assertThrows(HandleException.class, () -> client.resolve("88.118.9/none", ALL));
@@ -65,6 +71,7 @@ class ReferralTest {
     /** A prefix nobody here knows: the client finds no service, and does not hang. */
     @ParameterizedTest
     @EnumSource(names = {"UDP", "TCP"})
+    @Covers(Operation.REFUSED)
     void unknownPrefix(Transport transport) throws Exception {
         Client client = Setting.nodeA(transport);
         HandleException refused = assertThrows(HandleException.class, () -> client.resolve("10.9999/x", ALL));

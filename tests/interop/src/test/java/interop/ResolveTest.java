@@ -33,12 +33,14 @@ import org.junit.jupiter.params.provider.EnumSource;
  * Goal: what CNRI's client reads from a node is what was put in. Method: each test asks node A over one
  * transport alone and compares with the imported file, or with literals where the file would hide a slip.
  */
+@Of(Of.Peer.HANDLE_CLIENT)
 class ResolveTest {
     private static final String PLAIN = "88.118.8/test1";
     private static final List<String> ALL = List.of();
 
     @ParameterizedTest
     @EnumSource(names = {"UDP", "TCP"})
+    @Covers(Operation.RESOLVE)
     void allPublicValues(Transport transport) throws Exception {
         List<HandleValue> found = Setting.nodeA(transport).resolve(PLAIN, ALL);
         Compare.same(Setting.records("a").visible(PLAIN), found);
@@ -56,6 +58,7 @@ class ResolveTest {
 
     @ParameterizedTest
     @EnumSource(names = {"UDP", "TCP"})
+    @Covers(Operation.RESOLVE)
     void byType(Transport transport) throws Exception {
         Client client = Setting.nodeA(transport);
         assertEquals(List.of(1), indexes(client.resolve(PLAIN, List.of("URL"))));
@@ -66,6 +69,7 @@ class ResolveTest {
 
     @ParameterizedTest
     @EnumSource(names = {"UDP", "TCP"})
+    @Covers(Operation.RESOLVE)
     void byIndex(Transport transport) throws Exception {
         Client client = Setting.nodeA(transport);
         assertEquals(List.of(2, 4), indexes(client.resolve(PLAIN, ALL, 4, 2)));
@@ -74,12 +78,14 @@ class ResolveTest {
 
     @ParameterizedTest
     @EnumSource(names = {"UDP", "TCP"})
+    @Covers(Operation.RESOLVE)
     void typeAndIndexAreAUnion(Transport transport) throws Exception {
         assertEquals(List.of(1, 2), indexes(Setting.nodeA(transport).resolve(PLAIN, List.of("EMAIL"), 1)));
     }
 
     @ParameterizedTest
     @EnumSource(names = {"UDP", "TCP"})
+    @Covers(Operation.RESOLVE)
     void caseOfTheHandleIsFoldedAndEchoed(Transport transport) throws Exception {
         List<HandleValue> found = Setting.nodeA(transport).resolve("88.118.8/TeSt1", ALL);
         Compare.same(Setting.records("a").visible(PLAIN), found);
@@ -87,6 +93,7 @@ class ResolveTest {
 
     @ParameterizedTest
     @EnumSource(names = {"UDP", "TCP"})
+    @Covers(Operation.RESOLVE)
     void unicodeHandle(Transport transport) throws Exception {
         List<HandleValue> found = Setting.nodeA(transport).resolve("88.118.8/工业标识", ALL);
         Compare.same(Setting.records("a").visible("88.118.8/工业标识"), found);
@@ -95,6 +102,7 @@ class ResolveTest {
 
     @ParameterizedTest
     @EnumSource(names = {"UDP", "TCP"})
+    @Covers(Operation.RESOLVE)
     void alias(Transport transport) throws Exception {
         List<HandleValue> found = Setting.nodeA(transport).resolve("88.118.8/alias", List.of("HS_ALIAS"));
         assertEquals(PLAIN, found.get(0).getDataAsString());
@@ -103,6 +111,7 @@ class ResolveTest {
     /** 3,000 octets: seven datagrams over UDP. */
     @ParameterizedTest
     @EnumSource(names = {"UDP", "TCP"})
+    @Covers(Operation.RESOLVE)
     void largeRecord(Transport transport) throws Exception {
         List<HandleValue> found = Setting.nodeA(transport).resolve("88.118.8/big", ALL);
         Compare.same(Setting.records("a").visible("88.118.8/big"), found);
@@ -111,6 +120,7 @@ class ResolveTest {
 
     @ParameterizedTest
     @EnumSource(names = {"UDP", "TCP"})
+    @Covers(Operation.RESOLVE)
     void threeHundredValues(Transport transport) throws Exception {
         List<HandleValue> found = Setting.nodeA(transport).resolve("88.118.8/many", ALL);
         Compare.same(Setting.records("a").visible("88.118.8/many"), found);
@@ -120,6 +130,7 @@ class ResolveTest {
     /** 200,000 octets: over UDP the client's own buffer may lose pieces, then it must get through over TCP. */
     @ParameterizedTest
     @EnumSource(names = {"TCP", "UDP_THEN_TCP"})
+    @Covers(Operation.RESOLVE)
     void hugeRecord(Transport transport) throws Exception {
         List<HandleValue> found = Setting.nodeA(transport).resolve("88.118.8/huge", ALL);
         Compare.same(Setting.records("a").visible("88.118.8/huge"), found);
@@ -128,6 +139,7 @@ class ResolveTest {
 
     @ParameterizedTest
     @EnumSource(names = {"UDP", "TCP"})
+    @Covers(Operation.REFUSED)
     void unknownHandle(Transport transport) throws Exception {
         Client client = Setting.nodeA(transport);
         HandleException refused =
@@ -140,6 +152,7 @@ class ResolveTest {
 
     @ParameterizedTest
     @EnumSource(names = {"UDP", "TCP"})
+    @Covers(Operation.REFUSED)
     void valuesNotFound(Transport transport) throws Exception {
         Client client = Setting.nodeA(transport);
         AbstractResponse response = client.send(Client.request(PLAIN, List.of("NO_SUCH_TYPE"), 77));
@@ -152,6 +165,7 @@ class ResolveTest {
     /** A value that only administrators read is absent, as if it did not exist. */
     @ParameterizedTest
     @EnumSource(names = {"UDP", "TCP"})
+    @Covers(Operation.REFUSED)
     void restrictedValueIsHidden(Transport transport) throws Exception {
         AbstractResponse response = Setting.nodeA(transport).send(Client.request(PLAIN, ALL, 10));
         assertEquals(AbstractMessage.RC_VALUES_NOT_FOUND, response.responseCode);
@@ -160,6 +174,7 @@ class ResolveTest {
     /** Asked for without "public only", the same value needs authentication: the client sees the challenge. */
     @ParameterizedTest
     @EnumSource(names = {"UDP", "TCP"})
+    @Covers(Operation.REFUSED)
     void restrictedValueNeedsAuthentication(Transport transport) throws Exception {
         Client client = Setting.nodeA(transport);
         ResolutionRequest request = Client.request(PLAIN, ALL, 10);
@@ -173,6 +188,7 @@ class ResolveTest {
 
     @ParameterizedTest
     @EnumSource(names = {"UDP", "TCP"})
+    @Covers(Operation.REFUSED)
     void foreignPrefixIsRefused(Transport transport) throws Exception {
         Client client = Setting.nodeA(transport);
         AbstractResponse response =
@@ -183,6 +199,7 @@ class ResolveTest {
     /** The client checks the digest of its own request, and that the version is the one it asked for. */
     @ParameterizedTest
     @EnumSource(names = {"UDP", "TCP"})
+    @Covers(Operation.ANSWER)
     void requestDigest(Transport transport) throws Exception {
         ResolutionRequest request = Client.request(PLAIN, ALL);
         request.returnRequestDigest = true;
@@ -196,6 +213,7 @@ class ResolveTest {
 
     @ParameterizedTest
     @EnumSource(names = {"UDP", "TCP"})
+    @Covers(Operation.ANSWER)
     void authoritative(Transport transport) throws Exception {
         ResolutionRequest request = Client.request(PLAIN, ALL);
         request.authoritative = true;
@@ -207,6 +225,7 @@ class ResolveTest {
     /** The node's own site record, with a key the client can read and TCP as its first interface. */
     @ParameterizedTest
     @EnumSource(names = {"UDP", "TCP"})
+    @Covers(Operation.ANSWER)
     void siteInformation(Transport transport) throws Exception {
         Client client = Setting.nodeA(transport);
         GenericRequest request =
@@ -221,6 +240,7 @@ class ResolveTest {
     /** What the client has written down about a prefix goes before what the global service says. */
     @ParameterizedTest
     @EnumSource(names = {"UDP", "TCP"})
+    @Covers(Operation.RESOLVE)
     void localSite(Transport transport) throws Exception {
         Client knowsB = Setting.nodeB(transport);
         SiteInfo[] nodeA = {Setting.nodeA(transport).site};
@@ -231,6 +251,7 @@ class ResolveTest {
     /** Eight threads, each with a request after the other; over TCP every request has its own connection. */
     @ParameterizedTest
     @EnumSource(names = {"UDP", "TCP"})
+    @Covers(Operation.MANY_RESOLVED)
     void manyAtOnce(Transport transport) throws Exception {
         List<HandleValue> expected = Setting.records("a").visible(PLAIN);
         ExecutorService threads = Executors.newFixedThreadPool(8);

@@ -15,8 +15,20 @@ final class Setting {
         return new Client(text("b.address"), Integer.parseInt(text("b.port")), transport);
     }
 
+    /** The node as `jiexi init` leaves it; its administrator's client knows no more than where it listens. */
+    static Client nodeC(Session session) {
+        String address = text("c.address");
+        int port = Integer.parseInt(text("c.port"));
+        return new Client(address, port, Transport.UDP_THEN_TCP).with(session);
+    }
+
+    /** A file that run.sh or a node has written. */
+    static Path file(String name) {
+        return Path.of(text("data"), name);
+    }
+
     static Records records(String node) throws Exception {
-        return Records.read(Path.of(text("data"), node + ".ndjson"));
+        return Records.read(file(node + ".ndjson"));
     }
 
     static String text(String key) {
