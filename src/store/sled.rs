@@ -12,10 +12,11 @@
 //! their head and removed after it was replaced, so a crash leaves orphans at worst.
 
 use std::fs::{self, File};
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -82,12 +83,49 @@ impl EngineError {
     }
 }
 
-/// An open sled.
+/// An open sled. Whoever lets go of it last does not wait until it is closed, which may hang after errors.
 pub(crate) struct Engine {
-    db: sled::Db,
+    db: Db,
     /// sled's own flush does not reach the disk; this does.
     file: File,
     dir: PathBuf,
+}
+
+/// The database, which is closed in a thread of its own.
+struct Db {
+    /// There until the drop.
+    open: Option<sled::Db>,
+    /// Ends when it is closed, for whoever wants to know.
+    closed: Mutex<Option<SyncSender<()>>>,
+}
+
+impl Deref for Db {
+    type Target = sled::Db;
+
+    fn deref(&self) -> &sled::Db {
+        let Some(open) = &self.open else {
+            unreachable!("only the drop takes it")
+        };
+        open
+    }
+}
+
+impl Drop for Db {
+    fn drop(&mut self) {
+        let open = self.open.take();
+        let closed = self.closed.get_mut().map_or(None, Option::take);
+        let closing = move || {
+            let dropped = catch_unwind(AssertUnwindSafe(|| drop(open)));
+            drop(closed);
+            dropped.is_ok()
+        };
+        let started = thread::Builder::new()
+            .name("store-sled-close".into())
+            .spawn(closing);
+        if let Err(error) = started {
+            tracing::warn!(%error, "no thread for closing sled; it was closed here");
+        }
+    }
 }
 
 /// What a full reading came upon.
@@ -124,7 +162,10 @@ impl Engine {
         };
         let file = File::open(dir.join("db"))?;
         Ok(Self {
-            db,
+            db: Db {
+                open: Some(db),
+                closed: Mutex::default(),
+            },
             file,
             dir: dir.to_path_buf(),
         })
@@ -331,20 +372,14 @@ pub(crate) fn open_guarded(
     }
 }
 
-/// Closes a sled in a thread of its own, because closing may hang after errors. The channel ends when it is closed.
+/// Lets go of a sled. The channel ends when it is closed, which it is once its last reader has let go of it, too.
 pub(crate) fn close_aside(engine: Arc<Engine>) -> Receiver<()> {
     let (send, receive) = sync_channel(1);
-    let closing = move || {
-        let closed = catch_unwind(AssertUnwindSafe(|| drop(engine)));
-        drop(send);
-        closed.is_ok()
-    };
-    let started = thread::Builder::new()
-        .name("store-sled-close".into())
-        .spawn(closing);
-    if let Err(error) = started {
-        tracing::warn!(%error, "no thread for closing sled; it was closed here");
-    }
+    *engine
+        .db
+        .closed
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner) = Some(send);
     receive
 }
 
@@ -393,4 +428,27 @@ pub(crate) fn quarantine(dir: &Path, keep: bool) -> std::io::Result<()> {
         fs::remove_dir_all(&aside)?;
     }
     File::open(parent)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a sled is closed when its last reader has let go of it, not before, and not by that reader: the files can
+    /// be opened again afterwards, and the reader does not wait for it.
+    #[test]
+    fn closed_aside_by_the_last_reader() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = directory(home.path(), 1);
+        let patience = Duration::from_secs(60);
+        let engine = Arc::new(open_guarded(&dir, 1 << 20, patience).unwrap());
+        let reader = Arc::clone(&engine);
+        let closed = close_aside(engine);
+        let early = closed.recv_timeout(Duration::from_millis(50));
+        assert_eq!(early, Err(RecvTimeoutError::Timeout), "somebody reads");
+        drop(reader);
+        let late = closed.recv_timeout(patience);
+        assert_eq!(late, Err(RecvTimeoutError::Disconnected), "closed");
+        assert!(open_guarded(&dir, 1 << 20, patience).is_ok());
+    }
 }
