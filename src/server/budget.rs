@@ -20,7 +20,7 @@ use foldhash::fast::RandomState;
 const WAYS: usize = 4;
 
 /// How long a network that was found exempt stays so before it is asked again, milliseconds.
-const EXEMPT_MS: u32 = 100;
+const EXEMPT_MS: u64 = 100;
 
 /// The bounds of the budget.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,9 +120,9 @@ struct Bucket {
     /// Bytes that may be answered now.
     tokens: u64,
     /// When tokens were added last, milliseconds since the table was made.
-    filled_ms: u32,
+    filled_ms: u64,
     /// Until when the network counts as exempt.
-    exempt_until_ms: u32,
+    exempt_until_ms: u64,
 }
 
 /// The budgets that one worker keeps.
@@ -158,7 +158,7 @@ impl Budget {
         }
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         let elapsed = now.saturating_duration_since(self.origin).as_millis();
-        let now_ms = u32::try_from(elapsed % (1 << 32)).unwrap_or(0);
+        let now_ms = u64::try_from(elapsed).unwrap_or(u64::MAX);
         let network = self.config.network(address);
         let bucket = self.bucket(network, now_ms);
         if bucket.tokens >= bytes {
@@ -179,13 +179,13 @@ impl Budget {
     ///
     /// When its place is taken by others, the fullest of them gives way: it has the least to
     /// remember, and a network under attack stays in the table however many others are forged.
-    fn bucket(&mut self, network: u64, now_ms: u32) -> &mut Bucket {
+    fn bucket(&mut self, network: u64, now_ms: u64) -> &mut Bucket {
         let hash = usize::try_from(self.hasher.hash_one(network) >> 32).unwrap_or(0);
         let start = hash & (self.buckets.len() - 1) & !(WAYS - 1);
         let (rate, burst) = (self.bytes_per_second, self.config.burst_bytes);
         let places = &mut self.buckets[start..start + WAYS];
         for bucket in places.iter_mut() {
-            let passed_ms = u64::from(now_ms.wrapping_sub(bucket.filled_ms));
+            let passed_ms = now_ms.saturating_sub(bucket.filled_ms);
             let more = rate.saturating_mul(passed_ms) / 1000;
             if more > 0 {
                 bucket.tokens = bucket.tokens.saturating_add(more).min(burst);
@@ -261,6 +261,23 @@ mod tests {
         assert!(budget.take(client, 500, start, &proven));
         proven.closed("127.0.0.9".parse().unwrap());
         assert!(!budget.take(client, 500, start + Duration::from_millis(200), &proven));
+    }
+
+    /// Goal: an exemption ends after 50 days of service as well, when 32 bits of milliseconds are full.
+    #[test]
+    fn an_exemption_ends_in_the_long_run() {
+        let start = Instant::now();
+        let (mut budget, proven) = guard(start);
+        let client: IpAddr = "127.0.0.1".parse().unwrap();
+        let late = start + Duration::from_millis((1 << 32) - 50);
+        proven.opened(client);
+        assert!(budget.take(client, 3000, late, &proven));
+        assert!(budget.take(client, 500, late, &proven), "exempt");
+        proven.closed(client);
+        let soon = late + Duration::from_millis(70);
+        assert!(budget.take(client, 500, soon, &proven), "for 100 ms");
+        let later = late + Duration::from_millis(200);
+        assert!(!budget.take(client, 500, later, &proven));
     }
 
     /// Goal: forged sources do not push a network under attack out of the table.
