@@ -3,7 +3,11 @@
 use std::collections::HashSet;
 use std::ops::Bound;
 
-use crate::store::{Space, Store, StoreError};
+use bytes::Bytes;
+use jiexi_proto::code::Permissions;
+use jiexi_proto::value::{Ttl, Value};
+
+use crate::store::{Draft, DraftValue, OwnedRecord, Record, Space, Store, StoreError};
 
 /// The part of a prefix handle before the prefix itself.
 const PREFIX_HANDLE: &[u8] = b"0.NA/";
@@ -23,7 +27,12 @@ pub struct Authority {
     homed: Option<HashSet<Box<[u8]>, foldhash::fast::RandomState>>,
     /// The epoch of the store's prefixes this was read at.
     epoch: u64,
+    /// What is said of a homed prefix that has no record.
+    own: Option<OwnedRecord>,
 }
+
+/// How long the site of a prefix without a record may be cached, seconds.
+const SITE_TTL: i32 = 86_400;
 
 impl Authority {
     /// Reads the homed prefixes.
@@ -50,9 +59,49 @@ impl Authority {
                 return Ok(Self {
                     homed: Some(homed),
                     epoch,
+                    own: None,
                 });
             }
         }
+    }
+
+    /// Names `site`, a site record in wire form, as the service of homed prefixes that have no record:
+    /// whoever asks the home of a prefix for its service has found it.
+    #[must_use]
+    pub fn announcing(mut self, site: &Bytes) -> Self {
+        let public =
+            Permissions::ADMIN_READ.0 | Permissions::ADMIN_WRITE.0 | Permissions::PUBLIC_READ.0;
+        let value = Value {
+            index: 1,
+            timestamp: 0,
+            ttl: Ttl::Relative(SITE_TTL),
+            permissions: Permissions(public),
+            kind: Bytes::from_static(b"HS_SITE"),
+            data: site.clone(),
+            references: Vec::new(),
+        };
+        let mut wire = Vec::new();
+        value.encode(&mut wire);
+        let value = DraftValue {
+            index: value.index,
+            permissions: public,
+            sealed: false,
+            wire: Bytes::from(wire),
+        };
+        let draft = Draft {
+            handle: Bytes::new(),
+            values: vec![value],
+        };
+        self.own = OwnedRecord::new(b"", &draft).ok();
+        self
+    }
+
+    /// What is said of the prefix handle `key` when it has no record: the site of this node if that
+    /// homes the prefix.
+    pub(super) fn own_site(&self, key: &[u8]) -> Option<Record<'_>> {
+        let prefix = key.strip_prefix(PREFIX_HANDLE)?;
+        let homed = self.homed.as_ref()?.contains(prefix);
+        self.own.as_ref().filter(|_| homed).map(OwnedRecord::view)
     }
 
     /// Whether the prefixes are not known yet, or changed since they were read.
@@ -103,6 +152,7 @@ fn parent(prefix: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jiexi_proto::value::ValueView;
 
     fn homing(prefixes: &[&str]) -> Authority {
         let homed = prefixes
@@ -112,6 +162,7 @@ mod tests {
         Authority {
             homed: Some(homed),
             epoch: 0,
+            own: None,
         }
     }
 
@@ -141,6 +192,19 @@ mod tests {
                 Some(false),
                 "{foreign}"
             );
+        }
+    }
+
+    /// Goal: only a homed prefix has the site of this node, and only when that is known.
+    #[test]
+    fn the_site_of_homed_prefixes() {
+        assert!(homing(&["88.118"]).own_site(b"0.NA/88.118").is_none());
+        let node = homing(&["88.118"]).announcing(&Bytes::from_static(b"site"));
+        let record = node.own_site(b"0.NA/88.118").unwrap();
+        let (value, _) = ValueView::split(record.wire()).unwrap();
+        assert_eq!((value.kind, value.data), (&b"HS_SITE"[..], &b"site"[..]));
+        for other in ["0.NA/88.118.9", "0.NA/88", "88.118/X", "0.NA/"] {
+            assert!(node.own_site(other.as_bytes()).is_none(), "{other}");
         }
     }
 

@@ -64,7 +64,7 @@ const PREFIX_SPACE: usize = 5;
 
 /// Answers `query`, whose record was looked up before: `found`.
 pub fn resolve<'s, 'q>(
-    authority: &Authority,
+    authority: &'s Authority,
     session: &'s Session<'_>,
     query: &Query<'q>,
     found: &Lookup<'s>,
@@ -74,7 +74,7 @@ pub fn resolve<'s, 'q>(
         // While nobody knows which prefixes are homed, what is here is served, and nothing denied.
         (_, &Lookup::Found(record)) => select(record, query),
         (None, _) | (_, Lookup::Loading) => Answer::Loading,
-        (Some(true), Lookup::Absent) => absent(session, query),
+        (Some(true), Lookup::Absent) => absent(authority, session, query),
         (Some(true), Lookup::Damaged) => Answer::Damaged,
     }
 }
@@ -101,8 +101,16 @@ fn select<'s, 'q>(record: Record<'s>, query: &Query<'q>) -> Answer<'s, 'q> {
     }
 }
 
-/// The handle does not exist; the nearest ancestor of a prefix may name who knows it.
-fn absent<'s, 'q>(session: &'s Session<'_>, query: &Query<'q>) -> Answer<'s, 'q> {
+/// The handle does not exist. The home of a prefix is its service; of other prefixes the nearest
+/// ancestor may name who knows them.
+fn absent<'s, 'q>(
+    authority: &'s Authority,
+    session: &'s Session<'_>,
+    query: &Query<'q>,
+) -> Answer<'s, 'q> {
+    if let Some(own) = authority.own_site(query.key) {
+        return select(own, query);
+    }
     if !query.refer || !handle::is_prefix_handle(query.key) {
         return Answer::NoSuchHandle;
     }

@@ -189,6 +189,16 @@ pub struct OwnedRecord {
 }
 
 impl OwnedRecord {
+    /// A record that is in no store, of generation 0.
+    ///
+    /// # Errors
+    /// The key or the record is longer than a store takes.
+    pub fn new(key: &[u8], draft: &Draft) -> Result<Self, CommitError> {
+        Ok(Packed::encode(Space::Handle, key, draft)?
+            .record()
+            .to_owned())
+    }
+
     /// The borrowed view.
     #[must_use]
     pub fn view(&self) -> Record<'_> {

@@ -28,7 +28,7 @@ use self::reply::{Reply, Stamp};
 use crate::clock::Now;
 use crate::metrics::{Cell, LookupResult, Op, Outcome, Reason};
 use crate::resolver::{self, Answer, Authority, Query};
-use crate::store::{Lookup, Reader, Session, Store};
+use crate::store::{Lookup, Reader, Session, Store, StoreError};
 
 /// The most requests answered in one go.
 pub use crate::server::datagram::BATCH;
@@ -52,6 +52,13 @@ pub struct Shared {
     pub site_serial: u16,
     /// What is not answered at once goes here; without a desk it is declined.
     pub desk: Option<Arc<desk::Desk>>,
+}
+
+impl Shared {
+    /// The homed prefixes as they are now, with the site of this node for those without a record.
+    fn authority(&self) -> Result<Authority, StoreError> {
+        Authority::load(&self.store).map(|authority| authority.announcing(&self.site))
+    }
 }
 
 /// What became of one request. Each value is counted once.
@@ -160,7 +167,7 @@ impl Responder {
     #[must_use]
     pub fn new(shared: Arc<Shared>, cell: Arc<Cell>) -> Self {
         let reader = shared.store.reader();
-        let authority = Authority::load(&shared.store).unwrap_or_default();
+        let authority = shared.authority().unwrap_or_default();
         Self {
             shared,
             reader,
@@ -247,7 +254,7 @@ impl Responder {
     /// store that cannot tell them says so itself.
     fn refresh(&mut self) {
         if self.authority.is_stale(&self.shared.store)
-            && let Ok(authority) = Authority::load(&self.shared.store)
+            && let Ok(authority) = self.shared.authority()
         {
             self.authority = authority;
         }

@@ -71,7 +71,7 @@ impl Counter {
     ) -> Self {
         Self {
             reader: shared.store.reader(),
-            authority: resolver::Authority::load(&shared.store).unwrap_or_default(),
+            authority: shared.authority().unwrap_or_default(),
             udp: metrics.cell(Transport::Udp),
             tcp: metrics.cell(Transport::Tcp),
             desk,
@@ -135,7 +135,7 @@ impl Counter {
     /// Takes up prefixes homed since the last request.
     fn refresh(&mut self) {
         if self.authority.is_stale(&self.shared.store)
-            && let Ok(authority) = resolver::Authority::load(&self.shared.store)
+            && let Ok(authority) = self.shared.authority()
         {
             self.authority = authority;
         }
