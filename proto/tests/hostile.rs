@@ -19,8 +19,8 @@ use jiexi_proto::limits::{
     ARRAY_MAX, ENVELOPE_SIZE, HANDLE_MAX, HEADER_SIZE, MESSAGE_MAX, VALUES_MAX,
 };
 use jiexi_proto::message::resolution::ResolutionView;
-use jiexi_proto::message::{CredentialField, MessageWriter};
-use jiexi_proto::{Message, MessageView, ResponseCode, ValueView};
+use jiexi_proto::message::{CredentialField, EncryptedMessage, MessageWriter};
+use jiexi_proto::{Envelope, EnvelopeFlags, Message, MessageView, ResponseCode, ValueView};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[path = "support/mod.rs"]
@@ -53,13 +53,17 @@ const EXTREMES: &[u32] = &[
 
 #[test]
 fn hostile_octets() {
-    let messages = recorded_messages();
+    let (mut messages, encrypted) = recorded_messages();
     assert_eq!(
-        messages.len(),
-        558,
-        "messages in clear, without those in pieces"
+        (messages.len(), encrypted.len()),
+        (558, 54),
+        "messages in clear, without those in pieces, and encrypted ones"
     );
     let mut cases = 0;
+    for (octets, content) in encrypted {
+        cases += still_encrypted(&octets);
+        messages.push(in_clear(&octets, &content));
+    }
     for message in &messages {
         cases += cut(message) + lengthened(message) + extremes(message);
     }
@@ -68,9 +72,12 @@ fn hostile_octets() {
     nothing_is_allocated(&messages);
 }
 
-/// Every recorded message in clear that stands alone.
-fn recorded_messages() -> Vec<Vec<u8>> {
-    let mut messages = Vec::new();
+/// Octets of an encrypted message, and what was decrypted.
+type Sealed = (Vec<u8>, Vec<u8>);
+
+/// Every recorded message in clear that stands alone, and the encrypted ones.
+fn recorded_messages() -> (Vec<Vec<u8>>, Vec<Sealed>) {
+    let (mut messages, mut encrypted) = (Vec::new(), Vec::new());
     for name in support::file_names()
         .iter()
         .filter(|name| name.ends_with(".json"))
@@ -79,11 +86,39 @@ fn recorded_messages() -> Vec<Vec<u8>> {
         for exchange in file["exchanges"].as_array().into_iter().flatten() {
             let recorded = exchange["messages"].as_array().unwrap().iter();
             let whole = recorded.filter(|m| m.get("header").is_some() && m.get("body").is_some());
-            let clear = whole.filter(|m| m.get("decrypted_hex").is_none());
-            messages.extend(clear.map(support::recorded_octets));
+            for message in whole {
+                let octets = support::recorded_octets(message);
+                if message.get("decrypted_hex").is_some() {
+                    encrypted.push((octets, support::octets(message, "decrypted_hex")));
+                } else {
+                    messages.push(octets);
+                }
+            }
         }
     }
-    messages
+    (messages, encrypted)
+}
+
+/// The message as it would be without encryption.
+fn in_clear(octets: &[u8], content: &[u8]) -> Vec<u8> {
+    let mut envelope = Envelope::decode(octets).unwrap();
+    envelope.flags = EnvelopeFlags(envelope.flags.0 & !EnvelopeFlags::ENCRYPTED.0);
+    envelope.message_length = u32::try_from(content.len()).unwrap();
+    [&envelope.encode(), content].concat()
+}
+
+/// An encrypted message is itself and nothing else: not a part, not more, not of another length.
+fn still_encrypted(octets: &[u8]) -> usize {
+    let decodes = |octets: &[u8]| EncryptedMessage::decode(&Bytes::copy_from_slice(octets)).is_ok();
+    assert!(decodes(octets));
+    assert!(!(0..octets.len()).any(|length| decodes(&octets[..length])));
+    assert!(!decodes(&[octets, &[0]].concat()));
+    let mut changed = octets.to_vec();
+    for extreme in EXTREMES {
+        changed[ENVELOPE_SIZE - 4..ENVELOPE_SIZE].copy_from_slice(&extreme.to_be_bytes());
+        assert!(!decodes(&changed), "length {extreme}");
+    }
+    octets.len() + 1 + EXTREMES.len()
 }
 
 /// Decodes; fails when that takes too much memory, or when what comes out is something else.

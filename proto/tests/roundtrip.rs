@@ -88,6 +88,23 @@ fn messages_come_back() {
     });
 }
 
+/// Every kind of message, those of no recording among them: cut at any octet or with one more it is none.
+#[test]
+fn parts_of_messages_are_refused() {
+    with_seed(1_000, message(), |message| {
+        let mut octets = Vec::new();
+        message.encode(&mut octets);
+        let shared = Bytes::from(octets.clone());
+        for length in 0..octets.len() {
+            let cut = Message::decode(&shared.slice(..length));
+            prop_assert!(cut.is_err(), "cut at {length}: {cut:?}");
+        }
+        octets.push(0);
+        prop_assert!(Message::decode(&Bytes::from(octets)).is_err());
+        Ok(())
+    });
+}
+
 #[test]
 fn data_of_values_comes_back() {
     with_seed(
