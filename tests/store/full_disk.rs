@@ -10,10 +10,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use jiexi::store::{CommitError, Config, Space, Store};
 
 use crate::support::{batch, config, contents, create, eventually, open, put};
+
+/// Between two readings of everything: the writer has to get on.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// A mounted tmpfs.
 struct Disk(PathBuf);
@@ -81,6 +85,7 @@ fn fill_up(guard_free_bytes: u64) {
         scope.spawn(move || {
             while goes_on.load(Relaxed) {
                 contents(store, Space::Handle);
+                std::thread::sleep(PAUSE);
             }
         });
         fill_and_clear(store, &ballast)
