@@ -23,7 +23,7 @@ use crate::observe;
 use crate::ops;
 use crate::registry::audit::Audit;
 use crate::registry::auth::Policy;
-use crate::registry::{self, Identity, Registry, permit, session};
+use crate::registry::{self, Identity, Registry, permit, table};
 use crate::server::handle::desk::{self, Desk};
 use crate::server::handle::{Shared, stream};
 use crate::server::{self, Bound, Server, budget};
@@ -212,7 +212,7 @@ fn registry_of(config: &Config, store: &Arc<Store>) -> Result<Arc<Registry>, Sta
     let path = config.node_key();
     let key = identity::node_key(&path).map_err(failing("the node's key"))?;
     let directory = config.audit_dir();
-    let audit = Audit::open(&directory)
+    let audit = Audit::open(&directory, &key, clock::unix_seconds().into())
         .map_err(failing(format_args!("audit trail {}", directory.display())))?;
     let administration = &config.administration;
     let admins: Result<Vec<Identity>, _> = administration
@@ -228,11 +228,11 @@ fn registry_of(config: &Config, store: &Arc<Store>) -> Result<Arc<Registry>, Sta
             Ok(Identity { handle: key, index })
         })
         .collect();
-    let mut limits = session::Limits {
+    let mut limits = table::Limits {
         auth_time: administration.auth_time,
         session_time: administration.session_time,
         sessions: size(administration.sessions_max.into()),
-        ..session::Limits::default()
+        ..table::Limits::default()
     };
     limits.sessions_per_source = limits.sessions_per_source.min(limits.sessions);
     let settings = registry::Config {

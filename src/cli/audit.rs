@@ -6,7 +6,8 @@ use serde_json::json;
 use super::Failed;
 use super::output::{self, Format};
 use super::place::Place;
-use crate::registry::audit::{self, Entry, Filter};
+use crate::identity;
+use crate::registry::audit::{self, Entry, Filter, Known};
 
 /// Show who changed what, from where, with which result
 #[derive(Debug, Args)]
@@ -32,10 +33,15 @@ pub(super) struct Audit {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Check that no entry was changed, taken out or put in
+    /// Check that no entry was changed, taken out or put in, and that nothing was cut off
     ///
-    /// The end of the trail can be cut off without a trace inside it: keep the hash that this prints elsewhere.
+    /// The last entry is sealed with the node's key. Whoever has that key as well can write another trail; to see that
+    /// too, note number and hash that this prints elsewhere, and give them as --known the next time.
     Verify {
+        /// An entry that was noted elsewhere, as number:hash; may be given several times. When older files have been
+        /// put away, the last entry of them
+        #[arg(long, value_name = "NUMBER:HASH", value_parser = known)]
+        known: Vec<Known>,
         /// Form of the output
         #[arg(long, short = 'o', value_enum, default_value_t)]
         output: Format,
@@ -46,8 +52,13 @@ enum Action {
 
 impl Audit {
     pub(super) fn run(self) -> Result<(), Failed> {
-        if let Some(Action::Verify { output, place }) = self.action {
-            return verify(&place, output);
+        if let Some(Action::Verify {
+            known,
+            output,
+            place,
+        }) = self.action
+        {
+            return verify(&place, &known, output);
         }
         let since = self.since.as_deref().map(seconds).transpose()?;
         let filter = Filter {
@@ -98,9 +109,11 @@ fn row(entry: &Entry) -> Vec<String> {
     ]
 }
 
-fn verify(place: &Place, form: Format) -> Result<(), Failed> {
-    let directory = place.load()?.audit_dir();
-    let report = audit::verify(&directory).map_err(|error| {
+fn verify(place: &Place, known: &[Known], form: Format) -> Result<(), Failed> {
+    let config = place.load()?;
+    let directory = config.audit_dir();
+    let key = identity::node_key(&config.node_key()).map_err(Failed::report)?;
+    let report = audit::verify(&directory, &key, known).map_err(|error| {
         Failed::report(format_args!("audit trail {}: {error}", directory.display()))
     })?;
     let good = report.problems.is_empty();
@@ -108,13 +121,14 @@ fn verify(place: &Place, form: Format) -> Result<(), Failed> {
         Format::Json => output::print_json(&json!({
             "good": good,
             "entries": report.entries,
+            "last": report.sequence,
             "hash": report.hash,
             "problems": report.problems,
         }))?,
         Format::Table => {
             let mut text = format!(
-                "{} entries, the last one has the hash {}\n",
-                report.entries, report.hash
+                "{} entries, the last one is {}:{}\n",
+                report.entries, report.sequence, report.hash
             );
             report
                 .problems
@@ -127,6 +141,19 @@ fn verify(place: &Place, form: Format) -> Result<(), Failed> {
         true => Ok(()),
         false => Err(Failed::report("the audit trail is not whole")),
     }
+}
+
+fn known(text: &str) -> Result<Known, String> {
+    let parts = text.split_once(':');
+    let parsed = parts.and_then(|(sequence, hash)| {
+        let whole = hash.len() == 64 && hash.bytes().all(|octet| octet.is_ascii_hexdigit());
+        let sequence = sequence.parse().ok()?;
+        whole.then(|| Known {
+            sequence,
+            hash: hash.to_ascii_lowercase(),
+        })
+    });
+    parsed.ok_or_else(|| "give number and hash, as jiexi audit verify prints them".to_owned())
 }
 
 fn seconds(text: &str) -> Result<u64, Failed> {

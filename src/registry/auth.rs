@@ -186,9 +186,9 @@ fn by_signature(
     let keys: Vec<(u32, VerifyingKey)> = values
         .iter()
         .filter(named)
+        .take(ANY_KEY_MAX)
         .filter_map(|value| Some((value.index, VerifyingKey::parse(&value.data)?)))
         .filter(|(_, key)| policy.dsa || matches!(key, VerifyingKey::Rsa(_)))
-        .take(ANY_KEY_MAX)
         .collect();
     if keys.is_empty() || (hash == Hash::Sha1 && !old && !policy.sha1) {
         for message in asked {
@@ -307,4 +307,22 @@ pub(super) fn hmac_sha256(key: &[u8], message: &[u8]) -> Vec<u8> {
 /// SHA-1 around the message, for the MACs of sessions before 2.7.
 pub(super) fn around_sha1(secret: &[u8], message: &[u8]) -> Vec<u8> {
     around::<Sha1>(secret, message)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// An identity that was proved, for tests of what comes after.
+    pub(in crate::registry) fn somebody() -> Authenticated {
+        let identity = Identity {
+            handle: b"0.NA/1".to_vec(),
+            index: 300,
+        };
+        Authenticated {
+            identity,
+            key_index: 300,
+            method: Method::Rsa,
+        }
+    }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use jiexi_proto::code::ResponseCode;
 use jiexi_proto::handle;
 use jiexi_proto::limits::HANDLE_MAX;
+use jiexi_proto::message::challenge::Proof;
 use jiexi_proto::value::admin::AdminRights;
 use rsa::rand_core::TryCryptoRng;
 
@@ -19,9 +20,9 @@ use super::permit::{self, Authority, Need, Permit};
 use super::plan::{self, Becomes, Request};
 use super::records::{Held, Records};
 use super::seal::Sealer;
-use super::session::{Limits, Table};
-use super::source::Source;
-use super::throttle::{self, Throttle};
+use super::source::Sender;
+use super::table::{Limits, Table};
+use super::throttle::{self, Attempt, Throttle};
 use crate::store::{Action, Batch, Change, Draft, DraftValue, Expect, Space, Store};
 
 /// How changes are decided.
@@ -128,14 +129,19 @@ impl Registry {
         &self,
         claim: &Claim,
         asked: &[Vec<u8>],
-        source: Source,
+        sender: Sender,
         now: Instant,
     ) -> Result<(Authenticated, usize), Rejection> {
+        let attempt = Attempt {
+            identity: &claim.identity,
+            sender,
+            guessable: claim.kind != Proof::PUBLIC_KEY,
+        };
         let method = match &claim.kind[..] {
             b"HS_PUBKEY" => figures::method_of(auth::Method::Rsa),
             _ => figures::method_of(auth::Method::SecretKey),
         };
-        if !self.throttle.allows(&claim.identity, source, now) {
+        if !self.throttle.allows(attempt, now) {
             self.figures.proved(method, Proved::Error);
             return Err(Rejection::busy(
                 "too many wrong answers: please wait a moment",
@@ -149,13 +155,13 @@ impl Registry {
             asked,
         ) {
             Ok(Some((who, place))) => {
-                self.throttle.succeeded(&claim.identity, source, now);
+                self.throttle.succeeded(attempt, now);
                 self.figures
                     .proved(figures::method_of(who.method()), Proved::Accepted);
                 Ok((who, place))
             }
             Ok(None) => {
-                self.throttle.failed(&claim.identity, source, now);
+                self.throttle.failed(attempt, now);
                 self.figures.proved(method, Proved::Refused);
                 Err(Rejection::bare(ResponseCode::AUTHENTICATION_FAILED))
             }

@@ -15,7 +15,8 @@
 //! * [`auth`]: who asks. Challenge answers are checked against the keys in handle records.
 //! * [`permit`]: what they may do. A [`permit::Permit`] is made nowhere else and used up by the change.
 //! * [`plan`]: current state and request → changes, or a [`Rejection`].
-//! * [`session`]: challenges and sessions of the whole node, bounded; [`dh`], [`cipher`]: their keys.
+//! * [`table`]: challenges and sessions of the whole node, bounded; [`session`]: one of them, with
+//!   its replay window; [`dh`], [`cipher`]: their keys.
 //! * [`retry`]: a change that is asked for again is answered, not made again.
 //! * [`throttle`]: wrong answers slow their sender down.
 //! * [`seal`]: secrets are encrypted before they reach the store. [`keys`]: keys and key files.
@@ -35,6 +36,7 @@ pub mod retry;
 pub mod seal;
 pub mod session;
 pub mod source;
+pub mod table;
 pub mod throttle;
 
 pub use auth::{Authenticated, Identity};

@@ -1,5 +1,22 @@
 //! What somebody may do: a [`Permit`] is made by [`Authority::check`] and nowhere else, and the
-//! change takes it by value. A change without the check does not compile.
+//! change takes it by value. A change without the check does not compile:
+//!
+//! ```compile_fail,E0451
+//! use jiexi::registry::permit::{Need, Permit};
+//! # fn by() -> jiexi::registry::Identity { unimplemented!() }
+//! let forged = Permit { key: b"88.118/X".to_vec(), need: Need::Server, by: by() };
+//! ```
+//!
+//! and one permission is good for one change:
+//!
+//! ```compile_fail,E0382
+//! use jiexi::registry::{Rejection, permit::Permit, plan::{Request, becomes}};
+//! fn twice(first: Request, second: Request, permit: Permit) -> Result<(), Rejection> {
+//!     becomes(first, None, permit, b"88.118/X", 0)?;
+//!     becomes(second, None, permit, b"88.118/X", 0)?;
+//!     Ok(())
+//! }
+//! ```
 //!
 //! Rights come from `HS_ADMIN` values of the handle, of its prefix, and from the configured list of
 //! server administrators. An `HS_ADMIN` names an identity or a group (`HS_VLIST`), whose members

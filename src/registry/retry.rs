@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
-/// Answers that are kept in all; the oldest give way.
-pub const KEPT_MAX: usize = 200_000;
+/// Octets of answers that are kept in all; the oldest give way. As many as half a million changes:
+/// those of a minute at eight thousand a second.
+pub const KEPT_MAX: usize = 128 << 20;
+/// What keeping an answer costs besides its octets: key, state, and its place in the order.
+const ANSWER_COST: usize = 256;
 /// Those who may wait for one answer; more are told to come back.
 pub const WAITING_MAX: usize = 8;
 
@@ -58,8 +61,9 @@ enum State<W, A> {
 #[derive(Debug)]
 struct Inner<W, A> {
     states: HashMap<Key, State<W, A>, foldhash::fast::RandomState>,
-    /// Finished ones, in the order in which they finished.
-    order: VecDeque<(Key, Instant)>,
+    /// Finished ones with their sizes, in the order in which they finished.
+    order: VecDeque<(Key, Instant, usize)>,
+    kept: usize,
 }
 
 /// Changes under way and answered: `W` is whoever asked, `A` the answer.
@@ -76,6 +80,7 @@ impl<W, A: Clone> Retries<W, A> {
         let inner = Inner {
             states: HashMap::default(),
             order: VecDeque::new(),
+            kept: 0,
         };
         Self {
             keep,
@@ -104,12 +109,14 @@ impl<W, A: Clone> Retries<W, A> {
         }
     }
 
-    /// Keeps the answer, and says who else waits for it.
+    /// Keeps the answer, of so many octets, and says who else waits for it.
     #[must_use]
-    pub fn finish(&self, key: Key, answer: A, now: Instant) -> Vec<W> {
+    pub fn finish(&self, key: Key, answer: A, octets: usize, now: Instant) -> Vec<W> {
         let mut inner = self.lock();
         let before = inner.states.insert(key, State::Done(answer));
-        inner.order.push_back((key, now));
+        let size = octets + ANSWER_COST;
+        inner.order.push_back((key, now, size));
+        inner.kept += size;
         inner.expire(now, self.keep);
         waiting(before)
     }
@@ -135,11 +142,12 @@ fn waiting<W, A>(state: Option<State<W, A>>) -> Vec<W> {
 
 impl<W, A> Inner<W, A> {
     fn expire(&mut self, now: Instant, keep: Duration) {
-        while let Some((key, finished)) = self.order.front() {
+        while let Some((key, finished, size)) = self.order.front() {
             let over = now.saturating_duration_since(*finished) > keep;
-            if !over && self.order.len() <= KEPT_MAX {
+            if !over && self.kept <= KEPT_MAX {
                 return;
             }
+            self.kept -= size;
             self.states.remove(key);
             self.order.pop_front();
         }
@@ -164,11 +172,28 @@ mod tests {
         ] {
             assert_eq!(retries.begin(other, "other", now), Begin::New("other"));
         }
-        assert_eq!(retries.finish(key, 7, now), ["second"]);
+        assert_eq!(retries.finish(key, 7, 4, now), ["second"]);
         assert_eq!(retries.begin(key, "third", now), Begin::Done("third", 7));
         let later = now + Duration::from_secs(61);
         assert_eq!(retries.begin(key, "late", later), Begin::New("late"));
         assert!(retries.forget(key).is_empty());
         assert_eq!(retries.begin(key, "again", later), Begin::New("again"));
+    }
+
+    /// Goal: large answers do not add up: the oldest are forgotten.
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let retries: Retries<(), u32> = Retries::new(Duration::from_secs(60));
+        let (now, octets) = (Instant::now(), 1 << 20);
+        for request in 0..200 {
+            let key = Key::new(1, request, 100, b"");
+            assert_eq!(retries.begin(key, (), now), Begin::New(()));
+            assert!(retries.finish(key, request, octets, now).is_empty());
+        }
+        assert!(retries.lock().states.len() <= KEPT_MAX / octets);
+        let last = Key::new(1, 199, 100, b"");
+        assert_eq!(retries.begin(last, (), now), Begin::Done((), 199));
+        let first = Key::new(1, 0, 100, b"");
+        assert_eq!(retries.begin(first, (), now), Begin::New(()));
     }
 }

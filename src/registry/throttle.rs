@@ -1,17 +1,21 @@
-//! Wrong answers slow their sender down, and nobody else.
+//! Wrong answers slow their sender down, and never the rightful owner elsewhere.
 //!
-//! A bucket for each identity and source network: a handful of wrong answers at once, then one a
-//! second. One for each network over all identities, and one for each identity over all networks
-//! that have never been right: who guesses from everywhere is slowed, while the rightful owner, on
-//! a network that has been right before, is not. Refusals cost nothing to make: they are made
-//! before any key is looked at, so they do not tell a right answer from a wrong one.
+//! A bucket for each identity and network: a handful of wrong answers at once, then one a second.
+//! One for each network over all identities, and one for each identity over all networks. An
+//! address that an identity has been proved from has a bucket of its own for it, and no other
+//! counts there: neither guesses from everywhere nor those of its neighbours hold the owner up.
+//! Signatures cannot be guessed, so they are only held by what their network costs us. Addresses
+//! that may be forged share one bucket, which counts against nobody whose address is proven.
+//!
+//! Refusals are made before any key is looked at, so they do not tell a right answer from a wrong one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::auth::Identity;
-use super::source::Source;
+use super::source::{Sender, Source};
 
 /// A bucket's size, and how many a second come back.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,11 +29,11 @@ pub struct Rate {
 /// The limits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
-    /// For one identity from one network.
+    /// For one identity from one network, or from one address that has been right.
     pub pair: Rate,
-    /// For one network.
+    /// For one network, and for all forged ones together.
     pub source: Rate,
-    /// For one identity from networks that have not been right.
+    /// For one identity from everywhere that has not been right.
     pub identity: Rate,
 }
 
@@ -44,14 +48,21 @@ impl Default for Limits {
     }
 }
 
-/// Buckets and networks remembered; when there are more, those that are full again are forgotten.
+/// Buckets remembered, and identities that were right; when there are more, those that matter least
+/// are forgotten.
 const ENTRIES_MAX: usize = 100_000;
+/// Addresses remembered of one identity.
+const ADDRESSES_MAX: usize = 64;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Subject {
+    /// An identity at an address that it has been proved from.
+    Owner(Identity, IpAddr),
     Pair(Identity, Source),
     Source(Source),
     Identity(Identity),
+    /// Whoever may be forged.
+    Claimed,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -63,8 +74,25 @@ struct Bucket {
 #[derive(Debug, Default)]
 struct Inner {
     buckets: HashMap<Subject, Bucket, foldhash::fast::RandomState>,
-    /// Networks from which an identity was proved, with the time of the last proof.
-    right: HashMap<(Identity, Source), Instant, foldhash::fast::RandomState>,
+    /// Addresses from which an identity was proved, the last one at the end.
+    right: HashMap<Identity, Known, foldhash::fast::RandomState>,
+}
+
+#[derive(Debug)]
+struct Known {
+    addresses: VecDeque<IpAddr>,
+    last: Instant,
+}
+
+/// An answer to a challenge, as far as its limits are concerned.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt<'a> {
+    /// Who they say they are.
+    pub identity: &'a Identity,
+    /// Where they are.
+    pub sender: Sender,
+    /// Whether the proof could be guessed: it is made with a secret that a person may have chosen.
+    pub guessable: bool,
 }
 
 /// Counts wrong answers.
@@ -84,22 +112,20 @@ impl Throttle {
         }
     }
 
-    /// Whether an answer of this identity from this network is looked at.
+    /// Whether an answer is looked at.
     #[must_use]
-    pub fn allows(&self, identity: &Identity, source: Source, now: Instant) -> bool {
+    pub fn allows(&self, attempt: Attempt<'_>, now: Instant) -> bool {
         let inner = self.lock();
-        let known = inner.right.contains_key(&(identity.clone(), source));
-        self.subjects(identity, source, known)
+        inner
+            .subjects(attempt, &self.limits)
             .into_iter()
-            .flatten()
             .all(|(subject, rate)| inner.spent(&subject, rate, now) < rate.burst)
     }
 
     /// An answer was wrong.
-    pub fn failed(&self, identity: &Identity, source: Source, now: Instant) {
+    pub fn failed(&self, attempt: Attempt<'_>, now: Instant) {
         let mut inner = self.lock();
-        let known = inner.right.contains_key(&(identity.clone(), source));
-        for (subject, rate) in self.subjects(identity, source, known).into_iter().flatten() {
+        for (subject, rate) in inner.subjects(attempt, &self.limits) {
             let spent = inner.spent(&subject, rate, now) + 1.0;
             inner.buckets.insert(subject, Bucket { spent, at: now });
         }
@@ -107,26 +133,19 @@ impl Throttle {
     }
 
     /// An answer was right.
-    pub fn succeeded(&self, identity: &Identity, source: Source, now: Instant) {
+    pub fn succeeded(&self, attempt: Attempt<'_>, now: Instant) {
+        if !attempt.sender.is_proven() {
+            return;
+        }
         let mut inner = self.lock();
-        inner
-            .buckets
-            .remove(&Subject::Pair(identity.clone(), source));
-        inner.right.insert((identity.clone(), source), now);
-    }
-
-    fn subjects(
-        &self,
-        identity: &Identity,
-        source: Source,
-        known: bool,
-    ) -> [Option<(Subject, Rate)>; 3] {
-        let everywhere = (Subject::Identity(identity.clone()), self.limits.identity);
-        [
-            Some((Subject::Pair(identity.clone(), source), self.limits.pair)),
-            Some((Subject::Source(source), self.limits.source)),
-            (!known).then_some(everywhere),
-        ]
+        let (identity, address) = (attempt.identity, host(attempt.sender.address()));
+        let (pair, owner) = (
+            Subject::Pair(identity.clone(), attempt.sender.source()),
+            Subject::Owner(identity.clone(), address),
+        );
+        inner.buckets.remove(&pair);
+        inner.buckets.remove(&owner);
+        inner.remember(identity, address, now);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -134,7 +153,62 @@ impl Throttle {
     }
 }
 
+/// What counts as one address: of IPv6 the half that names a network of one user.
+fn host(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
+    }
+}
+
 impl Inner {
+    fn subjects(&self, attempt: Attempt<'_>, limits: &Limits) -> Vec<(Subject, Rate)> {
+        let Attempt {
+            identity,
+            sender,
+            guessable,
+        } = attempt;
+        if !sender.is_proven() {
+            return vec![(Subject::Claimed, limits.source)];
+        }
+        let address = host(sender.address());
+        let known = self.right.get(identity);
+        if known.is_some_and(|known| known.addresses.contains(&address)) {
+            let rate = if guessable {
+                limits.pair
+            } else {
+                limits.source
+            };
+            return vec![(Subject::Owner(identity.clone(), address), rate)];
+        }
+        let source = sender.source();
+        let mut subjects = vec![(Subject::Source(source), limits.source)];
+        if guessable {
+            subjects.push((Subject::Pair(identity.clone(), source), limits.pair));
+            subjects.push((Subject::Identity(identity.clone()), limits.identity));
+        }
+        subjects
+    }
+
+    fn remember(&mut self, identity: &Identity, address: IpAddr, now: Instant) {
+        let known = self.right.entry(identity.clone()).or_insert_with(|| Known {
+            addresses: VecDeque::new(),
+            last: now,
+        });
+        known.last = now;
+        known.addresses.retain(|other| *other != address);
+        if known.addresses.len() >= ADDRESSES_MAX {
+            known.addresses.pop_front();
+        }
+        known.addresses.push_back(address);
+        if self.right.len() > ENTRIES_MAX {
+            let mut times: Vec<Instant> = self.right.values().map(|known| known.last).collect();
+            times.sort_unstable();
+            let median = times.get(times.len() / 2).copied().unwrap_or(now);
+            self.right.retain(|_, known| known.last > median);
+        }
+    }
+
     fn spent(&self, subject: &Subject, rate: Rate, now: Instant) -> f64 {
         let Some(bucket) = self.buckets.get(subject) else {
             return 0.0;
@@ -144,27 +218,22 @@ impl Inner {
     }
 
     fn shrink(&mut self, limits: &Limits, now: Instant) {
-        if self.buckets.len() > ENTRIES_MAX {
-            self.buckets.retain(|subject, bucket| {
-                let rate = match subject {
-                    Subject::Pair(..) => limits.pair,
-                    Subject::Source(_) => limits.source,
-                    Subject::Identity(_) => limits.identity,
-                };
-                let passed = now.saturating_duration_since(bucket.at).as_secs_f64();
-                bucket.spent > passed * rate.per_second
-            });
-            // Whoever fills the table with fresh failures is held by the bucket of their network.
-            if self.buckets.len() > ENTRIES_MAX {
-                self.buckets
-                    .retain(|subject, _| !matches!(subject, Subject::Pair(..)));
-            }
+        if self.buckets.len() <= ENTRIES_MAX {
+            return;
         }
-        if self.right.len() > ENTRIES_MAX {
-            let mut times: Vec<Instant> = self.right.values().copied().collect();
-            times.sort_unstable();
-            let median = times[times.len() / 2];
-            self.right.retain(|_, time| *time > median);
+        self.buckets.retain(|subject, bucket| {
+            let rate = match subject {
+                Subject::Owner(..) | Subject::Pair(..) => limits.pair,
+                Subject::Source(_) | Subject::Claimed => limits.source,
+                Subject::Identity(_) => limits.identity,
+            };
+            let passed = now.saturating_duration_since(bucket.at).as_secs_f64();
+            bucket.spent > passed * rate.per_second
+        });
+        // Whoever fills the table with fresh failures is held by the bucket of their network.
+        if self.buckets.len() > ENTRIES_MAX {
+            self.buckets
+                .retain(|subject, _| matches!(subject, Subject::Source(_) | Subject::Claimed));
         }
     }
 }
@@ -174,46 +243,110 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn source(number: u8) -> Source {
-        Source::of(std::net::IpAddr::from([10, 0, number, 1]))
+    fn owner() -> Identity {
+        Identity {
+            handle: b"0.NA/1".to_vec(),
+            index: 300,
+        }
     }
 
-    /// Goal: guessing is slowed where it comes from; the owner is never locked out elsewhere.
+    fn at(network: u8, host: u8) -> Sender {
+        Sender::proven(IpAddr::from([10, 0, network, host]))
+    }
+
+    fn guess(identity: &Identity, sender: Sender) -> Attempt<'_> {
+        Attempt {
+            identity,
+            sender,
+            guessable: true,
+        }
+    }
+
+    /// Goal: guessing is slowed where it comes from, and being right forgives.
     #[test]
-    fn the_owner_is_not_locked_out() {
-        let throttle = Throttle::default();
-        let (owner, now) = (
-            Identity {
-                handle: b"0.NA/1".to_vec(),
-                index: 300,
-            },
-            Instant::now(),
-        );
-        throttle.succeeded(&owner, source(1), now);
+    fn guesses_are_slowed() {
+        let (throttle, owner, now) = (Throttle::default(), owner(), Instant::now());
+        let here = guess(&owner, at(2, 1));
         for _ in 0..10 {
-            assert!(throttle.allows(&owner, source(2), now));
-            throttle.failed(&owner, source(2), now);
+            assert!(throttle.allows(here, now));
+            throttle.failed(here, now);
         }
-        assert!(!throttle.allows(&owner, source(2), now));
-        assert!(throttle.allows(&owner, source(2), now + Duration::from_millis(1100)));
-        // From everywhere.
-        for number in 3..=250 {
-            throttle.failed(&owner, source(number), now);
-        }
-        assert!(!throttle.allows(&owner, source(251), now));
+        assert!(!throttle.allows(here, now));
         assert!(
-            throttle.allows(&owner, source(1), now),
-            "a network that has been right before"
+            !throttle.allows(guess(&owner, at(2, 9)), now),
+            "the network"
         );
+        assert!(throttle.allows(here, now + Duration::from_millis(1100)));
         let other = Identity {
             index: 301,
             ..owner.clone()
         };
-        assert!(throttle.allows(&other, source(251), now));
-        throttle.succeeded(&owner, source(2), now);
+        assert!(throttle.allows(guess(&other, at(2, 1)), now));
+        throttle.succeeded(here, now);
+        assert!(throttle.allows(here, now));
+    }
+
+    /// Goal: the owner is locked out by nobody who is somewhere else, not even next door.
+    #[test]
+    fn the_owner_is_not_locked_out() {
+        let (throttle, owner, now) = (Throttle::default(), owner(), Instant::now());
+        let mine = guess(&owner, at(1, 1));
+        throttle.succeeded(mine, now);
+        for host in 2..=250 {
+            throttle.failed(guess(&owner, at(1, host)), now);
+        }
+        for network in 3..=250 {
+            throttle.failed(guess(&owner, at(network, 1)), now);
+        }
         assert!(
-            throttle.allows(&owner, source(2), now),
-            "being right forgives"
+            !throttle.allows(guess(&owner, at(251, 1)), now),
+            "guesses from everywhere"
         );
+        assert!(
+            throttle.allows(mine, now),
+            "an address that has been right before"
+        );
+        let signed = Attempt {
+            guessable: false,
+            ..guess(&owner, at(251, 1))
+        };
+        assert!(throttle.allows(signed, now), "a signature is no guess");
+        for _ in 0..10 {
+            throttle.failed(mine, now);
+        }
+        assert!(
+            !throttle.allows(mine, now),
+            "an address that has been right is held too"
+        );
+    }
+
+    /// Goal: who forges addresses slows other forgers down, and nobody else.
+    #[test]
+    fn forged_addresses_count_against_nobody() {
+        let (throttle, owner, now) = (Throttle::default(), owner(), Instant::now());
+        let forged = |network| guess(&owner, Sender::claimed(at(network, 1).address()));
+        for network in 0..100 {
+            assert!(throttle.allows(forged(network), now));
+            throttle.failed(forged(network), now);
+        }
+        assert!(!throttle.allows(forged(200), now));
+        for network in 0..100 {
+            assert!(throttle.allows(guess(&owner, at(network, 1)), now));
+        }
+        throttle.succeeded(forged(1), now);
+        assert!(
+            !throttle.allows(forged(1), now),
+            "and are not remembered as right"
+        );
+    }
+
+    /// Goal: who has a key of their own and many addresses does not make the table forget others.
+    #[test]
+    fn addresses_of_an_identity_are_bounded() {
+        let (throttle, owner, now) = (Throttle::default(), owner(), Instant::now());
+        for network in 0..=255 {
+            throttle.succeeded(guess(&owner, at(network, 1)), now);
+        }
+        assert_eq!(throttle.lock().right[&owner].addresses.len(), ADDRESSES_MAX);
     }
 }

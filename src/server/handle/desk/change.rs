@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use getrandom::SysRng;
-use jiexi_proto::code::{OpFlags, ResponseCode};
+use jiexi_proto::code::ResponseCode;
 use jiexi_proto::limits::NONCE_SIZE;
 use jiexi_proto::message::Body;
 use jiexi_proto::message::challenge::{ChallengeAnswer, VerifyChallenge};
@@ -19,12 +19,15 @@ use crate::registry::figures::Ended;
 use crate::registry::permit::Need;
 use crate::registry::plan::Request;
 use crate::registry::retry::{Begin, Key};
-use crate::registry::session::{Challenge, Found};
+use crate::registry::session::Challenge;
+use crate::registry::source::Sender;
+use crate::registry::table::Found;
 use crate::registry::{Authenticated, Identity, LIST, READ, Rejection};
 use crate::store::{CommitError, Committed};
 
-/// How often a change is decided again because its record changed meanwhile.
-const ATTEMPTS_MAX: u32 = 8;
+/// How often a change is decided again because its record changed meanwhile: as many clients may
+/// change one handle at the same time, of which one succeeds in each round.
+const ATTEMPTS_MAX: u32 = 64;
 
 /// Answers longer than this are not kept for those who ask again: they ask for the whole.
 const KEPT_MAX: usize = 4_096;
@@ -43,9 +46,8 @@ pub(super) struct Settled {
 impl Settled {
     /// Whether it is done, and its answer takes no signature.
     pub(super) fn is_light(&self) -> bool {
-        let signed =
-            self.letter.header.flags.contains(OpFlags::CERT) && self.letter.within.is_none();
-        self.result.is_ok() && !signed
+        // Copies of it wait that may ask for a signature; within a session nobody gets one.
+        self.result.is_ok() && self.letter.within.is_some()
     }
 }
 
@@ -221,29 +223,23 @@ impl Counter {
             made: letter.came,
         };
         let registry = self.registry();
-        let (nonce, id) = if let Some(within) = &letter.within {
+        let (source, draw) = (letter.sender().source(), || getrandom::u32().ok());
+        let kept = if let Some(within) = &letter.within {
             let mut session = within
                 .session
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            let same = session
-                .pending
-                .iter()
-                .find(|pending| pending.digest == challenge.digest);
-            let nonce = same.map_or(nonce, |pending| pending.nonce);
-            if same.is_none() {
-                session.ask(challenge);
-            }
-            (nonce, within.id)
+            let nonce = registry
+                .table
+                .ask_within(&mut session, challenge, source, draw);
+            nonce.map(|nonce| (nonce, within.id))
         } else {
-            let draw = || getrandom::u32().ok();
-            match registry.table.ask(challenge, letter.source(), draw) {
-                Ok(id) => (nonce, id),
-                Err(_) => {
-                    let step = Step::refuse(&letter, &Rejection::busy("too many challenges wait"));
-                    return self.finish(letter, step);
-                }
-            }
+            let id = registry.table.ask(challenge, source, draw);
+            id.map(|id| (nonce, id))
+        };
+        let Ok((nonce, id)) = kept else {
+            let step = Step::refuse(&letter, &Rejection::busy("too many challenges wait"));
+            return self.finish(letter, step);
         };
         let octets = letter.challenge(&nonce, id, &registry.key, self.stamp());
         self.send(letter, octets, ResponseCode::AUTHENTICATION_NEEDED);
@@ -266,20 +262,21 @@ impl Counter {
             }
         };
         let claim = self.claim(&letter, answer);
-        let asked: Vec<Vec<u8>> = candidates.iter().map(Challenge::asked).collect();
-        let proved =
-            self.registry()
-                .authenticate(&claim, &asked, letter.source(), Now::read().instant);
+        let asked: Vec<Vec<u8>> = candidates.iter().map(|(_, asked)| asked.asked()).collect();
+        // Who knows the id of the challenge has received it where they say they are.
+        let sender = Sender::proven(letter.peer.ip());
+        let now = Now::read().instant;
+        let proved = self.registry().authenticate(&claim, &asked, sender, now);
         let (who, place) = match proved {
             Ok(proved) => proved,
             Err(rejection) => {
                 return self.refuse_proof(letter, &claim.identity, &candidates, &rejection);
             }
         };
-        let Some(challenge) = candidates.into_iter().nth(place) else {
+        let Some((id, challenge)) = candidates.into_iter().nth(place) else {
             return self.desk.done();
         };
-        self.proved(&letter, &who, &challenge);
+        self.proved(&letter, &who, id);
         letter.question = Some((challenge.envelope, challenge.content));
         letter.who = Some(who);
         let Some(message) = question(&letter) else {
@@ -291,36 +288,29 @@ impl Counter {
     }
 
     /// The challenges that an answer may be for.
-    fn candidates(&self, letter: &mut Letter) -> Result<Vec<Challenge>, Rejection> {
+    fn candidates(&self, letter: &mut Letter) -> Result<Vec<(u32, Challenge)>, Rejection> {
         const UNKNOWN: Rejection = Rejection::new(
             ResponseCode::SESSION_TIMEOUT,
             "Invalid session id or session time out. Please try again.",
         );
         const LATE: Rejection = Rejection::bare(ResponseCode::AUTHENTICATION_TIMEOUT);
+        let table = &self.registry().table;
         if let Some(within) = &letter.within {
-            let limit = self.registry().config.limits.auth_time;
             let session = within
                 .session
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            let live = |challenge: &&Challenge| {
-                letter.came.saturating_duration_since(challenge.made) <= limit
-            };
-            let live: Vec<Challenge> = session.pending.iter().filter(live).cloned().collect();
-            return match (live.is_empty(), session.pending.is_empty()) {
-                (false, _) => Ok(live),
-                (true, false) => Err(LATE),
-                (true, true) => Err(UNKNOWN),
+            return match table.pending(&session, letter.came) {
+                Found::There(pending) => Ok(pending),
+                Found::TooLate => Err(LATE),
+                Found::Unknown => Err(UNKNOWN),
             };
         }
-        match self
-            .registry()
-            .table
-            .answered(letter.envelope.session_id, letter.came)
-        {
+        let id = letter.envelope.session_id;
+        match table.answered(id, letter.came) {
             Found::There(challenge) => {
                 letter.answer_session = 0;
-                Ok(vec![challenge])
+                Ok(vec![(id, challenge)])
             }
             Found::TooLate => {
                 letter.answer_session = 0;
@@ -342,7 +332,7 @@ impl Counter {
 
     /// Writes down in the session who was proved, when it is who opened it: somebody else's proof
     /// counts for the one request only.
-    fn proved(&self, letter: &Letter, who: &Authenticated, challenge: &Challenge) {
+    fn proved(&self, letter: &Letter, who: &Authenticated, id: u32) {
         let Some(within) = &letter.within else {
             return;
         };
@@ -350,9 +340,7 @@ impl Counter {
             .session
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        session
-            .pending
-            .retain(|pending| pending.digest != challenge.digest);
+        self.registry().table.forget(&mut session, id);
         if session.declared.as_ref() == Some(who.identity()) {
             session.authenticated = Some(who.clone());
         }
@@ -363,10 +351,10 @@ impl Counter {
         &self,
         mut letter: Letter,
         claimed: &Identity,
-        candidates: &[Challenge],
+        candidates: &[(u32, Challenge)],
         rejection: &Rejection,
     ) {
-        let Some(challenge) = candidates.last() else {
+        let Some((_, challenge)) = candidates.last() else {
             return self.desk.done();
         };
         letter.question = Some((challenge.envelope, challenge.content.clone()));
@@ -433,7 +421,7 @@ impl Counter {
         let now: Instant = Now::read().instant;
         match self
             .registry()
-            .authenticate(&claim, &[covered], letter.source(), now)
+            .authenticate(&claim, &[covered], letter.sender(), now)
         {
             Ok(_) => Step::success(letter, vec![1]),
             Err(rejection) if rejection.code == ResponseCode::AUTHENTICATION_FAILED => {
@@ -455,9 +443,8 @@ impl Counter {
         let waiting = if passing || outcome.body.len() > KEPT_MAX {
             self.desk.retries.forget(key)
         } else {
-            self.desk
-                .retries
-                .finish(key, outcome.clone(), Now::read().instant)
+            let (octets, now) = (outcome.body.len(), Now::read().instant);
+            self.desk.retries.finish(key, outcome.clone(), octets, now)
         };
         for mut other in waiting {
             other.retry = None;

@@ -21,7 +21,7 @@ use crate::registry::cipher;
 use crate::registry::keys::{Hash, NodeKey};
 use crate::registry::retry::Key;
 use crate::registry::session::Session;
-use crate::registry::source::Source;
+use crate::registry::source::Sender;
 use crate::registry::{Authenticated, Rejection};
 use crate::server::handle::reply::{REPEATED, Stamp};
 
@@ -113,9 +113,9 @@ pub(super) fn block(octets: &[u8]) -> Vec<u8> {
 }
 
 impl Letter {
-    /// The network it comes from.
-    pub(super) fn source(&self) -> Source {
-        Source::of(self.peer.ip())
+    /// Who sent it.
+    pub(super) fn sender(&self) -> Sender {
+        self.sink.sender(self.peer.ip())
     }
 
     /// Its body.

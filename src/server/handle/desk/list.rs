@@ -13,6 +13,7 @@ use super::counter::{Counter, Step};
 use super::letter::{Letter, Outcome, Seal};
 use super::{Answer, Sink};
 use crate::registry::Rejection;
+use crate::registry::source::Source;
 use crate::server::handle::outcome_of;
 use crate::store::{OwnedRecord, Space};
 
@@ -27,6 +28,13 @@ pub struct Listing {
     prefix: Vec<u8>,
     /// The last key that was told.
     after: Option<Vec<u8>>,
+}
+
+impl Listing {
+    /// The network of whoever asked.
+    pub(super) fn source(&self) -> Source {
+        self.letter.sender().source()
+    }
 }
 
 impl Counter {

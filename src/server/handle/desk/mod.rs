@@ -8,6 +8,7 @@
 //! ```
 //!
 //! * [`Desk`]: the queue. When it is full, the client is told to come back (code 3), at once.
+//! * `turns`: who is next. Networks take turns, so that a flood holds up its own.
 //! * `counter`: one thread's work on one request: open, decode, decide.
 //! * `letter`: one request with all that its answer needs, and the answer: sign, encrypt.
 
@@ -16,6 +17,7 @@ mod counter;
 mod letter;
 mod list;
 mod session;
+mod turns;
 
 use std::collections::VecDeque;
 use std::io;
@@ -35,11 +37,13 @@ pub use self::list::Listing;
 use self::change::Settled;
 pub(super) use self::counter::Counter;
 use self::letter::{Letter, Outcome};
+use self::turns::Turns;
 use super::reply::{Reply, Stamp};
 use super::{Shared, op_of};
 use crate::metrics::{Metrics, Transport};
 use crate::registry::Registry;
 use crate::registry::retry::Retries;
+use crate::registry::source::{Sender, Source};
 
 /// How the desk is staffed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +93,14 @@ pub enum Sink {
 }
 
 impl Sink {
+    /// Who is at the other end, as far as the transport says: the address of a datagram may be forged.
+    fn sender(&self, address: IpAddr) -> Sender {
+        match self {
+            Self::Datagram { .. } => Sender::claimed(address),
+            Self::Stream(_) | Self::Nowhere => Sender::proven(address),
+        }
+    }
+
     const fn transport(&self) -> Transport {
         match self {
             Self::Stream(_) | Self::Nowhere => Transport::Tcp,
@@ -111,6 +123,13 @@ const LIGHT_MAX: usize = 16 * 1024;
 /// Requests under way up to which a change is ended on the store's thread.
 const SETTLED_HERE_MAX: usize = 2;
 
+impl Job {
+    /// The network it comes from.
+    fn source(&self) -> Source {
+        self.sink.sender(self.peer.ip()).source()
+    }
+}
+
 /// What a thread is given to do.
 enum Work {
     Job(Job),
@@ -120,7 +139,9 @@ enum Work {
 
 #[derive(Default)]
 struct Queue {
-    work: VecDeque<Work>,
+    /// What is under way: it is ended before something new is begun.
+    settled: VecDeque<Box<Settled>>,
+    new: Turns<Work>,
     closed: bool,
 }
 
@@ -207,7 +228,18 @@ impl Desk {
         if !self.admit(&job) {
             return Err(job);
         }
-        self.push(Work::Job(job));
+        let source = job.source();
+        let mut queue = self.lock();
+        // However much one network asks for, there is room for others.
+        if queue.new.waiting(source) >= self.config.queue.div_ceil(2) {
+            drop(queue);
+            self.done();
+            self.turned_away.fetch_add(1, Relaxed);
+            return Err(job);
+        }
+        queue.new.push(source, Work::Job(job));
+        drop(queue);
+        self.changed.notify_one();
         Ok(())
     }
 
@@ -251,7 +283,9 @@ impl Desk {
 
     /// Asks for the rest of a long answer.
     pub fn go_on(&self, listing: Box<Listing>, answer: oneshot::Sender<Answer>) {
-        self.push(Work::More(listing, answer));
+        let source = listing.source();
+        self.lock().new.push(source, Work::More(listing, answer));
+        self.changed.notify_one();
     }
 
     /// Ends the threads when everything taken up is done.
@@ -279,7 +313,8 @@ impl Desk {
         {
             return closer.settled(settled);
         }
-        self.push(Work::Settled(Box::new(settled)));
+        self.lock().settled.push_back(Box::new(settled));
+        self.changed.notify_one();
     }
 
     /// One request is done.
@@ -287,22 +322,14 @@ impl Desk {
         self.open.fetch_sub(1, Relaxed);
     }
 
-    fn push(&self, work: Work) {
-        let mut queue = self.lock();
-        match work {
-            // What is under way is ended before something new is begun.
-            Work::Settled(_) => queue.work.push_front(work),
-            Work::Job(_) | Work::More(..) => queue.work.push_back(work),
-        }
-        drop(queue);
-        self.changed.notify_one();
-    }
-
     /// The next thing to do; none when the desk is closed and everything is done.
     fn next(&self) -> Option<Work> {
         let mut queue = self.lock();
         loop {
-            if let Some(work) = queue.work.pop_front() {
+            if let Some(settled) = queue.settled.pop_front() {
+                return Some(Work::Settled(settled));
+            }
+            if let Some(work) = queue.new.pop() {
                 return Some(work);
             }
             if queue.closed && self.open.load(Relaxed) == 0 {

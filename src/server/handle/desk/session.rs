@@ -54,10 +54,10 @@ impl Counter {
             _ => longest,
         };
         let draw = || getrandom::u32().ok();
-        let opened = self
-            .registry()
-            .table
-            .open(session, letter.source(), asked, letter.came, draw);
+        let opened =
+            self.registry()
+                .table
+                .open(session, letter.sender().source(), asked, letter.came, draw);
         let Ok(id) = opened else {
             return Step::refuse(letter, &Rejection::busy("too many sessions are open"));
         };

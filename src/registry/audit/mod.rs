@@ -1,12 +1,20 @@
 //! The audit trail: who, from where, what, when, with which result. Chained by hashes, so that
 //! nothing can be taken out or changed without [`verify`] seeing it.
 //!
+//! * This module: the trail of a running node, [`Audit`].
+//! * `trail`: its files, read and verified.
+//! * `head`: the last synced entry, sealed with the node's key, so that a trail that was cut off or
+//!   written anew is seen as well.
+//!
 //! One JSON object a line. `hash` is the SHA-256 of the line before `,"hash"` was put in; `prev` is
 //! the hash of the line before. Files are begun anew when they are large; the chain goes on.
 //! Entries are written at once and synced by a thread of its own, at most [`SYNC_DELAY`] later.
 
+mod head;
+mod trail;
+
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,14 +24,20 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use self::head::{Head, HeadFile, Sealed};
+use self::trail::{cut_torn_line, files, last_line};
+use super::keys::NodeKey;
+
+pub use self::trail::{Filter, Known, Report, read, verify};
+
 /// How long an entry may wait for its sync.
 pub const SYNC_DELAY: Duration = Duration::from_millis(200);
 /// Bytes of a file after which another one is begun.
 pub const FILE_BYTES: u64 = 64 << 20;
 /// Bytes that may wait for a disk that does not write; then changes are refused.
 const WAITING_MAX: usize = 16 << 20;
-/// Longest name of a handle that is kept whole.
-const NAME_MAX: usize = 4096;
+/// Longest name of a handle that is kept whole, octets: that of the protocol.
+const NAME_MAX: usize = jiexi_proto::limits::HANDLE_MAX + 8;
 
 /// One event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +104,7 @@ struct Chain {
     failing: bool,
     /// The last entry that is written, and the last that is synced.
     written: u64,
+    written_hash: String,
     synced: u64,
     /// The syncing thread waits for something to do; it is not woken otherwise.
     idle: bool,
@@ -114,31 +129,53 @@ pub struct Audit {
 
 impl Audit {
     /// Opens the trail in a directory, which is made if need be. A line that was cut by a crash is
-    /// taken off the end: it was not synced.
+    /// taken off the end: it was not synced. When entries are missing that were synced, that is
+    /// written down with the time `now`, in seconds since 1970.
     ///
     /// # Errors
     /// The directory cannot be read or written, or its last line does not belong to a trail.
-    pub fn open(directory: &Path) -> io::Result<Self> {
+    pub fn open(directory: &Path, key: &NodeKey, now: u64) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
         let files = files(directory)?;
-        let (mut sequence, mut hash) = (0, "0".repeat(64));
         let number = files.last().map_or(1, |(number, _)| *number);
         if let Some((_, path)) = files.last() {
             cut_torn_line(path)?;
         }
-        for (_, path) in files.iter().rev() {
-            if let Some(last) = last_line(path)? {
-                let entry: Entry = serde_json::from_str(&last).map_err(|error| {
-                    let text = format!("{}: the last line is no entry: {error}", path.display());
-                    io::Error::new(io::ErrorKind::InvalidData, text)
-                })?;
-                (sequence, hash) = (entry.sequence, entry.hash);
-                break;
+        let last = last_entry(&files)?;
+        let begun = last.sequence > 0;
+        let (end, problem) = match head::read(directory, key)? {
+            Sealed::Missing if begun => (last, Some("the head of the audit trail is missing")),
+            Sealed::Missing => (last, None),
+            Sealed::Wrong => (
+                last,
+                Some("the head of the audit trail was not made by this node"),
+            ),
+            Sealed::Right(head) if head.sequence > last.sequence => {
+                (head, Some("entries of the audit trail are missing"))
             }
+            Sealed::Right(_) => (last, None),
+        };
+        let audit = Self::start(directory, number, end, HeadFile::open(directory, key)?)?;
+        if let Some(problem) = problem {
+            tracing::error!(directory = %directory.display(), "{problem}: see jiexi audit verify");
+            audit.record(&Event {
+                time: now,
+                source: "-".into(),
+                operation: problem,
+                result: "failed",
+                ..Event::default()
+            });
         }
+        Ok(audit)
+    }
+
+    fn start(directory: &Path, number: u64, end: Head, head: HeadFile) -> io::Result<Self> {
+        head.write(&end)?;
+        let Head { sequence, hash } = end;
         let mut chain = Chain {
             directory: directory.to_path_buf(),
             sequence,
+            written_hash: hash.clone(),
             hash,
             file: None,
             number,
@@ -158,7 +195,7 @@ impl Audit {
         });
         let of_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("audit".into());
-        let syncer = thread.spawn(move || of_thread.sync_until_closed())?;
+        let syncer = thread.spawn(move || of_thread.sync_until_closed(&head))?;
         Ok(Self {
             shared,
             syncer: Mutex::new(Some(syncer)),
@@ -178,13 +215,13 @@ impl Audit {
         let mut entry = Entry {
             sequence: chain.sequence + 1,
             time: event.time,
-            identity: event
-                .identity
-                .map_or_else(|| "-".to_owned(), ToString::to_string),
+            identity: event.identity.map_or_else(
+                || "-".to_owned(),
+                |identity| format!("{}:{}", identity.index, shown(&identity.handle)),
+            ),
             source: event.source.clone(),
             operation: event.operation.to_owned(),
-            handle: String::from_utf8_lossy(event.handle.get(..NAME_MAX).unwrap_or(event.handle))
-                .into_owned(),
+            handle: shown(event.handle),
             result: event.result.to_owned(),
             code: event.code,
             change: event.change,
@@ -243,6 +280,14 @@ impl Drop for Audit {
 }
 
 impl Chain {
+    /// The last entry that is written: while nothing waits it is the last of all.
+    fn end(&self) -> Head {
+        Head {
+            sequence: self.written,
+            hash: self.written_hash.clone(),
+        }
+    }
+
     fn open_file(&mut self) -> io::Result<()> {
         let path = self
             .directory
@@ -263,6 +308,7 @@ impl Chain {
         match self.try_write() {
             Ok(()) => {
                 self.written = self.sequence;
+                self.written_hash.clone_from(&self.hash);
                 self.waiting.clear();
                 self.failing = false;
             }
@@ -313,7 +359,7 @@ impl Shared {
     }
 
     /// The thread: one sync for all that comes within the delay.
-    fn sync_until_closed(&self) {
+    fn sync_until_closed(&self, head: &HeadFile) {
         let mut chain = self.lock();
         loop {
             if chain.failing {
@@ -322,12 +368,13 @@ impl Shared {
             if chain.synced < chain.written
                 && let Some((file, _)) = &chain.file
             {
-                let (file, written) = (Arc::clone(file), chain.written);
+                let (file, end) = (Arc::clone(file), chain.end());
                 drop(chain);
-                let synced = file.sync_data();
+                // The head names only what is on the disk, so that it is never ahead of the trail.
+                let synced = file.sync_data().and_then(|()| head.write(&end));
                 chain = self.lock();
                 match synced {
-                    Ok(()) => chain.synced = written,
+                    Ok(()) => chain.synced = end.sequence,
                     Err(error) => tracing::error!(%error, "the audit trail cannot be synced"),
                 }
                 self.synced.notify_all();
@@ -356,209 +403,27 @@ impl Shared {
     }
 }
 
-/// The files of a trail with their numbers, in order.
-fn files(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
-        let number = name
-            .strip_prefix("audit-")
-            .and_then(|rest| rest.strip_suffix(".jsonl"));
-        if let Some(number) = number.and_then(|number| number.parse().ok()) {
-            files.push((number, path));
+/// A name as text, cut when it is longer than any can be.
+fn shown(name: &[u8]) -> String {
+    String::from_utf8_lossy(name.get(..NAME_MAX).unwrap_or(name)).into_owned()
+}
+
+/// The last entry of a trail; that before the first when it has none.
+fn last_entry(files: &[(u64, PathBuf)]) -> io::Result<Head> {
+    for (_, path) in files.iter().rev() {
+        if let Some(last) = last_line(path)? {
+            let entry: Entry = serde_json::from_str(&last).map_err(|error| {
+                let text = format!("{}: the last line is no entry: {error}", path.display());
+                io::Error::new(io::ErrorKind::InvalidData, text)
+            })?;
+            return Ok(Head {
+                sequence: entry.sequence,
+                hash: entry.hash,
+            });
         }
     }
-    files.sort();
-    Ok(files)
-}
-
-fn cut_torn_line(path: &Path) -> io::Result<()> {
-    let octets = fs::read(path)?;
-    let whole = octets
-        .iter()
-        .rposition(|octet| *octet == b'\n')
-        .map_or(0, |place| place + 1);
-    if whole < octets.len() {
-        tracing::warn!(path = %path.display(), "the last line of the audit trail was cut by a crash and is taken off");
-        let file = OpenOptions::new().write(true).open(path)?;
-        file.set_len(whole as u64)?;
-        file.sync_all()?;
-    }
-    Ok(())
-}
-
-fn last_line(path: &Path) -> io::Result<Option<String>> {
-    let text = fs::read_to_string(path)?;
-    Ok(text.lines().next_back().map(ToOwned::to_owned))
-}
-
-/// Which entries are wanted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// Of this handle, in any case.
-    pub handle: Option<String>,
-    /// By this identity.
-    pub identity: Option<String>,
-    /// Not before this second.
-    pub since: Option<u64>,
-}
-
-impl Filter {
-    /// Whether an entry is wanted.
-    #[must_use]
-    pub fn picks(&self, entry: &Entry) -> bool {
-        let same = |wanted: &Option<String>, is: &str| {
-            wanted
-                .as_ref()
-                .is_none_or(|wanted| wanted.eq_ignore_ascii_case(is))
-        };
-        same(&self.handle, &entry.handle)
-            && same(&self.identity, &entry.identity)
-            && self.since.is_none_or(|since| entry.time >= since)
-    }
-}
-
-/// Calls `each` with every wanted entry, in order.
-///
-/// # Errors
-/// A file cannot be read or has a line that is no entry.
-pub fn read(directory: &Path, filter: &Filter, mut each: impl FnMut(&Entry)) -> io::Result<()> {
-    lines(directory, |place, line| {
-        let entry: Entry = serde_json::from_str(line).map_err(|error| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("{place}: {error}"))
-        })?;
-        if filter.picks(&entry) {
-            each(&entry);
-        }
-        Ok(())
-    })
-}
-
-/// What [`verify`] found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Entries read.
-    pub entries: u64,
-    /// The hash of the last one; keep it elsewhere to see later whether the end was cut off.
-    pub hash: String,
-    /// What is wrong, one line each, with file and line.
-    pub problems: Vec<String>,
-}
-
-/// Checks the chain from the first file there is to the last.
-///
-/// # Errors
-/// A file cannot be read.
-pub fn verify(directory: &Path) -> io::Result<Report> {
-    let mut report = Report::default();
-    let mut last: Option<Entry> = None;
-    lines(directory, |place, line| {
-        report.entries += 1;
-        let Ok(entry) = serde_json::from_str::<Entry>(line) else {
-            report.problems.push(format!("{place}: not an entry"));
-            return Ok(());
-        };
-        let suffix = format!(",\"hash\":\"{}\"}}", entry.hash);
-        let hashed = line
-            .strip_suffix(&suffix)
-            .map(|text| hex::encode(Sha256::digest(format!("{text}}}"))));
-        if hashed.as_deref() != Some(entry.hash.as_str()) {
-            report
-                .problems
-                .push(format!("{place}: the entry was changed"));
-        }
-        match &last {
-            Some(before) if before.hash != entry.prev || before.sequence + 1 != entry.sequence => {
-                report.problems.push(format!(
-                    "{place}: does not follow entry {}",
-                    before.sequence
-                ));
-            }
-            None if entry.sequence == 1 && entry.prev != "0".repeat(64) => {
-                report
-                    .problems
-                    .push(format!("{place}: the first entry follows another"));
-            }
-            _ => {}
-        }
-        report.hash.clone_from(&entry.hash);
-        last = Some(entry);
-        Ok(())
-    })?;
-    Ok(report)
-}
-
-fn lines(directory: &Path, mut each: impl FnMut(&str, &str) -> io::Result<()>) -> io::Result<()> {
-    for (_, path) in files(directory)? {
-        let reader = BufReader::new(File::open(&path)?);
-        for (number, line) in reader.lines().enumerate() {
-            let place = format!("{}:{}", path.display(), number + 1);
-            each(&place, &line?)?;
-        }
-    }
-    Ok(())
+    Ok(Head::default())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn event(handle: &[u8]) -> Event<'_> {
-        Event {
-            time: 1_800_000_000,
-            source: "192.0.2.1".into(),
-            operation: "create",
-            handle,
-            result: "committed",
-            code: 1,
-            ..Event::default()
-        }
-    }
-
-    fn trail(directory: &Path, handles: &[&[u8]]) {
-        let audit = Audit::open(directory).unwrap();
-        handles
-            .iter()
-            .for_each(|handle| audit.record(&event(handle)));
-        assert!(audit.flush(Duration::from_secs(10)));
-    }
-
-    #[test]
-    fn the_chain_goes_on_after_a_restart_and_a_torn_line() {
-        let directory = tempfile::tempdir().unwrap();
-        trail(directory.path(), &[b"1/A", b"1/B"]);
-        let path = files(directory.path()).unwrap().remove(0).1;
-        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
-        file.write_all(b"{\"sequence\":3,\"ti").unwrap();
-        trail(directory.path(), &[b"1/C \"quoted\" \xff"]);
-        let report = verify(directory.path()).unwrap();
-        assert_eq!((report.entries, report.problems.as_slice()), (3, &[][..]));
-        let mut found = Vec::new();
-        let filter = Filter {
-            handle: Some("1/b".into()),
-            ..Filter::default()
-        };
-        read(directory.path(), &filter, |entry| {
-            found.push(entry.sequence)
-        })
-        .unwrap();
-        assert_eq!(found, [2]);
-    }
-
-    #[test]
-    fn changes_and_omissions_are_seen() {
-        let directory = tempfile::tempdir().unwrap();
-        trail(directory.path(), &[b"1/A", b"1/B", b"1/C"]);
-        let path = files(directory.path()).unwrap().remove(0).1;
-        let text = fs::read_to_string(&path).unwrap();
-        fs::write(&path, text.replace("1/B", "1/X")).unwrap();
-        assert_eq!(verify(directory.path()).unwrap().problems.len(), 1);
-        let without: Vec<&str> = text.lines().filter(|line| !line.contains("1/B")).collect();
-        fs::write(&path, without.join("\n") + "\n").unwrap();
-        assert_eq!(verify(directory.path()).unwrap().problems.len(), 1);
-    }
-}
+mod tests;
