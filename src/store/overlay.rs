@@ -24,6 +24,12 @@ pub(crate) type FullKey = Box<[u8]>;
 /// How much more may wait while sled is being made anew.
 const REBUILD_FACTOR: u64 = 20;
 
+/// How long the applier gathers changes before it takes them up: woken for each, it would take turns
+/// on the cores with those who wait for the next.
+const GATHER: Duration = Duration::from_millis(10);
+/// Changes that are not waited for more of.
+const GATHERED: usize = 1_024;
+
 /// How much may wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -118,13 +124,17 @@ impl Overlay {
         let mut inner = self.lock();
         inner.position = position;
         if inner.collecting {
+            let idle = inner.filling.is_empty();
             for (key, bytes) in keys {
                 inner.filling_bytes += u64::from(bytes);
                 if let Some(before) = inner.filling.insert(key, bytes) {
                     inner.filling_bytes -= u64::from(before);
                 }
             }
-            self.changed.notify_all();
+            // An applier that gathers looks by itself when there is enough.
+            if idle || inner.filling.len() >= GATHERED {
+                self.changed.notify_all();
+            }
         }
     }
 
@@ -154,6 +164,12 @@ impl Overlay {
         let waited = self
             .changed
             .wait_timeout_while(self.lock(), patience, nothing);
+        let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let few = |inner: &mut Inner| {
+            let gathered = inner.filling.len();
+            inner.lane == lane && (1..GATHERED).contains(&gathered) && !inner.stopping
+        };
+        let waited = self.changed.wait_timeout_while(inner, GATHER, few);
         let (mut inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
         if inner.lane != lane {
             return Work::Stale;
