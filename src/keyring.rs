@@ -197,16 +197,18 @@ fn from_jwk(json: &Json) -> Result<PrivateKey, KeyringError> {
             .map_err(|_| error(format_args!("{name}: not base64url")))?;
         Ok::<Bytes, KeyringError>(number(&octets))
     };
-    Ok(PrivateKey::Rsa {
+    let key = PrivateKey::Rsa {
         modulus: field("n")?,
         public_exponent: field("e")?,
         private_exponent: field("d")?,
         p: field("p")?,
         q: field("q")?,
-        exponent_p: field("dp")?,
-        exponent_q: field("dq")?,
-        coefficient: field("qi")?,
-    })
+        exponent_p: Bytes::new(),
+        exponent_q: Bytes::new(),
+        coefficient: Bytes::new(),
+    };
+    // The other three follow from these; wrong ones would be found out when another tool signs.
+    Ok(identity::private_of(&keys::rsa_of(&key).map_err(error)?)?)
 }
 
 fn rsa_of(pair: &KeyPair) -> Result<rsa::PrivateKey, KeyringError> {

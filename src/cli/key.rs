@@ -181,12 +181,26 @@ impl Escrow {
                 place,
             } => {
                 let pair = read(&file, Some(&passphrase_file))?;
-                let key = place.load()?.node_key();
+                let config = place.load()?;
+                let (key, site) = (config.node_key(), config.site_file());
+                let known = site.exists();
+                if known {
+                    let record = identity::load_site(&site).map_err(Failed::report)?;
+                    let own = pair.public_octets();
+                    if !record.servers.iter().any(|server| server.public_key == own) {
+                        return Err(Failed::report(format_args!(
+                            "{} holds the key of another node: {} does not name it",
+                            file.display(),
+                            site.display()
+                        )));
+                    }
+                }
                 write(&key, &pair.file())?;
-                output::print(&format!(
-                    "{} is in place; its public half must be that of the site record.\n",
-                    key.display()
-                ))
+                let next = match known {
+                    true => "It is the one that the site record names.",
+                    false => "The site record (site.json) that names it is still missing.",
+                };
+                output::print(&format!("{} is in place. {next}\n", key.display()))
             }
         }
     }
