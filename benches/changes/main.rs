@@ -17,6 +17,7 @@
 #[expect(dead_code, reason = "no DSA and no encryption here")]
 mod client;
 #[path = "../../tests/changes/node.rs"]
+#[expect(dead_code, reason = "what only tests need")]
 mod node;
 
 use std::io::Write as _;

@@ -465,7 +465,7 @@ impl Inner {
                 _ => {}
             }
         }
-        let id = idle.or(longest.map(|(_, id)| id))?;
+        let id = idle.or_else(|| longest.map(|(_, id)| id))?;
         self.remove_session(id);
         Some(())
     }

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Node {
     pub(crate) data: PathBuf,
     pub(crate) address: SocketAddr,
-    operations: SocketAddr,
+    pub(crate) operations: SocketAddr,
     child: Option<Child>,
 }
 
@@ -31,7 +31,7 @@ fn free() -> SocketAddr {
     listener.local_addr().expect("an address")
 }
 
-fn program() -> Command {
+pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_jiexi"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("JIEXI_") {
@@ -44,6 +44,7 @@ fn program() -> Command {
 impl Node {
     /// Sets a node for prefix 88.118 up.
     pub(crate) fn init(directory: &Path) -> Self {
+        std::fs::create_dir_all(directory).expect("a directory");
         let data = directory.join("node");
         let (address, operations) = (free(), free());
         let status = program()
@@ -71,16 +72,38 @@ impl Node {
 
     /// Starts it and waits until it takes changes.
     pub(crate) fn start(&mut self) {
-        let child = program()
+        let child = self.command().env("JIEXI_LOG_LEVEL", "warn").spawn();
+        self.wait(child.expect("starts"));
+    }
+
+    /// Starts it with a log in a file.
+    pub(crate) fn start_logging(&mut self, log: &Path, level: &str, format: &str) {
+        let file = std::fs::File::create(log).expect("a file");
+        let child = self
+            .command()
+            .env("JIEXI_LOG_LEVEL", level)
+            .env("JIEXI_LOG_FORMAT", format)
+            .stdout(file.try_clone().expect("another"))
+            .stderr(file)
+            .spawn();
+        self.wait(child.expect("starts"));
+    }
+
+    fn command(&self) -> Command {
+        let mut command = program();
+        command
             .args(["serve", "--config"])
             .arg(self.data.join("jiexi.toml"))
             .env("JIEXI_HANDLE_LISTEN", "127.0.0.1")
+            .env("JIEXI_HANDLE_PORT", self.address.port().to_string())
             .env("JIEXI_OPERATIONS_LISTEN", self.operations.to_string())
-            .env("JIEXI_LOG_LEVEL", "warn")
             .env("JIEXI_STORE_DISK_FREE_MIN", "64MiB")
-            .env("JIEXI_STORE_DISK_FREE_PERCENT", "0")
-            .spawn();
-        self.child = Some(child.expect("starts"));
+            .env("JIEXI_STORE_DISK_FREE_PERCENT", "0");
+        command
+    }
+
+    fn wait(&mut self, child: Child) {
+        self.child = Some(child);
         let start = Instant::now();
         loop {
             let asked = create("88.118/ready", 1);
@@ -100,6 +123,24 @@ impl Node {
         let mut child = self.child.take().expect("runs");
         child.kill().expect("killed");
         child.wait().expect("ended");
+    }
+
+    /// Ends it as an operator does.
+    pub(crate) fn terminate(&mut self) {
+        use nix::sys::signal::{Signal, kill};
+        let mut child = self.child.take().expect("runs");
+        let id = i32::try_from(child.id()).expect("a process id");
+        kill(nix::unistd::Pid::from_raw(id), Signal::SIGTERM).expect("told");
+        assert!(child.wait().expect("ended").success());
+    }
+
+    /// What `jiexi audit verify` says.
+    pub(crate) fn audit_report(&self) -> serde_json::Value {
+        let output = program()
+            .args(["audit", "verify", "-o", "json", "--config"])
+            .arg(self.data.join("jiexi.toml"))
+            .output();
+        serde_json::from_slice(&output.expect("runs").stdout).expect("JSON")
     }
 
     /// Its process id.

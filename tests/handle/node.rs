@@ -185,6 +185,11 @@ pub(crate) fn private_key(name: &str) -> PrivateKey {
     }
 }
 
+/// The key of the node.
+pub(crate) fn server_key() -> NodeKey {
+    NodeKey::new(&private_key("server_priv.bin_hex")).expect("a key")
+}
+
 /// The settings of the recorded server.
 pub(crate) fn registry_config() -> registry::Config {
     let admin = |index| Identity {
@@ -206,8 +211,8 @@ pub(crate) fn shared_by(
 ) -> Shared {
     let store = fixture_store(directory);
     let site = own_site(&store);
-    let key = NodeKey::new(&private_key("server_priv.bin_hex")).expect("a key");
-    let audit = Audit::open(&directory.join("audit")).expect("an audit trail");
+    let key = server_key();
+    let audit = Audit::open(&directory.join("audit"), &key, 0).expect("an audit trail");
     let registry = Registry::new(Arc::clone(&store), key, registry, Some(audit));
     let registry = Arc::new(registry.expect("a registry"));
     Shared {
