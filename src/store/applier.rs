@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use super::State;
 use super::disk::{parent, sync_tree};
+use super::index::Reader;
 use super::journal::entry::Position;
 use super::metrics::Stopwatch;
 use super::overlay::{FullKey, Work};
+use super::record::PackedRef;
 use super::shared::Shared;
 use super::sled::{self, Engine, EngineError};
 
@@ -40,6 +42,7 @@ pub(crate) fn run(
 }
 
 fn feed(shared: &Shared, lane: u64, engine: &Engine) -> Result<(), EngineError> {
+    let mut copier = Copier::new(shared, engine);
     let mut unsynced = 0;
     let mut reached = None;
     let mut since = Stopwatch::start();
@@ -48,7 +51,7 @@ fn feed(shared: &Shared, lane: u64, engine: &Engine) -> Result<(), EngineError> 
         stall(shared);
         match shared.overlay.take(lane, shared.config.checkpoint_interval) {
             Work::Apply(keys, position) => {
-                if !apply(shared, lane, engine, &keys)? {
+                if !apply(shared, lane, &mut copier, &keys)? {
                     return Ok(());
                 }
                 shared.overlay.finish(lane, position);
@@ -76,12 +79,12 @@ fn feed(shared: &Shared, lane: u64, engine: &Engine) -> Result<(), EngineError> 
 fn apply(
     shared: &Shared,
     lane: u64,
-    engine: &Engine,
+    copier: &mut Copier<'_>,
     keys: &[FullKey],
 ) -> Result<bool, EngineError> {
     for batch in keys.chunks(BATCH) {
         for key in batch {
-            apply_key(shared, engine, key)?;
+            copier.apply(key)?;
         }
         stall(shared);
         if !shared.overlay.drained(lane, batch.len()) {
@@ -92,12 +95,36 @@ fn apply(
     Ok(true)
 }
 
-fn apply_key(shared: &Shared, engine: &Engine, full_key: &[u8]) -> Result<(), EngineError> {
-    let Some((space, key)) = full_key.split_first() else {
-        return Ok(());
-    };
-    let put = shared.index.with(*space, key, |packed| engine.put(packed));
-    put.unwrap_or_else(|| engine.remove(*space, key))
+/// Brings records from the index to sled.
+struct Copier<'a> {
+    reader: Reader,
+    engine: &'a Engine,
+    /// The record being applied. sled may hang with it, and a session must not.
+    packed: Vec<u8>,
+}
+
+impl<'a> Copier<'a> {
+    fn new(shared: &Shared, engine: &'a Engine) -> Self {
+        Self {
+            reader: Reader::new(Arc::clone(&shared.index)),
+            engine,
+            packed: Vec::new(),
+        }
+    }
+
+    /// Brings sled's record under a key to what the index has.
+    fn apply(&mut self, full_key: &[u8]) -> Result<(), EngineError> {
+        let Some((space, key)) = full_key.split_first() else {
+            return Ok(());
+        };
+        self.packed.clear();
+        let (reader, packed) = (&self.reader, &mut self.packed);
+        let found = reader.with(*space, key, |found| packed.extend_from_slice(found.bytes()));
+        match found {
+            Some(()) => self.engine.put(PackedRef::of_index(packed)),
+            None => self.engine.remove(*space, key),
+        }
+    }
 }
 
 /// Syncs sled; it then holds at least `reached`.
@@ -152,6 +179,7 @@ fn fill(shared: &Shared, lane: u64, engine: &Engine) -> Result<Option<Position>,
     let Some(applied) = shared.overlay.collect(lane) else {
         return Ok(None);
     };
+    let mut copier = Copier::new(shared, engine);
     let mut after: Vec<u8> = Vec::new();
     loop {
         // Reading the whole index takes a while, and is no reason to give this applier up.
@@ -160,7 +188,7 @@ fn fill(shared: &Shared, lane: u64, engine: &Engine) -> Result<Option<Position>,
         shared.syncing.store(false, Ordering::Relaxed);
         for batch in page.chunks(BATCH) {
             for key in batch {
-                apply_key(shared, engine, key)?;
+                copier.apply(key)?;
             }
             stall(shared);
             if !shared.overlay.is_current(lane) {

@@ -181,6 +181,7 @@ impl Keeper {
 
     fn look(&mut self, requests: Requests) {
         refresh_disk(&self.shared);
+        self.shared.index.tend();
         self.renew |= requests.renew;
         if requests.rebuild {
             self.give_up_applier("a new sled was asked for", false);

@@ -448,7 +448,7 @@ impl<'a> Replay<'a> {
             Change::Put(packed) => {
                 self.deleted.remove(&key);
                 let checksum = packed.checksum();
-                let old = self.shared.index.put(packed);
+                let old = self.shared.index.put(packed.view());
                 self.position.exchange(old, Some(checksum));
             }
             Change::Delete { space, key: bare } => {
@@ -469,7 +469,7 @@ impl<'a> Replay<'a> {
             return Ok(());
         }
         let checksum = packed.checksum();
-        if self.shared.index.put_if_absent(packed) {
+        if self.shared.index.put_if_absent(packed.view()) {
             self.position.exchange(None, Some(checksum));
         }
         let loaded = self.shared.metrics.loaded_records.fetch_add(1, Relaxed);

@@ -390,7 +390,7 @@ impl Store {
             records: shared.index.len() as u64,
             sum: position.sum,
             index_bytes: shared.index.bytes(),
-            index_dead_bytes: 0,
+            index_dead_bytes: shared.index.dead_bytes(),
             loaded_ratio: if complete {
                 1.0
             } else {

@@ -338,33 +338,76 @@ impl Packed {
         &self.0
     }
 
+    /// The borrowed view.
+    pub(crate) fn view(&self) -> PackedRef<'_> {
+        PackedRef(&self.0)
+    }
+
     /// The number of the record's space.
     pub(crate) fn space_number(&self) -> u8 {
-        self.0[0]
+        self.view().space_number()
     }
 
     /// The record's key.
     pub(crate) fn key(&self) -> &[u8] {
-        &self.0[PACKED_HEAD..self.key_end()]
-    }
-
-    /// The record without its key, as sled holds it.
-    pub(crate) fn body(&self) -> &[u8] {
-        &self.0[self.key_end()..]
+        self.view().key()
     }
 
     /// The checksum; part of the store's sum.
     pub(crate) fn checksum(&self) -> u64 {
-        read_u64(&self.0, self.0.len() - CHECKSUM)
-    }
-
-    /// Whether the bytes still are what they were when they came.
-    pub(crate) fn is_whole(&self) -> bool {
-        is_sound(&self.0)
+        self.view().checksum()
     }
 
     /// The view for readers.
     pub(crate) fn record(&self) -> Record<'_> {
+        self.view().record()
+    }
+}
+
+/// A whole record with its key, in somebody else's memory.
+#[derive(Clone, Copy)]
+pub(crate) struct PackedRef<'a>(&'a [u8]);
+
+impl<'a> PackedRef<'a> {
+    /// Bytes out of the index, into which only whole records come.
+    #[inline]
+    pub(crate) fn of_index(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// The whole packed form.
+    pub(crate) fn bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// The number of the record's space.
+    pub(crate) fn space_number(self) -> u8 {
+        self.0[0]
+    }
+
+    /// The record's key.
+    pub(crate) fn key(self) -> &'a [u8] {
+        &self.0[PACKED_HEAD..self.key_end()]
+    }
+
+    /// The record without its key, as sled holds it.
+    pub(crate) fn body(self) -> &'a [u8] {
+        &self.0[self.key_end()..]
+    }
+
+    /// The checksum; part of the store's sum.
+    pub(crate) fn checksum(self) -> u64 {
+        read_u64(self.0, self.0.len() - CHECKSUM)
+    }
+
+    /// Whether the bytes still are what they were when they came.
+    pub(crate) fn is_whole(self) -> bool {
+        is_sound(self.0)
+    }
+
+    /// The view for readers.
+    #[inline]
+    pub(crate) fn record(self) -> Record<'a> {
         let (head, body) = self.0.split_at(self.key_end());
         Record {
             key: &head[PACKED_HEAD..],
@@ -372,8 +415,8 @@ impl Packed {
         }
     }
 
-    fn key_end(&self) -> usize {
-        PACKED_HEAD + usize::from(read_u16(&self.0, 1))
+    fn key_end(self) -> usize {
+        PACKED_HEAD + usize::from(read_u16(self.0, 1))
     }
 }
 
@@ -464,7 +507,7 @@ mod tests {
             );
             assert_eq!((entries[2].wire, entries[2].sealed), (&b"three"[..], false));
             assert_eq!(
-                Packed::from_parts(Space::Handle, b"88.118/ABC", packed.body())
+                Packed::from_parts(Space::Handle, b"88.118/ABC", packed.view().body())
                     .unwrap()
                     .bytes(),
                 packed.bytes()
@@ -491,8 +534,8 @@ mod tests {
                 "length {length}"
             );
         }
-        assert!(Packed::from_parts(Space::Handle, b"A/2", packed.body()).is_none());
-        assert!(Packed::from_parts(Space::Prefix, b"A/1", packed.body()).is_none());
+        assert!(Packed::from_parts(Space::Handle, b"A/2", packed.view().body()).is_none());
+        assert!(Packed::from_parts(Space::Prefix, b"A/1", packed.view().body()).is_none());
     }
 
     /// Goal: the format of version 1 does not change. Method: one record as bytes.

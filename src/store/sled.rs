@@ -26,7 +26,7 @@ use super::change::Space;
 use super::disk;
 use super::journal::entry::{Position, read_u32, read_u64};
 use super::metrics::Stopwatch;
-use super::record::Packed;
+use super::record::{Packed, PackedRef};
 
 /// Larger records are chunked.
 const CHUNK_BYTES: usize = 32 << 10;
@@ -177,7 +177,7 @@ impl Engine {
     }
 
     /// Puts a record.
-    pub(crate) fn put(&self, packed: &Packed) -> Result<(), EngineError> {
+    pub(crate) fn put(&self, packed: PackedRef<'_>) -> Result<(), EngineError> {
         let (space, key, body) = (packed.space_number(), packed.key(), packed.body());
         let generation = packed.record().generation();
         if body.len() <= CHUNK_BYTES {

@@ -12,6 +12,7 @@ use foldhash::fast::RandomState;
 use super::change::{CommitError, Committed, Space};
 use super::disk::Event;
 use super::error::StoreError;
+use super::index::Reader;
 use super::journal::Journal;
 use super::journal::entry::{EntryWriter, Position};
 use super::metrics::{Part, Result as Outcome, Stopwatch};
@@ -30,6 +31,7 @@ type Touched<'a> = HashMap<(u8, &'a [u8]), Option<Figures>, RandomState>;
 /// The writer's state.
 pub(crate) struct Writer {
     shared: Arc<Shared>,
+    reader: Reader,
     journal: Journal,
     position: Position,
     entry: EntryWriter,
@@ -44,6 +46,7 @@ struct Judged {
 impl Writer {
     pub(crate) fn new(shared: Arc<Shared>, journal: Journal, position: Position) -> Self {
         Self {
+            reader: Reader::new(Arc::clone(&shared.index)),
             shared,
             journal,
             position,
@@ -136,7 +139,7 @@ impl Writer {
                     keys.push(([&[space], key].concat().into(), change.step.bytes() as u32));
                     changed[usize::from(space) - 1] = true;
                     match change.step {
-                        Todo::Put(packed) => self.shared.index.put(packed),
+                        Todo::Put(packed) => self.shared.index.put(packed.view()),
                         Todo::Delete { space, key } => {
                             self.shared.index.remove(space.number(), &key)
                         }
@@ -194,7 +197,7 @@ impl Writer {
             let place = (change.step.space(), change.step.key());
             let known = touched.get(&place).copied();
             let old = known.unwrap_or_else(|| {
-                self.shared.index.with(place.0, place.1, |packed| {
+                self.reader.with(place.0, place.1, |packed| {
                     (packed.record().generation(), packed.checksum())
                 })
             });

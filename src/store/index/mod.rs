@@ -1,20 +1,27 @@
 //! The index in memory that answers look-ups: every record, found by key without a lock, an allocation or a reference
-//! count. One thread changes it (the loader, then the writer); any number of [`Session`]s read.
+//! count. One thread at a time changes it (the loader, then the writer); any number of [`Session`]s read.
 //!
-//! The map is papaya's. A later, compact index keeps the interface: [`Reader`], [`Session`], [`Lookup`], and below them
-//! [`Index::put`], [`Index::remove`], [`Index::page`].
+//! * `memory`: slots, records, and the unsafe code that reads them in place.
+//! * `epoch`: when memory can be freed.
+//! * `sync`: what `epoch` is made of, so that a test can put a model in its place.
+
+mod epoch;
+mod memory;
+#[cfg(test)]
+mod tests;
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicU64, Ordering, fence};
+    pub(super) use std::sync::{Arc, Mutex, PoisonError};
+}
 
 use std::collections::BinaryHeap;
-use std::hash::{Hash, Hasher};
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-
-use foldhash::quality::RandomState;
-use papaya::{Equivalent, HashMap, LocalGuard};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::change::Space;
-use super::record::{Packed, Record};
+use super::record::{PackedRef, Record};
+use memory::{Memory, Seated, Visit};
 
 /// What is known about a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,120 +48,75 @@ pub(crate) enum Miss {
     Damaged = 2,
 }
 
-/// A record in the map; equal to another one when the keys are equal.
-struct Slot(Packed);
-
-/// A key to look for.
-struct Probe<'a> {
-    space: u8,
-    key: &'a [u8],
-}
-
-impl Hash for Slot {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        Probe {
-            space: self.0.space_number(),
-            key: self.0.key(),
-        }
-        .hash(state);
-    }
-}
-
-impl Hash for Probe<'_> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u8(self.space);
-        state.write(self.key);
-    }
-}
-
-impl PartialEq for Slot {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.space_number() == other.0.space_number() && self.0.key() == other.0.key()
-    }
-}
-
-impl Eq for Slot {}
-
-impl Equivalent<Slot> for Probe<'_> {
-    fn equivalent(&self, slot: &Slot) -> bool {
-        self.space == slot.0.space_number() && self.key == slot.0.key()
-    }
-}
-
 /// All records.
 pub(crate) struct Index {
-    records: HashMap<Slot, (), RandomState>,
-    /// Bytes of the packed records.
-    bytes: AtomicU64,
+    memory: Arc<Memory>,
     miss: AtomicU8,
 }
 
 impl Index {
     pub(crate) fn new() -> Self {
         Self {
-            records: HashMap::builder().hasher(RandomState::default()).build(),
-            bytes: AtomicU64::new(0),
+            memory: Arc::new(Memory::new()),
             miss: AtomicU8::new(Miss::Loading as u8),
         }
     }
 
     /// Puts a record in the place of the one under its key; returns the checksum of that one.
-    pub(crate) fn put(&self, packed: Packed) -> Option<u64> {
-        let guard = self.records.guard();
-        let before = self
-            .probe(packed.space_number(), packed.key(), &guard)
-            .map(figures);
-        self.bytes
-            .fetch_add(packed.bytes().len() as u64, Ordering::Relaxed);
-        self.records.insert(Slot(packed), (), &guard);
-        before.map(|(checksum, length)| {
-            self.bytes.fetch_sub(length, Ordering::Relaxed);
-            checksum
-        })
+    pub(crate) fn put(&self, packed: PackedRef<'_>) -> Option<u64> {
+        let mut before = None;
+        self.memory.put(packed.bytes(), |old| {
+            before = old.map(|old| PackedRef::of_index(old).checksum());
+            true
+        });
+        before
     }
 
     /// Puts a record unless there is one under its key. Returns whether it was put.
-    pub(crate) fn put_if_absent(&self, packed: Packed) -> bool {
-        let guard = self.records.guard();
-        let length = packed.bytes().len() as u64;
-        let put = self.records.try_insert(Slot(packed), (), &guard).is_ok();
-        if put {
-            self.bytes.fetch_add(length, Ordering::Relaxed);
-        }
-        put
+    pub(crate) fn put_if_absent(&self, packed: PackedRef<'_>) -> bool {
+        let mut absent = false;
+        self.memory.put(packed.bytes(), |old| {
+            absent = old.is_none();
+            absent
+        });
+        absent
     }
 
     /// Removes the record under a key; returns its checksum.
     pub(crate) fn remove(&self, space: u8, key: &[u8]) -> Option<u64> {
-        let guard = self.records.guard();
-        let (slot, ()) = self.records.remove_entry(&Probe { space, key }, &guard)?;
-        let (checksum, length) = figures(&slot.0);
-        self.bytes.fetch_sub(length, Ordering::Relaxed);
-        Some(checksum)
+        let mut before = None;
+        self.memory.remove(space, key, |old| {
+            before = Some(PackedRef::of_index(old).checksum());
+        });
+        before
     }
 
-    /// Calls `read` with the record under a key.
+    /// Calls `read` with the record under a key. Who reads often keeps a [`Reader`].
     pub(crate) fn with<T>(
         &self,
         space: u8,
         key: &[u8],
-        read: impl FnOnce(&Packed) -> T,
+        read: impl FnOnce(PackedRef<'_>) -> T,
     ) -> Option<T> {
-        self.probe(space, key, &self.records.guard()).map(read)
+        let seated = Seated::new(Arc::clone(&self.memory));
+        let visit = seated.visit();
+        visit
+            .get(space, key)
+            .map(|packed| read(PackedRef::of_index(packed)))
     }
 
     /// Calls `visit` with every record, in no order. Records that change meanwhile are seen before or after that.
-    pub(crate) fn for_each(&self, mut visit: impl FnMut(&Packed)) {
-        for (slot, ()) in self.records.pin().iter() {
-            visit(&slot.0);
-        }
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(PackedRef<'_>)) {
+        self.memory
+            .for_each(None, |packed| visit(PackedRef::of_index(packed)));
     }
 
     /// The first `limit` keys of a range (each a space number and a key) that begin with `prefix`, in order. Reads the
-    /// whole index.
+    /// whole index, or with a prefix the whole space.
     pub(crate) fn page(&self, from: Bound<&[u8]>, prefix: &[u8], limit: usize) -> Vec<Vec<u8>> {
         let mut smallest: BinaryHeap<Vec<u8>> = BinaryHeap::new();
-        self.for_each(|packed| {
+        self.memory.for_each(prefix.first().copied(), |packed| {
+            let packed = PackedRef::of_index(packed);
             let key = Place {
                 space: packed.space_number(),
                 key: packed.key(),
@@ -183,18 +145,28 @@ impl Index {
 
     /// Forgets everything.
     pub(crate) fn clear(&self) {
-        self.records.pin().clear();
-        self.bytes.store(0, Ordering::Relaxed);
+        self.memory.clear();
+    }
+
+    /// Frees what no reader can see any more, and gives a little of what is dead back; now and then, when nothing is
+    /// written.
+    pub(crate) fn tend(&self) {
+        self.memory.tend();
     }
 
     /// How many records there are.
     pub(crate) fn len(&self) -> usize {
-        self.records.len()
+        self.memory.figures().records.load(Ordering::Relaxed) as usize
     }
 
     /// Bytes of keys and records.
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
+        self.memory.figures().bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of records that were replaced or removed and whose memory is not free yet.
+    pub(crate) fn dead_bytes(&self) -> u64 {
+        self.memory.figures().dead.load(Ordering::Relaxed)
     }
 
     /// Says what a miss means from now on. It may only ever leave `Loading`.
@@ -203,6 +175,7 @@ impl Index {
     }
 
     /// What a miss means. Must be read before the look-up whose miss it explains.
+    #[inline]
     pub(crate) fn miss(&self) -> Miss {
         match self.miss.load(Ordering::Acquire) {
             1 => Miss::Absent,
@@ -210,17 +183,6 @@ impl Index {
             _ => Miss::Loading,
         }
     }
-
-    fn probe<'g>(&self, space: u8, key: &[u8], guard: &'g LocalGuard<'_>) -> Option<&'g Packed> {
-        self.records
-            .get_key_value(&Probe { space, key }, guard)
-            .map(|(slot, ())| &slot.0)
-    }
-}
-
-/// Checksum and size of a record.
-fn figures(packed: &Packed) -> (u64, u64) {
-    (packed.checksum(), packed.bytes().len() as u64)
 }
 
 /// A key and its space, which elsewhere are put together.
@@ -247,6 +209,7 @@ impl Place<'_> {
 /// What a reading thread holds: it makes sessions.
 pub struct Reader {
     index: Arc<Index>,
+    seated: Seated,
 }
 
 impl std::fmt::Debug for Reader {
@@ -257,24 +220,39 @@ impl std::fmt::Debug for Reader {
 
 impl Reader {
     pub(crate) fn new(index: Arc<Index>) -> Self {
-        Self { index }
+        let seated = Seated::new(Arc::clone(&index.memory));
+        Self { index, seated }
     }
 
     /// Begins to read. Records found stay as they are until the session is dropped, so keep it for a batch, not for
     /// longer: what is replaced meanwhile cannot be freed.
     #[must_use]
+    #[inline]
     pub fn session(&self) -> Session<'_> {
         Session {
             index: &self.index,
-            guard: self.index.records.guard(),
+            visit: self.seated.visit(),
         }
+    }
+
+    /// Calls `read` with the record under a key.
+    pub(crate) fn with<T>(
+        &self,
+        space: u8,
+        key: &[u8],
+        read: impl FnOnce(PackedRef<'_>) -> T,
+    ) -> Option<T> {
+        let visit = self.seated.visit();
+        visit
+            .get(space, key)
+            .map(|packed| read(PackedRef::of_index(packed)))
     }
 }
 
 /// A stretch of reading, of one thread.
 pub struct Session<'r> {
     index: &'r Index,
-    guard: LocalGuard<'r>,
+    visit: Visit<'r>,
 }
 
 impl std::fmt::Debug for Session<'_> {
@@ -284,25 +262,36 @@ impl std::fmt::Debug for Session<'_> {
 }
 
 impl Session<'_> {
-    /// Looks up folded handles: `found[i]` becomes what is known about `keys[i]`, for as many as both have.
+    /// Looks up folded handles: `found[i]` becomes what is known about `keys[i]`, for as many as both have. The memory of
+    /// all of them is fetched at the same time, so a batch costs far less than as many single look-ups.
+    #[inline]
     pub fn find<'s>(&'s self, keys: &[&[u8]], found: &mut [Lookup<'s>]) {
-        for (key, found) in keys.iter().zip(found) {
-            *found = self.get(Space::Handle, key);
-        }
+        let keys = &keys[..keys.len().min(found.len())];
+        // Before the look-ups: a miss that was complete then is a miss.
+        let missed = self.missed();
+        self.visit.find(Space::Handle.number(), keys, |at, packed| {
+            found[at] = packed.map_or(missed, known);
+        });
     }
 
     /// Looks up one key of any space.
     #[must_use]
+    #[inline]
     pub fn get<'s>(&'s self, space: Space, key: &[u8]) -> Lookup<'s> {
-        // Before the look-up: a miss that was complete then is a miss.
-        let miss = self.index.miss();
-        match self.index.probe(space.number(), key, &self.guard) {
-            Some(packed) => Lookup::Found(packed.record()),
-            None => match miss {
-                Miss::Absent => Lookup::Absent,
-                Miss::Loading => Lookup::Loading,
-                Miss::Damaged => Lookup::Damaged,
-            },
+        let missed = self.missed();
+        self.visit.get(space.number(), key).map_or(missed, known)
+    }
+
+    fn missed(&self) -> Lookup<'static> {
+        match self.index.miss() {
+            Miss::Absent => Lookup::Absent,
+            Miss::Loading => Lookup::Loading,
+            Miss::Damaged => Lookup::Damaged,
         }
     }
+}
+
+#[inline]
+fn known(packed: &[u8]) -> Lookup<'_> {
+    Lookup::Found(PackedRef::of_index(packed).record())
 }
