@@ -383,9 +383,13 @@ impl Keeper {
             drop(snapshot.join());
         }
         let (_, engine) = self.shared.overlay.detach();
-        let closed = engine.map(|engine| {
-            sled::close_aside(engine).recv_timeout(self.shared.config.applier_patience)
-        });
+        // Closing writes what is left, as a sync does.
+        let patience = self
+            .shared
+            .config
+            .applier_patience
+            .saturating_mul(SYNC_FACTOR);
+        let closed = engine.map(|engine| sled::close_aside(engine).recv_timeout(patience));
         if closed == Some(Err(RecvTimeoutError::Timeout)) {
             tracing::error!("sled does not close; the journal has what it lacks");
         }
