@@ -6,9 +6,13 @@ use std::path::Path;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use getrandom::SysRng;
-use jiexi_proto::value::key::{KeyFile, PrivateKey, magnitude, number};
+use jiexi_proto::value::key::{KeyFile, PrivateKey, PublicKey, magnitude, number};
 use rsa::pkcs1::DecodeRsaPrivateKey as _;
-use rsa::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, EncodePublicKey as _, LineEnding};
+use rsa::pkcs8::{
+    DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _,
+    LineEnding,
+};
+use rsa::traits::PublicKeyParts as _;
 use serde_json::{Map, Value as Json};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
@@ -86,6 +90,52 @@ pub fn parse(octets: &[u8], passphrase: Option<&[u8]>) -> Result<KeyPair, Keyrin
     // The numbers must belong together, or it is found out when the node signs with it.
     keys::NodeKey::new(&private).map_err(error)?;
     KeyPair::of(private).ok_or_else(|| error("not an RSA key"))
+}
+
+/// Reads the public half of a key in any of the forms, in wire form: of a private key, or a public key by itself
+/// (wire form, PEM or JSON Web Key).
+///
+/// # Errors
+/// As [`read`].
+pub fn read_public(path: &Path, passphrase: Option<&[u8]>) -> Result<Bytes, KeyringError> {
+    let shown = path.display();
+    let octets = std::fs::read(path).map_err(|cause| error(format_args!("{shown}: {cause}")))?;
+    let octets = Bytes::from(Zeroizing::new(octets).to_vec());
+    if octets.len() > FILE_MAX {
+        return Err(error(format_args!("{shown}: too long for a key")));
+    }
+    let alone = match octets.first() {
+        Some(b'{') => serde_json::from_slice::<Json>(&octets)
+            .ok()
+            .filter(|json| json.get("d").is_none())
+            .and_then(|json| crate::json::key::read(&json).ok()),
+        _ if octets.starts_with(b"-----BEGIN PUBLIC KEY") => std::str::from_utf8(&octets)
+            .ok()
+            .and_then(|text| rsa::PublicKey::from_public_key_pem(text.trim()).ok())
+            .map(|key| wire_of(&key)),
+        _ => match PublicKey::decode(&octets) {
+            Ok(PublicKey::Rsa { .. } | PublicKey::Dsa { .. }) => Some(octets.to_vec()),
+            _ => None,
+        },
+    };
+    match alone {
+        Some(key) => Ok(Bytes::from(key)),
+        None => parse(&octets, passphrase)
+            .map(|pair| pair.public_octets())
+            .map_err(|cause| error(format_args!("{shown}: {cause}"))),
+    }
+}
+
+/// An RSA public key in wire form.
+fn wire_of(key: &rsa::PublicKey) -> Vec<u8> {
+    let mut out = Vec::new();
+    PublicKey::Rsa {
+        flags: 0,
+        exponent: number(&key.e_bytes()),
+        modulus: number(&key.n_bytes()),
+    }
+    .encode(&mut out);
+    out
 }
 
 /// The reference key file of a pair; with a passphrase it is protected (kind 4).
@@ -261,6 +311,23 @@ mod tests {
             assert!(parse(&form, Some(b"correct horse")).unwrap() == pair);
         }
         assert!(jwk(&pair, true).get("d").is_none());
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        let public = [
+            file(&pair, Some(b"correct horse")).unwrap().to_vec(),
+            pem(&pair).unwrap().as_bytes().to_vec(),
+            public_pem(&pair).unwrap().into_bytes(),
+            jwk(&pair, true).to_string().into_bytes(),
+            jwk(&pair, false).to_string().into_bytes(),
+            pair.public_octets().to_vec(),
+        ];
+        for form in public {
+            std::fs::write(&path, &form).unwrap();
+            let read = read_public(&path, Some(b"correct horse")).unwrap();
+            assert_eq!(read, pair.public_octets());
+        }
+        std::fs::write(&path, b"no key").unwrap();
+        assert!(read_public(&path, None).is_err());
         assert!(
             public_pem(&pair)
                 .unwrap()

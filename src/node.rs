@@ -80,7 +80,6 @@ impl Node {
 
         let metrics = Arc::new(Metrics::default());
         let registry = registry_of(config, &store)?;
-        let sealer = registry.records.sealer.clone();
         observe::store(&metrics, &store, &registry);
         let site_serial = site.serial;
         let mut wire = Vec::new();
@@ -90,16 +89,18 @@ impl Node {
             store: Arc::clone(&store),
             site: Bytes::from(wire),
             site_serial,
-            desk: Some(Arc::new(Desk::new(registry, desk_config(config)))),
+            desk: Some(Arc::new(Desk::new(
+                Arc::clone(&registry),
+                desk_config(config),
+            ))),
         });
         let server = Server::start(bound, &shared, &metrics).map_err(failing("threads"))?;
         let stop = CancellationToken::new();
         let side = TaskTracker::new();
         side.spawn(control::serve(
             control,
-            Arc::clone(&store),
+            registry,
             config.store_config(),
-            Some(sealer),
             clock::unix_seconds,
             stop.clone(),
         ));
@@ -208,7 +209,10 @@ fn read_site(path: &Path) -> Result<SiteRecord, StartError> {
 }
 
 /// What decides about changes, with the node's key and the audit trail.
-fn registry_of(config: &Config, store: &Arc<Store>) -> Result<Arc<Registry>, StartError> {
+///
+/// # Errors
+/// The key, the audit trail or the list of administrators is not usable.
+pub fn registry_of(config: &Config, store: &Arc<Store>) -> Result<Arc<Registry>, StartError> {
     let path = config.node_key();
     let key = identity::node_key(&path).map_err(failing("the node's key"))?;
     let directory = config.audit_dir();

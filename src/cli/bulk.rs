@@ -167,7 +167,9 @@ impl Import {
         bar.finish_and_clear();
         match outcome {
             Ok(Outcome::Counts(counts)) => Ok(counts),
-            Ok(Outcome::Report { .. }) => Err(Failed::report("the node answered another command")),
+            Ok(Outcome::Report { .. } | Outcome::Told(_)) => {
+                Err(Failed::report("the node answered another command"))
+            }
             Err(ControlError::Failed(failure)) => {
                 let place = failure
                     .line
@@ -248,7 +250,9 @@ impl Export {
         ))?;
         match outcome {
             Ok(Outcome::Counts(counts)) => Ok(counts),
-            Ok(Outcome::Report { .. }) => Err(Failed::report("the node answered another command")),
+            Ok(Outcome::Report { .. } | Outcome::Told(_)) => {
+                Err(Failed::report("the node answered another command"))
+            }
             Err(error) => Err(target::explain(error)),
         }
     }

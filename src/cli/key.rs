@@ -259,7 +259,7 @@ fn read(file: &Path, passphrase_file: Option<&Path>) -> Result<KeyPair, Failed> 
 }
 
 /// The first line of a file.
-fn passphrase(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failed> {
+pub(super) fn passphrase(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failed> {
     let text = std::fs::read(path)
         .map_err(|error| Failed::report(format_args!("{}: {error}", path.display())))?;
     let text = Zeroizing::new(text);

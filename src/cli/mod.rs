@@ -3,10 +3,11 @@
 //! * [`run`] — arguments in, exit code out; `main` is this and nothing else.
 //! * `init`, `serve` — set a node up and run it.
 //! * `resolve`, `decode` — look at the protocol from outside.
+//! * `handle`, `value`, `prefix` — change records: `access` is where and by whom, `values` what, `refusal` why not.
 //! * `bulk` (`import`, `export`), `store` — the data of a node, running or stopped.
 //! * `key`, `audit` — keys in every form, the escrow of the node's; who changed what.
 //! * `config` — the template and the checker.
-//! * `place` — which node is meant; `output` — tables and JSON; `exit` — how commands end.
+//! * `place` — which node is meant; `record`, `output` — tables and JSON; `exit` — how commands end.
 //!
 //! Commands only read arguments and print; what they do is done by the modules beside `cli`.
 
@@ -14,20 +15,27 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod access;
 mod audit;
 mod bulk;
 mod config;
 mod decode;
 mod exit;
+mod handle;
 mod init;
 mod key;
 mod output;
 mod place;
+mod prefix;
 mod progress;
+mod record;
+mod refusal;
 mod resolve;
 mod serve;
 mod store;
 mod target;
+mod value;
+mod values;
 
 pub use exit::Failed;
 
@@ -40,6 +48,7 @@ Start here:
   jiexi init --prefix 88.118 --address 192.0.2.10
   jiexi serve                              the node that init has set up
   jiexi resolve 88.118.1/...               ask it
+  jiexi handle create 88.118/a --value 1:URL=https://example.cn/a
 
 Exit codes: 0 done or found, 1 failed, 2 wrong command line, 3 not found.";
 
@@ -57,6 +66,9 @@ enum Command {
     Init(init::Init),
     Serve(serve::Serve),
     Resolve(resolve::Resolve),
+    Handle(handle::Handle),
+    Value(value::ValueCommand),
+    Prefix(prefix::Prefix),
     Import(bulk::Import),
     Export(bulk::Export),
     Store(store::Store),
@@ -74,6 +86,9 @@ pub fn run() -> ExitCode {
         Command::Init(command) => command.run(),
         Command::Serve(command) => command.run(&logging),
         Command::Resolve(command) => command.run(),
+        Command::Handle(command) => command.run(),
+        Command::Value(command) => command.run(),
+        Command::Prefix(command) => command.run(),
         Command::Import(command) => command.run(),
         Command::Export(command) => command.run(),
         Command::Store(command) => command.run(),

@@ -1,33 +1,27 @@
 //! `jiexi resolve`: ask a server, follow referrals, print the record.
 
-use std::net::SocketAddr;
+use std::{collections::HashSet, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use clap::Args;
-use jiexi_proto::{
-    code::ResponseCode,
-    value::{Ttl, Value},
-};
+use jiexi_proto::{code::ResponseCode, handle};
 use serde_json::{Value as Json, json};
 
 use super::{
     Failed,
     output::{self, Format},
-    target,
+    record, target,
 };
 use crate::{
-    client::{Client, Hop, Place, Question, Reply, Transports},
+    client::{Client, Hop, Lead, Place, Question, Reply, Transports},
     clock,
-    json::{data, line, value},
 };
-
-/// Longest text of a value in a table; JSON has all of it.
-const DATA_SHOWN: usize = 200;
 
 /// Resolve a handle: ask a server, and follow referrals to the one that knows
 ///
 /// Exit code 0: found; 3: no such handle, or none of its values match; 1: anything else.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Resolve {
     /// The handle, such as 88.118.1/CNC-2026-001001
     handle: String,
@@ -49,7 +43,8 @@ pub(super) struct Resolve {
     /// Demand a digest of the question in the answer, and check it
     #[arg(long)]
     digest: bool,
-    /// Show on stderr which servers were asked
+    /// Show the way: each server that was asked, why that one, what it said and how long it took; on stderr, with
+    /// -o json in the answer
     #[arg(long)]
     trace: bool,
     /// Form of the answer
@@ -81,25 +76,31 @@ impl Resolve {
         let server = self.server.clone();
         let resolved = target::block_on(async move {
             let place = Place::at(address(&server).await?);
-            client
-                .resolve(place, question)
-                .await
-                .map_err(Failed::report)
+            let mut hops = Vec::new();
+            let resolved = client.resolve_along(place, question, &mut hops).await;
+            Ok((resolved, hops))
         })?;
-        let (reply, hops) = resolved?;
-        if self.trace {
-            hops.iter().for_each(|hop| eprintln!("{}", trace_line(hop)));
+        let (resolved, hops) = resolved?;
+        let text = self.output == Format::Table || resolved.is_err();
+        if self.trace && text {
+            eprint!("{}", trace(&hops));
         }
-        self.print(&reply)
+        self.print(&resolved.map_err(Failed::report)?, &hops)
     }
 
     /// Prints the answer; its code decides how the command ends.
-    fn print(&self, reply: &Reply) -> Result<(), Failed> {
+    fn print(&self, reply: &Reply, hops: &[Hop]) -> Result<(), Failed> {
         if self.output == Format::Json {
-            output::print_json(&answer(&self.handle, reply))?;
+            let mut answer = answer(&self.handle, reply);
+            if let Some(object) = answer.as_object_mut().filter(|_| self.trace) {
+                object.insert("trace".into(), hops.iter().map(trace_json).collect());
+            }
+            output::print_json(&answer)?;
         }
         match reply.code {
-            ResponseCode::SUCCESS if self.output == Format::Table => output::print(&table(reply)),
+            ResponseCode::SUCCESS if self.output == Format::Table => {
+                output::print(&record::table(&reply.values))
+            }
             ResponseCode::SUCCESS => Ok(()),
             ResponseCode::HANDLE_NOT_FOUND => Err(Failed::not_found(format_args!(
                 "{}: no such handle (code 100)",
@@ -128,7 +129,7 @@ impl Resolve {
 }
 
 /// The address of a server given as `ADDR`, `ADDR:PORT`, `NAME` or `NAME:PORT`.
-async fn address(server: &str) -> Result<SocketAddr, Failed> {
+pub(super) async fn address(server: &str) -> Result<SocketAddr, Failed> {
     if let Ok(address) = server.parse::<SocketAddr>() {
         return Ok(address);
     }
@@ -151,14 +152,65 @@ async fn address(server: &str) -> Result<SocketAddr, Failed> {
 /// The port that IANA gave to the Handle protocol.
 const DEFAULT_PORT: u16 = 2641;
 
+/// What `--help` says at its end.
+const EXAMPLES: &str = "\
+Examples:
+  jiexi resolve 88.118.1/CNC-2026-001001
+  jiexi resolve 88.118.1/CNC-2026-001001 --server 192.0.2.10 --type URL -o json
+  jiexi resolve 88.118.1/CNC-2026-001001 --trace       which servers were asked, and how long each took";
+
+/// The way in columns.
+fn trace(hops: &[Hop]) -> String {
+    let milliseconds = |took: Duration| format!("{:.2} ms", took.as_secs_f64() * 1e3);
+    let mut rows: Vec<Vec<String>> = hops
+        .iter()
+        .map(|hop| {
+            let code = hop.code.name().unwrap_or("unknown code");
+            vec![
+                output::visible(&String::from_utf8_lossy(&hop.handle)),
+                why(hop),
+                format!("{} {}", hop.server, hop.transport),
+                format!("{code} ({})", hop.code.0),
+                milliseconds(hop.took),
+            ]
+        })
+        .collect();
+    let total = hops.iter().map(|hop| hop.took).sum();
+    let servers: HashSet<_> = hops.iter().map(|hop| hop.server).collect();
+    rows.push(vec![
+        "in all".to_owned(),
+        String::new(),
+        format!("{} servers", servers.len()),
+        String::new(),
+        milliseconds(total),
+    ]);
+    output::table(&["HANDLE", "BECAUSE OF", "SERVER", "ANSWER", "TIME"], &rows)
+}
+
+/// Why this server was asked this.
+fn why(hop: &Hop) -> String {
+    let is_prefix = handle::is_prefix_handle(&hop.handle);
+    match &hop.lead {
+        Lead::Given if is_prefix => "where is the prefix?".to_owned(),
+        Lead::Given => "asked first".to_owned(),
+        Lead::Remembered(prefix) => {
+            let prefix = output::visible(&String::from_utf8_lossy(prefix));
+            format!("site of {prefix}, remembered")
+        }
+        Lead::Site { server, servers } => format!("its site: server {server} of {servers}"),
+    }
+}
+
 /// One question of the way.
-fn trace_line(hop: &Hop) -> String {
-    let handle = output::visible(&String::from_utf8_lossy(&hop.handle));
-    let code = hop.code.name().unwrap_or("unknown code");
-    format!(
-        "{} {}: {handle}: {code} ({})",
-        hop.server, hop.transport, hop.code.0
-    )
+fn trace_json(hop: &Hop) -> Json {
+    json!({
+        "handle": String::from_utf8_lossy(&hop.handle),
+        "reason": why(hop),
+        "server": hop.server.to_string(),
+        "transport": hop.transport.to_string(),
+        "responseCode": hop.code.0,
+        "milliseconds": hop.took.as_secs_f64() * 1e3,
+    })
 }
 
 /// The answer in the shape of the Handle JSON REST API.
@@ -168,74 +220,11 @@ fn answer(handle: &str, reply: &Reply) -> Json {
         if reply.code == ResponseCode::SUCCESS {
             object.insert(
                 "values".into(),
-                reply.values.iter().map(json_value).collect(),
+                reply.values.iter().map(record::json_value).collect(),
             );
         } else if !reply.message.is_empty() {
             object.insert("message".into(), reply.message.clone().into());
         }
     }
     answer
-}
-
-/// A value as JSON; one that has no JSON form is given in wire form.
-fn json_value(value: &Value) -> Json {
-    value::write(value).unwrap_or_else(
-        || json!({"index": value.index, "hex": hex::encode(line::wire(value).wire)}),
-    )
-}
-
-/// The values in columns.
-fn table(reply: &Reply) -> String {
-    let rows: Vec<Vec<String>> = reply
-        .values
-        .iter()
-        .map(|value| {
-            vec![
-                value.index.to_string(),
-                output::visible(&String::from_utf8_lossy(&value.kind)),
-                ttl(value.ttl),
-                permissions(value.permissions.0),
-                shown(value),
-            ]
-        })
-        .collect();
-    output::table(&["INDEX", "TYPE", "TTL", "RIGHTS", "DATA"], &rows)
-}
-
-/// A time to live in a column.
-fn ttl(ttl: Ttl) -> String {
-    match ttl {
-        Ttl::Relative(seconds) => seconds.to_string(),
-        Ttl::Absolute(seconds) => format!("until {seconds}"),
-    }
-}
-
-/// Four permissions as letters: admin read and write, public read and write.
-fn permissions(bits: u8) -> String {
-    [(8, 'r'), (4, 'w'), (2, 'r'), (1, 'w')]
-        .iter()
-        .map(|(bit, c)| if bits & bit == 0 { '-' } else { *c })
-        .collect()
-}
-
-/// Data on one line.
-fn shown(value: &Value) -> String {
-    let described = data::write(&value.kind, &value.data);
-    let text = match (
-        described.get("format").and_then(Json::as_str),
-        described.get("value"),
-    ) {
-        (Some("string"), Some(Json::String(text))) => output::visible(text),
-        (Some("base64"), _) => format!("{} bytes: {}", value.data.len(), hex::encode(&value.data)),
-        (_, Some(json)) => json.to_string(),
-        _ => String::new(),
-    };
-    match text.char_indices().nth(DATA_SHOWN) {
-        Some((end, _)) => format!(
-            "{}… ({} bytes, all of it with -o json)",
-            text.get(..end).unwrap_or(&text),
-            value.data.len()
-        ),
-        None => text,
-    }
 }

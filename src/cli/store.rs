@@ -108,7 +108,9 @@ fn perform(config: &Config, action: StoreAction) -> Result<Report, Failed> {
         target::block_on(node.run(command, None::<tokio::io::Empty>, |_| Ok(()), |_| {}))?;
     match outcome.map_err(target::explain)? {
         Outcome::Report { good, report } => Ok(Report { good, json: report }),
-        Outcome::Counts(_) => Err(Failed::report("the node answered another command")),
+        Outcome::Counts(_) | Outcome::Told(_) => {
+            Err(Failed::report("the node answered another command"))
+        }
     }
 }
 

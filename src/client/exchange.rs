@@ -1,4 +1,4 @@
-//! One question and its answer, over UDP and TCP.
+//! One request and its answer, over UDP and TCP.
 
 use std::{
     io,
@@ -6,8 +6,10 @@ use std::{
 };
 
 use jiexi_proto::{
+    code::OpFlags,
     framing::{Framed, Reassembler, ReassemblyLimits, StreamFramer},
     limits,
+    message::{Envelope, Message},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -16,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    Client, ClientError, Place, Question, Reply, Transport, Transports, question::Request,
+    Client, ClientError, Operation, Place, Question, Reply, Transport, Transports, request::Request,
 };
 
 /// The largest datagram: servers send 512 octets, but nothing is lost by taking more.
@@ -30,14 +32,24 @@ impl Client {
     /// # Errors
     /// No answer, or none that makes sense.
     pub async fn ask(&self, place: &Place, question: &Question) -> Result<Reply, ClientError> {
-        let request_id = getrandom::u32().unwrap_or_else(|_| (self.now)());
-        let request = Request::new(
-            question,
-            place.version,
-            request_id,
-            self.digest,
-            (self.now)(),
-        )?;
+        let mut operation = Operation::resolution(question, false);
+        if self.digest {
+            operation.flags = operation.flags.with(OpFlags::RRDG);
+        }
+        let (message, server, transport) = self.exchange(place, &operation).await?;
+        Ok(Reply::of(message, server, transport))
+    }
+
+    /// Carries out an operation that needs no proof.
+    ///
+    /// # Errors
+    /// No answer, or none that makes sense.
+    pub(super) async fn exchange(
+        &self,
+        place: &Place,
+        operation: &Operation,
+    ) -> Result<(Message, SocketAddr, Transport), ClientError> {
+        let request = Request::new(&operation.message(place.version, self.id(), (self.now)()))?;
         let udp = place.udp.filter(|_| self.transports != Transports::Tcp);
         let tcp = place.tcp.filter(|_| self.transports != Transports::Udp);
         match (udp, tcp) {
@@ -53,8 +65,17 @@ impl Client {
         }
     }
 
-    /// Sends the question up to three times, always under the same request id, until its answer is complete.
-    async fn over_udp(&self, server: SocketAddr, request: &Request) -> Result<Reply, ClientError> {
+    /// An id for a request.
+    pub(super) fn id(&self) -> u32 {
+        getrandom::u32().unwrap_or_else(|_| (self.now)())
+    }
+
+    /// Sends the request up to three times, always under the same request id, until its answer is complete.
+    async fn over_udp(
+        &self,
+        server: SocketAddr,
+        request: &Request,
+    ) -> Result<(Message, SocketAddr, Transport), ClientError> {
         let failed = |error| ClientError::Io(server, Transport::Udp, error);
         let local: SocketAddr = match server {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -81,8 +102,9 @@ impl Client {
                 }
                 let now_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
                 // A piece that fits nowhere is dropped, as a lost one would be.
-                if let Ok(Some(message)) = pieces.push((), datagram, now_ms) {
-                    return request.reply(message, server, Transport::Udp);
+                if let Ok(Some(octets)) = pieces.push((), datagram, now_ms) {
+                    let message = request.read(octets, server)?;
+                    return Ok((message, server, Transport::Udp));
                 }
             }
         }
@@ -90,42 +112,92 @@ impl Client {
     }
 
     /// Opens a connection, asks and reads one answer.
-    async fn over_tcp(&self, server: SocketAddr, request: &Request) -> Result<Reply, ClientError> {
+    async fn over_tcp(
+        &self,
+        server: SocketAddr,
+        request: &Request,
+    ) -> Result<(Message, SocketAddr, Transport), ClientError> {
+        let (_, octets) = self.connect(server, request).await?;
+        Ok((request.read(octets, server)?, server, Transport::Tcp))
+    }
+
+    /// Opens a connection, sends the request and waits for the first message of its answer.
+    pub(super) async fn connect(
+        &self,
+        server: SocketAddr,
+        request: &Request,
+    ) -> Result<(Connection, Vec<u8>), ClientError> {
         let failed = |error| ClientError::Io(server, Transport::Tcp, error);
         let late = |_| ClientError::TimedOut(server, Transport::Tcp);
         let connected = timeout(self.tcp_connect, TcpStream::connect(server))
             .await
             .map_err(late)?;
         let mut stream = connected.map_err(failed)?;
-        timeout(self.tcp_answer, async {
-            stream.write_all(&request.message()).await.map_err(failed)?;
-            let message = read_message(&mut stream, server).await?;
-            if !request.is_answer(&message) {
-                return Err(ClientError::NotOurs(server, "it has another request id"));
-            }
-            request.reply(message, server, Transport::Tcp)
-        })
-        .await
-        .map_err(late)?
+        let sending = async { stream.write_all(&request.message()).await };
+        let sent = timeout(self.tcp_answer, sending).await.map_err(late)?;
+        sent.map_err(failed)?;
+        let mut connection = Connection {
+            stream,
+            server,
+            patience: self.tcp_answer,
+            buffer: Vec::new(),
+        };
+        let octets = connection.next(request).await?;
+        Ok((connection, octets))
     }
 }
 
-/// Reads one message from a stream.
-async fn read_message(stream: &mut TcpStream, server: SocketAddr) -> Result<Vec<u8>, ClientError> {
-    let failed = |error| ClientError::Io(server, Transport::Tcp, error);
-    let framer = StreamFramer::with_limit(limits::MESSAGE_MAX);
-    let mut buffer = Vec::new();
-    loop {
-        if let Framed::Frame { frame, .. } = framer
-            .next(&buffer)
-            .map_err(|error| ClientError::Malformed(server, error))?
-        {
-            return Ok(frame.to_vec());
-        }
-        buffer.reserve(READ_SIZE);
-        if stream.read_buf(&mut buffer).await.map_err(failed)? == 0 {
-            let early = "the connection was closed before the answer was complete";
-            return Err(failed(io::Error::new(io::ErrorKind::UnexpectedEof, early)));
+/// A connection on which a request was sent.
+pub(super) struct Connection {
+    stream: TcpStream,
+    /// Who is at the other end.
+    pub(super) server: SocketAddr,
+    patience: std::time::Duration,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    /// The next message of the answer to `request`: most have one only.
+    pub(super) async fn next(&mut self, request: &Request) -> Result<Vec<u8>, ClientError> {
+        let server = self.server;
+        let octets = timeout(self.patience, self.message())
+            .await
+            .map_err(|_| ClientError::TimedOut(server, Transport::Tcp))??;
+        match request.is_answer(&octets) || is_about_nothing(&octets) {
+            true => Ok(octets),
+            false => Err(ClientError::NotOurs(server, "it has another request id")),
         }
     }
+
+    async fn message(&mut self) -> Result<Vec<u8>, ClientError> {
+        let failed = |error| ClientError::Io(self.server, Transport::Tcp, error);
+        let framer = StreamFramer::with_limit(limits::MESSAGE_MAX);
+        loop {
+            if let Framed::Frame { frame, rest } = framer
+                .next(&self.buffer)
+                .map_err(|error| ClientError::Malformed(self.server, error))?
+            {
+                let (message, rest) = (frame.to_vec(), rest.to_vec());
+                self.buffer = rest;
+                return Ok(message);
+            }
+            self.buffer.reserve(READ_SIZE);
+            if self
+                .stream
+                .read_buf(&mut self.buffer)
+                .await
+                .map_err(failed)?
+                == 0
+            {
+                let early = "the connection was closed before the answer was complete";
+                return Err(failed(io::Error::new(io::ErrorKind::UnexpectedEof, early)));
+            }
+        }
+    }
+}
+
+/// Whether a message is one of the refusals that reference servers send under no id when they could not read a request:
+/// on a connection of our own it can only be about ours.
+fn is_about_nothing(octets: &[u8]) -> bool {
+    Envelope::decode(octets).is_ok_and(|envelope| envelope.request_id == u32::MAX)
 }

@@ -4,8 +4,14 @@
 //! * 301 means that the server is not responsible; it is then asked for the record of the handle's prefix,
 //!   `0.NA/<prefix>`, as a resolver does at its first contact, and that record names the site.
 //! * Of a site the server is chosen by the hash of the handle.
+//! * Where a prefix is at home is remembered, for as long as its record says, and asked first the next time.
 
-use std::{collections::HashSet, net::SocketAddr, pin::Pin};
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    pin::Pin,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use jiexi_proto::{
@@ -25,9 +31,27 @@ pub const HOPS_MAX: usize = 10;
 /// What is asked of a prefix handle, as recorded from the reference client.
 const SITE_TYPES: [&str; 4] = ["HS_SITE", "HS_SITE.6", "HS_SERV", "HS_NAMESPACE"];
 
+/// How a client came to ask a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lead {
+    /// It was told to begin there, or goes on there.
+    Given,
+    /// It remembered the site of this prefix handle.
+    Remembered(Bytes),
+    /// An answer named the site.
+    Site {
+        /// The place of the server in the site record, from 1.
+        server: usize,
+        /// How many servers the site has.
+        servers: usize,
+    },
+}
+
 /// One question on the way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hop {
+    /// How this server came to be asked.
+    pub lead: Lead,
     /// Who was asked.
     pub server: SocketAddr,
     /// Over which transport it answered.
@@ -36,12 +60,16 @@ pub struct Hop {
     pub handle: Bytes,
     /// What it said.
     pub code: ResponseCode,
+    /// How long that took.
+    pub took: Duration,
 }
 
 /// What has been asked so far.
 #[derive(Default)]
 struct Walk {
     hops: Vec<Hop>,
+    /// How the next server came to be asked.
+    lead: Option<Lead>,
     asked: HashSet<(Place, Question)>,
 }
 
@@ -58,9 +86,88 @@ impl Client {
         place: Place,
         question: Question,
     ) -> Result<(Reply, Vec<Hop>), ClientError> {
+        let mut hops = Vec::new();
+        let reply = self.resolve_along(place, question, &mut hops).await?;
+        Ok((reply, hops))
+    }
+
+    /// As [`Self::resolve`], with the way in `hops` also when it leads nowhere.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`].
+    pub async fn resolve_along(
+        &self,
+        place: Place,
+        question: Question,
+        hops: &mut Vec<Hop>,
+    ) -> Result<Reply, ClientError> {
         let mut walk = Walk::default();
-        let reply = self.walk(&mut walk, place, question).await?;
-        Ok((reply, walk.hops))
+        let resolved = self.begin(&mut walk, place, question).await;
+        *hops = walk.hops;
+        resolved
+    }
+
+    /// Begins where the prefix is remembered to be at home, else at `place`.
+    async fn begin(
+        &self,
+        walk: &mut Walk,
+        place: Place,
+        question: Question,
+    ) -> Result<Reply, ClientError> {
+        let prefix = prefix_of(&question.handle);
+        if let Some(prefix) = &prefix
+            && let Some(values) = self.sites.find(prefix, (self.now)())
+            && let Some((known, _)) = self.place_of(&values, &question.handle)
+        {
+            walk.lead = Some(Lead::Remembered(prefix.clone()));
+            match self.walk(walk, known, question.clone()).await {
+                Ok(reply) if reply.code != ResponseCode::SERVER_NOT_RESPONSIBLE => {
+                    return Ok(reply);
+                }
+                // It has moved, or cannot be reached: from the beginning.
+                _ => self.sites.forget(prefix),
+            }
+        }
+        walk.lead = None;
+        walk.asked.clear();
+        self.walk(walk, place, question).await
+    }
+
+    /// The site record by which the prefix of a handle is at home, as the server at `place` tells it or as it is
+    /// remembered.
+    ///
+    /// # Errors
+    /// A server on the way does not answer, or none knows the prefix.
+    pub async fn site_of(&self, place: Place, handle: &Bytes) -> Result<SiteRecord, ClientError> {
+        let prefix = prefix_of(handle).unwrap_or_else(|| handle.clone());
+        let known = self.sites.find(&prefix, (self.now)());
+        let values = match known {
+            Some(values) => values,
+            None => {
+                let mut walk = Walk::default();
+                self.prefix_sites(&mut walk, place, prefix).await?.values
+            }
+        };
+        let records = values.iter().filter(|value| is_kind(value, b"HS_SITE"));
+        let mut sites = records.filter_map(|value| SiteRecord::decode(&value.data).ok());
+        let name = || String::from_utf8_lossy(handle).into_owned();
+        sites.next().ok_or_else(|| ClientError::NoSite(name()))
+    }
+
+    /// Asks for the record of a prefix, and remembers the site in it.
+    async fn prefix_sites(
+        &self,
+        walk: &mut Walk,
+        place: Place,
+        prefix: Bytes,
+    ) -> Result<Reply, ClientError> {
+        let reply = self
+            .walk(walk, place, site_question(prefix.clone()))
+            .await?;
+        let site = |value: &&Value| is_kind(value, b"HS_SITE");
+        let sites: Vec<Value> = reply.values.iter().filter(site).cloned().collect();
+        self.sites.learn(prefix, &sites, (self.now)());
+        Ok(reply)
     }
 
     /// Asks and follows until there is an answer.
@@ -84,9 +191,7 @@ impl Client {
                     {
                         let mut prefix = Vec::new();
                         handle::prefix_handle(&question.handle, &mut prefix);
-                        let found = self
-                            .walk(walk, place, site_question(Bytes::from(prefix)))
-                            .await?;
+                        let found = self.prefix_sites(walk, place, prefix.into()).await?;
                         if found.code != ResponseCode::SUCCESS {
                             // Nobody on the way knows the prefix; what the first one said is the answer.
                             return Ok(reply);
@@ -114,8 +219,11 @@ impl Client {
             let address = place.udp.or(place.tcp).ok_or(ClientError::NoTransport)?;
             return Err(ClientError::Loop(address));
         }
+        let began = Instant::now();
         let reply = self.ask(&place, question).await?;
         walk.hops.push(Hop {
+            lead: walk.lead.take().unwrap_or(Lead::Given),
+            took: began.elapsed(),
             server: reply.server,
             transport: reply.transport,
             handle: question.handle.clone(),
@@ -132,7 +240,8 @@ impl Client {
         values: &[Value],
         question: &Question,
     ) -> Result<Place, ClientError> {
-        if let Some(next) = self.place_of(values, &question.handle) {
+        if let Some((next, lead)) = self.place_of(values, &question.handle) {
+            walk.lead = Some(lead);
             return Ok(next);
         }
         // A service handle stands for a site that several prefixes share.
@@ -140,7 +249,8 @@ impl Client {
             let reply = self
                 .walk(walk, place, site_question(service.data.clone()))
                 .await?;
-            if let Some(next) = self.place_of(&reply.values, &question.handle) {
+            if let Some((next, lead)) = self.place_of(&reply.values, &question.handle) {
+                walk.lead = Some(lead);
                 return Ok(next);
             }
         }
@@ -150,13 +260,20 @@ impl Client {
     }
 
     /// The first site among `values` that can be reached with the transports allowed: its server for `handle`.
-    fn place_of(&self, values: &[Value], handle: &[u8]) -> Option<Place> {
+    fn place_of(&self, values: &[Value], handle: &[u8]) -> Option<(Place, Lead)> {
         values
             .iter()
             .filter(|value| is_kind(value, b"HS_SITE"))
             .filter_map(|value| SiteRecord::decode(&value.data).ok())
-            .filter_map(|site| server_of(&site, handle))
-            .find(|place| match self.transports {
+            .filter_map(|site| {
+                let (place, server) = server_of(&site, handle)?;
+                let lead = Lead::Site {
+                    server: place + 1,
+                    servers: site.servers.len(),
+                };
+                Some((query_place(&site, server), lead))
+            })
+            .find(|(place, _)| match self.transports {
                 Transports::Any => place.udp.is_some() || place.tcp.is_some(),
                 Transports::Udp => place.udp.is_some(),
                 Transports::Tcp => place.tcp.is_some(),
@@ -185,25 +302,46 @@ fn site_question(handle: Bytes) -> Question {
     }
 }
 
-/// The server of a site that has `handle`.
-fn server_of(site: &SiteRecord, handle: &[u8]) -> Option<Place> {
+/// The prefix handle of a handle that is none itself.
+fn prefix_of(handle: &[u8]) -> Option<Bytes> {
+    let mut prefix = Vec::new();
+    handle::prefix_handle(handle, &mut prefix);
+    (prefix != handle::ROOT).then(|| Bytes::from(prefix))
+}
+
+/// The server of a site that has `handle`, and its place among them.
+pub(super) fn server_of<'a>(site: &'a SiteRecord, handle: &[u8]) -> Option<(usize, &'a Server)> {
     let mut hashed = Vec::new();
     handle::hashed_part(handle, site.hash_option, &mut hashed);
     let hash = handle::site_hash(&Md5::digest(&hashed).into());
     let count = u32::try_from(site.servers.len())
         .ok()
         .filter(|count| *count > 0)?;
-    let server = site.servers.get(usize::try_from(hash % count).ok()?)?;
+    let place = usize::try_from(hash % count).ok()?;
+    Some((place, site.servers.get(place)?))
+}
+
+/// Where a server takes questions.
+fn query_place(site: &SiteRecord, server: &Server) -> Place {
+    Place {
+        udp: interface(server, Protocol::UDP, InterfaceKind::QUERY),
+        tcp: interface(server, Protocol::TCP, InterfaceKind::QUERY),
+        version: site.version,
+    }
+}
+
+/// Where a server takes changes: over TCP.
+pub(super) fn admin_place(site: &SiteRecord, server: &Server) -> Option<Place> {
     Some(Place {
-        udp: interface(server, Protocol::UDP),
-        tcp: interface(server, Protocol::TCP),
+        udp: None,
+        tcp: Some(interface(server, Protocol::TCP, InterfaceKind::ADMIN)?),
         version: site.version,
     })
 }
 
-/// Where a server takes questions over a transport.
-fn interface(server: &Server, protocol: Protocol) -> Option<SocketAddr> {
-    let asks = |kind: InterfaceKind| kind.0 & InterfaceKind::QUERY.0 != 0;
+/// Where a server takes questions or changes over a transport.
+fn interface(server: &Server, protocol: Protocol, wanted: InterfaceKind) -> Option<SocketAddr> {
+    let asks = |kind: InterfaceKind| kind.0 & wanted.0 != 0;
     let found = server
         .interfaces
         .iter()

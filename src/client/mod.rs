@@ -1,12 +1,14 @@
-//! A small client of the Handle protocol: ask a server, follow referrals to the one that knows.
+//! A small client of the Handle protocol: ask a server, follow referrals to the one that knows, change what is there.
 //!
 //! * [`Client::ask`] — one question to one server: UDP with retries, then TCP (`exchange`).
-//! * [`Client::resolve`] — the same, going on to other servers where the answer points there (`follow`).
-//! * `question` — questions and replies as messages.
+//! * [`Client::resolve`] — the same, going on to other servers where the answer points there (`follow`), and beginning
+//!   where the prefix is remembered to be at home (`sites`).
+//! * [`Administrator`] — changes and lists: proofs (`proof`), sessions (`session`), retries under the same request id.
+//! * [`Operation`] — what is asked; `request` — requests ready to be sent, messages as replies.
 //!
 //! An answer that is a refusal is a [`Reply`] like any other; errors are about reaching a server and understanding it.
 
-use std::{fmt, io, net::SocketAddr, time::Duration};
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use jiexi_proto::{
@@ -15,11 +17,20 @@ use jiexi_proto::{
     value::Value,
 };
 
+mod administrator;
 mod exchange;
 mod follow;
-mod question;
+mod operation;
+mod proof;
+mod request;
+mod session;
+mod sites;
 
-pub use follow::{HOPS_MAX, Hop};
+pub use administrator::{Administrator, Answer, Protection, Target};
+pub use follow::{HOPS_MAX, Hop, Lead};
+pub use operation::Operation;
+pub use proof::{Credentials, Key};
+pub use sites::{BELIEVED_S, SITES_MAX};
 
 /// The transports that may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -48,6 +59,8 @@ pub struct Client {
     pub digest: bool,
     /// Unix seconds, for the expiration of questions.
     pub now: fn() -> u32,
+    /// Where prefixes are at home; shared by all copies of this client.
+    sites: Arc<sites::Sites>,
 }
 
 impl Client {
@@ -61,6 +74,7 @@ impl Client {
             tcp_answer: Duration::from_secs(60),
             digest: false,
             now,
+            sites: Arc::default(),
         }
     }
 }
@@ -155,6 +169,14 @@ pub enum ClientError {
     TooManyHops,
     /// A referral without a site that can be asked.
     NoSite(String),
+    /// The server wants to know who asks, and there is no key.
+    NeedsKey(SocketAddr),
+    /// The server opens no session.
+    NoSession(SocketAddr, ResponseCode, String),
+    /// An answer is not signed by who it should come from.
+    Unsigned(SocketAddr, &'static str),
+    /// The operating system gives no randomness.
+    NoRandomness,
 }
 
 impl fmt::Display for ClientError {
@@ -181,6 +203,22 @@ impl fmt::Display for ClientError {
                 f,
                 "the referral for {handle} names no site that can be asked"
             ),
+            Self::NeedsKey(server) => write!(
+                f,
+                "{server} wants to know who asks: give --key FILE (or --secret-file FILE) and --identity INDEX:HANDLE"
+            ),
+            Self::NoSession(server, code, text) => {
+                let name = code.name().unwrap_or("an unknown code");
+                write!(
+                    f,
+                    "{server} opens no session: {name} (code {}) {text}",
+                    code.0
+                )
+            }
+            Self::Unsigned(server, why) => {
+                write!(f, "{server}: the answer is not to be trusted: {why}")
+            }
+            Self::NoRandomness => f.write_str("the operating system gives no randomness"),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Commands and outcomes, as JSON in frames.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::Value as Json;
 
 use crate::bulk::Counts;
@@ -39,6 +41,101 @@ pub enum Command {
     Store {
         /// What.
         action: StoreAction,
+    },
+    /// Handles and prefixes: what their administrators do over the protocol, done by whoever runs the node.
+    Registry {
+        /// What.
+        ask: Ask,
+    },
+}
+
+/// Octets, as hexadecimal text. `Debug` tells their number only: they may be secrets, and commands are logged.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Octets(pub Vec<u8>);
+
+impl fmt::Debug for Octets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+impl Serialize for Octets {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hex::encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Octets {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        hex::decode(&*text).map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// What can be done with handles and prefixes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ask {
+    /// Changes, all of them or none.
+    Change {
+        /// Each as a request of the protocol with its envelope.
+        requests: Vec<Octets>,
+    },
+    /// All values of a handle, secret ones too.
+    Read {
+        /// The handle.
+        handle: Octets,
+    },
+    /// The handles below a prefix: one JSON string a line.
+    List {
+        /// The prefix as `0.NA/…`.
+        prefix: Octets,
+    },
+    /// The prefixes that this node answers for or has delegated: one JSON object a line, see [`PrefixRow`].
+    Prefixes,
+}
+
+/// A prefix that a node knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrefixRow {
+    /// The prefix, without `0.NA/`.
+    pub prefix: String,
+    /// Whether the node is its home; `false` when it only has its record, which may name another node.
+    pub hosted: bool,
+    /// Where its site record says it is at home.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub sites: Vec<String>,
+}
+
+/// What came of an [`Ask`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Told {
+    /// The changes are durable.
+    Changed {
+        /// The handle of each, as it was written or minted.
+        handles: Vec<Octets>,
+        /// Something that existed was overwritten.
+        overwritten: bool,
+    },
+    /// The record.
+    Values {
+        /// The handle as its owner wrote it.
+        handle: Octets,
+        /// Each value in wire form.
+        values: Vec<Octets>,
+    },
+    /// The list has been sent.
+    Listed {
+        /// How many lines.
+        count: u64,
+    },
+    /// It is refused, with a code of the protocol.
+    Refused {
+        /// The code.
+        code: u32,
+        /// Why, for people; often empty.
+        message: String,
     },
 }
 
@@ -91,6 +188,8 @@ pub enum Outcome {
         /// The report.
         report: Json,
     },
+    /// Of handles and prefixes.
+    Told(Told),
 }
 
 /// How a command failed.

@@ -22,6 +22,7 @@ use tracing::{debug, info, warn};
 use super::{
     command::{Command, Failure, Outcome, PROTOCOL, Progress, Request},
     frame::{self, CHUNK, Frame, Kind},
+    registry,
 };
 use crate::{
     bulk::{
@@ -29,7 +30,7 @@ use crate::{
         import::{self, Event, ImportError, import},
     },
     maintenance,
-    registry::seal::Sealer,
+    registry::{Registry, seal::Sealer},
     store::{self, Store},
 };
 
@@ -99,27 +100,34 @@ impl Drop for ControlSocket {
 /// What the commands work on.
 #[derive(Clone)]
 struct Context {
-    store: Arc<Store>,
+    registry: Arc<Registry>,
     settings: Arc<store::Config>,
     now: fn() -> u32,
-    sealer: Option<Sealer>,
     stop: CancellationToken,
 }
 
-/// Serves commands until `stop`, then waits for those at work to end; `settings` are those of `store`, `now` gives Unix
-/// seconds.
+impl Context {
+    fn store(&self) -> Arc<Store> {
+        Arc::clone(&self.registry.records.store)
+    }
+
+    fn sealer(&self) -> Option<Sealer> {
+        Some(self.registry.records.sealer.clone())
+    }
+}
+
+/// Serves commands until `stop`, then waits for those at work to end; `settings` are those of the store, `now` gives
+/// Unix seconds.
 pub async fn serve(
     socket: ControlSocket,
-    store: Arc<Store>,
+    registry: Arc<Registry>,
     settings: store::Config,
-    sealer: Option<Sealer>,
     now: fn() -> u32,
     stop: CancellationToken,
 ) {
     let context = Context {
-        store,
+        registry,
         settings: Arc::new(settings),
-        sealer,
         now,
         stop: stop.clone(),
     };
@@ -151,16 +159,16 @@ pub async fn serve(
 
 /// One connection: check who it is, take the command, do it.
 async fn connection(stream: UnixStream, context: Context) {
-    if let Err(error) = allowed(&stream) {
-        warn!(%error, "control socket: connection refused");
-        return;
-    }
+    let uid = match allowed(&stream) {
+        Ok(uid) => uid,
+        Err(error) => return warn!(%error, "control socket: connection refused"),
+    };
     let (mut from, mut to) = stream.into_split();
     let ended = async {
         let outcome = match request(&mut from).await {
             Ok(Some(Request { command, .. })) => {
                 info!(?command, "control socket: command");
-                perform(command, &mut from, &mut to, &context).await
+                perform(command, uid, &mut from, &mut to, &context).await
             }
             Ok(None) => return Ok(()),
             Err(failure) => Err(failure),
@@ -192,11 +200,11 @@ async fn linger(
     }
 }
 
-/// Only the user that runs the node, and root, may command it.
-fn allowed(stream: &UnixStream) -> io::Result<()> {
+/// Only the user that runs the node, and root, may command it; says who it is.
+fn allowed(stream: &UnixStream) -> io::Result<u32> {
     let (peer, own) = (stream.peer_cred()?.uid(), nix::unistd::geteuid().as_raw());
     if peer == own || peer == 0 {
-        return Ok(());
+        return Ok(peer);
     }
     Err(io::Error::new(
         io::ErrorKind::PermissionDenied,
@@ -235,6 +243,7 @@ async fn request(from: &mut (impl AsyncRead + Unpin)) -> Result<Option<Request>,
 /// Carries out a command.
 async fn perform(
     command: Command,
+    uid: u32,
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     context: &Context,
@@ -245,12 +254,12 @@ async fn perform(
             let options = export::Options {
                 hex,
                 with_secrets,
-                sealer: context.sealer.clone(),
+                sealer: context.sealer(),
             };
             do_export(options, to, context).await
         }
         Command::Store { action } => {
-            let (store, settings) = (Arc::clone(&context.store), Arc::clone(&context.settings));
+            let (store, settings) = (context.store(), Arc::clone(&context.settings));
             let done =
                 spawn_blocking(move || maintenance::on_open(&store, &settings, &action)).await;
             let report = done.map_err(|_| internal())?.map_err(plain)?;
@@ -258,6 +267,15 @@ async fn perform(
                 good: report.good,
                 report: report.json,
             })
+        }
+        Command::Registry { ask } => {
+            let (registry, now) = (Arc::clone(&context.registry), (context.now)());
+            let work = move |frames| {
+                let mut lines = io::BufWriter::with_capacity(CHUNK, Output(frames));
+                let told = registry::perform(&registry, &ask, uid, now, &mut lines)?;
+                lines.flush().map(|()| told)
+            };
+            stream_out(work, to, context).await.map(Outcome::Told)
         }
     }
 }
@@ -271,8 +289,8 @@ async fn do_import(
 ) -> Result<Outcome, Failure> {
     let (data, input) = mpsc::channel(QUEUE);
     let (events, mut heard) = mpsc::channel::<Progress>(QUEUE);
-    let (store, now) = (Arc::clone(&context.store), (context.now)());
-    let sealer = context.sealer.clone();
+    let (store, now) = (context.store(), (context.now)());
+    let sealer = context.sealer();
     let mut work = spawn_blocking(move || {
         let watch = |event: Event<'_>| match event {
             // Counts are overtaken by the next ones; a slow client may miss some.
@@ -403,9 +421,8 @@ async fn do_export(
     to: &mut (impl AsyncWrite + Unpin),
     context: &Context,
 ) -> Result<Outcome, Failure> {
-    let (frames, mut ready) = mpsc::channel::<(Kind, Vec<u8>)>(QUEUE);
-    let store = Arc::clone(&context.store);
-    let work = spawn_blocking(move || {
+    let store = context.store();
+    let work = move |frames: mpsc::Sender<(Kind, Vec<u8>)>| {
         let progress = frames.clone();
         let watch = |counts| {
             let payload = serde_json::to_vec(&Progress::Counts(counts)).unwrap_or_default();
@@ -418,7 +435,18 @@ async fn do_export(
         )));
         let mut output = io::BufWriter::with_capacity(CHUNK, Output(frames));
         export(&store, &mut output, &options, &watch)
-    });
+    };
+    stream_out(work, to, context).await.map(Outcome::Counts)
+}
+
+/// Work on a blocking thread whose frames go out while it goes on.
+async fn stream_out<T: Send + 'static, E: std::fmt::Display + Send + 'static>(
+    work: impl FnOnce(mpsc::Sender<(Kind, Vec<u8>)>) -> Result<T, E> + Send + 'static,
+    to: &mut (impl AsyncWrite + Unpin),
+    context: &Context,
+) -> Result<T, Failure> {
+    let (frames, mut ready) = mpsc::channel::<(Kind, Vec<u8>)>(QUEUE);
+    let work = spawn_blocking(move || work(frames));
     loop {
         let next = tokio::select! {
             next = ready.recv() => next,
@@ -427,8 +455,7 @@ async fn do_export(
         let Some((kind, payload)) = next else { break };
         write(to, kind, &payload).await.map_err(plain)?;
     }
-    let counts = work.await.map_err(|_| internal())?.map_err(plain)?;
-    Ok(Outcome::Counts(counts))
+    work.await.map_err(|_| internal())?.map_err(plain)
 }
 
 /// A blocking writer whose writes become data frames.

@@ -1,6 +1,6 @@
 //! Who asks: the proof in an answer to a challenge, checked against the keys in handle records.
 //!
-//! [`Authenticated`] is made here and nowhere else. A refusal takes as long as a success: when the
+//! [`Authenticated`] is made here and nowhere else, and [`prove`] is the other side of a secret key. A refusal takes as long as a success: when the
 //! identity or its key does not exist, work of the same kind is done with a key of our own.
 
 use bytes::Bytes;
@@ -23,6 +23,10 @@ pub const ITERATIONS_MAX: u32 = 20_000;
 pub const SALT_MAX: usize = 64;
 /// Largest derived key, bits: clients ask for 160; each 160 bits are another run of all iterations.
 pub const KEY_BITS_MAX: u32 = 160;
+/// PBKDF2 iterations of proofs made here, as those of the reference client.
+pub const ITERATIONS: u32 = 10_000;
+/// Octets of their salt.
+pub const SALT_SIZE: usize = 16;
 /// Most keys that index 0, "any key of the handle", tries.
 pub const ANY_KEY_MAX: usize = 16;
 /// What the work for unknown identities is done with.
@@ -68,12 +72,11 @@ pub enum Method {
     Rsa,
     /// By a DSA signature.
     Dsa,
+    /// By the operating system: whoever runs the node, at its control socket or at the files of a stopped node.
+    Local,
 }
 
 impl Method {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::SecretKey, Self::Rsa, Self::Dsa];
-
     /// The name in metrics and in the audit trail.
     #[must_use]
     pub const fn label(self) -> &'static str {
@@ -81,11 +84,12 @@ impl Method {
             Self::SecretKey => "seckey",
             Self::Rsa => "rsa",
             Self::Dsa => "dsa",
+            Self::Local => "local",
         }
     }
 }
 
-/// An identity that was proved. There is no other way to have one than [`verify`].
+/// An identity that was proved. There is no other way to have one than [`verify`], but for whoever runs the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authenticated {
     identity: Identity,
@@ -94,6 +98,25 @@ pub struct Authenticated {
 }
 
 impl Authenticated {
+    /// Whoever runs the node: the caller has it from the operating system that the user `uid` may do so.
+    #[must_use]
+    pub(crate) fn local(uid: u32) -> Self {
+        Self {
+            identity: Identity {
+                handle: format!("local/{uid}").into_bytes(),
+                index: 0,
+            },
+            key_index: 0,
+            method: Method::Local,
+        }
+    }
+
+    /// Whether it is whoever runs the node, who has every right: the data are theirs to read and write anyway.
+    #[must_use]
+    pub const fn is_local(&self) -> bool {
+        matches!(self.method, Method::Local)
+    }
+
     /// Who it is, as they said.
     #[must_use]
     pub const fn identity(&self) -> &Identity {
@@ -276,6 +299,30 @@ pub fn proves(secret: &[u8], asked: &[Vec<u8>], proof: &Proof) -> Option<usize> 
         }
     }
     right
+}
+
+/// The proof by `secret` that a server of this version expects over `asked`, nonce and request digest one after the
+/// other. `salt` is random, and used from 2.7 on.
+#[must_use]
+pub fn prove(secret: &[u8], version: Version, asked: &[u8], salt: [u8; SALT_SIZE]) -> Proof {
+    let bytes = |octets: Vec<u8>| Bytes::from(octets);
+    if version < Version::V2_1 {
+        return Proof::Old(bytes(around::<Md5>(secret, asked)));
+    }
+    if version < Version::V2_7 {
+        return Proof::Plain {
+            algorithm: MacAlgorithm::SHA1,
+            digest: bytes(around::<Sha1>(secret, asked)),
+        };
+    }
+    let mut key = Zeroizing::new([0; KEY_BITS_MAX as usize / 8]);
+    pbkdf2::pbkdf2_hmac::<Sha1>(secret, &salt, ITERATIONS, &mut key[..]);
+    Proof::Derived {
+        salt: bytes(salt.to_vec()),
+        iterations: ITERATIONS,
+        key_bits: KEY_BITS_MAX,
+        mac: bytes(hmac_sha1(&key[..], asked)),
+    }
 }
 
 fn proved(claim: &Claim, key_index: u32, method: Method) -> Authenticated {

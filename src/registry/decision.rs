@@ -106,11 +106,20 @@ impl Registry {
     /// # Errors
     /// 102, 301, 201, 202, 101, 100, 200; 3 when the store cannot say.
     pub fn examine(&self, request: &Request) -> Result<(), Rejection> {
+        self.examine_after(request, &[])
+    }
+
+    /// As [`Self::examine`], after the requests `before`, which are part of the same batch.
+    fn examine_after(&self, request: &Request, before: &[Request]) -> Result<(), Rejection> {
         let key = self.subject(request)?;
         if request.is_homing() {
             return Ok(());
         }
-        if !self.records.is_responsible(&key)? {
+        let homed = |earlier: &Request| match earlier {
+            Request::Home { prefix } => self.records.key(prefix) == key,
+            _ => false,
+        };
+        if !before.iter().any(homed) && !self.records.is_responsible(&key)? {
             return Err(Rejection::new(
                 ResponseCode::SERVER_NOT_RESPONSIBLE,
                 "That prefix doesn't live here",
@@ -213,10 +222,22 @@ impl Registry {
         now: u32,
         random: &mut R,
     ) -> Result<Decision, Rejection> {
+        self.decide_after(request, &[], who, now, random)
+    }
+
+    /// As [`Self::decide`], after the requests `before`, which are part of the same batch.
+    pub(super) fn decide_after<R: TryCryptoRng + ?Sized>(
+        &self,
+        request: &Request,
+        before: &[Request],
+        who: &Authenticated,
+        now: u32,
+        random: &mut R,
+    ) -> Result<Decision, Rejection> {
         if self.audit.as_ref().is_some_and(|audit| !audit.is_ready()) {
             return Err(Rejection::busy("the audit trail cannot be written"));
         }
-        self.examine(request)?;
+        self.examine_after(request, before)?;
         let mut request = request.clone();
         if let Request::Create {
             handle, mint: true, ..

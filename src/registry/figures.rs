@@ -59,8 +59,8 @@ impl Proved {
     ];
 }
 
-/// The ways of proving, as they are labelled; the last is the MAC of a session.
-pub const METHODS: [&str; 4] = ["seckey", "rsa", "dsa", "session"];
+/// The ways of proving, as they are labelled: by a key, by the MAC of a session, by running the node.
+pub const METHODS: [&str; 5] = ["seckey", "rsa", "dsa", "session", "local"];
 /// The place of "session" among [`METHODS`].
 pub const SESSION: usize = 3;
 
@@ -71,6 +71,7 @@ pub const fn method_of(method: Method) -> usize {
         Method::SecretKey => 0,
         Method::Rsa => 1,
         Method::Dsa => 2,
+        Method::Local => 4,
     }
 }
 

@@ -14,6 +14,7 @@
 //! * [`Registry`]: the whole path, in the order in which the reference server decides.
 //! * [`auth`]: who asks. Challenge answers are checked against the keys in handle records.
 //! * [`permit`]: what they may do. A [`permit::Permit`] is made nowhere else and used up by the change.
+//! * `direct`: changes by whoever runs the node, several in one commit.
 //! * [`plan`]: current state and request → changes, or a [`Rejection`].
 //! * [`table`]: challenges and sessions of the whole node, bounded; [`session`]: one of them, with
 //!   its replay window; [`dh`], [`cipher`]: their keys.
@@ -27,6 +28,7 @@ pub mod auth;
 pub mod cipher;
 mod decision;
 pub mod dh;
+mod direct;
 pub mod figures;
 pub mod keys;
 pub mod permit;
@@ -41,9 +43,12 @@ pub mod throttle;
 
 pub use auth::{Authenticated, Identity};
 pub use decision::{Config, Decision, LIST, READ, Registry};
+pub use direct::Done;
 pub use records::{Records, Unavailable};
 
 use jiexi_proto::code::ResponseCode;
+
+use crate::store::CommitError;
 
 /// Why a request is not carried out: an outcome, not an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +72,23 @@ impl Rejection {
         Self {
             code,
             text: std::borrow::Cow::Borrowed(text),
+        }
+    }
+
+    /// Why the store does not take a change.
+    #[must_use]
+    pub fn of_store(error: &CommitError) -> Self {
+        match error {
+            CommitError::TooLarge => {
+                Self::new(ResponseCode::INVALID_VALUE, "the record would be too large")
+            }
+            CommitError::ReadOnly(_) => {
+                Self::new(ResponseCode::ERROR, "this node takes no changes now")
+            }
+            CommitError::DiskFull => Self::busy("the disk is full"),
+            CommitError::Conflict { .. } | CommitError::Busy | CommitError::Closed => {
+                Self::busy("too many changes wait")
+            }
         }
     }
 

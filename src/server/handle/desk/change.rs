@@ -172,16 +172,7 @@ impl Counter {
             Err(CommitError::Conflict { .. }) if attempts < ATTEMPTS_MAX => {
                 return self.decide(letter, request, who, attempts + 1);
             }
-            Err(CommitError::TooLarge) => {
-                Rejection::new(ResponseCode::INVALID_VALUE, "the record would be too large")
-            }
-            Err(CommitError::ReadOnly(_)) => {
-                Rejection::new(ResponseCode::ERROR, "this node takes no changes now")
-            }
-            Err(CommitError::DiskFull) => Rejection::busy("the disk is full"),
-            Err(CommitError::Conflict { .. } | CommitError::Busy | CommitError::Closed) => {
-                Rejection::busy("too many changes wait")
-            }
+            Err(error) => Rejection::of_store(&error),
         };
         self.refuse_change(letter, &request, &who, Ended::Failed, &rejection);
     }

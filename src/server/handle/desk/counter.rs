@@ -539,7 +539,7 @@ pub(super) const fn is_change(op: OpCode) -> bool {
 }
 
 /// The change that a message asks for.
-pub(super) fn change_of(message: &Message) -> Option<Request> {
+pub(crate) fn change_of(message: &Message) -> Option<Request> {
     let overwrite = message.header.flags.contains(OpFlags::OVRW);
     let mint = message.header.flags.contains(OpFlags::MINT);
     Some(match (message.header.op_code, &message.body) {

@@ -36,6 +36,7 @@ pub use self::list::Listing;
 
 use self::change::Settled;
 pub(super) use self::counter::Counter;
+pub(crate) use self::counter::change_of;
 use self::letter::{Letter, Outcome};
 use self::turns::Turns;
 use super::reply::{Reply, Stamp};
