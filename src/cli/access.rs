@@ -143,6 +143,11 @@ impl Access {
         let mut client = Client::new(Transports::Any, clock::unix_seconds);
         client.tcp_answer = PATIENCE;
         let target = self.target()?;
+        if credentials.is_none() && (self.session || self.encrypt) {
+            return Err(Failed::usage(
+                "a session needs to know who asks: give --identity and its key",
+            ));
+        }
         let protection = match (&credentials, self.encrypt || secret, self.session) {
             (None, ..) | (_, false, false) => Protection::Proofs,
             (_, true, _) => Protection::Encrypted,
@@ -161,6 +166,12 @@ impl Access {
     fn target(&self) -> Result<Target, Failed> {
         if let Some(file) = &self.site_record {
             let site = identity::load_site(file).map_err(Failed::report)?;
+            if site.servers.len() > 1 {
+                let file = file.display();
+                return Err(Failed::report(format_args!(
+                    "{file}: names several servers; name the one of the handle with --server"
+                )));
+            }
             return Target::of(&site, b"").ok_or_else(|| {
                 let file = file.display();
                 Failed::report(format_args!(

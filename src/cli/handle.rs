@@ -160,19 +160,7 @@ impl Handle {
                 };
                 common.say(&changed, what)
             }
-            Action::Rm { handles, common } => {
-                for handle in &handles {
-                    checked(handle)?;
-                }
-                for handle in &handles {
-                    let request = Request::Delete {
-                        handle: checked(handle)?,
-                    };
-                    let changed = common.change(&[request], handle)?;
-                    common.say(&changed, "removed")?;
-                }
-                Ok(())
-            }
+            Action::Rm { handles, common } => remove(&handles, &common),
             Action::List { prefix, common } => list(&prefix, &common),
         }
     }
@@ -232,7 +220,7 @@ fn get(question: &Question, with_secrets: bool, common: &Common) -> Result<(), F
         chosen.partition(|value| value.kind == values::SECRET && !with_secrets);
     if !hidden.is_empty() {
         eprintln!(
-            "jiexi: {} secret values are not shown; --with-secrets shows them",
+            "jiexi: secret values that are not shown: {}; --with-secrets shows them",
             hidden.len()
         );
     }
@@ -263,6 +251,28 @@ fn wanted(value: &Value, question: &Question) -> bool {
         None => value.kind.eq_ignore_ascii_case(wanted),
     };
     everything || question.indexes.contains(&value.index) || question.types.iter().any(kind)
+}
+
+/// Removes handles one after the other, up to the first that cannot be.
+fn remove(handles: &[String], common: &Common) -> Result<(), Failed> {
+    let names: Vec<Bytes> = handles
+        .iter()
+        .map(|handle| checked(handle))
+        .collect::<Result<_, _>>()?;
+    let mut way = common.access.open(false)?;
+    let remove = || {
+        for handle in names {
+            let subject = String::from_utf8_lossy(&handle).into_owned();
+            let changed = way
+                .change(&[Request::Delete { handle }])
+                .map_err(|trouble| common.explain(trouble, &subject))?;
+            common.say(&changed, "removed")?;
+        }
+        Ok(())
+    };
+    let removed = remove();
+    way.close();
+    removed
 }
 
 fn list(prefix: &str, common: &Common) -> Result<(), Failed> {

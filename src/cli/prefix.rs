@@ -316,7 +316,7 @@ fn remove(prefix: &str, force: bool, common: &Common) -> Result<(), Failed> {
     };
     if below > 0 && !force {
         return Err(Failed::report(format_args!(
-            "{prefix}: there are {below} handles below it; remove them first, or say --force"
+            "{prefix}: handles below it: {below}; remove them first, or say --force"
         )));
     }
     let delete = Request::Delete {

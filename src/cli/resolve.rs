@@ -26,7 +26,14 @@ pub(super) struct Resolve {
     /// The handle, such as 88.118.1/CNC-2026-001001
     handle: String,
     /// The server to begin with: address or name, with port 2641 unless another is given
-    #[arg(long, short, default_value = "127.0.0.1:2641", value_name = "ADDR")]
+    #[arg(
+        long,
+        short,
+        default_value = "127.0.0.1:2641",
+        value_name = "ADDR",
+        env = "JIEXI_SERVER",
+        hide_env_values = true
+    )]
     server: String,
     /// Use UDP alone
     #[arg(long, conflicts_with = "tcp")]
@@ -180,7 +187,7 @@ fn trace(hops: &[Hop]) -> String {
     rows.push(vec![
         "in all".to_owned(),
         String::new(),
-        format!("{} servers", servers.len()),
+        format!("servers: {}", servers.len()),
         String::new(),
         milliseconds(total),
     ]);

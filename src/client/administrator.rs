@@ -345,25 +345,26 @@ impl Administrator {
             self.target.key = server.map(|server| server.public_key.clone());
         }
         let key = self.target.key.as_ref().and_then(VerifyingKey::parse);
-        let CredentialField::Present(credential) = &message.credential else {
-            return Err(ClientError::Unsigned(server, "it has no signature"));
-        };
-        let (signed, covered) = (&mut Vec::new(), &mut Vec::new());
-        message.encode_signed(signed);
-        signed_bytes(&message.envelope, credential.counter(), signed, covered);
-        let hash = Hash::named(&credential.algorithm)
-            .filter(|hash| *hash == Hash::Sha256 || message.envelope.version < Version::V2_7);
-        let right = match (key, hash) {
-            (Some(key), Some(hash)) if credential.kind == Credential::SIGNED => {
-                key.verifies(hash, covered, &credential.signature)
-            }
-            _ => false,
-        };
-        let why = "its signature is not by the key in the server's site record";
+        let why = "it is not signed by the key in the server's site record";
+        let right = key.is_some_and(|key| is_signed(message, &key));
         right
             .then_some(())
             .ok_or(ClientError::Unsigned(server, why))
     }
+}
+
+/// Whether the holder of `key` has signed a message.
+pub(super) fn is_signed(message: &Message, key: &VerifyingKey) -> bool {
+    let CredentialField::Present(credential) = &message.credential else {
+        return false;
+    };
+    let (signed, covered) = (&mut Vec::new(), &mut Vec::new());
+    message.encode_signed(signed);
+    signed_bytes(&message.envelope, credential.counter(), signed, covered);
+    let hash = Hash::named(&credential.algorithm)
+        .filter(|hash| *hash == Hash::Sha256 || message.envelope.version < Version::V2_7);
+    credential.kind == Credential::SIGNED
+        && hash.is_some_and(|hash| key.verifies(hash, covered, &credential.signature))
 }
 
 impl Client {

@@ -226,4 +226,6 @@ impl fmt::Display for ClientError {
 impl std::error::Error for ClientError {}
 
 #[cfg(test)]
+mod recorded;
+#[cfg(test)]
 mod tests;

@@ -17,7 +17,10 @@ use tokio::{
     net::{TcpListener, UdpSocket},
 };
 
-use super::{Client, ClientError, Place, Question, Transport, Transports};
+use super::{
+    Administrator, Client, ClientError, Credentials, Key, Lead, Operation, Place, Protection,
+    Question, Target, Transport, Transports,
+};
 use crate::identity;
 
 fn client(transports: Transports) -> Client {
@@ -299,4 +302,184 @@ async fn referrals_are_followed_but_not_in_a_circle() {
         server.abort();
         answering.abort();
     }
+}
+
+/// One request of a scripted server: what came, and how it is answered; `None` closes the connection without a word.
+async fn scripted(listener: &TcpListener, reply: impl FnOnce(&[u8]) -> Option<Message>) -> Vec<u8> {
+    let (mut stream, _) = listener.accept().await.expect("accepts");
+    let mut request = vec![0; 20];
+    stream.read_exact(&mut request).await.expect("reads");
+    let envelope = Envelope::decode(&request).expect("an envelope");
+    let mut rest = vec![0; envelope.message_length as usize];
+    stream.read_exact(&mut rest).await.expect("reads");
+    request.extend(rest);
+    if let Some(message) = reply(&request) {
+        let mut out = Vec::new();
+        message.encode(&mut out);
+        stream.write_all(&out).await.expect("writes");
+    }
+    request
+}
+
+/// A challenge about `request`, or about another one.
+fn challenge(request: &[u8], about_us: bool) -> Message {
+    let body = Body::Challenge(jiexi_proto::message::challenge::Challenge {
+        nonce: Bytes::from_static(b"0123456789abcdef"),
+        old_digest: None,
+    });
+    let mut message = answer(request, ResponseCode::AUTHENTICATION_NEEDED, body, true);
+    message.envelope.session_id = 77;
+    if let Some(digest) = message.digest.as_mut().filter(|_| !about_us) {
+        digest.octets = vec![0; 32].into();
+    }
+    message
+}
+
+fn administrator(address: SocketAddr) -> Administrator {
+    let credentials = Credentials {
+        user: jiexi_proto::value::Reference {
+            handle: Bytes::from_static(b"0.NA/88.118"),
+            index: 301,
+        },
+        key: Key::Secret(b"secret".to_vec().into()),
+    };
+    let target = Target {
+        place: Place::at(address),
+        key: None,
+    };
+    let client = client(Transports::Any);
+    Administrator::new(client, target, Some(credentials), Protection::Proofs)
+}
+
+fn deletion() -> Operation {
+    Operation::from(&crate::registry::plan::Request::Delete {
+        handle: Bytes::from_static(b"88.118/x"),
+    })
+}
+
+/// Goal: what is asked again is the same request, so that a server can see that it is.
+#[tokio::test]
+async fn a_proof_whose_answer_is_lost_is_sent_again_as_it_is() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("an address");
+    let server = async {
+        let question = scripted(&listener, |_| None).await;
+        let again = scripted(&listener, |request| Some(challenge(request, true))).await;
+        assert_eq!(question, again, "the question");
+        let proof = scripted(&listener, |_| None).await;
+        let done =
+            |request: &[u8]| Some(answer(request, ResponseCode::SUCCESS, Body::Empty, false));
+        let again = scripted(&listener, done).await;
+        assert_eq!(proof, again, "the proof");
+        assert_eq!(
+            Envelope::decode(&proof).expect("an envelope").session_id,
+            77
+        );
+        // A busy server has forgotten the challenge: everything again, under the same ids.
+        let busy = |request: &[u8]| {
+            let body = Body::Opaque(Bytes::from_static(&[0; 4]));
+            Some(answer(request, ResponseCode::SERVER_TOO_BUSY, body, false))
+        };
+        let first = scripted(&listener, |request| Some(challenge(request, true))).await;
+        let refused = scripted(&listener, busy).await;
+        let second = scripted(&listener, |request| Some(challenge(request, true))).await;
+        let accepted = scripted(&listener, done).await;
+        let id = |octets: &[u8]| Envelope::decode(octets).expect("an envelope").request_id;
+        assert_eq!((id(&first), id(&refused)), (id(&second), id(&accepted)));
+    };
+    let mut administrator = administrator(address);
+    let operation = deletion();
+    let asking = async {
+        for _ in 0..2 {
+            let answer = administrator.perform(&operation).await.expect("answered");
+            assert_eq!(answer.code, ResponseCode::SUCCESS);
+        }
+    };
+    tokio::join!(asking, server);
+}
+
+/// Goal: somebody in between gets no proof for a request of his own.
+#[tokio::test]
+async fn a_challenge_about_another_request_is_not_answered() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("an address");
+    let server = scripted(&listener, |request| Some(challenge(request, false)));
+    let (mut administrator, operation) = (administrator(address), deletion());
+    let (answer, _) = tokio::join!(administrator.perform(&operation), server);
+    assert!(
+        matches!(answer, Err(ClientError::NotOurs(..))),
+        "{answer:?}"
+    );
+}
+
+/// Goal: the second resolution of a prefix begins at its home, and one that is gone is looked for again.
+#[tokio::test]
+async fn the_home_of_a_prefix_is_remembered_until_it_moves() {
+    let ((first, from), (second, to)) = (udp().await, udp().await);
+    let registrar = tokio::spawn(async move {
+        loop {
+            let (request, peer) = receive(&first).await;
+            let asked = Message::decode(&Bytes::copy_from_slice(&request)).expect("a request");
+            let prefix =
+                matches!(&asked.body, Body::Resolution(body) if body.handle.starts_with(b"0.NA/"));
+            let message = match prefix {
+                true => {
+                    let Body::Referral(sites) = referral(to.port()) else {
+                        return;
+                    };
+                    let body = Body::Resolved(HandleValues {
+                        handle: Bytes::from_static(b"0.NA/88.118"),
+                        values: sites.values.unwrap_or_default(),
+                    });
+                    answer(&request, ResponseCode::SUCCESS, body, false)
+                }
+                false => {
+                    let body = Body::Opaque(Bytes::from_static(&[0; 4]));
+                    answer(&request, ResponseCode::SERVER_NOT_RESPONSIBLE, body, false)
+                }
+            };
+            for piece in pieces(&message) {
+                first.send_to(&piece, peer).await.expect("sends");
+            }
+        }
+    });
+    let home = tokio::spawn(async move {
+        for served in 0.. {
+            let (request, peer) = receive(&second).await;
+            let message = match served {
+                // It says no once, as a home that has moved, and is the home again.
+                2 => {
+                    let body = Body::Opaque(Bytes::from_static(&[0; 4]));
+                    answer(&request, ResponseCode::SERVER_NOT_RESPONSIBLE, body, false)
+                }
+                _ => answer(&request, ResponseCode::SUCCESS, found(5), false),
+            };
+            second
+                .send_to(&pieces(&message)[0], peer)
+                .await
+                .expect("sends");
+        }
+    });
+    let client = client(Transports::Udp);
+    let mut ways = Vec::new();
+    for _ in 0..2 {
+        let (reply, hops) = client
+            .resolve(Place::at(from), question())
+            .await
+            .expect("resolves");
+        assert_eq!((reply.code, reply.server), (ResponseCode::SUCCESS, to));
+        ways.push(hops.len());
+    }
+    assert_eq!(ways, [3, 1], "the second time it is asked at once");
+    // The remembered home no longer answers for it; the copy of a client has the same memory.
+    let (reply, hops) = client
+        .clone()
+        .resolve(Place::at(from), question())
+        .await
+        .expect("resolves");
+    assert_eq!(reply.code, ResponseCode::SUCCESS);
+    assert!(matches!(hops[0].lead, Lead::Remembered(_)), "{hops:?}");
+    assert!(hops.len() > 2, "{hops:?}");
+    registrar.abort();
+    home.abort();
 }

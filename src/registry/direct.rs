@@ -109,10 +109,6 @@ impl Registry {
     }
 
     /// One batch of all requests; or which of them cannot be, and why.
-    #[expect(
-        clippy::type_complexity,
-        reason = "the parts of one decision, used once"
-    )]
     fn decide_all<R: TryCryptoRng + ?Sized>(
         &self,
         requests: &[Request],

@@ -3,6 +3,7 @@
 //!
 //! * `codes` — exit codes and help; `config` — checking and the template; `decode` — recorded messages
 //! * `init` — what a new node consists of; `bulk` — import and export on a stopped node
+//! * `change` — handles, values and prefixes, on the node of this machine and on one elsewhere
 //! * `node` — everything again through the control socket of a running one, and `resolve` against it
 
 #![expect(
@@ -11,6 +12,7 @@
 )]
 
 mod bulk;
+mod change;
 mod codes;
 mod config;
 mod decode;

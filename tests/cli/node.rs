@@ -23,7 +23,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running node; it is stopped when it is dropped.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     port: u16,
     operations: u16,
@@ -31,7 +31,7 @@ struct Running {
 
 impl Running {
     /// Starts the node in `data` on free ports of the loopback address.
-    fn start(directory: &Path, data: &str) -> Self {
+    pub(crate) fn start(directory: &Path, data: &str) -> Self {
         Self::start_with(
             directory,
             &["serve", "--config", &format!("{data}/jiexi.toml")],
@@ -40,7 +40,7 @@ impl Running {
     }
 
     /// Starts a node with these arguments.
-    fn start_with(directory: &Path, arguments: &[&str], port: u16) -> Self {
+    pub(crate) fn start_with(directory: &Path, arguments: &[&str], port: u16) -> Self {
         let operations = free_port();
         let mut child = jiexi(directory)
             .args(arguments)
@@ -67,12 +67,12 @@ impl Running {
     }
 
     /// The option that names this node to `resolve`.
-    fn server(&self) -> String {
+    pub(crate) fn server(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
     /// Sends SIGTERM and waits for the end.
-    fn stop(mut self) -> i32 {
+    pub(crate) fn stop(mut self) -> i32 {
         self.terminate()
     }
 
@@ -94,7 +94,7 @@ impl Drop for Running {
 
 /// A port of the loopback address that is free for TCP and UDP, never the same one twice. From below the range that the
 /// kernel hands out by itself, so that no connection of another test takes it in between.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = u16::try_from(10_000 + std::process::id() % 20_000).expect("below 65,536");
     loop {
@@ -453,8 +453,8 @@ fn resolve_follows_a_prefix_to_another_node() {
         );
         assert_eq!(
             found.stderr.lines().count(),
-            3,
-            "parent, prefix record, enterprise: {}",
+            5,
+            "title, parent, prefix record, enterprise, sum: {}",
             found.stderr
         );
     }

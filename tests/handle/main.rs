@@ -2,6 +2,7 @@
 //!
 //! * [`replay`]: the recorded requests of the reference client, answered as the reference server did.
 //! * [`administration`]: the recorded changes, proofs, sessions, lists and signed answers.
+//! * [`administrator`]: our own client, with answers and sessions lost on the way.
 //! * [`datagrams`]: where UDP answers come from, what is never answered, the amplification guard.
 //! * [`streams`]: pipelining, deadlines, the cap, drain.
 //! * [`client`]: proofs and sessions from the other side.
@@ -14,6 +15,7 @@
 )]
 
 mod administration;
+mod administrator;
 mod client;
 mod datagrams;
 mod hazards;
