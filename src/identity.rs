@@ -9,7 +9,7 @@
 use std::{
     fmt, fs,
     io::{self, Write},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::fs::OpenOptionsExt,
     path::Path,
 };
@@ -226,6 +226,17 @@ pub fn site_record(address: IpAddr, port: u16, public_key: Bytes, description: &
             ],
         }],
     }
+}
+
+/// Where the servers of a site are, for people: the address with the port of the first interface.
+#[must_use]
+pub fn addresses(site: &SiteRecord) -> Vec<String> {
+    let at = |server: &Server| {
+        let port = server.interfaces.first().map_or(0, |first| first.port);
+        let port = u16::try_from(port).unwrap_or(0);
+        SocketAddr::new(server.ip(), port).to_string()
+    };
+    site.servers.iter().map(at).collect()
 }
 
 /// Reads a site record from a JSON file.

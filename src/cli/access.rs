@@ -47,7 +47,7 @@ pub(super) struct Access {
     )]
     server: Option<String>,
     /// The site record (site.json) of a node elsewhere, instead of --server: sessions are then with the holder of the
-    /// key in it and nobody else
+    /// key in it and nobody else, and no other node is gone to
     #[arg(long, value_name = "FILE", conflicts_with = "server")]
     site_record: Option<PathBuf>,
     /// Who asks: the index of the value with the key, and its handle, such as 300:0.NA/88.118

@@ -22,7 +22,7 @@ use crate::{
     clock,
     control::command::PrefixRow,
     identity,
-    json::line,
+    json::{data, line},
     keyring,
     registry::{permit, plan::Request},
 };
@@ -41,6 +41,9 @@ After the second command 88.118.9 resolves here, and whoever holds enterprise.ke
     --server 192.0.2.10 --identity 300:0.NA/88.118.9 --key enterprise.key
 
 Exit codes: 0 done, 1 refused or failed, 2 wrong command line, 3 no such prefix.";
+
+/// Index of the site of derived prefixes in the record of a delegated one; the sites of its own stand before it.
+const DERIVED_INDEX: u32 = 3;
 
 /// Add, list and remove prefixes
 #[derive(Debug, Args)]
@@ -142,7 +145,7 @@ fn add(
     };
     let record = Request::Create {
         handle: handle.clone(),
-        values: values(&handle, &sites, key.clone()),
+        values: values(&handle, &sites, key.clone(), site.is_some()),
         overwrite: false,
         mint: false,
     };
@@ -159,10 +162,11 @@ fn add(
     said(prefix, &sites, key.is_some(), site.is_none(), common)
 }
 
-/// The record of a prefix: its own administrator, or those of the prefix above when it has none of its own.
-fn values(handle: &Bytes, sites: &[SiteRecord], key: Option<Bytes>) -> Vec<Value> {
+/// The record of a prefix: its own administrator, or those of the prefix above when it has none of its own. A delegated
+/// one says as well where the prefixes derived from it are, which this node will not know.
+fn values(handle: &Bytes, sites: &[SiteRecord], key: Option<Bytes>, delegated: bool) -> Vec<Value> {
     let now = clock::unix_seconds();
-    match key {
+    let mut values = match key {
         Some(key) => identity::prefix_values(handle, sites, key, now),
         None => {
             let above = permit::parent_of(handle);
@@ -170,7 +174,12 @@ fn values(handle: &Bytes, sites: &[SiteRecord], key: Option<Bytes>) -> Vec<Value
             values.push(identity::admin_value(&above, identity::LIST_INDEX, now));
             values
         }
+    };
+    if let Some(site) = sites.first().filter(|_| delegated) {
+        let data = data::encoded(|out| site.encode(out)).into();
+        values.push(identity::value(DERIVED_INDEX, b"HS_SITE.PREFIX", data, now));
     }
+    values
 }
 
 /// Homes a prefix elsewhere and makes its record; undoes the first when the second cannot be.
@@ -220,17 +229,6 @@ fn site_at(server: &str) -> Result<SiteRecord, Failed> {
     }
 }
 
-/// Where a site is, for people.
-fn addresses(sites: &[SiteRecord]) -> Vec<String> {
-    let servers = sites.iter().flat_map(|site| &site.servers);
-    servers
-        .map(|server| {
-            let port = server.interfaces.first().map_or(0, |first| first.port);
-            std::net::SocketAddr::new(server.ip(), u16::try_from(port).unwrap_or(0)).to_string()
-        })
-        .collect()
-}
-
 fn said(
     prefix: &str,
     sites: &[SiteRecord],
@@ -238,7 +236,7 @@ fn said(
     hosted: bool,
     common: &Common,
 ) -> Result<(), Failed> {
-    let at = addresses(sites);
+    let at: Vec<String> = sites.iter().flat_map(identity::addresses).collect();
     let administrator = own_key.then(|| format!("{}:0.NA/{prefix}", identity::KEY_INDEX));
     if common.output == Format::Json {
         return output::print_json(&json!({

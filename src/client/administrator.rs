@@ -92,6 +92,9 @@ pub struct Administrator {
     credentials: Option<Credentials>,
     protection: Protection,
     session: Option<Session>,
+    /// Whether another server is gone to when this one is not responsible. A server that was named with its key is not
+    /// left for one that an unsigned answer names.
+    follows: bool,
 }
 
 /// The ids of a request and of the proof after it.
@@ -119,6 +122,7 @@ impl Administrator {
     ) -> Self {
         Self {
             client,
+            follows: target.key.is_none(),
             target,
             credentials,
             protection,
@@ -186,7 +190,7 @@ impl Administrator {
     async fn reach(&mut self, operation: &Operation) -> Result<Reached, ClientError> {
         let reached = self.persist(operation).await?;
         let moved = reached.message.header.response_code == ResponseCode::SERVER_NOT_RESPONSIBLE;
-        let Some(handle) = operation.handle().filter(|_| moved) else {
+        let Some(handle) = operation.handle().filter(|_| moved && self.follows) else {
             return Ok(reached);
         };
         let client = self.client.clone();
@@ -273,10 +277,10 @@ impl Administrator {
                         request,
                     });
                 }
-                Err(ClientError::Io(..) | ClientError::TimedOut(..)) if pauses.len() > 0 => {
-                    tokio::time::sleep(pauses.next().copied().unwrap_or_default()).await;
-                }
-                Err(error) => return Err(error),
+                Err(error) => match pauses.next().filter(|_| error.is_silence()) {
+                    Some(pause) => tokio::time::sleep(*pause).await,
+                    None => return Err(error),
+                },
             }
         }
     }
@@ -319,7 +323,18 @@ impl Administrator {
             udp: None,
             ..self.target.place
         };
-        let (message, server, _) = self.client.exchange(&place, &offer.operation).await?;
+        let mut pauses = PAUSES.iter();
+        let (message, server, _) = loop {
+            let asked = self.client.exchange(&place, &offer.operation).await;
+            let again = match &asked {
+                Ok((message, ..)) => message.header.response_code == ResponseCode::SERVER_TOO_BUSY,
+                Err(error) => error.is_silence(),
+            };
+            match pauses.next().filter(|_| again) {
+                Some(pause) => tokio::time::sleep(*pause).await,
+                None => break asked?,
+            }
+        };
         let code = message.header.response_code;
         let Body::SessionReady(ready) = &message.body else {
             let said = Reply::of(message, server, Transport::Tcp).message;

@@ -57,9 +57,7 @@ impl Client {
             (None, Some(tcp)) => self.over_tcp(tcp, &request).await,
             (Some(udp), None) => self.over_udp(udp, &request).await,
             (Some(udp), Some(tcp)) => match self.over_udp(udp, &request).await {
-                Err(ClientError::TimedOut(..) | ClientError::Io(..)) => {
-                    self.over_tcp(tcp, &request).await
-                }
+                Err(error) if error.is_silence() => self.over_tcp(tcp, &request).await,
                 answered => answered,
             },
         }

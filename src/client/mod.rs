@@ -225,6 +225,13 @@ impl fmt::Display for ClientError {
 
 impl std::error::Error for ClientError {}
 
+impl ClientError {
+    /// Whether the server has said nothing, so that it may be asked again.
+    const fn is_silence(&self) -> bool {
+        matches!(self, Self::Io(..) | Self::TimedOut(..))
+    }
+}
+
 #[cfg(test)]
 mod recorded;
 #[cfg(test)]

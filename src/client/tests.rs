@@ -336,6 +336,13 @@ fn challenge(request: &[u8], about_us: bool) -> Message {
 }
 
 fn administrator(address: SocketAddr) -> Administrator {
+    administrator_of(Target {
+        place: Place::at(address),
+        key: None,
+    })
+}
+
+fn administrator_of(target: Target) -> Administrator {
     let credentials = Credentials {
         user: jiexi_proto::value::Reference {
             handle: Bytes::from_static(b"0.NA/88.118"),
@@ -343,11 +350,7 @@ fn administrator(address: SocketAddr) -> Administrator {
         },
         key: Key::Secret(b"secret".to_vec().into()),
     };
-    let target = Target {
-        place: Place::at(address),
-        key: None,
-    };
-    let client = client(Transports::Any);
+    let client = client(Transports::Tcp);
     Administrator::new(client, target, Some(credentials), Protection::Proofs)
 }
 
@@ -410,6 +413,37 @@ async fn a_challenge_about_another_request_is_not_answered() {
         matches!(answer, Err(ClientError::NotOurs(..))),
         "{answer:?}"
     );
+}
+
+/// Goal: an unsigned answer does not lead a client away from the server that was named to it with its key.
+#[tokio::test]
+async fn a_server_named_with_its_key_is_not_left_for_another() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("an address");
+    for (key, asked) in [(Some(Bytes::from_static(b"a key")), 1), (None, 3)] {
+        let mut administrator = administrator_of(Target {
+            place: Place::at(address),
+            key,
+        });
+        let server = async {
+            for _ in 0..asked {
+                let body = Body::Opaque(Bytes::from_static(&[0; 4]));
+                let refuse = |request: &[u8]| {
+                    Some(answer(
+                        request,
+                        ResponseCode::SERVER_NOT_RESPONSIBLE,
+                        body,
+                        false,
+                    ))
+                };
+                scripted(&listener, refuse).await;
+            }
+        };
+        let operation = deletion();
+        let (answer, ()) = tokio::join!(administrator.perform(&operation), server);
+        let answer = answer.expect("an answer");
+        assert_eq!(answer.code, ResponseCode::SERVER_NOT_RESPONSIBLE);
+    }
 }
 
 /// Goal: the second resolution of a prefix begins at its home, and one that is gone is looked for again.

@@ -13,6 +13,7 @@ use jiexi_proto::message::Message;
 use jiexi_proto::value::site::SiteRecord;
 
 use super::command::{Ask, Octets, PrefixRow, Told};
+use crate::identity;
 use crate::registry::plan::Request;
 use crate::registry::{Authenticated, Registry, Rejection};
 use crate::server::handle::desk::change_of;
@@ -171,12 +172,7 @@ fn sites(record: &OwnedRecord) -> Vec<String> {
     });
     sites
         .filter_map(|value| SiteRecord::decode(&value.data).ok())
-        .flat_map(|site| site.servers)
-        .map(|server| {
-            let port = server.interfaces.first().map_or(0, |first| first.port);
-            let port = u16::try_from(port).unwrap_or(0);
-            std::net::SocketAddr::new(server.ip(), port).to_string()
-        })
+        .flat_map(|site| identity::addresses(&site))
         .collect()
 }
 

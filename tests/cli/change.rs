@@ -671,6 +671,14 @@ fn a_delegated_prefix_is_found_and_changed_by_way_of_its_parent() {
             .collect();
         assert_eq!(codes, [Some(301), Some(1), Some(1)]);
     }
+    // What the enterprise hosts below its prefix is found by way of the parent as well, which knows nothing of it.
+    run(directory, &["key", "new", "--out", "plant.key"]).expect(0);
+    let plant = "prefix add 88.118.9.1 --hosted --admin-key plant.key --data enterprise";
+    let create = "handle create 88.118.9.1/x --value 1:URL=x --data enterprise";
+    let resolve = format!("resolve 88.118.9.1/x --server {}", parent.server());
+    for command in [plant, create, &resolve] {
+        run(directory, &command.split(' ').collect::<Vec<_>>()).expect(0);
+    }
     let local = run(
         directory,
         &["handle", "list", "88.118.9", "--data", "enterprise"],
