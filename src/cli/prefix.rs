@@ -130,6 +130,7 @@ fn add(
     common: &Common,
 ) -> Result<(), Failed> {
     let handle = handle_of(prefix)?;
+    let prefix = &line::bare_prefix(&handle);
     let key = admin_key.map(|path| {
         keyring::read_public(&path, None).map_err(|error| {
             Failed::report(format_args!(
@@ -298,6 +299,7 @@ fn list(common: &Common) -> Result<(), Failed> {
 
 fn remove(prefix: &str, force: bool, common: &Common) -> Result<(), Failed> {
     let handle = handle_of(prefix)?;
+    let prefix = &line::bare_prefix(&handle);
     let mut way = common.access.open(false)?;
     let mut below = 0_u64;
     let mut each = |_: &str| {

@@ -45,6 +45,9 @@ impl Refusal {
             ResponseCode::AUTHENTICATION_FAILED => format!(
                 "the key is not that of {who}: compare \"jiexi key show\" with the HS_PUBKEY value of that handle"
             ),
+            ResponseCode::AUTHENTICATION_NEEDED => {
+                "the node wants another proof than the one it was given".into()
+            }
             ResponseCode::SERVER_TOO_BUSY => "the node is busy; try again in a moment".into(),
             ResponseCode::SERVICE_REFERRAL | ResponseCode::PREFIX_REFERRAL => {
                 "another node has it; \"jiexi resolve --trace\" shows which: name that one with --server".into()

@@ -14,6 +14,7 @@ use jiexi_proto::value::site::SiteRecord;
 
 use super::command::{Ask, Octets, PrefixRow, Told};
 use crate::identity;
+use crate::json::line;
 use crate::registry::plan::Request;
 use crate::registry::{Authenticated, Registry, Rejection};
 use crate::server::handle::desk::change_of;
@@ -127,7 +128,7 @@ fn prefixes(store: &Store, lines: &mut impl Write) -> io::Result<Told> {
     let mut rows: BTreeMap<Vec<u8>, PrefixRow> = BTreeMap::new();
     let mut note = |record: &OwnedRecord, hosted: bool| {
         let row = rows.entry(record.key.clone()).or_insert_with(|| PrefixRow {
-            prefix: bare(record.handle()),
+            prefix: line::bare_prefix(record.handle()),
             hosted: false,
             sites: Vec::new(),
         });
@@ -153,12 +154,6 @@ fn prefixes(store: &Store, lines: &mut impl Write) -> io::Result<Told> {
         count += 1;
     }
     Ok(Told::Listed { count })
-}
-
-/// A prefix handle without `0.NA/`.
-fn bare(prefix_handle: &[u8]) -> String {
-    let bare = prefix_handle.get(handle::PREFIX_SPACE.len()..);
-    String::from_utf8_lossy(bare.unwrap_or_default()).into_owned()
 }
 
 /// Where the site values of a record say that the prefix is at home.

@@ -132,6 +132,13 @@ pub fn parse_prefix(prefix: &str) -> Result<Vec<u8>, JsonError> {
     Ok(format!("0.NA/{bare}").into_bytes())
 }
 
+/// The prefix that a prefix handle stands for: without `0.NA/`.
+#[must_use]
+pub fn bare_prefix(prefix_handle: &[u8]) -> String {
+    let bare = prefix_handle.get(handle::PREFIX_SPACE.len()..);
+    String::from_utf8_lossy(bare.unwrap_or_default()).into_owned()
+}
+
 /// A handle that can be stored: a prefix, a slash, and no more than the protocol can carry.
 fn check_handle(handle: &[u8]) -> Result<(), JsonError> {
     if handle.len() > limits::HANDLE_MAX {

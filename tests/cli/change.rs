@@ -527,7 +527,7 @@ fn a_hosted_prefix_is_resolved_and_administered_at_once() {
         .run(&[
             "prefix",
             "add",
-            "88.118.10",
+            "0.NA/88.118.10",
             "--hosted",
             "--admin-key",
             "own.key",
