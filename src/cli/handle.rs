@@ -100,6 +100,7 @@ enum Action {
 
 /// What all of them take.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Output")]
 pub(super) struct Common {
     /// Form of the output
     #[arg(long, short, value_enum, default_value_t)]
