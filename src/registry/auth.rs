@@ -1,6 +1,7 @@
 //! Who asks: the proof in an answer to a challenge, checked against the keys in handle records.
 //!
-//! [`Authenticated`] is made here and nowhere else, and [`prove`] is the other side of a secret key. A refusal takes as long as a success: when the
+//! [`Authenticated`] is made here and nowhere else, and [`prove`] is the other side of a secret
+//! key. A refusal takes as long as a success: when the
 //! identity or its key does not exist, work of the same kind is done with a key of our own.
 
 use bytes::Bytes;

@@ -11,7 +11,7 @@ use super::{Authenticated, Registry, Rejection};
 use crate::store::{Batch, CommitError};
 
 /// How often changes are decided again because a record changed meanwhile.
-const ATTEMPTS_MAX: u32 = 8;
+const ATTEMPTS_MAX: u32 = 64;
 
 /// Changes that are durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
