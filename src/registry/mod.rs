@@ -11,6 +11,22 @@
 //!  session ─→ session, dh, cipher: keys agreed on, MACs, replays
 //! ```
 //!
+//! A front end carries a change out in these steps, whatever its protocol is:
+//!
+//! 1. [`Registry::examine`] refuses what makes no sense whoever asks.
+//! 2. [`Registry::authenticate`] turns a [`auth::Claim`], the octets that were to be answered, and
+//!    the [`source::Sender`] into an [`Authenticated`]; it counts and slows wrong answers. When it
+//!    says no, [`Registry::need`] and [`Registry::refusal`] say with which code. A front end with
+//!    challenges of its own keeps them in [`Registry::table`], which bounds them.
+//! 3. [`Registry::decide`] checks the rights and gives a [`Decision`], whose batch is submitted to
+//!    the store. On a conflict the record has changed meanwhile: decide again.
+//! 4. When the store has committed, or anything was refused, [`Registry::ended`] counts it and
+//!    writes it to the audit trail. Only then is the client told.
+//!
+//! What must not happen twice goes through a [`retry::Retries`]. Reading what is restricted takes
+//! [`Registry::may_read`] and [`Registry::open_values`], listing [`Registry::may_list`]. A
+//! [`Rejection`] holds the code of the Handle protocol and a text for people; both can be shown.
+//!
 //! * [`Registry`]: the whole path, in the order in which the reference server decides.
 //! * [`auth`]: who asks. Challenge answers are checked against the keys in handle records.
 //! * [`permit`]: what they may do. A [`permit::Permit`] is made nowhere else and used up by the change.
