@@ -1,6 +1,7 @@
 //! The thread that feeds sled, behind everything else. Nothing that is acknowledged depends on it: when it fails or
 //! hangs, the keeper gives up its sled and starts another one, which makes a new sled out of the index.
 
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,35 +11,152 @@ use std::time::Duration;
 use super::State;
 use super::disk::{parent, sync_tree};
 use super::index::Reader;
+use super::journal;
 use super::journal::entry::Position;
 use super::metrics::Stopwatch;
 use super::overlay::{FullKey, Work};
 use super::record::PackedRef;
 use super::shared::Shared;
-use super::sled::{self, Engine, EngineError};
+use super::sled::{self, Engine, EngineError, Found};
+use super::snapshot::Tally;
 
 /// Keys applied between two signs of life.
 const BATCH: usize = 64;
 /// Keys that are put in order at once when sled is made anew; each such page is one reading of the index.
 const PAGE: usize = 500_000;
+/// Records read between two signs of life.
+const BEAT_EVERY: u64 = 1_024;
 /// For tests: how often a stalled applier looks whether it still is.
 const STALL_PAUSE: Duration = Duration::from_millis(5);
 
-/// Applies what is acknowledged until the store stops or another applier takes the place of this one. With no engine,
-/// it makes one first.
-pub(crate) fn run(
+/// What an applier begins with.
+pub(crate) enum Begin {
+    /// The sled that the index was loaded from.
+    Loaded(Arc<Engine>),
+    /// The sled that is there, if it holds what it must.
+    Found,
+    /// A new one, made of the index.
+    Anew,
+}
+
+/// Applies what is acknowledged until the store stops or another applier takes the place of this one.
+pub(crate) fn run(shared: &Shared, lane: u64, begin: Begin) -> Result<(), EngineError> {
+    let engine = match begin {
+        Begin::Loaded(engine) => Some(engine),
+        Begin::Found => attach(shared, lane)?,
+        Begin::Anew => rebuild(shared, lane)?,
+    };
+    engine.map_or(Ok(()), |engine| feed(shared, lane, &engine))
+}
+
+/// Takes the sled that is there into use, when it holds what it must. None when this applier is given up, or the store
+/// stops.
+fn attach(shared: &Shared, lane: u64) -> Result<Option<Arc<Engine>>, EngineError> {
+    let (Some(number), _) = sled::numbers(shared.dir())? else {
+        shared.set_state(State::Degraded);
+        return rebuild(shared, lane);
+    };
+    let Some(at) = shared.overlay.collect(lane) else {
+        return Ok(None);
+    };
+    let watch = Stopwatch::start();
+    let dir = sled::directory(shared.dir(), number);
+    let (cache, patience) = (shared.config.sled_cache_bytes, shared.config.open_patience);
+    // Opening has a patience of its own.
+    shared.opening.store(true, Ordering::Relaxed);
+    let opened = sled::open_guarded(&dir, cache, patience);
+    shared.opening.store(false, Ordering::Relaxed);
+    let engine = Arc::new(opened?);
+    let checked = check(shared, lane, &engine, at);
+    let (attached, seconds) = match checked {
+        Ok(Some((applied, keys))) => {
+            let attached = shared
+                .overlay
+                .attach_behind(lane, Arc::clone(&engine), applied, keys);
+            (
+                Ok(attached.then_some(applied)),
+                watch.elapsed().as_secs_f64(),
+            )
+        }
+        unfinished => (unfinished.map(|_| None), 0.0),
+    };
+    if let Ok(Some(applied)) = attached {
+        let sequence = applied.sequence;
+        shared.synced_sequence.store(sequence, Ordering::Relaxed);
+        tracing::info!(path = %dir.display(), sequence, seconds, "sled: verified and in use");
+        return Ok(Some(engine));
+    }
+    // The next opening of the store must not meet it.
+    let _ = sled::close_aside(engine).recv_timeout(shared.config.applier_patience);
+    attached.map(|_| None)
+}
+
+/// Position and the keys that a sled lacks.
+type Behind = (Position, BTreeMap<FullKey, u32>);
+
+/// Adds up a sled that nobody writes to, with the journal after what it holds at least, which must give the state at
+/// `at`. The position of the sled, and the keys that it may lack.
+fn check(
     shared: &Shared,
     lane: u64,
-    engine: Option<Arc<Engine>>,
-) -> Result<(), EngineError> {
-    let engine = match engine {
-        Some(engine) => engine,
-        None => match rebuild(shared, lane)? {
-            Some(engine) => engine,
-            None => return Ok(()),
-        },
+    engine: &Engine,
+    at: Position,
+) -> Result<Option<Behind>, EngineError> {
+    let Some(applied) = engine.position(shared.identity.epoch)? else {
+        return Err(EngineError::other("sled was never completed"));
     };
-    feed(shared, lane, &engine)
+    if applied.sequence > at.sequence {
+        let (holds, ends) = (applied.sequence, at.sequence);
+        let reason = format!(
+            "sled holds sequence {holds}, but the journal ends at {ends}: its end was lost"
+        );
+        shared.set_read_only(reason.clone().into());
+        return Err(EngineError::other(reason));
+    }
+    let mut tally = Tally::default();
+    let mut keys = BTreeMap::new();
+    let read = journal::tail::read(
+        shared.dir(),
+        shared.identity.epoch,
+        applied.sequence,
+        |entry| {
+            if entry.first > at.sequence {
+                return Ok(());
+            }
+            tally.window(entry, engine.directory())?;
+            let _sound = entry.for_each(|change| {
+                let (key, bytes) = change.place();
+                keys.insert(FullKey::from(key), bytes as u32);
+            });
+            Ok(())
+        },
+    );
+    read.map_err(|error| EngineError::other(error.to_string()))?;
+    let mut seen = 0_u64;
+    engine.for_each(|found| {
+        let (hash, checksum) = match found {
+            Found::Record(packed) => (
+                tally.hash(packed.space_number(), packed.key()),
+                Some(packed.checksum()),
+            ),
+            Found::Damaged { space, key } => (tally.hash(space, &key), None),
+        };
+        tally.record(hash, checksum);
+        seen += 1;
+        if seen.is_multiple_of(BEAT_EVERY) {
+            shared.beat();
+        }
+        !seen.is_multiple_of(BEAT_EVERY) || !shared.is_stopping() && shared.overlay.is_current(lane)
+    })?;
+    if shared.is_stopping() || !shared.overlay.is_current(lane) {
+        return Ok(None);
+    }
+    if tally.damaged > 0 || tally.total(at.sequence) != at {
+        return Err(EngineError::other(
+            "its records are not those of the journal",
+        ));
+    }
+    Ok(Some((applied, keys)))
 }
 
 fn feed(shared: &Shared, lane: u64, engine: &Engine) -> Result<(), EngineError> {

@@ -9,7 +9,10 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use rustix::process::setpriority_process;
+
 use super::State;
+use super::applier::{self, Begin};
 use super::change::CommitError;
 use super::disk;
 use super::error::StoreError;
@@ -18,10 +21,12 @@ use super::journal::{self, Journal};
 use super::loader::{self, Loaded};
 use super::metrics::{Part, Stopwatch};
 use super::shared::{Requests, Shared};
-use super::sled::{self, Engine, EngineError};
+use super::sled::{self, EngineError};
 use super::writer::Writer;
-use super::{applier, snapshot, verify};
+use super::{snapshot, verify};
 
+/// Priority of background work, from 0 (like all other) to 19.
+const NICE: i32 = 15;
 /// How much longer a sync of sled may take than anything else.
 const SYNC_FACTOR: u32 = 6;
 /// Pause before a failed rebuild or snapshot is tried again, at first and at most.
@@ -94,7 +99,7 @@ impl Applier {
     /// How long it has given no sign of life, when that is too long.
     fn out_of_patience(&mut self, shared: &Shared) -> Option<Duration> {
         let progress = shared.progress.load(Relaxed);
-        if progress != self.progress {
+        if progress != self.progress || shared.opening.load(Relaxed) {
             self.progress = progress;
             self.seen = Stopwatch::start();
         }
@@ -117,6 +122,7 @@ impl Keeper {
             pending,
             renew,
             healed,
+            attach,
         } = loaded;
         let journal = Journal::new(
             shared.disk.clone(),
@@ -159,7 +165,11 @@ impl Keeper {
             renew,
             told_no_room: false,
         };
-        keeper.start_applier(engine.map(|(engine, _)| engine));
+        keeper.start_applier(match engine {
+            Some((engine, _)) => Begin::Loaded(engine),
+            None if attach => Begin::Found,
+            None => Begin::Anew,
+        });
         Ok(keeper)
     }
 
@@ -193,19 +203,18 @@ impl Keeper {
 
     // -------------------------------------------------------------------------------------------- applier
 
-    fn start_applier(&mut self, engine: Option<Arc<Engine>>) {
+    fn start_applier(&mut self, begin: Begin) {
         let shared = Arc::clone(&self.shared);
         // With a loaded engine this is the first applier, which the overlay already expects.
-        let lane = if engine.is_some() {
-            0
-        } else {
-            shared.overlay.detach().0
+        let lane = match begin {
+            Begin::Loaded(_) => 0,
+            Begin::Found | Begin::Anew => shared.overlay.detach().0,
         };
         let body = move || {
-            let run = catch_unwind(AssertUnwindSafe(|| applier::run(&shared, lane, engine)));
+            let run = catch_unwind(AssertUnwindSafe(|| applier::run(&shared, lane, begin)));
             run.unwrap_or_else(|_| Err(EngineError::other("sled panicked")))
         };
-        match spawn("store-applier", body) {
+        match spawn_behind("store-applier", body) {
             Ok(thread) => {
                 let progress = self.shared.progress.load(Relaxed);
                 self.applier = Some(Applier {
@@ -224,7 +233,7 @@ impl Keeper {
     fn watch_applier(&mut self) {
         let Some(applier) = &mut self.applier else {
             if self.without_applier.elapsed() >= self.applier_retry && self.has_room_for_sled() {
-                self.start_applier(None);
+                self.start_applier(Begin::Anew);
             }
             return;
         };
@@ -309,7 +318,7 @@ impl Keeper {
                 let taken = catch_unwind(AssertUnwindSafe(|| snapshot::take(&shared, renew)));
                 taken.is_ok_and(|taken| shared.snapshot_outcome(taken).is_ok())
             };
-            self.snapshot = spawn("store-snapshot", taking).ok();
+            self.snapshot = spawn_behind("store-snapshot", taking).ok();
         }
     }
 
@@ -341,7 +350,7 @@ impl Keeper {
         }
         self.since_scrub = Stopwatch::start();
         let shared = Arc::clone(&self.shared);
-        let started = spawn("store-scrub", move || match verify::verify(&shared) {
+        let started = spawn_behind("store-scrub", move || match verify::verify(&shared) {
             Ok(report) if report.is_good() => {
                 tracing::info!(records = report.sled_records, "scrub: all is well")
             }
@@ -478,6 +487,21 @@ fn refresh_disk(shared: &Shared) {
             tracing::info!(free, total, "there is space on the disk: writes are taken");
         }
     }
+}
+
+/// As [`spawn`], for work that look-ups and writes come before. Threads that it starts, sled's among them, come after
+/// them, too.
+fn spawn_behind<T: Send + 'static>(
+    name: &str,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, StoreError> {
+    spawn(name, move || {
+        // On Linux "this process" is this thread. Not allowed to be nice, it is only less nice.
+        if let Err(error) = setpriority_process(None, NICE) {
+            tracing::debug!(%error, "background work has the priority of all other");
+        }
+        body()
+    })
 }
 
 fn spawn<T: Send + 'static>(

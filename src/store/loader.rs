@@ -2,10 +2,14 @@
 //!
 //! ```text
 //! base                              then the journal after it
-//! sled, at its last checkpoint      ┐
-//! newest snapshot, older snapshot   ├→ into the index first, so that nothing stale comes in its place;
-//! nothing, if the journal has all   ┘  then the base, where the journal left nothing
+//! newest snapshot, or nothing       ┐
+//! sled, at its last checkpoint      ├→ into the index first, so that nothing stale comes in its place;
+//! the other snapshots               ┘  then the base, where the journal left nothing
 //! ```
+//!
+//! Hits are answered as soon as the journal has been read. sled comes first when there is no mark: what it says it holds
+//! is then the only other evidence of what was acknowledged. Where it was not needed the applier opens it afterwards,
+//! and takes it into use if it holds what it must.
 //!
 //! What comes out must have the number of records and the sum that the last journal entry says. A base that fails is
 //! given up, with a line in the log that says why, and the next one is tried. When none is left the store does not open.
@@ -22,12 +26,14 @@ use foldhash::fast::RandomState;
 
 use super::State;
 use super::error::StoreError;
+use super::index::Miss;
 use super::journal::entry::{Change, Entry, Position};
 use super::journal::mark::{self, Mark};
 use super::journal::tail::{self, Tail};
 use super::journal::{self};
 use super::metrics::{Part, Stopwatch};
 use super::overlay::FullKey;
+use super::record::PackedRef;
 use super::shared::Shared;
 use super::sled::{self, Engine, EngineError, Found};
 use super::snapshot::{self, Manifest};
@@ -49,6 +55,8 @@ pub(crate) struct Loaded {
     pub(crate) renew: bool,
     /// Whether the store was healed, as opposed to being new.
     pub(crate) healed: bool,
+    /// Whether there is a sled that was not needed, and has not been looked at.
+    pub(crate) attach: bool,
 }
 
 /// Where the records before the journal's come from.
@@ -93,24 +101,42 @@ pub(crate) fn load(shared: &Shared) -> Result<Loaded, StoreError> {
             "the store was not closed: the journal is replayed"
         );
     }
+    let listed = sled::numbers(shared.dir());
+    let (_, last) =
+        listed.map_err(|error| StoreError::io(shared.dir(), "list the directory", error))?;
+    shared.sled_number.store(last, Relaxed);
     let mut evidence = Evidence {
         mark,
         sled: None,
-        sled_seen: false,
+        sled_seen: last > 0,
     };
     let mut causes: Vec<StoreError> = Vec::new();
+    // With the mark as evidence of what was acknowledged sled is not needed to begin with: opening it alone may take
+    // longer than reading a snapshot.
+    if evidence.mark.is_some() && evidence.sled_seen {
+        let base = other_bases(shared, &evidence, &mut causes)?
+            .into_iter()
+            .next();
+        match base.map(|base| attempt(shared, base, &evidence, &watch)) {
+            Some(Ok(loaded)) => {
+                return Ok(Loaded {
+                    attach: true,
+                    ..loaded
+                });
+            }
+            Some(Err(StoreError::Closed)) => return Err(StoreError::Closed),
+            Some(Err(error)) => give_up(error, Part::Snapshot, shared, &mut causes),
+            None => {}
+        }
+    }
     let mut engine = None;
     match open_sled(shared, &mut evidence) {
         Ok(found) => engine = found,
         Err(error) => give_up(error, Part::Sled, shared, &mut causes),
     }
     if let Some((engine, position)) = engine {
-        match attempt(
-            shared,
-            Base::Sled(Arc::clone(&engine), position),
-            &evidence,
-            &watch,
-        ) {
+        let base = Base::Sled(Arc::clone(&engine), position);
+        match attempt(shared, base, &evidence, &watch) {
             Ok(loaded) => return Ok(loaded),
             Err(StoreError::Closed) => return Err(StoreError::Closed),
             Err(error) => give_up(error, Part::Sled, shared, &mut causes),
@@ -138,10 +164,8 @@ fn open_sled(
     evidence: &mut Evidence,
 ) -> Result<Option<(Arc<Engine>, Position)>, StoreError> {
     let listed = sled::numbers(shared.dir());
-    let (newest, last) =
+    let (newest, _) =
         listed.map_err(|error| StoreError::io(shared.dir(), "list the directory", error))?;
-    shared.sled_number.store(last, Relaxed);
-    evidence.sled_seen = last > 0;
     let Some(number) = newest else {
         return Ok(None);
     };
@@ -206,6 +230,7 @@ fn attempt(
     watch: &Stopwatch,
 ) -> Result<Loaded, StoreError> {
     shared.set_state(State::Loading);
+    shared.index.set_miss(Miss::Closed);
     shared.index.clear();
     shared.metrics.loaded_records.store(0, Relaxed);
     let mut replay = Replay::new(shared, matches!(base, Base::Sled(..)));
@@ -236,6 +261,8 @@ fn attempt(
         .metrics
         .expected_records
         .store(expected.count, Relaxed);
+    // What the base adds is older than what is there, and never in its place.
+    shared.index.set_miss(Miss::Loading);
     match &base {
         Base::Sled(engine, _) => replay.sled(engine)?,
         Base::Snapshot(path, manifest) => {
@@ -273,6 +300,7 @@ fn attempt(
         pending,
         renew,
         healed: false,
+        attach: false,
     })
 }
 
@@ -434,13 +462,7 @@ impl<'a> Replay<'a> {
     }
 
     fn change(&mut self, change: Change) {
-        let (key, bytes) = match &change {
-            Change::Put(packed) => (
-                [&[packed.space_number()], packed.key()].concat(),
-                packed.bytes().len(),
-            ),
-            Change::Delete { space, key } => ([&[*space], &key[..]].concat(), key.len()),
-        };
+        let (key, bytes) = change.place();
         if let Some(pending) = &mut self.pending {
             pending.insert(key.clone().into(), bytes as u32);
         }
@@ -460,7 +482,7 @@ impl<'a> Replay<'a> {
     }
 
     /// Adds a record of the base, unless the journal says otherwise.
-    fn base(&mut self, packed: super::record::Packed) -> Result<(), StoreError> {
+    fn base(&mut self, packed: PackedRef<'_>) -> Result<(), StoreError> {
         if !self.deleted.is_empty()
             && self
                 .deleted
@@ -469,7 +491,7 @@ impl<'a> Replay<'a> {
             return Ok(());
         }
         let checksum = packed.checksum();
-        if self.shared.index.put_if_absent(packed.view()) {
+        if self.shared.index.put_if_absent(packed) {
             self.position.exchange(None, Some(checksum));
         }
         let loaded = self.shared.metrics.loaded_records.fetch_add(1, Relaxed);
@@ -503,7 +525,7 @@ impl<'a> Replay<'a> {
             };
             for found in page {
                 match found {
-                    Found::Record(packed) => self.base(packed)?,
+                    Found::Record(packed) => self.base(packed.view())?,
                     Found::Damaged { space, key } if self.knows(space, &key) => {}
                     Found::Damaged { key, .. } => {
                         let key = String::from_utf8_lossy(&key).into_owned();

@@ -327,9 +327,9 @@ impl Store {
             .index
             .with(space.number(), key, |packed| packed.record().to_owned());
         match (found, miss) {
+            (_, Miss::Closed) | (None, Miss::Loading) => Err(StoreError::Loading),
             (Some(record), _) => Ok(Some(record)),
             (None, Miss::Absent) => Ok(None),
-            (None, Miss::Loading) => Err(StoreError::Loading),
             (None, Miss::Damaged) => Err(self
                 .shared
                 .failure()
@@ -523,7 +523,7 @@ impl Store {
         match (self.shared.index.miss(), self.shared.failure()) {
             (_, Some(message)) => Err(StoreError::Failed(message)),
             (Miss::Absent, None) => Ok(()),
-            (Miss::Loading | Miss::Damaged, None) => Err(StoreError::Loading),
+            (Miss::Closed | Miss::Loading | Miss::Damaged, None) => Err(StoreError::Loading),
         }
     }
 }

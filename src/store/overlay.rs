@@ -11,6 +11,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Bound;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -250,6 +251,27 @@ impl Overlay {
             self.changed.notify_all();
         }
         inner.lane == lane
+    }
+
+    /// As [`Self::attach`], for a sled that lacks these keys besides those that have been collected.
+    pub(crate) fn attach_behind(
+        &self,
+        lane: u64,
+        engine: Arc<Engine>,
+        applied: Position,
+        keys: BTreeMap<FullKey, u32>,
+    ) -> bool {
+        let mut inner = self.lock();
+        if inner.lane == lane {
+            for (key, bytes) in keys {
+                if let Entry::Vacant(vacant) = inner.filling.entry(key) {
+                    vacant.insert(bytes);
+                    inner.filling_bytes += u64::from(bytes);
+                }
+            }
+        }
+        drop(inner);
+        self.attach(lane, engine, applied)
     }
 
     /// Waits for a complete sled, with the position it holds at least.

@@ -369,6 +369,11 @@ impl Packed {
 pub(crate) struct PackedRef<'a>(&'a [u8]);
 
 impl<'a> PackedRef<'a> {
+    /// Takes packed bytes that were read from a file, if they are whole.
+    pub(crate) fn from_disk(bytes: &'a [u8]) -> Option<Self> {
+        is_sound(bytes).then_some(Self(bytes))
+    }
+
     /// Bytes out of the index, into which only whole records come.
     #[inline]
     pub(crate) fn of_index(bytes: &'a [u8]) -> Self {

@@ -26,7 +26,7 @@ pub(crate) fn scan(
 ) -> Result<Vec<OwnedRecord>, StoreError> {
     match shared.index.miss() {
         Miss::Absent => {}
-        Miss::Loading => return Err(StoreError::Loading),
+        Miss::Closed | Miss::Loading => return Err(StoreError::Loading),
         Miss::Damaged => {
             return Err(shared
                 .failure()

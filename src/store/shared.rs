@@ -14,13 +14,17 @@ use super::disk::Disk;
 use super::error::StoreError;
 use super::identity::Identity;
 use super::index::{Index, Miss};
+use super::journal::entry::Position;
 use super::metrics::{Stopwatch, StoreMetrics};
 use super::overlay::Overlay;
 use super::queue::Queue;
+use super::sled::Engine;
 
 /// How long another process may hold the directory: a killed one is torn down by then.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// How often somebody who waits for sled looks whether it still can come.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 /// See the module.
 pub(crate) struct Shared {
@@ -35,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) progress: AtomicU64,
     /// Whether the applier is in a sync or orders the index, which may take long for good reason.
     pub(crate) syncing: AtomicBool,
+    /// Whether sled is being opened, which ends by itself.
+    pub(crate) opening: AtomicBool,
     /// Sequence up to which sled was synced.
     pub(crate) synced_sequence: AtomicU64,
     /// Number of the last sled directory.
@@ -77,6 +83,7 @@ impl Shared {
             metrics: StoreMetrics::default(),
             progress: AtomicU64::new(0),
             syncing: AtomicBool::new(false),
+            opening: AtomicBool::new(false),
             synced_sequence: AtomicU64::new(0),
             sled_number: AtomicU64::new(0),
             free_bytes: AtomicU64::new(0),
@@ -149,6 +156,17 @@ impl Shared {
             .status_changed
             .wait_timeout_while(self.status(), patience, waiting);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
+    /// Waits for a complete sled, with the position it holds at least; none when it has to be made anew.
+    pub(crate) fn wait_sled(&self) -> Option<(Arc<Engine>, Position)> {
+        loop {
+            let found = self.overlay.wait_engine(LOOK_PAUSE);
+            // Ready without a sled: it is being verified, or made for the first time.
+            if found.is_some() || self.state() != State::Ready || self.is_stopping() {
+                return found;
+            }
+        }
     }
 
     /// Asks the keeper for something.

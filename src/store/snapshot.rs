@@ -46,7 +46,7 @@ use super::error::StoreError;
 use super::journal;
 use super::journal::entry::{Change, Entry, Position, read_u32, read_u64};
 use super::metrics::Stopwatch;
-use super::record::Packed;
+use super::record::PackedRef;
 use super::shared::Shared;
 use super::sled::{Engine, Found};
 
@@ -119,7 +119,7 @@ pub(crate) fn take(shared: &Shared, renew: bool) -> Result<SnapshotInfo, StoreEr
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
     let watch = Stopwatch::start();
-    let Some((engine, from)) = shared.overlay.wait_engine(shared.config.open_patience) else {
+    let Some((engine, from)) = shared.wait_sled() else {
         return Err(StoreError::Unavailable(
             "no snapshot now: the state on disk is being made anew",
         ));
@@ -406,12 +406,12 @@ pub(crate) fn read_window(
 pub(crate) fn read_dump(
     path: &Path,
     manifest: &Manifest,
-    mut visit: impl FnMut(Packed) -> Result<(), StoreError>,
+    mut visit: impl FnMut(PackedRef<'_>) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     let mut reader = BlockReader::open(path)?;
     reader.block()?;
     let mut dumped = 0;
-    let mut last: Vec<u8> = Vec::new();
+    let mut last: (u8, Vec<u8>) = (0, Vec::new());
     while reader.at < manifest.window.0 {
         let block = reader.block()?;
         let mut rest = &block.body[..];
@@ -422,14 +422,16 @@ pub(crate) fn read_dump(
                 return Err(reader.damaged("a block of its dump is damaged"));
             };
             rest = after;
-            let Some(packed) = Packed::from_disk(packed) else {
+            let Some(packed) = PackedRef::from_disk(packed) else {
                 return Err(reader.damaged("a record of its dump has a wrong checksum"));
             };
-            let key = [&[packed.space_number()], packed.key()].concat();
-            if key <= last {
+            let key = (packed.space_number(), packed.key());
+            if dumped > 0 && key <= (last.0, &last.1) {
                 return Err(reader.damaged("its dump is not in order"));
             }
-            last = key;
+            last.0 = key.0;
+            last.1.clear();
+            last.1.extend_from_slice(key.1);
             dumped += 1;
             visit(packed)?;
         }

@@ -26,7 +26,7 @@ pub(crate) fn verify(shared: &Shared) -> Result<Report, StoreError> {
         ..Report::default()
     };
     index(shared, &mut report);
-    match shared.overlay.wait_engine(shared.config.applier_patience) {
+    match shared.wait_sled() {
         Some((engine, applied)) => sled(shared, &engine, applied.sequence, &mut report)?,
         None => report.problems.push("sled is being made anew".to_owned()),
     }

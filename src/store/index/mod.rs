@@ -46,6 +46,8 @@ pub(crate) enum Miss {
     Absent = 1,
     /// The data cannot be loaded.
     Damaged = 2,
+    /// Not known yet, nor is what is there: older records are there before newer ones.
+    Closed = 3,
 }
 
 /// All records.
@@ -58,7 +60,7 @@ impl Index {
     pub(crate) fn new() -> Self {
         Self {
             memory: Arc::new(Memory::new()),
-            miss: AtomicU8::new(Miss::Loading as u8),
+            miss: AtomicU8::new(Miss::Closed as u8),
         }
     }
 
@@ -169,7 +171,7 @@ impl Index {
         self.memory.figures().dead.load(Ordering::Relaxed)
     }
 
-    /// Says what a miss means from now on. It may only ever leave `Loading`.
+    /// Says what a miss means from now on. It never leaves `Absent` and `Damaged`.
     pub(crate) fn set_miss(&self, miss: Miss) {
         self.miss.store(miss as u8, Ordering::Release);
     }
@@ -180,6 +182,7 @@ impl Index {
         match self.miss.load(Ordering::Acquire) {
             1 => Miss::Absent,
             2 => Miss::Damaged,
+            3 => Miss::Closed,
             _ => Miss::Loading,
         }
     }
@@ -268,7 +271,9 @@ impl Session<'_> {
     pub fn find<'s>(&'s self, keys: &[&[u8]], found: &mut [Lookup<'s>]) {
         let keys = &keys[..keys.len().min(found.len())];
         // Before the look-ups: a miss that was complete then is a miss.
-        let missed = self.missed();
+        let Some(missed) = self.missed() else {
+            return found.fill(Lookup::Loading);
+        };
         self.visit.find(Space::Handle.number(), keys, |at, packed| {
             found[at] = packed.map_or(missed, known);
         });
@@ -278,15 +283,18 @@ impl Session<'_> {
     #[must_use]
     #[inline]
     pub fn get<'s>(&'s self, space: Space, key: &[u8]) -> Lookup<'s> {
-        let missed = self.missed();
-        self.visit.get(space.number(), key).map_or(missed, known)
+        self.missed().map_or(Lookup::Loading, |missed| {
+            self.visit.get(space.number(), key).map_or(missed, known)
+        })
     }
 
-    fn missed(&self) -> Lookup<'static> {
+    /// What a miss means; none when not even a hit means anything.
+    fn missed(&self) -> Option<Lookup<'static>> {
         match self.index.miss() {
-            Miss::Absent => Lookup::Absent,
-            Miss::Loading => Lookup::Loading,
-            Miss::Damaged => Lookup::Damaged,
+            Miss::Absent => Some(Lookup::Absent),
+            Miss::Loading => Some(Lookup::Loading),
+            Miss::Damaged => Some(Lookup::Damaged),
+            Miss::Closed => None,
         }
     }
 }

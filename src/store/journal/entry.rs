@@ -236,6 +236,19 @@ impl<'a> Entry<'a> {
     }
 }
 
+impl Change {
+    /// The key with its space before it, and the bytes of the record, or those of the key if none is left.
+    pub(crate) fn place(&self) -> (Vec<u8>, usize) {
+        match self {
+            Self::Put(packed) => (
+                [&[packed.space_number()], packed.key()].concat(),
+                packed.bytes().len(),
+            ),
+            Self::Delete { space, key } => ([&[*space], &key[..]].concat(), key.len()),
+        }
+    }
+}
+
 /// A change as it was read.
 pub(crate) enum Change {
     /// The record under its key becomes this.
