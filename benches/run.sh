@@ -67,7 +67,7 @@ server=127.0.0.1:$port
 echo_address=127.0.0.1:$((port + 1))
 serve() {
     # One UDP thread, since there is one core for it. The guard works, with a limit that a load does not reach.
-    JIEXI_HANDLE_LISTEN=127.0.0.1 JIEXI_HANDLE_UDP_WORKERS=1 \
+    JIEXI_HANDLE_LISTEN=127.0.0.1 JIEXI_HANDLE_UDP_WORKERS=1 JIEXI_HTTP_LISTEN= \
         JIEXI_HANDLE_AMPLIFICATION_RATE=64GiB JIEXI_HANDLE_AMPLIFICATION_BURST=64GiB \
         JIEXI_OPERATIONS_LISTEN=127.0.0.1:$((port + 2)) \
         "${core0[@]}" "$JIEXI" serve --config "$work/node/jiexi.toml" >"$work/serve.log" 2>&1 &

@@ -5,7 +5,8 @@
 //! * *Answering*: [`server`] receives → decodes → [`resolver`] decides → [`store`] knows; [`metrics`] counts, [`observe`] for the store.
 //! * *Changing*: [`registry`] says who asks, whether they may, and what changes.
 //! * *Operating*: [`cli`] → [`config`], [`logging`], [`node`]; [`control`] and [`ops`] beside a running node;
-//!   [`bulk`], [`maintenance`] and [`demo`] for its data; [`identity`] and [`keyring`] for its keys and site record.
+//!   [`bulk`], [`maintenance`] and [`demo`] for its data; [`identity`] and [`keyring`] for its keys and site record,
+//!   [`token`] for those of the API.
 //! * *Asking*: [`client`]. Shapes: [`json`], [`records`].
 //!
 //! The core (`jiexi_proto`, [`resolver`], [`store`]) is synchronous, knows no sockets and reads no
@@ -32,3 +33,4 @@ pub mod registry;
 pub mod resolver;
 pub mod server;
 pub mod store;
+pub mod token;

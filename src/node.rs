@@ -2,7 +2,7 @@
 //!
 //! Everything is bound before any work begins, so that a start either succeeds or says why not.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock;
 use crate::config::Config;
 use crate::control::server::{self as control, ControlSocket};
-use crate::identity;
+use crate::identity::{self, KeyPair};
 use crate::json;
 use crate::metrics::Metrics;
 use crate::observe;
@@ -26,6 +26,7 @@ use crate::registry::auth::Policy;
 use crate::registry::{self, Identity, Registry, permit, table};
 use crate::server::handle::desk::{self, Desk};
 use crate::server::handle::{Shared, stream};
+use crate::server::http::{self, Http};
 use crate::server::{self, Bound, Server, budget};
 use crate::store::Store;
 
@@ -51,6 +52,7 @@ fn failing<E: std::fmt::Display>(what: impl std::fmt::Display) -> impl FnOnce(E)
 pub struct Node {
     store: Arc<Store>,
     server: Server,
+    http: Http,
     /// Where the operations listener is.
     pub operations: SocketAddr,
     stop: CancellationToken,
@@ -65,6 +67,7 @@ impl Node {
     pub async fn start(config: &Config) -> Result<Self, StartError> {
         let site = read_site(&config.site_file())?;
         let bound = Bound::bind(handle_config(config)).map_err(failing("[handle]"))?;
+        let web = http::Bound::bind(http_config(config)?).map_err(failing("[http]"))?;
         let operations = tokio::net::TcpListener::bind(config.operations.listen).await;
         let operations = operations.map_err(failing(format_args!(
             "[operations] listen = {}",
@@ -81,6 +84,7 @@ impl Node {
         let metrics = Arc::new(Metrics::default());
         let registry = registry_of(config, &store)?;
         observe::store(&metrics, &store, &registry);
+        let desk = Desk::new(Arc::clone(&registry), desk_config(config));
         let site_serial = site.serial;
         let mut wire = Vec::new();
         site.encode(&mut wire);
@@ -89,12 +93,10 @@ impl Node {
             store: Arc::clone(&store),
             site: Bytes::from(wire),
             site_serial,
-            desk: Some(Arc::new(Desk::new(
-                Arc::clone(&registry),
-                desk_config(config),
-            ))),
+            desk: Some(Arc::new(desk)),
         });
         let server = Server::start(bound, &shared, &metrics).map_err(failing("threads"))?;
+        let http = Http::start(web, &shared, &registry, &metrics).map_err(failing("[http]"))?;
         let stop = CancellationToken::new();
         let side = TaskTracker::new();
         side.spawn(control::serve(
@@ -117,6 +119,7 @@ impl Node {
         Ok(Self {
             store,
             server,
+            http,
             operations: address,
             stop,
             side,
@@ -127,6 +130,12 @@ impl Node {
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.server.addresses
+    }
+
+    /// Where HTTP is served.
+    #[must_use]
+    pub fn http_addresses(&self) -> &[SocketAddr] {
+        &self.http.addresses
     }
 
     /// The node's store.
@@ -140,7 +149,8 @@ impl Node {
     /// # Errors
     /// When the store cannot be closed cleanly; everything acknowledged is in its journal.
     pub async fn stop(self) -> Result<(), StartError> {
-        let cut = self.server.drain().await;
+        let (cut, cut_http) = tokio::join!(self.server.drain(), self.http.drain());
+        let cut = cut + cut_http;
         if cut > 0 {
             tracing::warn!(
                 connections = cut,
@@ -296,6 +306,51 @@ fn handle_config(config: &Config) -> server::Config {
             ..budget::Config::default()
         },
     }
+}
+
+/// The HTTP front end as configured.
+fn http_config(config: &Config) -> Result<http::Config, StartError> {
+    let from = &config.http;
+    let address = |ip: &IpAddr| SocketAddr::new(*ip, from.port);
+    Ok(http::Config {
+        listen: from.listen.iter().map(address).collect(),
+        public_url: from.public_url.trim_end_matches('/').to_owned(),
+        certificate: certificate(config)?,
+        tls_reload: from.tls_reload,
+        client_certificates: from.client_certificates,
+        plain_loopback: from.plain_loopback,
+        trusted_proxies: from.trusted_proxies.clone(),
+        connections: size(from.connections_max.into()),
+        rate: (from.rate, from.burst),
+        body_max: size(from.body_max),
+        read: from.read,
+        write: from.write,
+        idempotency: from.idempotency,
+        drain: config.handle.drain,
+        sessions: (
+            size(config.administration.sessions_max.into()),
+            config.administration.session_time,
+        ),
+    })
+}
+
+/// The configured certificate, or one of the node's own key.
+fn certificate(config: &Config) -> Result<http::tls::Origin, StartError> {
+    let from = &config.http;
+    if !from.certificate.as_os_str().is_empty() {
+        return Ok(http::tls::Origin::Files {
+            certificate: from.certificate.clone(),
+            key: from.key.clone(),
+        });
+    }
+    let pair = KeyPair::load(&config.node_key()).map_err(failing("the node's key"))?;
+    let local = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    let addresses = [&local[..], &config.node.addresses].concat();
+    let public = url::Url::parse(&from.public_url).ok();
+    let public = public.as_ref().and_then(|url| url.domain());
+    let hosts: Vec<&str> = ["localhost"].into_iter().chain(public).collect();
+    let made = http::certificate::own(&pair, "jiexi", &addresses, &hosts);
+    made.map_err(failing("[http] certificate"))
 }
 
 async fn serve_operations(

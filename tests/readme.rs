@@ -107,6 +107,7 @@ struct Shell {
     programs: Scratch,
     handle_port: u16,
     operations_port: u16,
+    http_port: u16,
 }
 
 impl Shell {
@@ -115,6 +116,7 @@ impl Shell {
             programs: Scratch::new("programs"),
             handle_port: free_port(),
             operations_port: free_port(),
+            http_port: free_port(),
         };
         let jiexi = env!("CARGO_BIN_EXE_jiexi");
         // `resolve` asks port 2641 unless told otherwise.
@@ -142,8 +144,10 @@ impl Shell {
         // By way of a character that no command has, since a free port may contain the other's digits.
         let script = script
             .replace("9641", "\u{1}")
+            .replace("8000", "\u{2}")
             .replace("2641", &self.handle_port.to_string())
-            .replace('\u{1}', &self.operations_port.to_string());
+            .replace('\u{1}', &self.operations_port.to_string())
+            .replace('\u{2}', &self.http_port.to_string());
         let path = std::env::var("PATH").unwrap_or_default();
         let mut command = Command::new("bash");
         command
@@ -152,6 +156,8 @@ impl Shell {
             .env("PATH", format!("{}:{path}", self.programs.0.display()))
             .env("JIEXI_HANDLE_PORT", self.handle_port.to_string())
             .env("JIEXI_HANDLE_LISTEN", "127.0.0.1")
+            .env("JIEXI_HTTP_PORT", self.http_port.to_string())
+            .env("JIEXI_HTTP_LISTEN", "127.0.0.1")
             .env(
                 "JIEXI_OPERATIONS_LISTEN",
                 format!("127.0.0.1:{}", self.operations_port),

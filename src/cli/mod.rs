@@ -6,6 +6,7 @@
 //! * `handle`, `value`, `prefix` — change records: `access` is where and by whom, `values` what, `refusal` why not.
 //! * `bulk` (`import`, `export`), `store` — the data of a node, running or stopped.
 //! * `key`, `audit` — keys in every form, the escrow of the node's; who changed what.
+//! * `token` — tokens of the HTTP API.
 //! * `config` — the template and the checker.
 //! * `place` — which node is meant; `record`, `output` — tables and JSON; `exit` — how commands end.
 //!
@@ -34,6 +35,7 @@ mod resolve;
 mod serve;
 mod store;
 mod target;
+mod token;
 mod value;
 mod values;
 
@@ -74,6 +76,7 @@ enum Command {
     Store(store::Store),
     Key(key::Key),
     Audit(audit::Audit),
+    Token(token::Token),
     Decode(decode::Decode),
     Config(config::ConfigCommand),
 }
@@ -94,6 +97,7 @@ pub fn run() -> ExitCode {
         Command::Store(command) => command.run(),
         Command::Key(command) => command.run(),
         Command::Audit(command) => command.run(),
+        Command::Token(command) => command.run(),
         Command::Decode(command) => command.run(),
         Command::Config(command) => command.run(),
     };

@@ -73,6 +73,7 @@ fn serve_demo(place: &Place, logging: &Logging) -> Result<(), Failed> {
     }
     // Nothing of a demo is meant for strangers.
     config.handle.listen = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
+    config.http.listen = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
     config
         .operations
         .listen
@@ -168,6 +169,7 @@ fn banner(config: &Config) -> String {
     format!(
         "jiexi demo node: prefix {prefix}, {enterprises} enterprises, {devices} devices
   Handle      127.0.0.1:{port} (UDP and TCP)
+  HTTP        http://127.0.0.1:{http} and https://127.0.0.1:{http} (a self-signed certificate)
   operations  http://{operations}/metrics  /health  /ready
   data        {directory}
 
@@ -178,6 +180,7 @@ Try in another terminal (请在另一个终端中试用):
   {jiexi} resolve 0.NA/{prefix}.1{server}
   {jiexi} store stats{data}
   {jiexi} export{data} | head -n 3
+  curl http://127.0.0.1:{http}/api/handles/{first}
   curl http://{operations}/ready
 Stop with Ctrl-C (按 Ctrl-C 停止).
 ",
@@ -185,6 +188,7 @@ Stop with Ctrl-C (按 Ctrl-C 停止).
         enterprises = demo::ENTERPRISES,
         devices = demo::ENTERPRISES * demo::DEVICES,
         operations = config.operations.listen,
+        http = config.http.port,
         directory = config.node.data.display(),
     )
 }

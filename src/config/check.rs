@@ -97,6 +97,7 @@ pub(super) fn check(config: &Config) -> Vec<(Key, String)> {
         "amplification_ipv6_prefix",
         "must lie between 16 and 128",
     );
+    check_http(&config.http, &mut need);
     let store = &config.store;
     need(
         store.directory.is_relative() && !store.directory.as_os_str().is_empty(),
@@ -138,4 +139,60 @@ pub(super) fn check(config: &Config) -> Vec<(Key, String)> {
         "is empty; name a file",
     );
     found
+}
+
+/// What cannot work in `[http]`.
+fn check_http(http: &super::Http, need: &mut impl FnMut(bool, &str, &str, &str)) {
+    let mut need = |good, name, message| need(good, "http", name, message);
+    need(
+        http.certificate.as_os_str().is_empty() == http.key.as_os_str().is_empty(),
+        "key",
+        "certificate and key belong together: give both or neither",
+    );
+    let origin = url::Url::parse(&http.public_url).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.has_host()
+            && url.path() == "/"
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+    });
+    need(
+        http.public_url.is_empty() || origin,
+        "public_url",
+        "must be a scheme and a host, such as \"https://id.example.cn\", and no path",
+    );
+    for (name, value) in [("read", http.read), ("write", http.write)] {
+        let bounds = Duration::from_millis(100)..=Duration::from_secs(3_600);
+        need(
+            bounds.contains(&value),
+            name,
+            "must lie between 100ms and 1h",
+        );
+    }
+    need(
+        http.tls_reload >= Duration::from_secs(1),
+        "tls_reload",
+        "is below 1s",
+    );
+    need(
+        http.idempotency >= Duration::from_secs(24 * 3600),
+        "idempotency",
+        "is below 24h; clients count on a day",
+    );
+    need(
+        (1 << 16..=1 << 26).contains(&http.body_max),
+        "body_max",
+        "must lie between 64KiB and 64MiB",
+    );
+    need(
+        http.connections_max > 0,
+        "connections_max",
+        "is 0; no connection could be opened",
+    );
+    need(
+        http.rate == 0 || http.burst > 0,
+        "burst",
+        "is 0; no request could be answered",
+    );
 }

@@ -14,6 +14,7 @@ use std::{
 };
 
 use clap::ValueEnum;
+use ipnet::IpNet;
 use jiexi_proto::handle::CaseRule;
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +43,8 @@ pub struct Config {
     pub handle: Handle,
     /// Who administers, and how they prove it.
     pub administration: Administration,
+    /// The JSON API and pages over HTTP.
+    pub http: Http,
     /// Metrics and health over HTTP.
     pub operations: Operations,
     /// The store on disk.
@@ -59,6 +62,7 @@ impl Default for Config {
             node: Node::default(),
             handle: Handle::default(),
             administration: Administration::default(),
+            http: Http::default(),
             operations: Operations::default(),
             store: Store::default(),
             log: Log::default(),
@@ -81,6 +85,11 @@ impl Config {
         if self.node.data.is_relative() {
             // Through the components, so that `.` in the middle of the path disappears.
             self.node.data = base.join(&self.node.data).components().collect();
+        }
+        for path in [&mut self.http.certificate, &mut self.http.key] {
+            if path.is_relative() && !path.as_os_str().is_empty() {
+                *path = base.join(&path).components().collect();
+            }
         }
     }
 
@@ -270,6 +279,75 @@ impl Default for Administration {
             threads: 0,
             queue: 1_024,
             audit: PathBuf::from("audit"),
+        }
+    }
+}
+
+/// `[http]`: the JSON API and pages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    /// Local addresses to bind; empty: no HTTP.
+    pub listen: Vec<IpAddr>,
+    /// Port of plain HTTP and of HTTPS.
+    pub port: u16,
+    /// How clients elsewhere reach this, such as `https://id.example.cn`; empty: not said.
+    pub public_url: String,
+    /// Certificate chain in PEM; empty: self-signed with the node's key.
+    pub certificate: PathBuf,
+    /// Its private key in PEM.
+    pub key: PathBuf,
+    /// How often these files are looked at for a change.
+    #[serde(with = "humantime_serde")]
+    pub tls_reload: Duration,
+    /// Whether clients are asked for certificates.
+    pub client_certificates: bool,
+    /// Whether credentials are looked at over plain HTTP from this machine.
+    pub plain_loopback: bool,
+    /// Networks whose `X-Forwarded-For`, `X-Forwarded-Proto` and PROXY headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Open connections; at this number the longest idle one is closed for a new one.
+    pub connections_max: u32,
+    /// Requests a second that one source network may make; 0: any number.
+    pub rate: u32,
+    /// Requests that one source network may make at once.
+    pub burst: u32,
+    /// Largest body of a request, in bytes.
+    #[serde(with = "size")]
+    pub body_max: u64,
+    /// A request's head, then its body, must arrive within this time.
+    #[serde(with = "humantime_serde")]
+    pub read: Duration,
+    /// An answer must be taken by the peer within this time.
+    #[serde(with = "humantime_serde")]
+    pub write: Duration,
+    /// How long answers to changes with an `Idempotency-Key` are kept.
+    #[serde(with = "humantime_serde")]
+    pub idempotency: Duration,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            listen: vec![
+                IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            ],
+            port: 8000,
+            public_url: String::new(),
+            certificate: PathBuf::new(),
+            key: PathBuf::new(),
+            tls_reload: Duration::from_secs(10),
+            client_certificates: false,
+            plain_loopback: false,
+            trusted_proxies: Vec::new(),
+            connections_max: 20_000,
+            rate: 2_000,
+            burst: 4_000,
+            body_max: 1 << 20,
+            read: Duration::from_secs(30),
+            write: Duration::from_secs(30),
+            idempotency: Duration::from_secs(24 * 3600),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::Value as Json;
 
-use crate::bulk::Counts;
+use crate::{bulk::Counts, token::office::Order};
 
 /// The version of the protocol on the socket. Both ends are the same program, but an upgraded binary may meet a node
 /// still running the old one.
@@ -41,6 +41,11 @@ pub enum Command {
     Store {
         /// What.
         action: StoreAction,
+    },
+    /// Something about API tokens.
+    Token {
+        /// What.
+        order: Order,
     },
     /// Handles and prefixes: what their administrators do over the protocol, done by whoever runs the node.
     Registry {

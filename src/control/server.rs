@@ -32,6 +32,7 @@ use crate::{
     maintenance,
     registry::{Registry, seal::Sealer},
     store::{self, Store},
+    token::office,
 };
 
 /// Commands at work at once; more wait in the kernel's queue.
@@ -276,6 +277,12 @@ async fn perform(
                 lines.flush().map(|()| told)
             };
             stream_out(work, to, context).await.map(Outcome::Told)
+        }
+        Command::Token { order } => {
+            let (store, now) = (Arc::clone(&context.store), (context.now)());
+            let done = spawn_blocking(move || office::carry_out(&store, &order, now)).await;
+            let report = done.map_err(|_| internal())?.map_err(plain)?;
+            Ok(Outcome::Report { good: true, report })
         }
     }
 }

@@ -157,12 +157,31 @@ labels! {
 }
 
 labels! {
+    /// What is spoken.
+    Protocol {
+        Handle = "handle", "The Handle protocol.";
+        Http = "http", "The JSON API and pages over HTTP.";
+    }
+}
+
+labels! {
     /// What a message came over.
     Transport {
         Udp = "udp", "Datagrams.";
         Tcp = "tcp", "Streams.";
+        Tls = "tls", "Streams under TLS.";
+        Http = "http", "Messages in requests over HTTP.";
     }
 }
+
+/// What is spoken over what. Every one is exported from the start.
+pub const FRONTS: &[(Protocol, Transport)] = &[
+    (Protocol::Handle, Transport::Udp),
+    (Protocol::Handle, Transport::Tcp),
+    (Protocol::Handle, Transport::Http),
+    (Protocol::Http, Transport::Tcp),
+    (Protocol::Http, Transport::Tls),
+];
 
 /// The counters of one worker. Aligned so that two workers never share a cache line.
 #[derive(Debug, Default)]

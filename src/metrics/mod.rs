@@ -11,7 +11,8 @@ mod families;
 pub mod names;
 
 pub use cell::{
-    Cell, Counter, DURATION_BOUNDS_NS, Durations, LookupResult, Op, Outcome, Reason, Transport,
+    Cell, Counter, DURATION_BOUNDS_NS, Durations, FRONTS, LookupResult, Op, Outcome, Protocol,
+    Reason, Transport,
 };
 pub use families::Families;
 
@@ -69,8 +70,8 @@ impl Connections {
         self.closed[why as usize].fetch_add(1, Relaxed);
     }
 
-    fn collect(&self, families: &mut Families) {
-        let base = [("protocol", "handle"), ("transport", "tcp")];
+    fn collect(&self, protocol: Protocol, families: &mut Families) {
+        let base = [("protocol", protocol.label()), ("transport", "tcp")];
         let opened = self.opened.load(Relaxed);
         let mut open = opened;
         families.add(&names::CONNECTIONS_OPENED, &base, opened as f64);
@@ -87,10 +88,12 @@ impl Connections {
 /// All figures of a node.
 #[derive(Default)]
 pub struct Metrics {
-    cells: Mutex<Vec<(Transport, Arc<Cell>)>>,
+    cells: Mutex<Vec<(Protocol, Transport, Arc<Cell>)>>,
     sources: Mutex<Vec<Source>>,
     /// Connections of the Handle protocol over TCP.
     pub connections: Arc<Connections>,
+    /// Connections of HTTP, with and without TLS.
+    pub http_connections: Arc<Connections>,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -100,11 +103,17 @@ impl std::fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    /// A new cell for a worker of `transport`.
+    /// A new cell for a worker of the Handle protocol over `transport`.
     #[must_use]
     pub fn cell(&self, transport: Transport) -> Arc<Cell> {
+        self.cell_of(Protocol::Handle, transport)
+    }
+
+    /// A new cell for a worker of one of [`FRONTS`].
+    #[must_use]
+    pub fn cell_of(&self, protocol: Protocol, transport: Transport) -> Arc<Cell> {
         let cell = Arc::new(Cell::default());
-        lock(&self.cells).push((transport, Arc::clone(&cell)));
+        lock(&self.cells).push((protocol, transport, Arc::clone(&cell)));
         cell
     }
 
@@ -123,7 +132,8 @@ impl Metrics {
         ];
         families.add(&names::BUILD_INFO, &build, 1.0);
         self.collect_cells(&mut families);
-        self.connections.collect(&mut families);
+        self.connections.collect(Protocol::Handle, &mut families);
+        self.http_connections.collect(Protocol::Http, &mut families);
         for source in lock(&self.sources).iter() {
             source(&mut families);
         }
@@ -138,16 +148,19 @@ impl Metrics {
     fn collect_cells(&self, families: &mut Families) {
         let cells = lock(&self.cells);
         let mut lookups = [0_u64; LookupResult::ALL.len()];
-        for &transport in Transport::ALL {
+        for &(protocol, transport) in FRONTS {
             let of_transport: Vec<&Cell> = cells
                 .iter()
-                .filter(|(t, _)| *t == transport)
-                .map(|(_, cell)| &**cell)
+                .filter(|(p, t, _)| (*p, *t) == (protocol, transport))
+                .map(|(_, _, cell)| &**cell)
                 .collect();
             let sum = |read: &dyn Fn(&Cell) -> u64| {
                 of_transport.iter().map(|cell| read(cell)).sum::<u64>() as f64
             };
-            let base = [("protocol", "handle"), ("transport", transport.label())];
+            let base = [
+                ("protocol", protocol.label()),
+                ("transport", transport.label()),
+            ];
             for &op in Op::ALL {
                 let labels = [base[0], base[1], ("op", op.label())];
                 families.add(

@@ -64,5 +64,8 @@ names! {
     SNAPSHOT_BYTES = "jiexi_snapshot_bytes", GAUGE, [], "Bytes of the newest verified snapshot.";
     AUTHENTICATIONS = "jiexi_authentications_total", COUNTER, ["method", "result"], "Proofs of identity, by method and result.";
     SESSIONS = "jiexi_sessions", GAUGE, [], "Open sessions of the Handle protocol.";
+    HTTP_SESSIONS = "jiexi_http_sessions", GAUGE, [], "Open sessions of the JSON API.";
+    PLAIN_CREDENTIALS = "jiexi_http_plain_credentials_total", COUNTER, [], "Requests with credentials over plain HTTP, refused without a look at them.";
+    HANDSHAKES_FAILED = "jiexi_tls_handshakes_failed_total", COUNTER, [], "TLS handshakes that failed.";
     PREFIXES_HOMED = "jiexi_prefixes_homed", GAUGE, [], "Prefixes homed on this node.";
 }

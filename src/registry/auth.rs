@@ -75,6 +75,10 @@ pub enum Method {
     Dsa,
     /// By the operating system: whoever runs the node, at its control socket or at the files of a stopped node.
     Local,
+    /// By an API token that acts for it.
+    Token,
+    /// By the key of a TLS client certificate.
+    Certificate,
 }
 
 impl Method {
@@ -86,11 +90,13 @@ impl Method {
             Self::Rsa => "rsa",
             Self::Dsa => "dsa",
             Self::Local => "local",
+            Self::Token => "token",
+            Self::Certificate => "tls",
         }
     }
 }
 
-/// An identity that was proved. There is no other way to have one than [`verify`], but for whoever runs the node.
+/// An identity that was proved: by [`verify`], or by what [`super::vouch`] checks; or whoever runs the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authenticated {
     identity: Identity,
@@ -326,6 +332,15 @@ pub fn prove(secret: &[u8], version: Version, asked: &[u8], salt: [u8; SALT_SIZE
     }
 }
 
+/// An identity for which `super::vouch` has checked a token or a certificate.
+pub(super) fn vouched(identity: Identity, method: Method) -> Authenticated {
+    Authenticated {
+        key_index: identity.index,
+        identity,
+        method,
+    }
+}
+
 fn proved(claim: &Claim, key_index: u32, method: Method) -> Authenticated {
     Authenticated {
         identity: claim.identity.clone(),
@@ -347,7 +362,7 @@ fn hmac_sha1(key: &[u8], message: &[u8]) -> Vec<u8> {
 }
 
 #[expect(clippy::expect_used, reason = "HMAC takes keys of any length")]
-pub(super) fn hmac_sha256(key: &[u8], message: &[u8]) -> Vec<u8> {
+pub(crate) fn hmac_sha256(key: &[u8], message: &[u8]) -> Vec<u8> {
     let mac = Hmac::<Sha256>::new_from_slice(key).expect("any length");
     mac.chain_update(message).finalize().into_bytes().to_vec()
 }

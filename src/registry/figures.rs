@@ -59,8 +59,9 @@ impl Proved {
     ];
 }
 
-/// The ways of proving, as they are labelled: by a key, by the MAC of a session, by running the node.
-pub const METHODS: [&str; 5] = ["seckey", "rsa", "dsa", "session", "local"];
+/// The ways of proving, as they are labelled: by a key, by the MAC of a session, by running the node, by an API token,
+/// by a client certificate.
+pub const METHODS: [&str; 7] = ["seckey", "rsa", "dsa", "session", "local", "token", "tls"];
 /// The place of "session" among [`METHODS`].
 pub const SESSION: usize = 3;
 
@@ -72,6 +73,8 @@ pub const fn method_of(method: Method) -> usize {
         Method::Rsa => 1,
         Method::Dsa => 2,
         Method::Local => 4,
+        Method::Token => 5,
+        Method::Certificate => 6,
     }
 }
 

@@ -29,6 +29,7 @@
 //!
 //! * [`Registry`]: the whole path, in the order in which the reference server decides.
 //! * [`auth`]: who asks. Challenge answers are checked against the keys in handle records.
+//! * [`vouch`]: who asks, by an API token or a client certificate.
 //! * [`permit`]: what they may do. A [`permit::Permit`] is made nowhere else and used up by the change.
 //! * `direct`: changes by whoever runs the node, several in one commit.
 //! * [`plan`]: current state and request → changes, or a [`Rejection`].
@@ -56,6 +57,7 @@ pub mod session;
 pub mod source;
 pub mod table;
 pub mod throttle;
+pub mod vouch;
 
 pub use auth::{Authenticated, Identity};
 pub use decision::{Config, Decision, LIST, READ, Registry};

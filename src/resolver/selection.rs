@@ -104,6 +104,12 @@ impl<'s, 'q> Selection<'s, 'q> {
         survey
     }
 
+    /// The wanted values that everybody may read, in stored order.
+    pub fn public(&self) -> impl Iterator<Item = Entry<'s>> {
+        let entries = self.record.entries();
+        entries.filter(|entry| is_public(entry) && self.filter.picks(entry))
+    }
+
     /// The wanted values that somebody may read, in stored order: the public and the restricted.
     pub fn readable(&self) -> impl Iterator<Item = Entry<'s>> {
         let entries = self.record.entries();

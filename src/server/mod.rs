@@ -7,6 +7,7 @@
 //! ```
 //!
 //! * [`handle`]: the Handle protocol, over UDP worker threads and TCP tasks.
+//! * [`http`]: the JSON API and pages.
 //! * [`accept`]: connections: cap, back-off, the longest idle one.
 //! * [`datagram`]: UDP worker threads of any protocol.
 //! * [`budget`]: the guard against amplification.
@@ -16,6 +17,7 @@ pub mod accept;
 pub mod budget;
 pub mod datagram;
 pub mod handle;
+pub mod http;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};

@@ -96,6 +96,7 @@ impl Node {
             .arg(self.data.join("jiexi.toml"))
             .env("JIEXI_HANDLE_LISTEN", "127.0.0.1")
             .env("JIEXI_HANDLE_PORT", self.address.port().to_string())
+            .env("JIEXI_HTTP_PORT", "0")
             .env("JIEXI_OPERATIONS_LISTEN", self.operations.to_string())
             .env("JIEXI_STORE_DISK_FREE_MIN", "64MiB")
             .env("JIEXI_STORE_DISK_FREE_PERCENT", "0");

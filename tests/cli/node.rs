@@ -47,6 +47,7 @@ impl Running {
             .env("JIEXI_HANDLE_LISTEN", "127.0.0.1")
             .env("JIEXI_HANDLE_PORT", port.to_string())
             .env("JIEXI_HANDLE_DRAIN", "1s")
+            .env("JIEXI_HTTP_PORT", "0")
             .env("JIEXI_LOG_LEVEL", "error")
             .env("JIEXI_OPERATIONS_LISTEN", format!("127.0.0.1:{operations}"))
             .stdin(Stdio::null())
@@ -227,6 +228,7 @@ fn logs_are_json_when_asked_for() {
             "JIEXI_OPERATIONS_LISTEN",
             format!("127.0.0.1:{}", free_port()),
         )
+        .env("JIEXI_HTTP_PORT", "0")
         .env("JIEXI_LOG_FORMAT", "json")
         .env("JIEXI_LOG_LEVEL", "warn,jiexi=info")
         .stderr(Stdio::piped());

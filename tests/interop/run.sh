@@ -73,7 +73,7 @@ node() {
     if [[ -e $work/$name.ndjson ]]; then
         "$JIEXI" import --data "$work/$name" "$work/$name.ndjson" >"$work/$name-import.log" 2>&1
     fi
-    JIEXI_HANDLE_LISTEN=127.0.0.1 JIEXI_OPERATIONS_LISTEN=127.0.0.1:$operations \
+    JIEXI_HANDLE_LISTEN=127.0.0.1 JIEXI_HTTP_PORT=0 JIEXI_OPERATIONS_LISTEN=127.0.0.1:$operations \
         "$JIEXI" serve --config "$work/$name/jiexi.toml" >"$work/$name-serve.log" 2>&1 &
     local pid=$!
     pids+=("$pid")

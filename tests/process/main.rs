@@ -96,6 +96,7 @@ impl Process {
             .arg(data.join("jiexi.toml"))
             .env("JIEXI_HANDLE_LISTEN", "127.0.0.1")
             .env("JIEXI_HANDLE_PORT", handle.to_string())
+            .env("JIEXI_HTTP_PORT", "0")
             .env("JIEXI_OPERATIONS_LISTEN", format!("127.0.0.1:{ops}"))
             .envs(more.iter().copied())
             .stdout(Stdio::null())

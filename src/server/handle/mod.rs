@@ -425,7 +425,7 @@ fn op_of(op: OpCode) -> Op {
 }
 
 /// The one table from response codes to the outcome they are counted as.
-fn outcome_of(code: ResponseCode) -> Outcome {
+pub(in crate::server) fn outcome_of(code: ResponseCode) -> Outcome {
     match code {
         ResponseCode::SUCCESS => Outcome::Success,
         ResponseCode::HANDLE_NOT_FOUND => Outcome::NotFound,

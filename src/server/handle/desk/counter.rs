@@ -445,7 +445,7 @@ impl Counter {
     pub(super) fn cell(&self, transport: Transport) -> &Cell {
         match transport {
             Transport::Udp => &self.udp,
-            Transport::Tcp => &self.tcp,
+            Transport::Tcp | Transport::Tls | Transport::Http => &self.tcp,
         }
     }
 

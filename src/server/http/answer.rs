@@ -1,0 +1,309 @@
+//! What is said, in HTTP: the one table from response codes to statuses, and the body of errors.
+//!
+//! A body of `/api/handles` has `responseCode` and, for an error, the members of a problem
+//! (RFC 9457) beside it; `/api/v1` answers errors as `application/problem+json`.
+
+use std::borrow::Cow;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, Response, StatusCode, header};
+use jiexi_proto::code::ResponseCode;
+use serde_json::{Map, Value as Json};
+
+use super::language::Language;
+use crate::registry::Rejection;
+
+/// An answer.
+pub(super) type Answer = Response<Body>;
+
+/// Why a request is not carried out.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    /// The code of the Handle protocol.
+    pub(super) code: ResponseCode,
+    /// The status, where it is not that of the code.
+    pub(super) status: Option<StatusCode>,
+    /// A stable name for programs, where it is not that of the code.
+    pub(super) name: Option<&'static str>,
+    /// Why, for a person; never with a secret in it.
+    pub(super) detail: Cow<'static, str>,
+    /// The member or parameter that is wrong.
+    pub(super) field: Option<String>,
+    /// Seconds after which it may be tried again.
+    pub(super) wait: Option<u32>,
+}
+
+impl Refusal {
+    /// A refusal with a reason.
+    pub(super) fn new(code: ResponseCode, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            code,
+            status: None,
+            name: None,
+            detail: detail.into(),
+            field: None,
+            wait: None,
+        }
+    }
+
+    /// A refusal with a status and a name of its own.
+    pub(super) fn named(
+        status: StatusCode,
+        name: &'static str,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            status: Some(status),
+            name: Some(name),
+            ..Self::new(ResponseCode::PROTOCOL_ERROR, detail)
+        }
+    }
+
+    /// A parameter or member that is wrong.
+    pub(super) fn field(field: impl Into<String>, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            field: Some(field.into()),
+            ..Self::named(StatusCode::BAD_REQUEST, "invalid_request", detail)
+        }
+    }
+
+    /// To be tried again after so many seconds.
+    pub(super) fn after(mut self, seconds: u32) -> Self {
+        self.wait = Some(seconds);
+        self
+    }
+
+    /// The status of the answer.
+    pub(super) fn status(&self) -> StatusCode {
+        self.status.unwrap_or_else(|| kind_of(self.code).0)
+    }
+
+    /// The name of the problem.
+    pub(super) fn name(&self) -> &'static str {
+        self.name.unwrap_or_else(|| kind_of(self.code).1)
+    }
+
+    /// The members of the problem, in the order in which they are read.
+    fn members(&self, request: &str, language: Language) -> Map<String, Json> {
+        let status = self.status();
+        let mut members = Map::new();
+        let name = self.name();
+        let mut put = |name: &str, value: Json| members.insert(name.to_owned(), value);
+        put("type", format!("urn:jiexi:problem:{name}").into());
+        put("title", title(name, language).into());
+        put("status", status.as_u16().into());
+        if !self.detail.is_empty() {
+            put("detail", (&*self.detail).into());
+        }
+        put("code", name.into());
+        if let Some(field) = &self.field {
+            put("field", field.as_str().into());
+        }
+        put("requestId", request.into());
+        members
+    }
+
+    /// As an answer of the Handle JSON API; `handle` is echoed.
+    pub(super) fn of_handle(
+        &self,
+        handle: Option<&str>,
+        request: &str,
+        language: Language,
+    ) -> Answer {
+        let mut body = Map::new();
+        body.insert("responseCode".into(), self.code.0.into());
+        if let Some(handle) = handle {
+            body.insert("handle".into(), handle.into());
+        }
+        if !self.detail.is_empty() {
+            body.insert("message".into(), (&*self.detail).into());
+        }
+        body.extend(self.members(request, language));
+        self.finish(json(self.status(), &Json::Object(body)))
+    }
+
+    /// As a problem.
+    pub(super) fn of_problem(&self, request: &str, language: Language) -> Answer {
+        let body = Json::Object(self.members(request, language));
+        let mut answer = json(self.status(), &body);
+        let kind = HeaderValue::from_static("application/problem+json");
+        answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+        self.finish(answer)
+    }
+
+    fn finish(&self, mut answer: Answer) -> Answer {
+        let headers = answer.headers_mut();
+        headers.insert(header::VARY, HeaderValue::from_static("Accept-Language"));
+        if let Some(wait) = self.wait {
+            headers.insert(header::RETRY_AFTER, wait.into());
+        }
+        if self.status() == StatusCode::UNAUTHORIZED {
+            for scheme in [
+                "Basic realm=\"handle\", charset=\"UTF-8\"",
+                "Handle",
+                "Bearer",
+            ] {
+                headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
+            }
+        }
+        answer
+    }
+}
+
+impl From<Rejection> for Refusal {
+    fn from(rejection: Rejection) -> Self {
+        let refusal = Self::new(rejection.code, rejection.text);
+        match refusal.code {
+            ResponseCode::SERVER_TOO_BUSY => refusal.after(1),
+            _ => refusal,
+        }
+    }
+}
+
+/// An answer in JSON.
+pub(super) fn json(status: StatusCode, body: &Json) -> Answer {
+    let text = serde_json::to_vec(body).unwrap_or_default();
+    with_type(status, "application/json", text)
+}
+
+/// An answer with a body of a type.
+pub(super) fn with_type(status: StatusCode, kind: &'static str, body: impl Into<Body>) -> Answer {
+    let mut answer = Response::new(body.into());
+    *answer.status_mut() = status;
+    let kind = HeaderValue::from_static(kind);
+    answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+    answer
+}
+
+/// The one table from response codes to status and name.
+fn kind_of(code: ResponseCode) -> (StatusCode, &'static str) {
+    match code {
+        ResponseCode::SUCCESS => (StatusCode::OK, "success"),
+        ResponseCode::HANDLE_NOT_FOUND => (StatusCode::NOT_FOUND, "handle_not_found"),
+        ResponseCode::HANDLE_ALREADY_EXISTS => (StatusCode::CONFLICT, "handle_exists"),
+        ResponseCode::INVALID_HANDLE => (StatusCode::BAD_REQUEST, "invalid_handle"),
+        ResponseCode::VALUES_NOT_FOUND => (StatusCode::BAD_REQUEST, "values_not_found"),
+        ResponseCode::VALUE_ALREADY_EXISTS => (StatusCode::CONFLICT, "value_exists"),
+        ResponseCode::INVALID_VALUE => (StatusCode::BAD_REQUEST, "invalid_value"),
+        ResponseCode::SERVER_NOT_RESPONSIBLE => (StatusCode::BAD_REQUEST, "not_responsible"),
+        ResponseCode::AUTHENTICATION_NEEDED => (StatusCode::UNAUTHORIZED, "authentication_needed"),
+        ResponseCode::INVALID_ADMIN => (StatusCode::FORBIDDEN, "not_an_administrator"),
+        ResponseCode::INSUFFICIENT_PERMISSIONS => {
+            (StatusCode::FORBIDDEN, "insufficient_permissions")
+        }
+        ResponseCode::AUTHENTICATION_FAILED => (StatusCode::FORBIDDEN, "authentication_failed"),
+        ResponseCode::SERVER_TOO_BUSY => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+        ResponseCode::PROTOCOL_ERROR => (StatusCode::BAD_REQUEST, "invalid_request"),
+        ResponseCode::OPERATION_NOT_SUPPORTED => (StatusCode::BAD_REQUEST, "not_supported"),
+        // Codes of sessions, which have ended or never were.
+        code if (500..600).contains(&code.0) => (StatusCode::UNAUTHORIZED, "session_not_valid"),
+        code if (400..500).contains(&code.0) => (StatusCode::FORBIDDEN, "denied"),
+        _ => (StatusCode::INTERNAL_SERVER_ERROR, "server_error"),
+    }
+}
+
+/// What a problem is called, in Chinese and in English.
+const TITLES: &[(&str, &str, &str)] = &[
+    ("handle_not_found", "标识不存在", "No such handle"),
+    ("handle_exists", "标识已存在", "The handle exists already"),
+    ("invalid_handle", "标识格式不正确", "Not a handle"),
+    ("values_not_found", "没有所请求的值", "No such value"),
+    (
+        "value_exists",
+        "该索引的值已存在",
+        "The value exists already",
+    ),
+    ("invalid_value", "值不正确", "The value is not valid"),
+    (
+        "not_responsible",
+        "本节点不负责该前缀",
+        "This node does not answer for the prefix",
+    ),
+    (
+        "authentication_needed",
+        "需要身份认证",
+        "Authentication is needed",
+    ),
+    (
+        "not_an_administrator",
+        "不是该标识的管理员",
+        "Not an administrator of this handle",
+    ),
+    (
+        "insufficient_permissions",
+        "权限不足",
+        "The rights do not suffice",
+    ),
+    (
+        "authentication_failed",
+        "身份认证失败",
+        "Authentication failed",
+    ),
+    (
+        "plain_http",
+        "明文 HTTP 不接受凭据，请使用 HTTPS",
+        "Credentials are not taken over plain HTTP",
+    ),
+    (
+        "token_not_valid",
+        "令牌无效或已失效",
+        "The token is not valid",
+    ),
+    (
+        "session_not_valid",
+        "会话无效或已结束",
+        "There is no such session",
+    ),
+    (
+        "token_not_allowed",
+        "令牌不允许此操作",
+        "The token does not allow this",
+    ),
+    (
+        "quota_used_up",
+        "令牌当日配额已用完",
+        "The token's quota of today is used up",
+    ),
+    ("too_many_requests", "请求过于频繁", "Too many requests"),
+    ("busy", "服务繁忙，请稍后重试", "Busy: please try again"),
+    ("invalid_request", "请求不正确", "The request is not valid"),
+    ("not_supported", "不支持该操作", "Not supported"),
+    (
+        "method_not_allowed",
+        "不支持该方法",
+        "The method is not allowed here",
+    ),
+    ("body_too_large", "请求体过大", "The body is too large"),
+    ("timeout", "请求超时", "The request did not arrive in time"),
+    (
+        "unsupported_media_type",
+        "不支持该媒体类型",
+        "The media type is not supported",
+    ),
+    (
+        "no_such_page",
+        "没有此路径",
+        "There is nothing at this path",
+    ),
+    (
+        "idempotency_key_reused",
+        "幂等键已用于其他内容",
+        "The idempotency key was used for another content",
+    ),
+    (
+        "idempotency_in_progress",
+        "相同请求正在处理",
+        "The same request is being carried out",
+    ),
+    ("denied", "拒绝访问", "Denied"),
+    ("server_error", "服务器内部错误", "A failure of this node"),
+];
+
+/// The title of a problem.
+pub(super) fn title(name: &str, language: Language) -> &'static str {
+    let found = TITLES.iter().find(|(known, ..)| *known == name);
+    found.map_or("", |(_, chinese, english)| match language {
+        Language::Chinese => chinese,
+        Language::English => english,
+    })
+}

@@ -1,0 +1,327 @@
+//! `/api/handles/{handle}`: resolution as JSON.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use bytes::Bytes;
+use jiexi_proto::code::{Permissions, ResponseCode};
+use jiexi_proto::message::resolution::{Resolution, ResolutionView};
+use jiexi_proto::value::Value;
+use jiexi_proto::wire::Writer;
+use serde_json::{Map, Value as Json, json};
+
+use super::answer::{Answer, Refusal, json, with_type};
+use super::asked::{self, Resolving};
+use super::caller::{Caller, identify, needed};
+use super::language::Language;
+use super::outer::{Counted, From};
+use super::{App, change};
+use crate::json::value;
+use crate::metrics::{LookupResult, Op, Outcome};
+use crate::registry::Rejection;
+use crate::registry::audit::Event;
+use crate::resolver::{self, Filter, Query, Selection};
+use crate::server::handle::outcome_of;
+use crate::store::Lookup;
+use crate::token::Right;
+
+/// Where handles are.
+pub(super) const ROUTE: &str = "/api/handles/";
+/// What may be done with one.
+const METHODS: &str = "GET, HEAD, PUT, DELETE, OPTIONS";
+
+/// Everything below [`ROUTE`], by its method.
+pub(super) async fn serve(
+    State(app): State<Arc<App>>,
+    Extension(from): Extension<From>,
+    request: Request<Body>,
+) -> Answer {
+    match *request.method() {
+        Method::GET | Method::HEAD => get(&app, &from, &request),
+        Method::PUT | Method::DELETE => change::serve(&app, &from, request).await,
+        Method::OPTIONS => options(METHODS),
+        _ => not_allowed(METHODS, &from, request.headers()),
+    }
+}
+
+/// What may be done here; scripts of other sites may read.
+pub(super) fn options(methods: &'static str) -> Answer {
+    let mut answer = Answer::new(Body::empty());
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    let headers = answer.headers_mut();
+    headers.insert(header::ALLOW, HeaderValue::from_static(methods));
+    for (name, value) in [
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, OPTIONS"),
+        (header::ACCESS_CONTROL_MAX_AGE, "86400"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    answer
+}
+
+/// Said to a method that is not known here.
+pub(super) fn not_allowed(methods: &'static str, from: &From, headers: &HeaderMap) -> Answer {
+    let status = StatusCode::METHOD_NOT_ALLOWED;
+    let refusal = Refusal::named(status, "method_not_allowed", "");
+    let mut answer = refusal.of_handle(None, from.request(), Language::of(headers));
+    let allowed = HeaderValue::from_static(methods);
+    answer.headers_mut().insert(header::ALLOW, allowed);
+    answer
+}
+
+/// A record, or those of its values that are asked for.
+#[utoipa::path(
+    get, path = "/api/handles/{handle}", tag = "handles", operation_id = "resolve",
+    params(
+        ("handle" = String, Path, description = "The handle; `/` in it may stand as it is"),
+        ("index" = Option<Vec<u32>>, Query, minimum = 1, maximum = 2147483647,
+            description = "Values of these indexes; a union with `type`"),
+        ("type" = Option<Vec<String>>, Query,
+            description = "Values of these types; `URL.` means URL and every URL.x"),
+        ("publicOnly" = Option<bool>, Query,
+            description = "Leave restricted values out; the default for whoever gives no credentials"),
+        ("auth" = Option<bool>, Query, description = "Ask a primary server; this is one"),
+        ("pretty" = Option<bool>, Query, description = "Lines and spaces for people"),
+        ("callback" = Option<String>, Query, max_length = 64, pattern = r"^[A-Za-z_$][A-Za-z0-9_$]*$",
+            description = "JSONP: the name of a function; anonymous only")),
+    responses(
+        (status = 200, description = "The values; responseCode 1, or 200 when the handle has none of those",
+            content_type = "application/json"),
+        (status = 400, description = "Not a handle, another node's prefix, or a wrong parameter",
+            content_type = "application/json"),
+        (status = 401, description = "Restricted values were asked for without credentials",
+            content_type = "application/json"),
+        (status = 403, description = "The credentials are wrong or do not suffice, or came over plain HTTP",
+            content_type = "application/json"),
+        (status = 404, description = "No such handle", content_type = "application/json"),
+        (status = 429, description = "Too many requests", content_type = "application/json"),
+        (status = 503, description = "Not now", content_type = "application/json")),
+    security((), ("token" = []), ("basic" = []))
+)]
+pub(super) fn get(app: &App, from: &From, request: &Request<Body>) -> Answer {
+    let (uri, headers) = (request.uri(), request.headers());
+    let handle = asked::handle(uri.path(), ROUTE);
+    let done = || -> Result<Answer, Refusal> {
+        let handle = handle.as_ref().map_err(Clone::clone)?;
+        let asked = Resolving::read(uri.query())?;
+        let caller = identify(app, from, headers)?;
+        let values = look_up(app, from, &caller, handle, &asked)?;
+        shown(handle, &values, &asked, &caller)
+    };
+    let mut outcome = Outcome::Success;
+    let mut answer = done().unwrap_or_else(|refusal| {
+        outcome = outcome_of(refusal.code);
+        let handle = handle.as_deref().ok();
+        refused(&refusal, handle, from, headers)
+    });
+    let op = Op::Resolve;
+    answer.extensions_mut().insert(Counted { op, outcome });
+    answer
+}
+
+/// An error; that a handle has none of the values is none.
+fn refused(refusal: &Refusal, handle: Option<&str>, from: &From, headers: &HeaderMap) -> Answer {
+    if refusal.code == ResponseCode::VALUES_NOT_FOUND {
+        let code = refusal.code.0;
+        let body = json!({"responseCode": code, "handle": handle, "values": []});
+        return json(StatusCode::OK, &body);
+    }
+    refusal.of_handle(handle, from.request(), Language::of(headers))
+}
+
+/// The values that the caller asks for and may read.
+pub(super) fn look_up(
+    app: &App,
+    from: &From,
+    caller: &Caller,
+    handle: &str,
+    asked: &Resolving,
+) -> Result<Vec<Value>, Refusal> {
+    let key = app.registry.records.key(handle.as_bytes());
+    let reader = caller.who.is_some() && caller.allows(Right::Resolve, &key).is_ok();
+    // Who asks for restricted values by name is told when they may not have them; whoever only
+    // gave credentials gets what they may read.
+    let public_only = asked.public_only.unwrap_or(!reader);
+    if !public_only {
+        caller.allows(Right::Resolve, &key)?;
+    }
+    let found = find(app, from, caller, &key, asked, public_only);
+    let lenient = asked.public_only.is_none() && !public_only;
+    match found {
+        Err(refusal) if lenient && (400..500).contains(&refusal.code.0) => {
+            find(app, from, caller, &key, asked, true)
+        }
+        found => found,
+    }
+}
+
+fn find(
+    app: &App,
+    from: &From,
+    caller: &Caller,
+    key: &[u8],
+    asked: &Resolving,
+    public_only: bool,
+) -> Result<Vec<Value>, Refusal> {
+    let filter = (!asked.indexes.is_empty() || !asked.types.is_empty()).then(|| wire_filter(asked));
+    app.pool.with_authority(|scratch| {
+        let session = scratch.reader.session();
+        let mut found = [Lookup::Absent];
+        session.find(&[key], &mut found);
+        let result = match found[0] {
+            Lookup::Found(_) | Lookup::Damaged => LookupResult::Hit,
+            Lookup::Absent => LookupResult::Miss,
+            Lookup::Loading => LookupResult::Loading,
+        };
+        let view = filter.as_deref().map(ResolutionView::decode);
+        let query = Query {
+            key,
+            filter: match view {
+                Some(Ok(view)) => Filter::asked(view.indexes, view.types),
+                Some(Err(_)) => return Err(Refusal::field("type", "too many, or too long")),
+                None => Filter::All,
+            },
+            public_only,
+            refer: false,
+        };
+        use crate::resolver::Answer as Said;
+        let said = resolver::resolve(&scratch.authority, &session, &query, &found[0]);
+        let refusal = match said {
+            Said::Values(selection) if public_only || caller.who.is_none() => {
+                let values = selection
+                    .public()
+                    .filter_map(|entry| Value::decode(&Bytes::copy_from_slice(entry.wire)).ok());
+                let values = values.collect();
+                scratch.count(result);
+                return Ok(values);
+            }
+            Said::Values(_) | Said::NeedsAuthentication => match (found[0], &caller.who) {
+                (Lookup::Found(record), Some(_)) => {
+                    let selection = Selection::new(record, query.filter);
+                    return restricted(app, from, caller, key, selection);
+                }
+                _ => needed(from),
+            },
+            Said::NoSuchHandle | Said::PrefixReferral(_) => {
+                Refusal::new(ResponseCode::HANDLE_NOT_FOUND, "")
+            }
+            Said::NoSuchValue => Refusal::new(ResponseCode::VALUES_NOT_FOUND, ""),
+            Said::NotResponsible => Refusal::new(
+                ResponseCode::SERVER_NOT_RESPONSIBLE,
+                "this prefix is not homed here",
+            ),
+            Said::Denied => Refusal::new(ResponseCode::INSUFFICIENT_PERMISSIONS, ""),
+            Said::Loading => Rejection::busy("still loading").into(),
+            Said::Damaged => Refusal::new(ResponseCode::ERROR, "the stored record is damaged"),
+        };
+        scratch.count(result);
+        Err(refusal)
+    })
+}
+
+/// Indexes and types as the resolver reads them: in wire form.
+fn wire_filter(asked: &Resolving) -> Vec<u8> {
+    let mut body = Vec::new();
+    Resolution {
+        handle: Bytes::new(),
+        indexes: asked.indexes.clone(),
+        types: asked.types.iter().cloned().map(Bytes::from).collect(),
+        trailer: None,
+    }
+    .encode(&mut Writer::new(&mut body));
+    body
+}
+
+/// Values that only administrators may read, for one of them.
+fn restricted(
+    app: &App,
+    from: &From,
+    caller: &Caller,
+    key: &[u8],
+    selection: Selection<'_, '_>,
+) -> Result<Vec<Value>, Refusal> {
+    let who = caller.proved(from)?;
+    let opened = app
+        .registry
+        .may_read(who, key)
+        .and_then(|permit| app.registry.open_values(permit));
+    let opened = opened.inspect_err(|rejection| {
+        app.registry.note(&Event {
+            time: from.came.unix_seconds.into(),
+            identity: Some(who.identity()),
+            source: from.address.to_string(),
+            operation: "read",
+            handle: key,
+            result: "refused",
+            code: rejection.code.0,
+            change: None,
+        });
+    })?;
+    let wanted: Vec<u32> = selection.readable().map(|entry| entry.index).collect();
+    let mut values = opened;
+    values.retain(|value| wanted.contains(&value.index));
+    match values.is_empty() {
+        true => Err(Refusal::new(ResponseCode::VALUES_NOT_FOUND, "")),
+        false => Ok(values),
+    }
+}
+
+fn shown(
+    handle: &str,
+    values: &[Value],
+    asked: &Resolving,
+    caller: &Caller,
+) -> Result<Answer, Refusal> {
+    let mut body = Map::new();
+    body.insert("responseCode".into(), ResponseCode::SUCCESS.0.into());
+    body.insert("handle".into(), handle.into());
+    body.insert("values".into(), values.iter().map(value_json).collect());
+    let body = Json::Object(body);
+    if let Some(function) = &asked.callback {
+        if caller.who.is_some() {
+            return Err(Refusal::field(
+                "callback",
+                "any site could read the answer: not with credentials",
+            ));
+        }
+        // In JSON these two may stand in text, in a script of old they end a line.
+        let text = body.to_string();
+        let text = text
+            .replace('\u{2028}', "\\u2028")
+            .replace('\u{2029}', "\\u2029");
+        let script = format!("/**/{function}({text});");
+        return Ok(with_type(
+            StatusCode::OK,
+            "application/javascript; charset=utf-8",
+            script,
+        ));
+    }
+    if asked.pretty {
+        let text = serde_json::to_vec_pretty(&body).unwrap_or_default();
+        return Ok(with_type(StatusCode::OK, "application/json", text));
+    }
+    Ok(json(StatusCode::OK, &body))
+}
+
+/// A value as JSON. What has no exact form is shown as nearly as JSON can.
+pub(super) fn value_json(exact: &Value) -> Json {
+    value::write(exact).unwrap_or_else(|| {
+        let near = Value {
+            kind: Bytes::from(String::from_utf8_lossy(&exact.kind).into_owned()),
+            permissions: Permissions(exact.permissions.0 & 0x0F),
+            ttl: match exact.ttl {
+                jiexi_proto::value::Ttl::Absolute(end) if end < 0 => {
+                    jiexi_proto::value::Ttl::Absolute(0)
+                }
+                ttl => ttl,
+            },
+            references: Vec::new(),
+            ..exact.clone()
+        };
+        value::write(&near).unwrap_or(Json::Null)
+    })
+}

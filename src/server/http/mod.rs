@@ -1,0 +1,338 @@
+//! HTTP: the Handle JSON API, the binary protocol by POST, and pages behind scanned codes.
+//!
+//! ```text
+//! accept → connection (PROXY, TLS, HTTP/1.1 or 2) → outer (limits, ids, counts) → routes
+//!            GET  /api/handles/{handle} → handles ─→ resolver ─→ store
+//!            PUT, DELETE …              → change  ─→ caller: who asks ─→ registry ─→ store
+//! ```
+//!
+//! * `mod.rs`: the routes, and what they share. `connection`: one connection with its bounds; `proxy`, `tls`, `certificate`.
+//! * `outer`: around every request; `limit`. `answer`: statuses and errors; `language`.
+//! * `caller`: every credential becomes an identity; `sessions`.
+//! * `asked`: paths and queries. `handles`, `list`: reading. `change`, `idempotency`, `body`: writing. `message`.
+//! * `pool`: readers and counters, lent to requests.
+
+mod answer;
+mod asked;
+mod body;
+mod caller;
+pub mod certificate;
+mod change;
+mod connection;
+mod handles;
+mod idempotency;
+mod language;
+mod limit;
+mod list;
+mod message;
+mod outer;
+mod pool;
+mod proxy;
+mod sessions;
+pub mod tls;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::HeaderValue;
+use axum::routing::{any, post};
+use ipnet::IpNet;
+use rustls::ServerConfig;
+use tokio_util::task::TaskTracker;
+use tower_http::compression::CompressionLayer;
+
+use self::limit::Limit;
+use self::pool::Pool;
+use self::proxy::Trusted;
+use self::sessions::Sessions;
+use crate::metrics::{Metrics, names};
+use crate::registry::Registry;
+use crate::registry::source::{Sender, Source};
+use crate::server::BindError;
+use crate::server::accept::{self, Registry as Connections};
+use crate::server::budget::{self, Proven};
+use crate::server::handle::Shared;
+use crate::token::book::Book;
+
+/// Lists a second that one source network may ask for, and at once.
+const LIST_RATE: u32 = 2;
+const LIST_BURST: u32 = 20;
+/// How often the use of tokens is written down.
+const USE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How HTTP is served.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The addresses. Port 0 takes a free one.
+    pub listen: Vec<SocketAddr>,
+    /// The origin under which clients know this node; empty: not known.
+    pub public_url: String,
+    /// The certificate.
+    pub certificate: tls::Origin,
+    /// How often its files are looked at.
+    pub tls_reload: Duration,
+    /// Whether clients are asked for certificates.
+    pub client_certificates: bool,
+    /// Whether credentials of this machine are looked at over plain HTTP.
+    pub plain_loopback: bool,
+    /// Whose word about the client is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Open connections.
+    pub connections: usize,
+    /// Requests of one network: a second, and at once.
+    pub rate: (u32, u32),
+    /// Octets of a body.
+    pub body_max: usize,
+    /// For a request's head, then its body.
+    pub read: Duration,
+    /// For an answer to be taken.
+    pub write: Duration,
+    /// How long answers are kept for their idempotency keys.
+    pub idempotency: Duration,
+    /// How long open connections have to end.
+    pub drain: Duration,
+    /// Sessions: how many, and how long each may last.
+    pub sessions: (usize, Duration),
+}
+
+/// What is counted beside requests.
+#[derive(Debug, Default)]
+struct Figures {
+    plain_credentials: AtomicU64,
+    handshakes_failed: AtomicU64,
+}
+
+/// What all requests share.
+struct App {
+    shared: Arc<Shared>,
+    registry: Arc<Registry>,
+    config: Config,
+    pool: Pool,
+    tokens: Arc<Book>,
+    sessions: Sessions,
+    trusted: Trusted,
+    limit: Limit,
+    lists: Limit,
+    at_work: idempotency::AtWork,
+    /// Changes that are being carried out.
+    changes: TaskTracker,
+    tls: Arc<ServerConfig>,
+    ids: Ids,
+    figures: Figures,
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App").finish_non_exhaustive()
+    }
+}
+
+/// Ids of requests: a random start, so that those of two runs differ, and a count.
+#[derive(Debug)]
+struct Ids {
+    start: u32,
+    count: AtomicU64,
+}
+
+impl Ids {
+    fn new() -> Self {
+        Self {
+            start: getrandom::u32().unwrap_or(0),
+            count: AtomicU64::new(0),
+        }
+    }
+
+    fn next(&self) -> HeaderValue {
+        let count = self.count.fetch_add(1, Relaxed);
+        let text = format!("{:08x}{count:08x}", self.start);
+        HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("0"))
+    }
+}
+
+/// The network of a client.
+fn source_of(address: IpAddr) -> Source {
+    sender_of(address).source()
+}
+
+/// A client: its address is proved by the connection.
+const fn sender_of(address: IpAddr) -> Sender {
+    Sender::proven(address)
+}
+
+/// The routes. What is fixed wins; anything else is a handle.
+fn routes(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/api/handles", any(list::serve))
+        .route("/api/handles/", any(handles::serve))
+        .route("/api/handles/{*handle}", any(handles::serve))
+        .route("/api/sessions", post(sessions::open))
+        .route("/api/sessions/this", any(sessions::this))
+        .layer(CompressionLayer::new().gzip(true))
+        .with_state(app)
+}
+
+/// Listening sockets, and nobody working on them yet.
+#[derive(Debug)]
+pub struct Bound {
+    config: Config,
+    listeners: Vec<TcpListener>,
+    /// What is listened on, with the ports taken.
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl Bound {
+    /// Binds every address.
+    ///
+    /// # Errors
+    /// The first address that is refused.
+    pub fn bind(mut config: Config) -> Result<Self, BindError> {
+        let mut bound = Self {
+            listeners: Vec::new(),
+            addresses: Vec::new(),
+            config: config.clone(),
+        };
+        for address in config.listen.drain(..) {
+            let refused = |error| BindError {
+                address,
+                transport: "TCP",
+                error,
+            };
+            let listener = super::listen(address).map_err(refused)?;
+            bound
+                .addresses
+                .push(listener.local_addr().map_err(refused)?);
+            bound.listeners.push(listener);
+        }
+        Ok(bound)
+    }
+}
+
+/// The HTTP front end at work.
+#[derive(Debug)]
+pub struct Http {
+    app: Arc<App>,
+    connections: Arc<Connections>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+    /// What is listened on.
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl Http {
+    /// Starts to accept, on the runtime this is called on.
+    ///
+    /// # Errors
+    /// The certificate cannot be used, or a socket not be handed to the runtime.
+    pub fn start(
+        bound: Bound,
+        shared: &Arc<Shared>,
+        registry: &Arc<Registry>,
+        metrics: &Arc<Metrics>,
+    ) -> std::io::Result<Self> {
+        let Bound {
+            config,
+            listeners,
+            addresses,
+        } = bound;
+        let identity = tls::Identity::load(config.certificate.clone())?;
+        let tls = identity.server(config.client_certificates)?;
+        let app = Arc::new(App {
+            pool: Pool::new(Arc::clone(shared), Arc::clone(metrics)),
+            tokens: Arc::new(Book::new(Arc::clone(&shared.store))),
+            sessions: Sessions::new(config.sessions.0, config.sessions.1),
+            trusted: Trusted(config.trusted_proxies.clone()),
+            limit: Limit::new(config.rate.0, config.rate.1),
+            lists: Limit::new(LIST_RATE, LIST_BURST),
+            at_work: idempotency::AtWork::default(),
+            changes: TaskTracker::new(),
+            ids: Ids::new(),
+            figures: Figures::default(),
+            shared: Arc::clone(shared),
+            registry: Arc::clone(registry),
+            tls,
+            config,
+        });
+        let proven = Arc::new(Proven::new(budget::Config::default()));
+        let connections = Arc::new(Connections::new(
+            app.config.connections,
+            Arc::clone(&metrics.http_connections),
+            proven,
+        ));
+        observe(&app, metrics);
+        let router = routes(Arc::clone(&app));
+        let mut tasks = vec![
+            tokio::spawn(identity.watch(app.config.tls_reload, || {})),
+            tokio::spawn(idempotency::clean(
+                Arc::clone(&shared.store),
+                app.config.idempotency,
+            )),
+            tokio::spawn(write_down(Arc::clone(&app.tokens))),
+        ];
+        for listener in listeners {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            let (app, router) = (Arc::clone(&app), router.clone());
+            let serve = move |stream, peer, ticket| {
+                connection::serve(stream, peer, Arc::clone(&app), router.clone(), ticket)
+            };
+            tasks.push(tokio::spawn(accept::accept(
+                listener,
+                Arc::clone(&connections),
+                serve,
+            )));
+        }
+        Ok(Self {
+            app,
+            connections,
+            tasks,
+            addresses,
+        })
+    }
+
+    /// Stops accepting, lets what was asked be answered, and ends every change that was begun.
+    /// Returns how many connections were left at the deadline.
+    pub async fn drain(self) -> usize {
+        self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
+        self.connections.drain();
+        let deadline = tokio::time::Instant::now() + self.app.config.drain;
+        while self.connections.count() > 0 && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(super::DRAIN_INTERVAL).await;
+        }
+        self.app.changes.close();
+        let _ = tokio::time::timeout(self.app.config.drain, self.app.changes.wait()).await;
+        self.app.tokens.write_down();
+        self.connections.count()
+    }
+}
+
+/// Writes down the use of tokens now and then.
+async fn write_down(tokens: Arc<Book>) {
+    loop {
+        tokio::time::sleep(USE_INTERVAL).await;
+        tokens.write_down();
+    }
+}
+
+/// Adds what is counted beside requests to every scrape.
+fn observe(app: &Arc<App>, metrics: &Metrics) {
+    let app = Arc::downgrade(app);
+    metrics.add_source(move |families| {
+        let Some(app) = app.upgrade() else { return };
+        let figures = &app.figures;
+        for (name, value) in [
+            (
+                &names::PLAIN_CREDENTIALS,
+                figures.plain_credentials.load(Relaxed),
+            ),
+            (
+                &names::HANDSHAKES_FAILED,
+                figures.handshakes_failed.load(Relaxed),
+            ),
+            (&names::HTTP_SESSIONS, app.sessions.count() as u64),
+        ] {
+            families.add(name, &[], value as f64);
+        }
+    });
+}

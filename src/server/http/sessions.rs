@@ -1,0 +1,316 @@
+//! Sessions of the JSON API: a nonce is asked for, an answer signed with it opens the session, and
+//! its id stands for the proof from then on.
+//!
+//! ```text
+//! POST /api/sessions                       → {"sessionId","nonce"}
+//! POST or PUT /api/sessions/this           ← Authorization: Handle sessionId, id, type, cnonce, alg, signature
+//! GET, DELETE /api/sessions/this           ← Authorization: Handle sessionId
+//! ```
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, Request, StatusCode, header};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use jiexi_proto::Version;
+use jiexi_proto::code::ResponseCode;
+use jiexi_proto::message::challenge::{MacAlgorithm, Proof};
+use serde_json::json;
+
+use super::answer::{Answer, Refusal, json};
+use super::caller::{self, needed};
+use super::language::Language;
+use super::outer::{Counted, From};
+use super::{App, source_of};
+use crate::metrics::{Op, Outcome};
+use crate::registry::auth::Claim;
+use crate::registry::source::Source;
+use crate::registry::{Authenticated, Rejection};
+
+/// Octets of a nonce and of an id.
+const NONCE_SIZE: usize = 16;
+/// Longest nonce of a client.
+const CLIENT_NONCE_MAX: usize = 256;
+/// A session that was not logged in to ends after this time.
+const LOGIN_TIME: Duration = Duration::from_secs(300);
+/// The share of all sessions that one network may have: one of this many.
+const SHARE: usize = 4;
+
+#[derive(Clone, Debug)]
+struct Session {
+    nonce: [u8; NONCE_SIZE],
+    who: Option<Authenticated>,
+    /// `index:handle` as the client wrote it.
+    name: String,
+    source: Source,
+    ends: Instant,
+}
+
+/// All sessions, bounded.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    open: Mutex<HashMap<String, Session>>,
+    most: usize,
+    time: Duration,
+}
+
+impl Sessions {
+    /// None yet; at most `most`, each at most this long.
+    pub(super) fn new(most: usize, time: Duration) -> Self {
+        Self {
+            open: Mutex::default(),
+            most,
+            time,
+        }
+    }
+
+    /// How many are open.
+    pub(super) fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// The identity of a session; none inside while nobody is logged in.
+    pub(super) fn who(&self, id: &str, now: Instant) -> Option<Option<Authenticated>> {
+        self.live(id, now).map(|session| session.who)
+    }
+
+    fn live(&self, id: &str, now: Instant) -> Option<Session> {
+        let open = self.lock();
+        open.get(id).filter(|session| now < session.ends).cloned()
+    }
+
+    /// Opens a session, or says that there are too many.
+    fn open(&self, source: Source, now: Instant) -> Option<(String, [u8; NONCE_SIZE])> {
+        let (mut id, mut nonce) = ([0; NONCE_SIZE], [0; NONCE_SIZE]);
+        getrandom::fill(&mut id).ok()?;
+        getrandom::fill(&mut nonce).ok()?;
+        let mut open = self.lock();
+        if open.len() >= self.most {
+            open.retain(|_, session| now < session.ends);
+        }
+        let mine = open.values().filter(|session| session.source == source);
+        if open.len() >= self.most || mine.count() >= self.most.div_ceil(SHARE) {
+            return None;
+        }
+        let id = hex::encode(id);
+        let session = Session {
+            nonce,
+            who: None,
+            name: String::new(),
+            source,
+            ends: now + LOGIN_TIME.min(self.time),
+        };
+        open.insert(id.clone(), session);
+        Some((id, nonce))
+    }
+
+    /// Writes down who was proved. The nonce has done its work: there is another.
+    fn log_in(&self, id: &str, who: Authenticated, name: String, now: Instant) -> Option<Session> {
+        let mut nonce = [0; NONCE_SIZE];
+        getrandom::fill(&mut nonce).ok()?;
+        let mut open = self.lock();
+        let session = open.get_mut(id)?;
+        session.who = Some(who);
+        session.name = name;
+        session.nonce = nonce;
+        session.ends = now + self.time;
+        Some(session.clone())
+    }
+
+    fn close(&self, id: &str) {
+        self.lock().remove(id);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Session>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// `POST /api/sessions`: a session without an identity.
+#[utoipa::path(
+    post, path = "/api/sessions", tag = "sessions",
+    responses(
+        (status = 200, description = "The session and the nonce to sign: `{\"sessionId\",\"nonce\"}`"),
+        (status = 403, description = "Over plain HTTP"),
+        (status = 429, description = "Too many requests"),
+        (status = 503, description = "Too many sessions are open"))
+)]
+pub(super) async fn open(
+    State(app): State<Arc<App>>,
+    Extension(from): Extension<From>,
+    headers: HeaderMap,
+) -> Answer {
+    let opened = || -> Result<Answer, Refusal> {
+        if !from.secure {
+            return Err(needed(&from));
+        }
+        let opened = app
+            .sessions
+            .open(source_of(from.address), from.came.instant);
+        let (id, nonce) = opened.ok_or_else(|| Rejection::busy("too many sessions are open"))?;
+        let body = json!({"sessionId": id, "nonce": STANDARD.encode(nonce)});
+        Ok(json(StatusCode::OK, &body))
+    };
+    finish(opened(), &from, &headers)
+}
+
+/// `/api/sessions/this`: log in (POST, PUT), look (GET), end (DELETE).
+#[utoipa::path(
+    post, path = "/api/sessions/this", tag = "sessions",
+    params(("Authorization" = String, Header, description =
+        "`Handle version=\"0\", sessionId=\"…\", id=\"300:0.NA/88.118\", type=\"HS_PUBKEY\", cnonce=\"…\", \
+         alg=\"SHA256\", signature=\"…\"`: a signature over nonce and cnonce, all in Base64; PUT does the same")),
+    responses(
+        (status = 200, description = "Who the session is: `{\"sessionId\",\"nonce\",\"authenticated\",\"id\"}`"),
+        (status = 400, description = "A parameter is missing"),
+        (status = 401, description = "No credentials"),
+        (status = 403, description = "The proof is wrong, or over plain HTTP"),
+        (status = 429, description = "Too many requests"),
+        (status = 503, description = "Too many wrong answers: wait"))
+)]
+pub(super) async fn this(
+    State(app): State<Arc<App>>,
+    Extension(from): Extension<From>,
+    request: Request<Body>,
+) -> Answer {
+    let (method, headers) = (request.method().clone(), request.headers().clone());
+    let (of, place) = (Arc::clone(&app), from.clone());
+    let copy = headers.clone();
+    // A signature may take a while to check.
+    let done = tokio::task::spawn_blocking(move || serve(&of, &place, &method, &copy)).await;
+    let done = done.unwrap_or_else(|_| Err(Rejection::busy("please try again").into()));
+    finish(done, &from, &headers)
+}
+
+fn serve(app: &App, from: &From, method: &Method, headers: &HeaderMap) -> Result<Answer, Refusal> {
+    if !from.secure {
+        return Err(needed(from));
+    }
+    let text = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    let text = text.ok_or_else(|| needed(from))?;
+    let (scheme, rest) = text.split_once(' ').unwrap_or((text, ""));
+    let parameters = caller::parameters(rest).filter(|_| scheme.eq_ignore_ascii_case("handle"));
+    let parameters =
+        parameters.ok_or_else(|| Refusal::field("Authorization", "must be Handle sessionId=…"))?;
+    let field = |name: &str| {
+        let missing = || Refusal::field("Authorization", format!("{name} is missing"));
+        parameters
+            .get(&name.to_ascii_lowercase())
+            .ok_or_else(missing)
+    };
+    let id = field("sessionId")?;
+    let timeout = || {
+        let text = "no such session, or it has ended";
+        Refusal::new(ResponseCode::SESSION_TIMEOUT, text)
+    };
+    let session = app
+        .sessions
+        .live(id, from.came.instant)
+        .ok_or_else(timeout)?;
+    match *method {
+        Method::DELETE => {
+            app.sessions.close(id);
+            return Ok(json(StatusCode::OK, &json!({"sessionId": id})));
+        }
+        Method::GET | Method::HEAD => return Ok(shown(id, &session)),
+        _ => {}
+    }
+    let binary = |name: &str| {
+        let wrong = |_| Refusal::field("Authorization", format!("{name} is not Base64"));
+        STANDARD.decode(field(name)?).map_err(wrong)
+    };
+    let nonce = binary("cnonce")?;
+    if nonce.len() > CLIENT_NONCE_MAX {
+        return Err(Refusal::field("Authorization", "cnonce is too long"));
+    }
+    let name = field("id")?;
+    let text = "id must be index:handle";
+    let identity =
+        caller::identity(app, name).ok_or_else(|| Refusal::field("Authorization", text))?;
+    let (kind, alg) = (field("type")?, field("alg")?);
+    let proof = proof(kind, alg, binary("signature")?.into(), &parameters)
+        .ok_or_else(|| Refusal::field("Authorization", "type or alg is not known"))?;
+    let mut answer = Vec::new();
+    proof.encode(&mut answer);
+    let claim = Claim {
+        identity,
+        kind: Bytes::from(kind.clone()),
+        answer: answer.into(),
+        version: Version::V2_11,
+    };
+    let asked = [&session.nonce[..], &nonce].concat();
+    let who = caller::prove(app, from, &claim, asked)?;
+    let logged_in = app
+        .sessions
+        .log_in(id, who, name.clone(), from.came.instant);
+    Ok(shown(id, &logged_in.ok_or_else(timeout)?))
+}
+
+/// The proof that the parameters spell.
+fn proof(
+    kind: &str,
+    alg: &str,
+    signature: Bytes,
+    parameters: &HashMap<String, String>,
+) -> Option<Proof> {
+    if kind == "HS_PUBKEY" {
+        let hash = Bytes::from(alg.to_owned());
+        return Some(Proof::Signature { hash, signature });
+    }
+    if kind != "HS_SECKEY" {
+        return None;
+    }
+    let algorithm = match alg.to_ascii_uppercase().as_str() {
+        "SHA1" | "SHA-1" => MacAlgorithm::SHA1,
+        "SHA256" | "SHA-256" => MacAlgorithm::SHA256,
+        "HMAC-SHA1" | "HMACSHA1" => MacAlgorithm::HMAC_SHA1,
+        "HMAC-SHA256" | "HMACSHA256" => MacAlgorithm::HMAC_SHA256,
+        "PBKDF2WITHHMACSHA1" | "PBKDF2-HMAC-SHA1" => {
+            return Some(Proof::Derived {
+                salt: STANDARD.decode(parameters.get("salt")?).ok()?.into(),
+                iterations: parameters.get("iterations")?.parse().ok()?,
+                key_bits: parameters.get("length")?.parse().ok()?,
+                mac: signature,
+            });
+        }
+        _ => return None,
+    };
+    Some(Proof::Plain {
+        algorithm,
+        digest: signature,
+    })
+}
+
+fn shown(id: &str, session: &Session) -> Answer {
+    let mut body = json!({
+        "sessionId": id,
+        "nonce": STANDARD.encode(session.nonce),
+        "authenticated": session.who.is_some(),
+    });
+    if session.who.is_some() {
+        body["id"] = session.name.as_str().into();
+    }
+    json(StatusCode::OK, &body)
+}
+
+fn finish(done: Result<Answer, Refusal>, from: &From, headers: &HeaderMap) -> Answer {
+    let outcome = match &done {
+        Ok(_) => Outcome::Success,
+        Err(refusal) if refusal.code == ResponseCode::AUTHENTICATION_NEEDED => Outcome::Challenge,
+        Err(_) => Outcome::Denied,
+    };
+    let language = Language::of(headers);
+    let mut answer =
+        done.unwrap_or_else(|refusal| refusal.of_handle(None, from.request(), language));
+    let op = Op::Session;
+    answer.extensions_mut().insert(Counted { op, outcome });
+    answer
+}

@@ -1,0 +1,16 @@
+//! Goal: HTTP as its users see it. Method: the release binary with a node of its own for each test, asked by curl, and
+//! by bare sockets where curl is too well-behaved.
+
+#![expect(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "helpers of a test: a failed assumption is a failed test"
+)]
+
+mod change;
+mod login;
+mod node;
+mod proxies;
+mod resolve;
+mod tls;
+mod tokens;

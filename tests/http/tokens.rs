@@ -1,0 +1,224 @@
+//! Goal: a token does what it is for and nothing else, and nothing after its end.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use serde_json::Value as Json;
+
+use crate::node::{Node, Reply};
+
+const BODY: &str = r#"[{"index":1,"type":"N","data":"x"}]"#;
+const SECRET: &str = "/api/handles/88.118.20/secret?publicOnly=false";
+
+fn create(node: &Node, more: &[&str]) -> (String, String) {
+    let fixed = [
+        "token",
+        "create",
+        "--identity",
+        "300:88.118.20/USER",
+        "-o",
+        "json",
+        "--config",
+        &node.config(),
+    ];
+    let made: Json = serde_json::from_str(&node.must(&[&fixed[..], more].concat())).expect("JSON");
+    (
+        made["id"].as_str().unwrap().to_owned(),
+        made["token"].as_str().unwrap().to_owned(),
+    )
+}
+
+fn ask(node: &Node, token: &str, path: &str, more: &[&str]) -> Reply {
+    let header = format!("Authorization: Bearer {token}");
+    node.ask("https", path, &[&["-H", &header][..], more].concat())
+}
+
+#[test]
+fn rights_and_prefixes() {
+    let node = Node::new();
+    let (_, reader) = create(&node, &["--right", "resolve"]);
+    let (_, writer) = create(&node, &["--right", "write", "--prefix", "88.118.21"]);
+    let (_, master) = create(&node, &["--right", "write,admin,list,resolve"]);
+    assert_eq!(ask(&node, &reader, SECRET, &[]).both(), (200, 1));
+    assert_eq!(ask(&node, &writer, SECRET, &[]).both(), (403, 401));
+    assert_eq!(
+        ask(&node, &writer, "/api/handles/88.118.20/pump", &[]).both(),
+        (200, 1),
+        "what everybody may read"
+    );
+    let put = |token: &str, handle: &str, body: &str| {
+        ask(
+            &node,
+            token,
+            &format!("/api/handles/{handle}"),
+            &["-X", "PUT", "-d", body],
+        )
+        .both()
+    };
+    assert_eq!(put(&reader, "88.118.21/a", BODY), (403, 401));
+    assert_eq!(put(&writer, "88.118.21/a", BODY), (201, 1));
+    assert_eq!(put(&writer, "88.118.20/a", BODY), (403, 401));
+    let admin = r#"[{"index":100,"type":"HS_ADMIN","data":{"format":"admin","value":{"handle":"a/b","index":1,"permissions":"111111111111"}}}]"#;
+    assert_eq!(
+        put(&writer, "88.118.21/b", admin),
+        (403, 401),
+        "who administers is another right"
+    );
+    assert_eq!(put(&master, "88.118.21/b", admin), (201, 1));
+    assert_eq!(
+        put(&writer, "88.118.21/b", BODY),
+        (403, 401),
+        "nor is it to be overwritten"
+    );
+    assert_eq!(
+        ask(&node, &master, "/api/handles?prefix=88.118.21", &[]).both(),
+        (200, 1)
+    );
+    assert_eq!(
+        ask(&node, &writer, "/api/handles?prefix=88.118.21", &[]).both(),
+        (403, 401)
+    );
+    // A token is not more than its identity.
+    let made = node.must(&[
+        "token",
+        "create",
+        "--identity",
+        "300:88.118.20/STRANGER",
+        "--right",
+        "write,admin,resolve",
+        "-o",
+        "json",
+        "--config",
+        &node.config(),
+    ]);
+    let made: Json = serde_json::from_str(&made).unwrap();
+    assert_eq!(
+        put(made["token"].as_str().unwrap(), "88.118.21/c", BODY),
+        (403, 400)
+    );
+}
+
+#[test]
+fn only_in_the_header_and_only_the_right_one() {
+    let node = Node::new();
+    let (id, token) = create(&node, &["--right", "resolve"]);
+    assert_eq!(token.len(), "jx_".len() + 12 + 1 + 64);
+    assert_eq!(
+        node.ask(
+            "https",
+            &format!("{SECRET}&token={token}&access_token={token}"),
+            &[]
+        )
+        .both(),
+        (401, 402)
+    );
+    let header = format!("Authorization: Bearer {token}");
+    assert_eq!(
+        node.ask("http", SECRET, &["-H", &header]).both(),
+        (403, 402),
+        "not over plain HTTP"
+    );
+    let mut wrong = token.clone();
+    wrong.pop();
+    let last = if token.ends_with('0') { '1' } else { '0' };
+    for wrong in [
+        format!("{wrong}{last}"),
+        wrong.clone(),
+        format!("{token}0"),
+        format!("jx_{id}_"),
+        "x".into(),
+    ] {
+        let reply = ask(&node, &wrong, SECRET, &[]);
+        assert_eq!(
+            (reply.status, reply.json()["code"].clone()),
+            (401, "token_not_valid".into()),
+            "{wrong}"
+        );
+    }
+    // Neither log, audit trail, list nor store has it.
+    let secret = token.rsplit('_').next().unwrap().to_owned();
+    let listed = node.must(&["token", "list", "--config", &node.config()]);
+    assert!(listed.contains(&id) && !listed.contains(&secret));
+    assert!(!node.log().contains(&secret));
+    let found = std::process::Command::new("grep")
+        .args(["-rqa", &secret])
+        .arg(node.data())
+        .status()
+        .expect("grep");
+    assert_eq!(found.code(), Some(1), "the secret is on the disk");
+}
+
+#[test]
+fn ends() {
+    let mut node = Node::new();
+    let (_, short) = create(&node, &["--right", "resolve", "--expires", "1s"]);
+    std::thread::sleep(std::time::Duration::from_millis(2_100));
+    assert_eq!(ask(&node, &short, SECRET, &[]).status, 401);
+    let (_, few) = create(&node, &["--right", "resolve", "--quota", "2"]);
+    let statuses: Vec<u16> = (0..3)
+        .map(|_| ask(&node, &few, SECRET, &[]).status)
+        .collect();
+    assert_eq!(statuses, [200, 200, 429]);
+    let (id, first) = create(&node, &["--right", "resolve"]);
+    let rotated = node.must(&[
+        "token",
+        "rotate",
+        &id,
+        "--overlap",
+        "1h",
+        "-o",
+        "json",
+        "--config",
+        &node.config(),
+    ]);
+    let second = serde_json::from_str::<Json>(&rotated).unwrap()["token"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert_eq!(
+        [&first, &second].map(|token| ask(&node, token, SECRET, &[]).status),
+        [200, 200]
+    );
+    node.must(&[
+        "token",
+        "rotate",
+        &id,
+        "--overlap",
+        "0s",
+        "--config",
+        &node.config(),
+    ]);
+    assert_eq!(
+        [&first, &second].map(|token| ask(&node, token, SECRET, &[]).status),
+        [401, 401]
+    );
+    // The file is for its owner, and the token is good after a kill.
+    let file = node.path("token");
+    create(
+        &node,
+        &["--right", "resolve", "--token-file", file.to_str().unwrap()],
+    );
+    assert_eq!(
+        std::fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    let kept = std::fs::read_to_string(&file).unwrap().trim().to_owned();
+    node.kill();
+    node.start();
+    assert_eq!(ask(&node, &kept, SECRET, &[]).both(), (200, 1));
+    let kept_id = kept.split('_').nth(1).unwrap();
+    node.must(&["token", "revoke", kept_id, "--config", &node.config()]);
+    assert_eq!(ask(&node, &kept, SECRET, &[]).status, 401);
+    let (good, text) = node.run(&[
+        "token",
+        "revoke",
+        "0123456789ab",
+        "--config",
+        &node.config(),
+    ]);
+    assert!(!good && text.contains("there is no token"), "{text}");
+    // On a stopped node, too.
+    node.kill();
+    let (_, stopped) = create(&node, &["--right", "resolve"]);
+    node.start();
+    assert_eq!(ask(&node, &stopped, SECRET, &[]).both(), (200, 1));
+}
