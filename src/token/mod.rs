@@ -175,6 +175,18 @@ pub struct Grant {
 }
 
 impl Grant {
+    /// Its rights.
+    #[must_use]
+    pub fn rights(&self) -> &[Right] {
+        &self.rights
+    }
+
+    /// Its prefixes; none: it is good for all.
+    #[must_use]
+    pub fn prefixes(&self) -> &[String] {
+        &self.prefixes
+    }
+
     /// Whether it has a right.
     #[must_use]
     pub fn may(&self, right: Right) -> bool {

@@ -484,6 +484,7 @@ fn a_backup_is_restored_on_another_host() {
     // With another key the node does not start, and says why.
     std::fs::copy(&moved, &own).expect("copied");
     let refused = program()
+        .env("JIEXI_HTTP_PORT", "0")
         .args(["serve", "--config"])
         .arg(second.data.join("jiexi.toml"))
         .output()

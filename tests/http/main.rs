@@ -10,6 +10,7 @@
 mod change;
 mod login;
 mod node;
+mod page;
 mod proxies;
 mod resolve;
 mod tls;

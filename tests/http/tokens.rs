@@ -77,6 +77,28 @@ fn rights_and_prefixes() {
         ask(&node, &writer, "/api/handles?prefix=88.118.21", &[]).both(),
         (403, 401)
     );
+    let me = ask(&node, &writer, "/api/v1/identity", &[]).json();
+    assert_eq!(
+        (me["identity"].as_str(), me["method"].as_str()),
+        (Some("300:88.118.20/USER"), Some("token"))
+    );
+    assert_eq!(
+        (&me["token"]["rights"], &me["token"]["prefixes"]),
+        (
+            &serde_json::json!(["write"]),
+            &serde_json::json!(["88.118.21"])
+        )
+    );
+    let problem = node.ask("https", "/api/v1/identity", &["-H", "Accept-Language: zh"]);
+    assert_eq!(
+        (problem.status, problem.header("content-type")),
+        (401, Some("application/problem+json"))
+    );
+    assert_eq!(problem.json()["title"], "需要身份认证");
+    assert_eq!(
+        node.ask("https", "/api/v1/nothing", &[]).json()["code"],
+        "no_such_page"
+    );
     // A token is not more than its identity.
     let made = node.must(&[
         "token",

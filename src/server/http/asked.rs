@@ -64,6 +64,7 @@ impl Resolving {
                 "index" => asked.indexes.push(index(&value)?),
                 "type" => asked.types.push(value),
                 "publicOnly" => asked.public_only = Some(flag(&name, &value)?),
+                "auth" => drop(flag(&name, &value)?),
                 "pretty" => asked.pretty = flag(&name, &value)?,
                 "callback" => asked.callback = Some(function(value)?),
                 "noredirect" => asked.no_redirect = flag(&name, &value)?,

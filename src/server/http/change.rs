@@ -19,6 +19,7 @@ use super::caller::{Caller, identify};
 use super::handles::ROUTE;
 use super::idempotency::{self, Begun, Kept};
 use super::language::Language;
+use super::openapi::RecordValues;
 use super::outer::{Counted, From};
 use super::{App, body};
 use crate::clock::Now;
@@ -71,7 +72,7 @@ pub(super) async fn serve(app: &Arc<App>, from: &From, request: Request<Body>) -
                            becomes the whole record"),
         ("Idempotency-Key" = Option<String>, Header, max_length = 255, pattern = "^[\\x21-\\x7E]*$",
             description = "The same key with the same content is carried out once")),
-    request_body(content = Json, content_type = "application/json",
+    request_body(content = RecordValues, content_type = "application/json",
         description = "`{\"values\":[…]}`, an array of values, or one value"),
     responses(
         (status = 200, description = "Replaced", content_type = "application/json"),
@@ -91,7 +92,7 @@ pub(super) async fn serve(app: &Arc<App>, from: &From, request: Request<Body>) -
         (status = 503, description = "Not now", content_type = "application/json")),
     security(("token" = []), ("basic" = []))
 )]
-async fn take(
+pub(super) async fn take(
     app: &Arc<App>,
     from: &From,
     parts: &Parts,
@@ -153,7 +154,7 @@ async fn take(
         (status = 503, description = "Not now", content_type = "application/json")),
     security(("token" = []), ("basic" = []))
 )]
-fn deletion(handle: &str, asked: Changing) -> Result<Change, Refusal> {
+pub(super) fn deletion(handle: &str, asked: Changing) -> Result<Change, Refusal> {
     if asked.various {
         return Err(Refusal::field(
             "index",

@@ -143,7 +143,7 @@ where
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let why = tokio::select! {
-        ended = connection.as_mut() => return ended_by(ended.as_ref().err(), &late),
+        ended = connection.as_mut() => return ended_by(ended.as_ref().err().map(|error| &**error), &late),
         why = ticket.told_to_close() => why,
         () = first_request(read, &asked) => return Why::Idle,
     };
@@ -160,7 +160,10 @@ async fn first_request(read: Duration, asked: &AtomicBool) {
     }
 }
 
-fn ended_by(error: Option<&Box<dyn std::error::Error + Send + Sync>>, late: &AtomicBool) -> Why {
+fn ended_by(
+    error: Option<&(dyn std::error::Error + Send + Sync + 'static)>,
+    late: &AtomicBool,
+) -> Why {
     let Some(error) = error else {
         return Why::Peer;
     };

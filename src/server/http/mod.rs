@@ -10,6 +10,8 @@
 //! * `outer`: around every request; `limit`. `answer`: statuses and errors; `language`.
 //! * `caller`: every credential becomes an identity; `sessions`.
 //! * `asked`: paths and queries. `handles`, `list`: reading. `change`, `idempotency`, `body`: writing. `message`.
+//! * `page`, `location`, `html`: behind a scanned code. `openapi`: the description of all this.
+//! * `v1`: what the Handle JSON API has no place for.
 //! * `pool`: readers and counters, lent to requests.
 
 mod answer;
@@ -20,16 +22,21 @@ pub mod certificate;
 mod change;
 mod connection;
 mod handles;
+mod html;
 mod idempotency;
 mod language;
 mod limit;
 mod list;
+mod location;
 mod message;
+mod openapi;
 mod outer;
+mod page;
 mod pool;
 mod proxy;
 mod sessions;
 pub mod tls;
+mod v1;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -38,8 +45,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::HeaderValue;
-use axum::routing::{any, post};
+use axum::http::{HeaderMap, HeaderValue};
+use axum::routing::{any, get, post};
 use ipnet::IpNet;
 use rustls::ServerConfig;
 use tokio_util::task::TaskTracker;
@@ -122,6 +129,8 @@ struct App {
     changes: TaskTracker,
     tls: Arc<ServerConfig>,
     ids: Ids,
+    /// Names and ports under which this node is reached.
+    origins: Vec<(String, u16)>,
     figures: Figures,
 }
 
@@ -163,14 +172,40 @@ const fn sender_of(address: IpAddr) -> Sender {
     Sender::proven(address)
 }
 
+/// The names under which a node is reached: its public origin and what it listens on.
+fn origins_of(public_url: &str, addresses: &[SocketAddr]) -> Vec<(String, u16)> {
+    let public = url::Url::parse(public_url).ok().and_then(|url| {
+        let port = url.port_or_known_default()?;
+        Some((url.host_str()?.to_owned(), port))
+    });
+    let own = addresses
+        .iter()
+        .map(|address| (location::host_of(address.ip()), address.port()));
+    public.into_iter().chain(own).collect()
+}
+
 /// The routes. What is fixed wins; anything else is a handle.
 fn routes(app: Arc<App>) -> Router {
+    let described = Arc::new(openapi::description(&app.config.public_url));
+    let shown = Arc::clone(&described);
     Router::new()
         .route("/api/handles", any(list::serve))
         .route("/api/handles/", any(handles::serve))
         .route("/api/handles/{*handle}", any(handles::serve))
         .route("/api/sessions", post(sessions::open))
         .route("/api/sessions/this", any(sessions::this))
+        .route(
+            "/api/openapi.json",
+            get(move || async move { openapi::for_programs(&described) }),
+        )
+        .route(
+            "/docs",
+            get(move |headers: HeaderMap| async move { openapi::for_people(&shown, &headers) }),
+        )
+        .route("/api/v1/identity", any(v1::identity))
+        .route("/api/v1", any(v1::nothing))
+        .route("/api/v1/{*rest}", any(v1::nothing))
+        .fallback(page::serve)
         .layer(CompressionLayer::new().gzip(true))
         .with_state(app)
 }
@@ -249,6 +284,7 @@ impl Http {
             at_work: idempotency::AtWork::default(),
             changes: TaskTracker::new(),
             ids: Ids::new(),
+            origins: origins_of(&config.public_url, &addresses),
             figures: Figures::default(),
             shared: Arc::clone(shared),
             registry: Arc::clone(registry),

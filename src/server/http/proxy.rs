@@ -132,7 +132,7 @@ fn says_ssl(mut more: &[u8]) -> Option<bool> {
         }
         more = next;
     }
-    Some(false)
+    more.is_empty().then_some(false)
 }
 
 #[cfg(test)]

@@ -1,0 +1,65 @@
+//! `/api/v1`: what the Handle JSON API has no place for. Errors are problems (RFC 9457).
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, Request, StatusCode};
+use serde_json::json;
+
+use super::App;
+use super::answer::{Answer, Refusal, json};
+use super::caller::identify;
+use super::language::Language;
+use super::outer::From;
+use crate::token::Right;
+
+/// Who the credentials say one is, and what the token allows.
+#[utoipa::path(
+    get, path = "/api/v1/identity", tag = "identity", operation_id = "identity",
+    responses(
+        (status = 200, description = "The identity, how it was proved, and the token's bounds",
+            content_type = "application/json"),
+        (status = 401, description = "Credentials are needed", content_type = "application/problem+json"),
+        (status = 403, description = "They are wrong, or came over plain HTTP",
+            content_type = "application/problem+json"),
+        (status = 429, description = "Too many requests", content_type = "application/problem+json"),
+        (status = 503, description = "Not now", content_type = "application/problem+json")),
+    security(("token" = []), ("basic" = []))
+)]
+pub(super) async fn identity(
+    State(app): State<Arc<App>>,
+    Extension(from): Extension<From>,
+    method: Method,
+    headers: HeaderMap,
+) -> Answer {
+    let done = || -> Result<Answer, Refusal> {
+        if !matches!(method, Method::GET | Method::HEAD) {
+            let status = StatusCode::METHOD_NOT_ALLOWED;
+            return Err(Refusal::named(status, "method_not_allowed", ""));
+        }
+        let caller = identify(&app, &from, &headers)?;
+        let who = caller.proved(&from)?;
+        let mut body = json!({
+            "identity": who.identity().to_string(),
+            "method": who.method().label(),
+        });
+        if let Some(grant) = &caller.grant {
+            let rights = grant.rights().iter().copied().map(Right::name);
+            body["token"] = json!({
+                "id": grant.id,
+                "rights": rights.collect::<Vec<_>>(),
+                "prefixes": grant.prefixes(),
+            });
+        }
+        Ok(json(StatusCode::OK, &body))
+    };
+    done().unwrap_or_else(|refusal| refusal.of_problem(from.request(), Language::of(&headers)))
+}
+
+/// What is not here.
+pub(super) async fn nothing(Extension(from): Extension<From>, request: Request<Body>) -> Answer {
+    let refusal = Refusal::named(StatusCode::NOT_FOUND, "no_such_page", "");
+    refusal.of_problem(from.request(), Language::of(request.headers()))
+}

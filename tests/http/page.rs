@@ -1,0 +1,216 @@
+//! Goal: a scanned code leads where its owner says and nowhere else, and what is shown does no harm. Method: hostile
+//! records, asked as a phone asks. Browsers look at the same records in `tests/browser/run.sh`.
+
+use serde_json::{Value as Json, json};
+
+use crate::node::Node;
+
+/// Records that somebody with bad intentions would write.
+const HOSTILE: &str = include_str!("../browser/hostile.ndjson");
+
+#[test]
+fn redirects() {
+    let node = Node::with(&[("JIEXI_HTTP_PUBLIC_URL", "https://id.example.cn")]);
+    node.import(&[
+        json!({"handle": "88.118.20/plain", "values": [{"index": 1, "type": "URL", "data": "https://example.cn/a?b=1"}]}),
+        json!({"handle": "88.118.20/工业", "values": [{"index": 1, "type": "URL", "data": "https://例子.cn/页"}]}),
+        json!({"handle": "88.118.20/loc", "values": [
+            {"index": 1, "type": "URL", "data": "https://first.cn/"},
+            {"index": 2, "type": "10320/loc", "data": "<locations><location href=\"https://loc.cn/\" weight=\"1\"/><location href=\"https://en.cn/\" weight=\"0\" lang=\"en\"/></locations>"}]}),
+        json!({"handle": "88.118.20/self", "values": [{"index": 1, "type": "URL", "data": "https://id.example.cn/88.118.20/SELF"}]}),
+        json!({"handle": "88.118.20/self2", "values": [{"index": 1, "type": "URL",
+            "data": format!("http://127.0.0.1:{}/hdl/88.118.20%2Fself2", node.http)}]}),
+        json!({"handle": "docs/x", "values": []}),
+    ].map(|record: Json| record.to_string())[..5].join("\n"));
+    let to = |path: &str| {
+        let reply = node.get(path);
+        (
+            reply.status,
+            reply.header("location").map(str::to_owned),
+            reply.header("referrer-policy").map(str::to_owned),
+        )
+    };
+    let found = |place: &str| (302, Some(place.to_owned()), Some("no-referrer".to_owned()));
+    assert_eq!(to("/88.118.20/plain"), found("https://example.cn/a?b=1"));
+    assert_eq!(
+        to("/hdl/88.118.20/plain"),
+        found("https://example.cn/a?b=1")
+    );
+    assert_eq!(
+        to("/88.118.20/%E5%B7%A5%E4%B8%9A"),
+        found("https://xn--fsqu00a.cn/%E9%A1%B5")
+    );
+    assert_eq!(to("/88.118.20/loc"), found("https://loc.cn/"));
+    assert_eq!(to("/88.118.20/loc?locatt=lang:en"), found("https://en.cn/"));
+    for back in [
+        "/88.118.20/self",
+        "/88.118.20/self2",
+        "/hdl/88.118.20/self2",
+        "/88.118.20/plain?noredirect",
+    ] {
+        let reply = node.get(back);
+        assert_eq!(
+            (reply.status, reply.header("location")),
+            (200, None),
+            "{back}"
+        );
+    }
+    // What the client calls us is not what we are called.
+    let evil = node.ask(
+        "http",
+        "/88.118.20/plain?noredirect",
+        &["-H", "Host: evil.example"],
+    );
+    assert!(
+        evil.body
+            .contains("href=\"https://id.example.cn/hdl/88.118.20/plain\"")
+            && !evil.body.contains("evil.example")
+    );
+    assert_eq!(node.get("/88.118.20/nothing").status, 404);
+    assert_eq!(node.get("/10.9999/x").status, 400);
+    assert_eq!(
+        node.ask("http", "/88.118.20/plain", &["-X", "DELETE"])
+            .status,
+        405
+    );
+    assert_eq!(node.get("/").status, 200);
+}
+
+#[test]
+fn languages() {
+    let node = Node::new();
+    let ask = |header: &str| node.ask("http", "/88.118.20/pump?noredirect", &["-H", header]);
+    let chinese = ask("Accept-Language: zh-CN");
+    assert!(
+        chinese.body.contains("<html lang=\"zh-CN\">") && chinese.body.contains("工业互联网标识"),
+        "{}",
+        chinese.body
+    );
+    assert!(
+        ask("Accept-Language: en")
+            .body
+            .contains("Industrial internet identifier")
+    );
+    assert!(
+        node.get("/88.118.20/pump?noredirect&lang=zh")
+            .body
+            .contains("工业互联网标识")
+    );
+    assert!(
+        node.ask("http", "/88.118.20/nope", &["-H", "Accept-Language: zh"])
+            .body
+            .contains("标识不存在")
+    );
+    assert_eq!(
+        chinese
+            .header("vary")
+            .map(|vary| vary.contains("Accept-Language")),
+        Some(true)
+    );
+}
+
+#[test]
+fn hostile_records_do_no_harm() {
+    let node = Node::new();
+    node.import(HOSTILE);
+    let handles: Vec<String> = HOSTILE
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<Json>(line).unwrap()["handle"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        })
+        .collect();
+    assert!(handles.len() >= 30, "{}", handles.len());
+    for handle in handles {
+        let path: String = handle
+            .bytes()
+            .map(|octet| format!("%{octet:02X}"))
+            .collect();
+        for query in ["", "?noredirect"] {
+            let reply = node.get(&format!("/hdl/{path}{query}"));
+            if reply.status == 302 {
+                let place = reply.header("location").expect("a place");
+                assert!(
+                    place.starts_with("https://") || place.starts_with("http://"),
+                    "{handle}: {place}"
+                );
+                assert!(
+                    place.bytes().all(|octet| octet.is_ascii_graphic()),
+                    "{handle}: {place}"
+                );
+                continue;
+            }
+            assert_eq!(reply.status, 200, "{handle}");
+            assert!(
+                reply
+                    .header("content-security-policy")
+                    .unwrap()
+                    .starts_with("default-src 'none'; style-src 'sha256-")
+            );
+            for forbidden in [
+                "<script",
+                "<img",
+                "<iframe",
+                "<svg",
+                "<object",
+                "<form",
+                "onerror=\"",
+                "javascript:\"",
+                "href=\"javascript",
+                "href=\"data:",
+                "href=\"vbscript",
+                "<meta http-equiv",
+            ] {
+                let body = reply.body.to_ascii_lowercase();
+                assert!(
+                    !body.contains(forbidden),
+                    "{handle}: {forbidden} in {}",
+                    reply.body
+                );
+            }
+            for hidden in [
+                '\u{202E}', '\u{2066}', '\u{200B}', '\u{0}', '\u{1B}', '\u{FEFF}',
+            ] {
+                assert!(!reply.body.contains(hidden), "{handle}: {hidden:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_description() {
+    let node = Node::with(&[("JIEXI_HTTP_PUBLIC_URL", "https://id.example.cn/")]);
+    let description = node.get("/api/openapi.json").json();
+    assert!(
+        description["openapi"].as_str().unwrap().starts_with("3.1"),
+        "{description}"
+    );
+    assert_eq!(description["servers"][0]["url"], "https://id.example.cn");
+    assert_eq!(description["info"]["version"], env!("CARGO_PKG_VERSION"));
+    let mut operations = 0;
+    for (path, methods) in description["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            operations += 1;
+            // Every described route is one.
+            let at = path.replace("{handle}", "88.118.20/pump");
+            let reply = node.ask("https", &at, &["-X", &method.to_uppercase()]);
+            let status = reply.status.to_string();
+            assert!(
+                operation["responses"].get(&status).is_some(),
+                "{method} {path}: {status} is not described"
+            );
+        }
+    }
+    assert_eq!(operations, 8);
+    let docs = node.get("/docs");
+    assert_eq!(docs.status, 200);
+    for (path, _) in description["paths"].as_object().unwrap() {
+        assert!(docs.body.contains(path.as_str()), "{path}");
+    }
+    assert!(
+        !docs.body.contains("src=") && !docs.body.contains("http://"),
+        "nothing from elsewhere"
+    );
+}
