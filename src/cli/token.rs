@@ -107,7 +107,7 @@ impl Token {
                 let outcome = target::block_on(node.run(command, nothing, |_| Ok(()), |_| {}))?;
                 match outcome.map_err(target::explain)? {
                     Outcome::Report { report, .. } => report,
-                    Outcome::Counts(_) => {
+                    Outcome::Counts(_) | Outcome::Told(_) => {
                         return Err(Failed::report("the node answered another command"));
                     }
                 }

@@ -279,7 +279,7 @@ async fn perform(
             stream_out(work, to, context).await.map(Outcome::Told)
         }
         Command::Token { order } => {
-            let (store, now) = (Arc::clone(&context.store), (context.now)());
+            let (store, now) = (context.store(), (context.now)());
             let done = spawn_blocking(move || office::carry_out(&store, &order, now)).await;
             let report = done.map_err(|_| internal())?.map_err(plain)?;
             Ok(Outcome::Report { good: true, report })
