@@ -1,11 +1,13 @@
 //! Figures of the store: look-ups, durable commits beside bare append and fdatasync, bulk load, reopening, memory.
 //!
 //! ```text
-//! cargo bench --bench store [-- --records N --dir DIR]
+//! cargo bench --bench store [-- --records N --dir DIR --overwrite SECONDS --brief]
 //! ```
 //!
-//! The default is 1,000,000 records of about 340 bytes in the directory for temporary files, which must be on a real disk
-//! for the figures of durable writes to mean anything. Rates are wall-clock; look-ups are one thread.
+//! The default is 1,000,000 records of about 320 bytes (folded handle and values) in the directory for temporary files, which must be on a real disk
+//! for the figures of durable writes to mean anything. Rates are wall-clock; look-ups are one thread. `--overwrite` lets
+//! that many seconds of 20,000 overwrites a second follow, and reports how large memory became. `--brief` leaves out what
+//! makes sled anew, which takes long with many records.
 
 #![expect(
     clippy::expect_used,
@@ -38,6 +40,7 @@ fn main() {
     let records = option("--records").map_or(1_000_000, |records| {
         records.parse().expect("--records: a number")
     });
+    let brief = arguments.iter().any(|argument| argument == "--brief");
     let temporary = tempfile::tempdir().expect("a directory");
     let dir = option("--dir")
         .map_or_else(|| temporary.path().to_path_buf(), PathBuf::from)
@@ -55,23 +58,27 @@ fn main() {
 
     load(&store, records);
     finds(&store, records);
-    commits(&store, &dir, records);
+    if !brief {
+        commits(&store, &dir, records);
+    }
+    let seconds = option("--overwrite").map_or(0, |seconds| seconds.parse().expect("a number"));
+    overwrite(&store, records, seconds);
     let began = Instant::now();
     store.close().expect("closed");
     println!(
         "closing                       {:>10.2} s",
         began.elapsed().as_secs_f64()
     );
-    reopen(config, records);
+    reopen(config, records, brief);
     fs::remove_dir_all(dir).expect("removed");
 }
 
 /// A key in sorted order by number.
 fn key(number: u64) -> Vec<u8> {
-    format!("88.118.{:06}/DEVICE{:08}", number / 200, number).into_bytes()
+    format!("88.118.{:06}/DEVICE-OF-KIND-A.{:012}", number / 200, number).into_bytes()
 }
 
-/// About 340 bytes with the key.
+/// Three values of 280 bytes under a key of 42.
 fn put(number: u64, fill: u8) -> Change {
     let key = key(number);
     let value = |index: u32, length: usize| DraftValue {
@@ -85,7 +92,7 @@ fn put(number: u64, fill: u8) -> Change {
         expect: Expect::Any,
         action: Action::Put(Draft {
             handle: Bytes::from(key.to_ascii_lowercase()),
-            values: vec![value(1, 90), value(2, 60), value(100, 80)],
+            values: vec![value(1, 110), value(2, 75), value(100, 95)],
         }),
         key,
     }
@@ -228,12 +235,45 @@ fn rate(store: &Store, writers: u64, records: u64) -> f64 {
     count.load(Relaxed) as f64 / began.elapsed().as_secs_f64()
 }
 
-fn reopen(config: Config, records: u64) {
-    // The index is what matters here.
-    let config = Config {
-        sled_cache_bytes: 16 << 20,
-        ..config
-    };
+/// Overwrites at a steady rate, and the largest that memory became.
+fn overwrite(store: &Store, records: u64, seconds: u64) {
+    const RATE: u64 = 20_000;
+    const EACH: u64 = 200;
+    let began = Instant::now();
+    let (mut number, mut most, mut dead, mut slowest) = (1, 0, 0, Duration::ZERO);
+    for turn in 0..seconds * RATE / EACH {
+        let due = began + Duration::from_micros(turn * EACH * 1_000_000 / RATE);
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        let changes = (0..EACH).map(|_| {
+            number = (number * 48_271 + 11) % records;
+            put(number, turn as u8)
+        });
+        let batch = Batch {
+            changes: changes.collect(),
+            note: Bytes::new(),
+        };
+        let asked = Instant::now();
+        store.submit_wait(batch, |outcome| {
+            outcome.expect("committed");
+        });
+        slowest = slowest.max(asked.elapsed());
+        if turn % 100 == 0 {
+            most = most.max(resident());
+            dead = dead.max(store.stats().index_dead_bytes);
+        }
+    }
+    if seconds > 0 {
+        let rate = (seconds * RATE) as f64 / began.elapsed().as_secs_f64();
+        println!(
+            "overwrites                    {rate:>10.0} /s, resident memory at most {} MB, of it dead {} MB",
+            most >> 20,
+            dead >> 20
+        );
+        println!("    longest wait for the queue {slowest:.1?}");
+    }
+}
+
+fn reopen(config: Config, records: u64, brief: bool) {
     let before = resident();
     let began = Instant::now();
     let store = Store::open(config).expect("opens");
@@ -256,8 +296,20 @@ fn reopen(config: Config, records: u64) {
         "opening                       {all:>10.2} s, {:.0} records/s; a record in the middle after {hit:.2} s",
         records as f64 / all
     );
-    let per_record = (resident() - before) as f64 / records as f64;
-    println!("resident memory               {per_record:>10.1} B per record (sled's cache small)");
+    let raw = (records * 322) as f64 / 1e6;
+    let used = (resident() - before) as f64 / 1e6;
+    println!("resident memory               {used:>10.0} MB, of which raw {raw:.0} MB");
+    while store.stats().applied_sequence == 0 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let used = resident() as f64 / 1e6;
+    println!(
+        "sled verified and in use      {:>10.2} s; resident memory of the process {used:.0} MB",
+        began.elapsed().as_secs_f64()
+    );
+    if brief {
+        return store.close().expect("closed");
+    }
     let began = Instant::now();
     let snapshot = store.snapshot().expect("a snapshot");
     println!(

@@ -429,6 +429,8 @@ struct Replay<'a> {
     deleted: HashSet<Vec<u8>, RandomState>,
     /// Keys that the journal touches, with the sizes of their records, if they are wanted.
     pending: Option<BTreeMap<FullKey, u32>>,
+    /// Since when it is filled.
+    watch: Stopwatch,
 }
 
 impl<'a> Replay<'a> {
@@ -439,6 +441,7 @@ impl<'a> Replay<'a> {
             position: Position::default(),
             deleted: HashSet::default(),
             pending,
+            watch: Stopwatch::start(),
         }
     }
 
@@ -500,7 +503,9 @@ impl<'a> Replay<'a> {
         }
         if loaded > 0 && loaded.is_multiple_of(1_000_000) {
             let expected = self.shared.metrics.expected_records.load(Relaxed);
-            tracing::info!(records = loaded, of = expected, "loading");
+            let left = expected.saturating_sub(loaded) as f64 / loaded as f64;
+            let seconds_left = (self.watch.elapsed().as_secs_f64() * left).ceil();
+            tracing::info!(records = loaded, of = expected, seconds_left, "loading");
         }
         Ok(())
     }
