@@ -85,6 +85,8 @@ pub enum Expect {
     Present,
     /// The record of exactly this generation.
     Generation(u64),
+    /// No record, or one of the same handle as that which is put.
+    Unclaimed,
 }
 
 impl Expect {
@@ -92,7 +94,8 @@ impl Expect {
     #[must_use]
     pub fn holds(self, found: Option<u64>) -> bool {
         match self {
-            Self::Any => true,
+            // What the handle of a record is, the writer finds out.
+            Self::Any | Self::Unclaimed => true,
             Self::Absent => found.is_none(),
             Self::Present => found.is_some(),
             Self::Generation(generation) => found == Some(generation),

@@ -51,6 +51,11 @@ pub struct Config {
     pub housekeeping_interval: Duration,
     /// How often everything on disk is read and verified; zero for never.
     pub scrub_interval: Duration,
+    /// Another key under which a handle is to be found, given its own: kept in [`Space::System`] and with
+    /// the handle, and refused when it belongs to another handle already.
+    ///
+    /// [`Space::System`]: super::Space::System
+    pub other_key: fn(&[u8], CaseRule) -> Option<Vec<u8>>,
     /// Hooks for tests.
     #[doc(hidden)]
     pub faults: Option<Arc<Faults>>,
@@ -79,6 +84,7 @@ impl Default for Config {
             guard_free_percent: 2,
             housekeeping_interval: Duration::from_millis(250),
             scrub_interval: Duration::from_secs(24 * 3600),
+            other_key: |_, _| None,
             faults: None,
         }
     }

@@ -49,6 +49,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bytes::Bytes;
 use jiexi_proto::handle::CaseRule;
 
 pub use change::{Action, Batch, Change, CommitError, Committed, Draft, DraftValue, Expect, Space};
@@ -358,6 +359,12 @@ impl Store {
         self.shared.epoch(space)
     }
 
+    /// Sequence of the newest acknowledged batch.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.shared.overlay.position().sequence
+    }
+
     /// What the store is able to do.
     #[must_use]
     pub fn state(&self) -> State {
@@ -451,7 +458,8 @@ impl Store {
         receive.recv().unwrap_or(Err(CommitError::Closed))
     }
 
-    fn enqueue(&self, batch: Batch, done: Done, wait: bool) {
+    fn enqueue(&self, mut batch: Batch, done: Done, wait: bool) {
+        self.add_other_keys(&mut batch);
         let refused = match Job::new(batch, done) {
             Ok(job) => self.shared.queue.push(job, wait),
             Err((error, job)) => Err((error, job)),
@@ -460,6 +468,41 @@ impl Store {
             let changes = job.changes.len();
             self.shared.tell(job, Err(error), changes);
         }
+    }
+}
+
+impl Store {
+    /// Adds what happens under the other keys of handles.
+    fn add_other_keys(&self, batch: &mut Batch) {
+        let config = &self.shared.config;
+        let other = |change: &Change| {
+            let key = (config.other_key)(&change.key, config.case)?;
+            let (expect, action) = match change.action {
+                Action::Delete => (Expect::Any, Action::Delete),
+                Action::Put(_) => {
+                    let handle = Bytes::copy_from_slice(&change.key);
+                    (
+                        Expect::Unclaimed,
+                        Action::Put(Draft {
+                            handle,
+                            values: Vec::new(),
+                        }),
+                    )
+                }
+            };
+            Some(Change {
+                space: Space::System,
+                key,
+                expect,
+                action,
+            })
+        };
+        let handles = batch
+            .changes
+            .iter()
+            .filter(|change| change.space == Space::Handle);
+        let others: Vec<Change> = handles.filter_map(other).collect();
+        batch.changes.extend(others);
     }
 }
 

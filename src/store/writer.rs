@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
-use super::change::{CommitError, Committed, Space};
+use super::change::{CommitError, Committed, Expect, Space};
 use super::disk::Event;
 use super::error::StoreError;
 use super::index::Reader;
@@ -17,16 +17,15 @@ use super::journal::Journal;
 use super::journal::entry::{EntryWriter, Position};
 use super::metrics::{Part, Result as Outcome, Stopwatch};
 use super::overlay::{FullKey, Limits};
-use super::queue::{Job, Todo};
+use super::queue::{Job, Prepared, Todo};
+use super::record::{Packed, Record};
 use super::shared::Shared;
 
 /// For the test that must find losses: how long an acknowledged group then stays unwritten.
 const UNSAFE_DELAY: Duration = Duration::from_millis(10);
 
-/// Generation and checksum of a record.
-type Figures = (u64, u64);
 /// The records that a group leaves under the keys it touches.
-type Touched<'a> = HashMap<(u8, &'a [u8]), Option<Figures>, RandomState>;
+type Touched<'a> = HashMap<(u8, &'a [u8]), Option<&'a Packed>, RandomState>;
 
 /// The writer's state.
 pub(crate) struct Writer {
@@ -196,12 +195,18 @@ impl Writer {
         for (number, change) in job.changes.iter().enumerate() {
             let place = (change.step.space(), change.step.key());
             let known = touched.get(&place).copied();
-            let old = known.unwrap_or_else(|| {
-                self.reader.with(place.0, place.1, |packed| {
-                    (packed.record().generation(), packed.checksum())
-                })
-            });
-            if !change.expect.holds(old.map(|(generation, _)| generation)) {
+            let judge = |record: Record<'_>, checksum| {
+                let figures = (record.generation(), checksum);
+                (Some(figures), is_claimed(change, record))
+            };
+            let old = match known {
+                Some(found) => found.map(|found| judge(found.record(), found.checksum())),
+                None => self.reader.with(place.0, place.1, |found| {
+                    judge(found.record(), found.checksum())
+                }),
+            };
+            let (old, claimed) = old.unwrap_or((None, false));
+            if claimed || !change.expect.holds(old.map(|(generation, _)| generation)) {
                 for (place, before) in undo.into_iter().rev() {
                     match before {
                         Some(before) => touched.insert(place, before),
@@ -214,10 +219,10 @@ impl Writer {
                 });
             }
             let new = match &change.step {
-                Todo::Put(packed) => Some((packed.record().generation(), packed.checksum())),
+                Todo::Put(packed) => Some(packed),
                 Todo::Delete { .. } => None,
             };
-            position.exchange(old.map(|(_, sum)| sum), new.map(|(_, sum)| sum));
+            position.exchange(old.map(|(_, sum)| sum), new.map(Packed::checksum));
             undo.push((place, touched.insert(place, new)));
         }
         Ok(position)
@@ -267,6 +272,14 @@ impl Writer {
     fn refuse(&self, jobs: Vec<Job>, reason: &CommitError) {
         self.shared
             .complete(jobs.into_iter().map(|job| (job, Err(reason.clone()))));
+    }
+}
+
+/// Whether a key that must be free or the same handle's belongs to another one.
+fn is_claimed(change: &Prepared, found: Record<'_>) -> bool {
+    match (change.expect, &change.step) {
+        (Expect::Unclaimed, Todo::Put(put)) => found.handle() != put.record().handle(),
+        _ => false,
     }
 }
 
