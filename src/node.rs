@@ -27,7 +27,7 @@ use crate::registry::{self, Identity, Registry, permit, table};
 use crate::server::handle::desk::{self, Desk};
 use crate::server::handle::{Shared, stream};
 use crate::server::http::{self, Http};
-use crate::server::{self, Bound, Server, budget};
+use crate::server::{self, Bound, Running, Server, budget, dns};
 use crate::store::Store;
 
 /// Why a node cannot start: what was tried, and what went wrong.
@@ -53,6 +53,11 @@ pub struct Node {
     store: Arc<Store>,
     server: Server,
     http: Http,
+    dns: Option<Running>,
+    /// Where DNS is served, if it is.
+    pub dns_addresses: Vec<SocketAddr>,
+    /// Where DNS over TLS is served, if it is.
+    pub dns_tls_addresses: Vec<SocketAddr>,
     /// Where the operations listener is.
     pub operations: SocketAddr,
     stop: CancellationToken,
@@ -68,6 +73,11 @@ impl Node {
         let site = read_site(&config.site_file())?;
         let bound = Bound::bind(handle_config(config)).map_err(failing("[handle]"))?;
         let web = http::Bound::bind(http_config(config)?).map_err(failing("[http]"))?;
+        let dns = config.dns.enabled.then(|| dns_config(config));
+        let dns = dns
+            .map(dns::serve::Bound::bind)
+            .transpose()
+            .map_err(failing("[dns]"))?;
         let operations = tokio::net::TcpListener::bind(config.operations.listen).await;
         let operations = operations.map_err(failing(format_args!(
             "[operations] listen = {}",
@@ -97,6 +107,21 @@ impl Node {
         });
         let server = Server::start(bound, &shared, &metrics).map_err(failing("threads"))?;
         let http = Http::start(web, &shared, &registry, &metrics).map_err(failing("[http]"))?;
+        let (dns_addresses, dns_tls_addresses) = dns
+            .as_ref()
+            .map(|bound| (bound.addresses.clone(), bound.tls_addresses.clone()))
+            .unwrap_or_default();
+        let dns = match dns {
+            Some(bound) => {
+                let shared = Arc::new(dns_shared(config, &store, &shared.site)?);
+                Some(
+                    bound
+                        .start(&shared, &metrics)
+                        .map_err(failing("[dns] threads"))?,
+                )
+            }
+            None => None,
+        };
         let stop = CancellationToken::new();
         let side = TaskTracker::new();
         side.spawn(control::serve(
@@ -120,6 +145,9 @@ impl Node {
             store,
             server,
             http,
+            dns,
+            dns_addresses,
+            dns_tls_addresses,
             operations: address,
             stop,
             side,
@@ -149,8 +177,14 @@ impl Node {
     /// # Errors
     /// When the store cannot be closed cleanly; everything acknowledged is in its journal.
     pub async fn stop(self) -> Result<(), StartError> {
-        let (cut, cut_http) = tokio::join!(self.server.drain(), self.http.drain());
-        let cut = cut + cut_http;
+        let dns = async {
+            match self.dns {
+                Some(dns) => dns.drain(|| {}).await,
+                None => 0,
+            }
+        };
+        let (cut, cut_http, cut_dns) = tokio::join!(self.server.drain(), self.http.drain(), dns);
+        let cut = cut + cut_http + cut_dns;
         if cut > 0 {
             tracing::warn!(
                 connections = cut,
@@ -211,7 +245,10 @@ impl Signals {
 }
 
 /// The site record that `init` wrote.
-fn read_site(path: &Path) -> Result<SiteRecord, StartError> {
+///
+/// # Errors
+/// When there is none that can be read; the message names the file.
+pub fn read_site(path: &Path) -> Result<SiteRecord, StartError> {
     let shown = || format!("site record {} (jiexi init writes it)", path.display());
     let text = std::fs::read(path).map_err(failing(shown()))?;
     let json = serde_json::from_slice(&text).map_err(failing(shown()))?;
@@ -283,6 +320,7 @@ fn size(number: u64) -> usize {
 fn handle_config(config: &Config) -> server::Config {
     let handle = &config.handle;
     server::Config {
+        section: "handle",
         listen: handle
             .listen
             .iter()
@@ -351,6 +389,73 @@ fn certificate(config: &Config) -> Result<http::tls::Origin, StartError> {
     let hosts: Vec<&str> = ["localhost"].into_iter().chain(public).collect();
     let made = http::certificate::own(&pair, "jiexi", &addresses, &hosts);
     made.map_err(failing("[http] certificate"))
+}
+
+/// The DNS front end as configured.
+fn dns_config(config: &Config) -> dns::serve::Config {
+    let dns = &config.dns;
+    let plain = server::Config {
+        section: "dns",
+        listen: dns
+            .listen
+            .iter()
+            .map(|ip| SocketAddr::new(*ip, dns.port))
+            .collect(),
+        workers: usize::from(dns.udp_workers),
+        receive_buffer: size(dns.udp_receive_buffer),
+        streams: stream::Config {
+            first_byte: dns.tcp_read,
+            read: dns.tcp_read,
+            write: dns.tcp_write,
+            idle: dns.tcp_idle,
+        },
+        connections: size(dns.connections_max.into()),
+        drain: config.handle.drain,
+        budget: budget::Config {
+            bytes_per_second: dns.amplification_rate,
+            burst_bytes: dns.amplification_burst,
+            ipv4_prefix: dns.amplification_ipv4_prefix,
+            ipv6_prefix: dns.amplification_ipv6_prefix,
+            ..budget::Config::default()
+        },
+    };
+    let secure = !dns.certificate.as_os_str().is_empty();
+    dns::serve::Config {
+        plain,
+        slip: dns.slip,
+        tls: secure.then(|| dns::serve::Tls {
+            port: dns.tls_port,
+            certificate: dns.certificate.clone(),
+            key: dns.key.clone(),
+        }),
+    }
+}
+
+/// What DNS answers are made of, as configured.
+///
+/// # Errors
+/// A zone that cannot work.
+pub fn dns_shared(
+    config: &Config,
+    store: &Arc<Store>,
+    site: &Bytes,
+) -> Result<dns::Shared, StartError> {
+    let settings = &config.dns;
+    let zones = dns::zone::Zones::new(&settings.zones, store.case());
+    let mut secret = [0; 16];
+    match hex::decode(&settings.cookie_secret) {
+        Ok(octets) if octets.len() == secret.len() => secret.copy_from_slice(&octets),
+        _ => getrandom::fill(&mut secret).map_err(failing("[dns] cookie_secret"))?,
+    }
+    Ok(dns::Shared {
+        store: Arc::clone(store),
+        site: site.clone(),
+        zones: zones.map_err(|(zone, why)| StartError(format!("[dns] zones: {zone}: {why}")))?,
+        cookies: dns::cookie::Cookies::new(secret),
+        nsid: settings.nsid.clone().into_bytes(),
+        udp_payload: settings.udp_payload,
+        keepalive: u16::try_from(settings.tcp_idle.as_millis() / 100).unwrap_or(u16::MAX),
+    })
 }
 
 async fn serve_operations(

@@ -98,6 +98,7 @@ pub(super) fn check(config: &Config) -> Vec<(Key, String)> {
         "must lie between 16 and 128",
     );
     check_http(&config.http, &mut need);
+    check_dns(&config.dns, config.store_config().case, &mut need);
     let store = &config.store;
     need(
         store.directory.is_relative() && !store.directory.as_os_str().is_empty(),
@@ -194,5 +195,81 @@ fn check_http(http: &super::Http, need: &mut impl FnMut(bool, &str, &str, &str))
         http.rate == 0 || http.burst > 0,
         "burst",
         "is 0; no request could be answered",
+    );
+}
+
+/// What cannot work of `[dns]`.
+fn check_dns(
+    dns: &super::Dns,
+    case: jiexi_proto::handle::CaseRule,
+    need: &mut impl FnMut(bool, &str, &str, &str),
+) {
+    let mut check = |good, name: &str, message: &str| need(good, "dns", name, message);
+    check(
+        !dns.listen.is_empty(),
+        "listen",
+        "is empty; name at least one address, such as \"0.0.0.0\"",
+    );
+    check(
+        dns.udp_workers <= UDP_WORKERS_MAX,
+        "udp_workers",
+        "is above 256; 0 means one for each core",
+    );
+    check(
+        (512..=4096).contains(&dns.udp_payload),
+        "udp_payload",
+        "must lie between 512 and 4096 (RFC 6891 §6.2.5)",
+    );
+    for (name, value) in [
+        ("tcp_idle", dns.tcp_idle),
+        ("tcp_read", dns.tcp_read),
+        ("tcp_write", dns.tcp_write),
+    ] {
+        let good = (Duration::from_millis(100)..=Duration::from_secs(6_553)).contains(&value);
+        check(
+            good,
+            name,
+            "must lie between 100ms and 6553s (RFC 7828 §3.1)",
+        );
+    }
+    check(
+        dns.connections_max > 0,
+        "connections_max",
+        "is 0; no connection could be opened",
+    );
+    check(
+        dns.amplification_burst >= 4096,
+        "amplification_burst",
+        "is below 4KiB; no question could be answered",
+    );
+    check(
+        (8..=32).contains(&dns.amplification_ipv4_prefix),
+        "amplification_ipv4_prefix",
+        "must lie between 8 and 32",
+    );
+    check(
+        (16..=128).contains(&dns.amplification_ipv6_prefix),
+        "amplification_ipv6_prefix",
+        "must lie between 16 and 128",
+    );
+    check(
+        dns.certificate.as_os_str().is_empty() == dns.key.as_os_str().is_empty(),
+        "key",
+        "certificate and key go together; name both or none",
+    );
+    check(dns.nsid.len() <= 64, "nsid", "is above 64 octets");
+    let secret = hex::decode(&dns.cookie_secret);
+    check(
+        secret.is_ok_and(|secret| matches!(secret.len(), 0 | 16)),
+        "cookie_secret",
+        "must be 32 hexadecimal digits, or empty",
+    );
+    if let Err((zone, why)) = crate::server::dns::zone::Zones::new(&dns.zones, case) {
+        check(false, "zones", &format!("{zone}: {why}"));
+    }
+    check(
+        !dns.enabled || !dns.zones.is_empty(),
+        "zones",
+        "is empty; describe at least one [[dns.zones]]",
     );
 }

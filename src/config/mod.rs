@@ -19,10 +19,12 @@ use jiexi_proto::handle::CaseRule;
 use serde::{Deserialize, Serialize};
 
 mod check;
+mod dns;
 mod env;
 mod file;
 pub mod size;
 
+pub use dns::{Dns, Rule, RuleKind, Zone};
 pub use file::{Origin, Problem, load, load_text};
 
 /// The commented template: every key, its default, and why.
@@ -45,6 +47,8 @@ pub struct Config {
     pub administration: Administration,
     /// The JSON API and pages over HTTP.
     pub http: Http,
+    /// The DNS front end.
+    pub dns: Dns,
     /// Metrics and health over HTTP.
     pub operations: Operations,
     /// The store on disk.
@@ -63,6 +67,7 @@ impl Default for Config {
             handle: Handle::default(),
             administration: Administration::default(),
             http: Http::default(),
+            dns: Dns::default(),
             operations: Operations::default(),
             store: Store::default(),
             log: Log::default(),
@@ -86,7 +91,13 @@ impl Config {
             // Through the components, so that `.` in the middle of the path disappears.
             self.node.data = base.join(&self.node.data).components().collect();
         }
-        for path in [&mut self.http.certificate, &mut self.http.key] {
+        let files = [
+            &mut self.http.certificate,
+            &mut self.http.key,
+            &mut self.dns.certificate,
+            &mut self.dns.key,
+        ];
+        for path in files {
             if path.is_relative() && !path.as_os_str().is_empty() {
                 *path = base.join(&path).components().collect();
             }
@@ -112,6 +123,7 @@ impl Config {
             guard_free_bytes: store.disk_free_min,
             guard_free_percent: store.disk_free_percent.into(),
             scrub_interval: store.scrub,
+            other_key: crate::server::dns::name::hashed_key,
             ..crate::store::Config::default()
         }
     }

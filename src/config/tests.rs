@@ -40,7 +40,9 @@ fn template_equals_defaults_and_shows_every_key() {
         load(TEMPLATE, &[]).expect("template loads"),
         Config::default()
     );
-    let template: Table = TEMPLATE.parse().expect("template parses");
+    // A key that is written as tables of its own stands there as a comment.
+    let template = TEMPLATE.replace("\n# zones = []\n", "\nzones = []\n");
+    let template: Table = template.parse().expect("template parses");
     let defaults = Table::try_from(Config::default()).expect("defaults serialise");
     assert_eq!(keys(&template), keys(&defaults));
 }

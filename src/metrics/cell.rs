@@ -161,6 +161,7 @@ labels! {
     Protocol {
         Handle = "handle", "The Handle protocol.";
         Http = "http", "The JSON API and pages over HTTP.";
+        Dns = "dns", "The domain name system.";
     }
 }
 
@@ -181,6 +182,9 @@ pub const FRONTS: &[(Protocol, Transport)] = &[
     (Protocol::Handle, Transport::Http),
     (Protocol::Http, Transport::Tcp),
     (Protocol::Http, Transport::Tls),
+    (Protocol::Dns, Transport::Udp),
+    (Protocol::Dns, Transport::Tcp),
+    (Protocol::Dns, Transport::Tls),
 ];
 
 /// The counters of one worker. Aligned so that two workers never share a cache line.

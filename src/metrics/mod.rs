@@ -94,6 +94,8 @@ pub struct Metrics {
     pub connections: Arc<Connections>,
     /// Connections of HTTP, with and without TLS.
     pub http_connections: Arc<Connections>,
+    /// Connections of DNS, with and without TLS.
+    pub dns_connections: Arc<Connections>,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -134,6 +136,7 @@ impl Metrics {
         self.collect_cells(&mut families);
         self.connections.collect(Protocol::Handle, &mut families);
         self.http_connections.collect(Protocol::Http, &mut families);
+        self.dns_connections.collect(Protocol::Dns, &mut families);
         for source in lock(&self.sources).iter() {
             source(&mut families);
         }

@@ -15,7 +15,7 @@ mod authority;
 mod selection;
 
 pub use authority::Authority;
-pub use selection::{Filter, Selection};
+pub use selection::{Filter, Selection, type_matches};
 
 use crate::store::{Lookup, Record, Session, Space};
 use jiexi_proto::handle;

@@ -47,7 +47,8 @@ impl<'q> Filter<'q> {
 }
 
 /// `URL` matches URL; `URL.` matches URL and every URL.x; ASCII case does not matter.
-fn type_matches(wanted: &[u8], kind: &[u8]) -> bool {
+#[must_use]
+pub fn type_matches(wanted: &[u8], kind: &[u8]) -> bool {
     match wanted.split_last() {
         Some((b'.', stem)) => match kind.split_at_checked(stem.len()) {
             Some((head, tail)) => {
@@ -82,6 +83,15 @@ impl<'s, 'q> Selection<'s, 'q> {
     #[must_use]
     pub fn new(record: Record<'s>, filter: Filter<'q>) -> Self {
         Self { record, filter }
+    }
+
+    /// All values of the same record.
+    #[must_use]
+    pub const fn all(&self) -> Selection<'s, 'static> {
+        Selection {
+            record: self.record,
+            filter: Filter::All,
+        }
     }
 
     /// Counts the wanted values by who may read them.

@@ -123,6 +123,8 @@ struct Bucket {
     filled_ms: u64,
     /// Until when the network counts as exempt.
     exempt_until_ms: u64,
+    /// Answers refused so far, for protocols that let some of them slip.
+    refused: u32,
 }
 
 /// The budgets that one worker keeps.
@@ -157,8 +159,7 @@ impl Budget {
             return true;
         }
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        let elapsed = now.saturating_duration_since(self.origin).as_millis();
-        let now_ms = u64::try_from(elapsed).unwrap_or(u64::MAX);
+        let now_ms = self.milliseconds(now);
         let network = self.config.network(address);
         let bucket = self.bucket(network, now_ms);
         if bucket.tokens >= bytes {
@@ -173,6 +174,19 @@ impl Budget {
             bucket.exempt_until_ms = now_ms.saturating_add(EXEMPT_MS);
         }
         exempt
+    }
+
+    /// Counts one more answer that the network of `address` did not get; how many that makes.
+    pub fn refused(&mut self, address: IpAddr, now: Instant) -> u32 {
+        let (network, now_ms) = (self.config.network(address), self.milliseconds(now));
+        let bucket = self.bucket(network, now_ms);
+        bucket.refused = bucket.refused.wrapping_add(1);
+        bucket.refused
+    }
+
+    fn milliseconds(&self, now: Instant) -> u64 {
+        let elapsed = now.saturating_duration_since(self.origin).as_millis();
+        u64::try_from(elapsed).unwrap_or(u64::MAX)
     }
 
     /// The bucket of `network`, filled up to now.
@@ -208,6 +222,7 @@ impl Budget {
                 tokens: burst,
                 filled_ms: now_ms,
                 exempt_until_ms: 0,
+                refused: 0,
             };
             place
         });

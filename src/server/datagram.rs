@@ -56,11 +56,11 @@ pub trait Front {
 
 /// Binds one socket of `address`; several workers may bind the same one.
 ///
-/// `key` names the setting of the buffer's size to people.
+/// `section` is that of the configuration, for people.
 ///
 /// # Errors
 /// When the system refuses.
-pub fn bind(address: SocketAddr, receive_buffer: usize, key: &str) -> io::Result<UdpSocket> {
+pub fn bind(address: SocketAddr, receive_buffer: usize, section: &str) -> io::Result<UdpSocket> {
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_reuse_port(true)?;
@@ -73,7 +73,7 @@ pub fn bind(address: SocketAddr, receive_buffer: usize, key: &str) -> io::Result
     if granted < receive_buffer {
         tracing::warn!(
             %address, wanted = receive_buffer, granted,
-            "the kernel grants a smaller UDP receive buffer: raise net.core.rmem_max, or lower {key}"
+            "the kernel grants a smaller UDP receive buffer: raise net.core.rmem_max, or lower {section}.udp_receive_buffer"
         );
     }
     socket.set_read_timeout(Some(STOP_INTERVAL))?;

@@ -5,9 +5,11 @@
 //!                          ├→ handle::Responder (parse, find, encode)
 //!  stream  → accept → handle::stream ─┘
 //! ```
+//! The same for [`dns`].
 //!
 //! * [`handle`]: the Handle protocol, over UDP worker threads and TCP tasks.
 //! * [`http`]: the JSON API and pages.
+//! * [`dns`]: identifiers for DNS clients, over UDP, TCP and TLS.
 //! * [`accept`]: connections: cap, back-off, the longest idle one.
 //! * [`datagram`]: UDP worker threads of any protocol.
 //! * [`budget`]: the guard against amplification.
@@ -16,6 +18,7 @@
 pub mod accept;
 pub mod budget;
 pub mod datagram;
+pub mod dns;
 pub mod handle;
 pub mod http;
 
@@ -32,7 +35,7 @@ use self::accept::Registry;
 use self::budget::{Budget, Proven};
 use self::handle::desk::Desk;
 use self::handle::{Responder, Shared, stream, udp};
-use crate::metrics::{Metrics, Transport};
+use crate::metrics::{Metrics, Protocol as MetricProtocol, Transport};
 
 /// The length of the queue of connections not accepted yet.
 const BACKLOG: i32 = 4096;
@@ -40,9 +43,11 @@ const BACKLOG: i32 = 4096;
 /// How often a draining server looks whether the last connection is gone.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How the Handle protocol is served.
+/// How a protocol is served over UDP and TCP.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The section of the configuration that it comes from, for people.
+    pub section: &'static str,
     /// The addresses of both transports. Port 0 takes a free one, the same for both.
     pub listen: Vec<SocketAddr>,
     /// UDP worker threads for each address; 0: one for each core.
@@ -159,16 +164,60 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// The front ends at work.
+/// The workers and acceptors of one protocol at work.
 #[derive(Debug)]
-pub struct Server {
+pub struct Running {
     stop: Arc<AtomicBool>,
-    desk: Option<Arc<Desk>>,
-    clerks: Vec<JoinHandle<()>>,
     workers: Vec<JoinHandle<io::Result<()>>>,
     acceptors: Vec<tokio::task::JoinHandle<()>>,
     registry: Arc<Registry>,
     drain: Duration,
+}
+
+impl Running {
+    /// Nothing at work yet.
+    fn new(registry: Registry, drain: Duration) -> Self {
+        Self {
+            stop: Arc::default(),
+            workers: Vec::new(),
+            acceptors: Vec::new(),
+            registry: Arc::new(registry),
+            drain,
+        }
+    }
+
+    /// Stops accepting, lets what was asked be answered until the deadline, and calls `before` before it
+    /// waits for the workers. Returns how many connections were cut.
+    pub async fn drain(self, before: impl FnOnce() + Send + 'static) -> usize {
+        for acceptor in &self.acceptors {
+            acceptor.abort();
+        }
+        self.stop.store(true, Relaxed);
+        self.registry.drain();
+        let deadline = tokio::time::Instant::now() + self.drain;
+        while self.registry.count() > 0 && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(DRAIN_INTERVAL).await;
+        }
+        let workers = self.workers;
+        let joined = tokio::task::spawn_blocking(move || {
+            before();
+            for worker in workers {
+                if let Ok(Err(error)) = worker.join() {
+                    tracing::error!(%error, "a UDP worker had stopped");
+                }
+            }
+        });
+        let _ = joined.await;
+        self.registry.count()
+    }
+}
+
+/// The Handle front end at work.
+#[derive(Debug)]
+pub struct Server {
+    running: Running,
+    desk: Option<Arc<Desk>>,
+    clerks: Vec<JoinHandle<()>>,
     /// What is listened on.
     pub addresses: Vec<SocketAddr>,
 }
@@ -187,15 +236,10 @@ impl Server {
             workers,
         } = bound;
         let proven = Arc::new(Proven::new(config.budget.clone()));
-        let stop = Arc::new(AtomicBool::new(false));
         let connections = Arc::clone(&metrics.connections);
-        let registry = Arc::new(Registry::new(
-            config.connections,
-            connections,
-            Arc::clone(&proven),
-        ));
-        count_kernel_drops(metrics, &sockets);
-        let mut threads = Vec::new();
+        let registry = Registry::new(config.connections, connections, Arc::clone(&proven));
+        let mut running = Running::new(registry, config.drain);
+        count_kernel_drops(metrics, MetricProtocol::Handle, &sockets);
         for (number, socket) in sockets.into_iter().enumerate() {
             let socket = Arc::new(socket);
             let responder = Responder::new(Arc::clone(shared), metrics.cell(Transport::Udp));
@@ -204,9 +248,9 @@ impl Server {
             let worker = datagram::Worker {
                 front: udp::Datagrams::new(Arc::clone(&socket), responder, budget, proven),
                 socket,
-                stop: Arc::clone(&stop),
+                stop: Arc::clone(&running.stop),
             };
-            threads.push(spawn_worker(number, worker)?);
+            running.workers.push(spawn_worker("udp", number, worker)?);
         }
         let desk = shared.desk.clone();
         let clerks = match &desk {
@@ -214,7 +258,6 @@ impl Server {
             None => Vec::new(),
         };
         let pool = Arc::new(stream::Pool::new(Arc::clone(shared), Arc::clone(metrics)));
-        let mut acceptors = Vec::new();
         for listener in listeners {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let (pool, streams) = (Arc::clone(&pool), Arc::new(config.streams.clone()));
@@ -222,20 +265,13 @@ impl Server {
                 let (pool, streams) = (Arc::clone(&pool), Arc::clone(&streams));
                 async move { stream::serve(stream, peer, &pool, &ticket, &streams).await }
             };
-            acceptors.push(tokio::spawn(accept::accept(
-                listener,
-                Arc::clone(&registry),
-                serve,
-            )));
+            let task = accept::accept(listener, Arc::clone(&running.registry), serve);
+            running.acceptors.push(tokio::spawn(task));
         }
         Ok(Self {
-            stop,
+            running,
             desk,
             clerks,
-            workers: threads,
-            acceptors,
-            registry,
-            drain: config.drain,
             addresses,
         })
     }
@@ -243,40 +279,26 @@ impl Server {
     /// Stops accepting, lets what was asked be answered, and cuts whoever is left after the
     /// deadline. Returns how many connections were cut.
     pub async fn drain(self) -> usize {
-        for acceptor in &self.acceptors {
-            acceptor.abort();
-        }
-        self.stop.store(true, Relaxed);
-        self.registry.drain();
-        let deadline = tokio::time::Instant::now() + self.drain;
-        while self.registry.count() > 0 && tokio::time::Instant::now() < deadline {
-            tokio::time::sleep(DRAIN_INTERVAL).await;
-        }
-        let (workers, clerks, desk) = (self.workers, self.clerks, self.desk);
-        let joined = tokio::task::spawn_blocking(move || {
+        let (clerks, desk) = (self.clerks, self.desk);
+        let close = move || {
             if let Some(desk) = desk {
                 desk.close();
             }
             for clerk in clerks {
                 let _ = clerk.join();
             }
-            for worker in workers {
-                if let Ok(Err(error)) = worker.join() {
-                    tracing::error!(%error, "a UDP worker had stopped");
-                }
-            }
-        });
-        let _ = joined.await;
-        self.registry.count()
+        };
+        self.running.drain(close).await
     }
 }
 
 fn spawn_worker<F: datagram::Front + Send + 'static>(
+    name: &str,
     number: usize,
     worker: datagram::Worker<F>,
 ) -> io::Result<JoinHandle<io::Result<()>>> {
     std::thread::Builder::new()
-        .name(format!("udp-{number}"))
+        .name(format!("{name}-{number}"))
         .spawn(move || {
             let result = worker.run();
             if let Err(error) = &result {
@@ -287,7 +309,7 @@ fn spawn_worker<F: datagram::Front + Send + 'static>(
 }
 
 /// Adds the drops of these sockets to every scrape.
-fn count_kernel_drops(metrics: &Metrics, sockets: &[UdpSocket]) {
+fn count_kernel_drops(metrics: &Metrics, protocol: MetricProtocol, sockets: &[UdpSocket]) {
     use std::os::unix::fs::MetadataExt as _;
     let inodes: Vec<u64> = sockets
         .iter()
@@ -299,7 +321,7 @@ fn count_kernel_drops(metrics: &Metrics, sockets: &[UdpSocket]) {
         })
         .collect();
     metrics.add_source(move |families| {
-        let labels = [("protocol", "handle")];
+        let labels = [("protocol", protocol.label())];
         families.add(
             &crate::metrics::names::KERNEL_DROPS,
             &labels,

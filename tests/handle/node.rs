@@ -44,6 +44,7 @@ pub(crate) struct Node {
 /// A configuration for tests: free ports, and no guard unless the test sets one.
 pub(crate) fn config(listen: &[&str]) -> Config {
     Config {
+        section: "handle",
         listen: listen
             .iter()
             .map(|address| address.parse().expect("an address"))
