@@ -5,6 +5,7 @@
 //! * `resolve`, `decode` — look at the protocol from outside.
 //! * `handle`, `value`, `prefix` — change records: `access` is where and by whom, `values` what, `refusal` why not.
 //! * `bulk` (`import`, `export`), `store` — the data of a node, running or stopped.
+//! * `dns` — what the DNS zones of a node say.
 //! * `key`, `audit` — keys in every form, the escrow of the node's; who changed what.
 //! * `token` — tokens of the HTTP API.
 //! * `config` — the template and the checker.
@@ -21,6 +22,7 @@ mod audit;
 mod bulk;
 mod config;
 mod decode;
+mod dns;
 mod exit;
 mod handle;
 mod init;
@@ -32,6 +34,7 @@ mod progress;
 mod record;
 mod refusal;
 mod resolve;
+mod resolve_dns;
 mod serve;
 mod store;
 mod target;
@@ -78,6 +81,7 @@ enum Command {
     Audit(audit::Audit),
     Token(token::Token),
     Decode(decode::Decode),
+    Dns(dns::Dns),
     Config(config::ConfigCommand),
 }
 
@@ -99,6 +103,7 @@ pub fn run() -> ExitCode {
         Command::Audit(command) => command.run(),
         Command::Token(command) => command.run(),
         Command::Decode(command) => command.run(),
+        Command::Dns(command) => command.run(),
         Command::Config(command) => command.run(),
     };
     exit::code(outcome)

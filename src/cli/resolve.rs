@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 use super::{
     Failed,
     output::{self, Format},
-    record, target,
+    record, resolve_dns, target,
 };
 use crate::{
     client::{Client, Hop, Lead, Place, Question, Reply, Transports},
@@ -25,16 +25,19 @@ use crate::{
 pub(super) struct Resolve {
     /// The handle, such as 88.118.1/CNC-2026-001001
     handle: String,
-    /// The server to begin with: address or name, with port 2641 unless another is given
+    /// The server to begin with: address or name, with port 2641 (53 with --dns) unless another is given
     #[arg(
         long,
         short,
-        default_value = "127.0.0.1:2641",
+        default_value = "127.0.0.1",
         value_name = "ADDR",
         env = "JIEXI_SERVER",
         hide_env_values = true
     )]
     server: String,
+    /// Ask DNS, for the name of the handle in this zone, such as id.example.net
+    #[arg(long, value_name = "ZONE", conflicts_with_all = ["types", "indexes", "digest"])]
+    dns: Option<String>,
     /// Use UDP alone
     #[arg(long, conflicts_with = "tcp")]
     udp: bool,
@@ -69,6 +72,16 @@ impl Resolve {
             (_, true) => Transports::Tcp,
             _ => Transports::Any,
         };
+        if let Some(zone) = &self.dns {
+            let server = target::block_on(async { address_at(&self.server, DNS_PORT).await })??;
+            let asking = resolve_dns::Asking {
+                server,
+                udp: !self.tcp,
+                tcp: !self.udp,
+                trace: self.trace,
+            };
+            return resolve_dns::resolve(&self.handle, zone, &asking, self.output);
+        }
         let mut client = Client::new(transports, clock::unix_seconds);
         client.digest = self.digest;
         let question = Question {
@@ -137,16 +150,21 @@ impl Resolve {
 
 /// The address of a server given as `ADDR`, `ADDR:PORT`, `NAME` or `NAME:PORT`.
 pub(super) async fn address(server: &str) -> Result<SocketAddr, Failed> {
+    address_at(server, DEFAULT_PORT).await
+}
+
+/// The same with another port for what does not say its own.
+async fn address_at(server: &str, port: u16) -> Result<SocketAddr, Failed> {
     if let Ok(address) = server.parse::<SocketAddr>() {
         return Ok(address);
     }
     if let Ok(address) = server.trim_matches(['[', ']']).parse() {
-        return Ok(SocketAddr::new(address, DEFAULT_PORT));
+        return Ok(SocketAddr::new(address, port));
     }
     let named = if server.contains(':') {
         server.to_owned()
     } else {
-        format!("{server}:{DEFAULT_PORT}")
+        format!("{server}:{port}")
     };
     let mut found = tokio::net::lookup_host(&named)
         .await
@@ -158,6 +176,9 @@ pub(super) async fn address(server: &str) -> Result<SocketAddr, Failed> {
 
 /// The port that IANA gave to the Handle protocol.
 const DEFAULT_PORT: u16 = 2641;
+
+/// The port of DNS.
+const DNS_PORT: u16 = 53;
 
 /// What `--help` says at its end.
 const EXAMPLES: &str = "\
@@ -207,7 +228,6 @@ fn why(hop: &Hop) -> String {
         Lead::Site { server, servers } => format!("its site: server {server} of {servers}"),
     }
 }
-
 /// One question of the way.
 fn trace_json(hop: &Hop) -> Json {
     json!({
