@@ -74,6 +74,10 @@ static ALLOCATOR: Counting = Counting;
 #[expect(dead_code, reason = "this test needs no streams")]
 mod node;
 
+#[path = "dns/node.rs"]
+#[expect(dead_code, reason = "this test needs a part of it")]
+mod dns_node;
+
 use std::sync::Arc;
 
 use jiexi::clock::Now;
@@ -121,6 +125,88 @@ fn a_steady_lookup_allocates_nothing() {
         0,
         "allocations in 8,000 look-ups over UDP"
     );
+    assert_eq!(
+        plain_dns_questions(),
+        0,
+        "allocations in 32,000 questions of DNS"
+    );
+    assert_eq!(
+        dns_over_udp(),
+        0,
+        "allocations in 8,000 questions of DNS over UDP"
+    );
+}
+
+/// Plain questions of every outcome: found, found with a cookie, no such type, no such name, cut.
+fn dns_questions() -> Vec<Vec<u8>> {
+    use hickory_proto::rr::RecordType;
+    let question = |name: &str, kind| {
+        let name = format!("{name}.id.example.net.");
+        dns_node::question(&name, kind)
+    };
+    [
+        question("cnc-1.88-118-1", RecordType::NAPTR),
+        dns_node::with_edns(question("cnc-1.88-118-1", RecordType::from(256)), &[]),
+        dns_node::with_edns(
+            question("CNC-1.88-118-1", RecordType::NAPTR),
+            &[(10, b"clientck")],
+        ),
+        question("cnc-1.88-118-1", RecordType::MX),
+        question("none.88-118-1", RecordType::NAPTR),
+        question("big.88-118-1", RecordType::NAPTR),
+    ]
+    .iter()
+    .map(|message| message.to_vec().expect("encodes"))
+    .collect()
+}
+
+/// Allocations of 1,000 full batches of DNS.
+fn plain_dns_questions() -> u64 {
+    use jiexi::server::dns::{Channel, Replies};
+    let mut bench = dns_node::Bench::new();
+    let questions = dns_questions();
+    let client = std::net::IpAddr::from([192, 0, 2, 1]);
+    let batch: Vec<(&[u8], std::net::IpAddr)> = questions
+        .iter()
+        .map(|question| (question.as_slice(), client))
+        .cycle()
+        .take(32)
+        .collect();
+    let mut replies = Replies::default();
+    let mut answer = |rounds: u32| {
+        let before = COUNT.load(Relaxed);
+        for _ in 0..rounds {
+            bench
+                .plain
+                .respond(&batch, Channel::Udp, Now::read(), &mut replies);
+            assert_eq!(replies.answers().flatten().count(), 32);
+        }
+        COUNT.load(Relaxed) - before
+    };
+    answer(10);
+    answer(1000)
+}
+
+/// Allocations of a DNS worker while 8,000 datagrams are answered.
+fn dns_over_udp() -> u64 {
+    let node = dns_node::Node::start(dns_node::config());
+    let questions = dns_questions();
+    let socket = node.client();
+    let mut buffer = [0; 2048];
+    let mut ask = |rounds: usize| {
+        let before = COUNT.load(Relaxed);
+        for _ in 0..rounds {
+            for question in questions.iter().cycle().take(16) {
+                socket.send(question).expect("sent");
+            }
+            for _ in 0..16 {
+                socket.recv(&mut buffer).expect("an answer");
+            }
+        }
+        COUNT.load(Relaxed) - before
+    };
+    ask(10);
+    ask(500)
 }
 
 /// Allocations of the three passes over 1,000 full batches.

@@ -4,6 +4,7 @@
 //! * `codes` — exit codes and help; `config` — checking and the template; `decode` — recorded messages
 //! * `init` — what a new node consists of; `bulk` — import and export on a stopped node
 //! * `change` — handles, values and prefixes, on the node of this machine and on one elsewhere
+//! * `dns` — zones: served, checked, exported
 //! * `node` — everything again through the control socket of a running one, and `resolve` against it
 
 #![expect(
@@ -16,6 +17,7 @@ mod change;
 mod codes;
 mod config;
 mod decode;
+mod dns;
 mod init;
 mod node;
 mod support;

@@ -1,0 +1,153 @@
+//! Goal: datagrams and connections behave as resolvers expect. Method: real sockets on loopback.
+
+use std::io::{Read as _, Write as _};
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use hickory_proto::op::Message;
+use hickory_proto::rr::RecordType;
+use jiexi::server::budget;
+
+use crate::node::{Node, config, exchange, framed, option, question, receive, with_edns};
+
+const CNC: &str = "cnc-1.88-118-1.id.example.net.";
+
+#[test]
+fn datagrams() {
+    let node = Node::start(config());
+    let answer = node.ask(&question(CNC, RecordType::NAPTR));
+    assert_eq!(answer.answers.len(), 2);
+    let asked = r#"jiexi_requests_total{op="resolve",protocol="dns",transport="udp"}"#;
+    assert_eq!(node.metric(asked), 1.0);
+    let good = r#"jiexi_responses_total{outcome="success",protocol="dns",transport="udp"}"#;
+    assert_eq!(node.metric(good), 1.0);
+}
+
+/// Goal: a socket bound to all addresses answers from the one that was asked (RFC 2181 §4.1).
+#[test]
+fn rfc2181_4_1_answers_from_the_address_asked() {
+    let mut all = config();
+    all.plain.listen = vec!["0.0.0.0:0".parse().expect("an address")];
+    let node = Node::start(all);
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    socket
+        .set_read_timeout(Some(crate::node::PATIENCE))
+        .expect("a time-out");
+    for host in ["127.0.0.1", "127.0.0.2", "127.8.8.8"] {
+        let to = (host, node.address.port());
+        let asked = question(CNC, RecordType::NAPTR).to_vec().expect("encodes");
+        socket.send_to(&asked, to).expect("sent");
+        let (_, from) = socket.recv_from(&mut [0; 2048]).expect("an answer");
+        assert_eq!(from.ip().to_string(), host);
+    }
+}
+
+#[test]
+fn rfc7766_6_2_1_1_pipelining() {
+    let node = Node::start(config());
+    let mut stream = node.connect();
+    let asked: Vec<Message> = (0..200)
+        .map(|id| {
+            let name = if id % 3 == 0 {
+                CNC
+            } else {
+                "big.88-118-1.id.example.net."
+            };
+            let mut message = question(name, RecordType::NAPTR);
+            message.metadata.id = id;
+            message
+        })
+        .collect();
+    let answers = exchange(&mut stream, &asked);
+    for (asked, answer) in asked.iter().zip(&answers) {
+        assert_eq!(asked.metadata.id, answer.metadata.id);
+        assert!(!answer.metadata.truncation);
+    }
+}
+
+#[test]
+fn rfc7766_8_messages_in_pieces() {
+    let node = Node::start(config());
+    let mut stream = node.connect();
+    stream.set_nodelay(true).expect("no delay");
+    for octet in framed(&question(CNC, RecordType::NAPTR)) {
+        stream.write_all(&[octet]).expect("sent");
+    }
+    assert_eq!(receive(&mut stream).answers.len(), 2);
+}
+
+#[test]
+fn rfc7766_6_2_3_idle_connections_are_closed() {
+    let mut short = config();
+    short.plain.streams.idle = Duration::from_millis(200);
+    let node = Node::start(short);
+    let mut stream = node.connect();
+    let asked = [with_edns(question(CNC, RecordType::NAPTR), &[(11, b"")])];
+    assert!(option(&exchange(&mut stream, &asked)[0], 11).is_some());
+    assert_eq!(stream.read(&mut [0; 1]).expect("the end"), 0);
+}
+
+#[test]
+fn hostile_streams_end() {
+    let node = Node::start(config());
+    let mut stream = node.connect();
+    stream.write_all(&[0, 3, 1, 2, 3]).expect("sent");
+    assert_eq!(stream.read(&mut [0; 1]).expect("the end"), 0);
+    assert_eq!(node.ask(&question(CNC, RecordType::NAPTR)).answers.len(), 2);
+}
+
+/// Goal: over the budget every second question is sent to TCP and the others get nothing; a cookie or a
+/// connection lifts the budget.
+#[test]
+fn response_rate_limiting_with_slip() {
+    let mut tight = config();
+    tight.plain.budget = budget::Config {
+        bytes_per_second: 1,
+        burst_bytes: 400,
+        ..budget::Config::default()
+    };
+    let node = Node::start(tight);
+    let first = node.ask(&with_edns(
+        question(CNC, RecordType::NAPTR),
+        &[(10, b"clientck")],
+    ));
+    let cookie = option(&first, 10).expect("a cookie");
+    let socket = node.client();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(2)))
+        .expect("a time-out");
+    let plain = question(CNC, RecordType::NAPTR).to_vec().expect("encodes");
+    let mut short = 0;
+    for _ in 0..20 {
+        socket.send(&plain).expect("sent");
+    }
+    let mut buffer = [0; 2048];
+    let mut whole = 0;
+    while let Ok(length) = socket.recv(&mut buffer) {
+        let answer = Message::from_vec(&buffer[..length]).expect("a message");
+        if answer.metadata.truncation {
+            assert!(answer.answers.is_empty());
+            short += 1;
+        } else {
+            whole += 1;
+        }
+    }
+    assert!(whole <= 1, "{whole} whole answers");
+    assert!((9..=10).contains(&short), "{short} short answers");
+    let dropped = r#"jiexi_dropped_total{protocol="dns",reason="rate_limited",transport="udp"}"#;
+    assert!(node.metric(dropped) >= 9.0);
+    let proven = with_edns(question(CNC, RecordType::NAPTR), &[(10, &cookie)]);
+    assert_eq!(
+        node.ask(&proven).answers.len(),
+        2,
+        "a cookie lifts the budget"
+    );
+    let mut stream = node.connect();
+    let asked = [question(CNC, RecordType::NAPTR)];
+    assert_eq!(exchange(&mut stream, &asked)[0].answers.len(), 2);
+    assert_eq!(
+        node.ask(&asked[0]).answers.len(),
+        2,
+        "a connection lifts it, too"
+    );
+}
