@@ -40,8 +40,8 @@ port=5399
 # Nanoseconds of CPU time and KiB of memory of the server and all that it started.
 descendants() { local p; for p in $(pgrep -P "$1"); do echo "$p"; descendants "$p"; done; }
 processes() { echo "$server"; descendants "$server"; }
-cpu() { local p; for p in $(processes); do cat /proc/"$p"/task/*/schedstat; done | awk '{ n += $1 } END { print n }'; }
-memory() { local p; for p in $(processes); do sed -n 's/^Pss: *\([0-9]*\) kB/\1/p' "/proc/$p/smaps_rollup"; done | awk '{ n += $1 } END { print n }'; }
+cpu() { local p; for p in $(processes); do cat /proc/"$p"/task/*/schedstat; done | awk '{ n += $1 } END { printf "%.0f\n", n }'; }
+memory() { local p; for p in $(processes); do sed -n 's/^Pss: *\([0-9]*\) kB/\1/p' "/proc/$p/smaps_rollup"; done | awk '{ n += $1 } END { printf "%.0f\n", n }'; }
 
 ready() { # waits until the server knows the last name
     for _ in {1..1200}; do
