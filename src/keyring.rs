@@ -1,4 +1,4 @@
-//! Private keys in the forms that tools exchange: reference key files, PEM, JSON Web Keys. RSA only.
+//! Private keys in the forms that tools exchange: reference key files, PEM, JSON Web Keys. RSA, and SM2 as PEM.
 
 use std::fmt;
 use std::path::Path;
@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use crate::identity::{self, IdentityError, KeyPair};
-use crate::registry::keys;
+use crate::registry::{keys, sm2};
 
 /// The longest key file.
 const FILE_MAX: usize = 64 * 1024;
@@ -61,6 +61,19 @@ pub fn read(path: &Path, passphrase: Option<&[u8]>) -> Result<KeyPair, KeyringEr
         return Err(error(format_args!("{shown}: too long for a key")));
     }
     parse(&octets, passphrase).map_err(|cause| error(format_args!("{shown}: {cause}")))
+}
+
+/// Reads an SM2 key (PKCS#8 as PEM or DER); none when the file holds something else.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn sm2(path: &Path) -> Result<Option<sm2::PrivateKey>, KeyringError> {
+    let octets = std::fs::read(path)
+        .map(Zeroizing::new)
+        .map_err(|cause| error(format_args!("{}: {cause}", path.display())))?;
+    Ok((octets.len() <= FILE_MAX)
+        .then(|| sm2::PrivateKey::parse(&octets))
+        .flatten())
 }
 
 /// Reads a private key from its octets.

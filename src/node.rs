@@ -309,6 +309,7 @@ fn desk_config(config: &Config) -> desk::Config {
     desk::Config {
         threads: config.administration.threads.into(),
         queue: size(config.administration.queue.into()),
+        challenge_sdk: config.administration.challenge_sdk,
     }
 }
 

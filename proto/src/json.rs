@@ -460,7 +460,7 @@ fn public_key(octets: &Bytes) -> Json {
             (PublicKey::DSA, flags, &[q, p, g, y], "q, p, g, y")
         }
         Ok(PublicKey::Dh { flags, y, p, g }) => (PublicKey::DH, flags, &[y, p, g], "y, p, g"),
-        Ok(PublicKey::Other(_)) | Err(_) => return text(octets),
+        Ok(PublicKey::Sm2 { .. } | PublicKey::Other(_)) | Err(_) => return text(octets),
     };
     json!({
         "key_type": text(key_type),

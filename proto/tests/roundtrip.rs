@@ -575,6 +575,7 @@ fn public_key() -> impl Strategy<Value = PublicKey> {
             y
         }),
         (any::<u16>(), four()).prop_map(|(flags, (y, p, g, _))| PublicKey::Dh { flags, y, p, g }),
+        (any::<u16>(), octets()).prop_map(|(flags, key)| PublicKey::Sm2 { flags, key }),
         octets().prop_map(PublicKey::Other),
     ]
 }

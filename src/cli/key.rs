@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
+use getrandom::SysRng;
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use super::Failed;
@@ -11,6 +13,7 @@ use super::output::{self, Format as Output};
 use super::place::Place;
 use crate::identity::{self, KeyPair};
 use crate::keyring;
+use crate::registry::sm2;
 
 /// Make, convert and look at keys
 ///
@@ -23,8 +26,11 @@ pub(super) struct Key {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Make an RSA-2048 key pair
+    /// Make a key pair: RSA-2048, or SM2 for users of the Chinese system
     New {
+        /// An SM2 key, as PEM. Its public half (key export --public) is the data of the user's HS_PUBKEY value
+        #[arg(long)]
+        sm2: bool,
         #[command(flatten)]
         destination: Destination,
     },
@@ -129,7 +135,17 @@ enum Form {
 impl Key {
     pub(super) fn run(self) -> Result<(), Failed> {
         match self.action {
-            Action::New { destination } => {
+            Action::New {
+                sm2: true,
+                destination,
+            } => {
+                let key = sm2::PrivateKey::generate(&mut SysRng).map_err(Failed::report)?;
+                destination.write_sm2(&key, false)
+            }
+            Action::New {
+                sm2: false,
+                destination,
+            } => {
                 let pair = KeyPair::generate().map_err(Failed::report)?;
                 destination.write(&pair, false)
             }
@@ -146,12 +162,18 @@ impl Key {
                 open_with,
                 public,
                 destination,
-            } => destination.write(&read(&file, open_with.as_deref())?, public),
+            } => match keyring::sm2(&file).map_err(Failed::report)? {
+                Some(key) => destination.write_sm2(&key, public),
+                None => destination.write(&read(&file, open_with.as_deref())?, public),
+            },
             Action::Show {
                 file,
                 passphrase_file,
                 output,
-            } => show(&read(&file, passphrase_file.as_deref())?, output),
+            } => match keyring::sm2(&file).map_err(Failed::report)? {
+                Some(key) => show_sm2(&key, output),
+                None => show(&read(&file, passphrase_file.as_deref())?, output),
+            },
             Action::Escrow { action } => action.run(),
         }
     }
@@ -227,11 +249,46 @@ impl Destination {
             (Form::Pem, true) => text(&keyring::public_pem(pair).map_err(Failed::report)?),
             (Form::Jwk, public) => text(&format!("{:#}\n", keyring::jwk(pair, public))),
         };
+        self.put(&octets)
+    }
+
+    /// An SM2 key has one form.
+    fn write_sm2(&self, key: &sm2::PrivateKey, public: bool) -> Result<(), Failed> {
+        if self.format == Form::Jwk || self.passphrase_file.is_some() {
+            return Err(Failed::usage(
+                "SM2 keys are written as PEM, without a passphrase: leave --format and --passphrase-file out",
+            ));
+        }
+        let pem = match public {
+            true => Zeroizing::new(key.public().pem().map_err(Failed::report)?),
+            false => key.pem().map_err(Failed::report)?,
+        };
+        self.put(pem.as_bytes())
+    }
+
+    fn put(&self, octets: &[u8]) -> Result<(), Failed> {
         if self.out == Path::new("-") {
             use std::io::Write as _;
-            return std::io::stdout().write_all(&octets).map_err(Failed::report);
+            return std::io::stdout().write_all(octets).map_err(Failed::report);
         }
-        write(&self.out, &octets)
+        write(&self.out, octets)
+    }
+}
+
+fn show_sm2(key: &sm2::PrivateKey, form: Output) -> Result<(), Failed> {
+    let public = key.public();
+    let pem = public.pem().map_err(Failed::report)?;
+    let fingerprint = hex::encode(Sha256::digest(pem.as_bytes()));
+    match form {
+        Output::Json => output::print_json(&json!({
+            "type": "SM2",
+            "bits": 256,
+            "fingerprint": fingerprint,
+            "public": pem,
+        })),
+        Output::Table => output::print(&format!(
+            "SM2, 256 bits\nSHA-256 of the public key  {fingerprint}\n\n{pem}"
+        )),
     }
 }
 

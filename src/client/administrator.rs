@@ -379,7 +379,7 @@ pub(super) fn is_signed(message: &Message, key: &VerifyingKey) -> bool {
     let hash = Hash::named(&credential.algorithm)
         .filter(|hash| *hash == Hash::Sha256 || message.envelope.version < Version::V2_7);
     credential.kind == Credential::SIGNED
-        && hash.is_some_and(|hash| key.verifies(hash, covered, &credential.signature))
+        && hash.is_some_and(|hash| key.verifies(hash, b"", covered, &credential.signature))
 }
 
 impl Client {

@@ -260,6 +260,8 @@ pub struct Administration {
     pub sha1: bool,
     /// Whether sessions of clients before version 2.7 are accepted.
     pub old_macs: bool,
+    /// Whether id-pointer-sdk is challenged without having logged in.
+    pub challenge_sdk: bool,
     /// How long a challenge may be answered.
     #[serde(with = "humantime_serde")]
     pub auth_time: Duration,
@@ -285,6 +287,7 @@ impl Default for Administration {
             dsa: false,
             sha1: false,
             old_macs: false,
+            challenge_sdk: false,
             auth_time: Duration::from_secs(60),
             session_time: Duration::from_secs(24 * 3600),
             sessions_max: 20_000,

@@ -15,7 +15,7 @@ pub fn write(octets: &Bytes) -> Option<Json> {
             exponent, modulus, ..
         } => ("RSA", vec![("n", modulus), ("e", exponent)]),
         PublicKey::Dsa { q, p, g, y, .. } => ("DSA", vec![("p", p), ("q", q), ("g", g), ("y", y)]),
-        PublicKey::Dh { .. } | PublicKey::Other(_) => return None,
+        PublicKey::Dh { .. } | PublicKey::Sm2 { .. } | PublicKey::Other(_) => return None,
     };
     let mut object = Map::new();
     object.insert("kty".into(), kind.into());

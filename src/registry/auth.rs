@@ -73,6 +73,8 @@ pub enum Method {
     Rsa,
     /// By a DSA signature.
     Dsa,
+    /// By an SM2 signature.
+    Sm2,
     /// By the operating system: whoever runs the node, at its control socket or at the files of a stopped node.
     Local,
     /// By an API token that acts for it.
@@ -92,6 +94,7 @@ impl Method {
             Self::Local => "local",
             Self::Token => "token",
             Self::Certificate => "tls",
+            Self::Sm2 => "sm2",
         }
     }
 }
@@ -164,12 +167,37 @@ pub struct Policy {
 pub struct Claim {
     /// Who they say they are.
     pub identity: Identity,
+    /// Their handle as they wrote it: an SM2 signature covers it.
+    pub user: Bytes,
     /// `HS_PUBKEY` or `HS_SECKEY`.
     pub kind: Bytes,
     /// The proof, in its wire form.
     pub answer: Bytes,
     /// The version that the client spoke.
     pub version: Version,
+}
+
+/// Keys for the work that is done for an identity that does not exist.
+#[derive(Clone, Debug)]
+pub struct Nobody {
+    rsa: VerifyingKey,
+    sm2: VerifyingKey,
+}
+
+impl Nobody {
+    /// With an RSA key of our own.
+    #[must_use]
+    pub fn new(rsa: VerifyingKey) -> Option<Self> {
+        let sm2 = VerifyingKey::Sm2(super::sm2::PublicKey::nobody()?);
+        Some(Self { rsa, sm2 })
+    }
+
+    const fn like(&self, hash: Hash) -> &VerifyingKey {
+        match hash {
+            Hash::Sm3 => &self.sm2,
+            Hash::Sha1 | Hash::Sha256 => &self.rsa,
+        }
+    }
 }
 
 /// Checks a claim against what was asked of the client: `asked` are nonce and request digest, one
@@ -179,7 +207,7 @@ pub struct Claim {
 /// The store cannot say what the keys are. A wrong proof is `Ok(None)`.
 pub fn verify(
     records: &Records,
-    nobody: &VerifyingKey,
+    nobody: &Nobody,
     policy: Policy,
     claim: &Claim,
     asked: &[Vec<u8>],
@@ -199,7 +227,7 @@ pub fn verify(
 }
 
 fn by_signature(
-    nobody: &VerifyingKey,
+    nobody: &Nobody,
     policy: Policy,
     claim: &Claim,
     values: &[Value],
@@ -218,20 +246,22 @@ fn by_signature(
         .filter(named)
         .take(ANY_KEY_MAX)
         .filter_map(|value| Some((value.index, VerifyingKey::parse(&value.data)?)))
-        .filter(|(_, key)| policy.dsa || matches!(key, VerifyingKey::Rsa(_)))
+        .filter(|(_, key)| policy.dsa || !matches!(key, VerifyingKey::Dsa(_)))
         .collect();
     if keys.is_empty() || (hash == Hash::Sha1 && !old && !policy.sha1) {
         for message in asked {
-            let _ = std::hint::black_box(nobody.verifies(hash, message, signature));
+            let key = nobody.like(hash);
+            let _ = std::hint::black_box(key.verifies(hash, &claim.user, message, signature));
         }
         return None;
     }
     for (place, message) in asked.iter().enumerate() {
         for (index, key) in &keys {
-            if key.verifies(hash, message, signature) {
+            if key.verifies(hash, &claim.user, message, signature) {
                 let method = match key {
                     VerifyingKey::Rsa(_) => Method::Rsa,
                     VerifyingKey::Dsa(_) => Method::Dsa,
+                    VerifyingKey::Sm2(_) => Method::Sm2,
                 };
                 return Some((proved(claim, *index, method), place));
             }

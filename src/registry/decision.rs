@@ -54,7 +54,7 @@ pub struct Registry {
     /// How it decides.
     pub config: Config,
     throttle: Throttle,
-    nobody: VerifyingKey,
+    nobody: auth::Nobody,
     audit: Option<Audit>,
 }
 
@@ -82,7 +82,8 @@ impl Registry {
     ) -> Result<Self, super::keys::KeyError> {
         let case = store.case();
         let sealer = Sealer::new(&key);
-        let nobody = VerifyingKey::parse(key.public()).ok_or(super::keys::KeyError(
+        let nobody = VerifyingKey::parse(key.public()).and_then(auth::Nobody::new);
+        let nobody = nobody.ok_or(super::keys::KeyError(
             "the public half of the node's key is not usable",
         ))?;
         Ok(Self {

@@ -60,8 +60,10 @@ impl Proved {
 }
 
 /// The ways of proving, as they are labelled: by a key, by the MAC of a session, by running the node, by an API token,
-/// by a client certificate.
-pub const METHODS: [&str; 7] = ["seckey", "rsa", "dsa", "session", "local", "token", "tls"];
+/// by a client certificate; and by an SM2 key.
+pub const METHODS: [&str; 8] = [
+    "seckey", "rsa", "dsa", "session", "local", "token", "tls", "sm2",
+];
 /// The place of "session" among [`METHODS`].
 pub const SESSION: usize = 3;
 
@@ -75,6 +77,7 @@ pub const fn method_of(method: Method) -> usize {
         Method::Local => 4,
         Method::Token => 5,
         Method::Certificate => 6,
+        Method::Sm2 => 7,
     }
 }
 

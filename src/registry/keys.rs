@@ -17,6 +17,7 @@ use rsa::pkcs8::DecodePublicKey as _;
 use rsa::rand_core::TryCryptoRng;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
+use sm3::Sm3;
 use zeroize::Zeroizing;
 
 /// Most octets of one number of a peer's key: RSA-8192.
@@ -37,6 +38,8 @@ pub enum Hash {
     Sha1,
     /// SHA-256.
     Sha256,
+    /// SM3: signatures of SM2 keys.
+    Sm3,
 }
 
 impl Hash {
@@ -46,6 +49,7 @@ impl Hash {
         match name {
             b"SHA1" | b"SHA-1" => Some(Self::Sha1),
             b"SHA-256" | b"SHA256" => Some(Self::Sha256),
+            b"SM3" => Some(Self::Sm3),
             _ => None,
         }
     }
@@ -56,6 +60,7 @@ impl Hash {
         match self {
             Self::Sha1 => b"SHA1",
             Self::Sha256 => b"SHA-256",
+            Self::Sm3 => b"SM3",
         }
     }
 
@@ -63,6 +68,7 @@ impl Hash {
         match self {
             Self::Sha1 => Sha1::digest(message).to_vec(),
             Self::Sha256 => Sha256::digest(message).to_vec(),
+            Self::Sm3 => Sm3::digest(message).to_vec(),
         }
     }
 }
@@ -74,6 +80,8 @@ pub enum VerifyingKey {
     Rsa(rsa::PublicKey),
     /// DSA, signatures in DER.
     Dsa(dsa::VerifyingKey),
+    /// SM2 with SM3, signatures in DER.
+    Sm2(super::sm2::PublicKey),
 }
 
 impl VerifyingKey {
@@ -96,20 +104,27 @@ impl VerifyingKey {
                     dsa::VerifyingKey::from_components(parts, y).ok()?,
                 ))
             }
-            PublicKey::Other(text) if text.len() <= TEXT_MAX => {
-                let text = std::str::from_utf8(&text).ok()?;
-                Some(Self::Rsa(
-                    rsa::PublicKey::from_public_key_pem(text.trim()).ok()?,
-                ))
+            PublicKey::Sm2 { key, .. } if key.len() <= TEXT_MAX => {
+                super::sm2::PublicKey::parse(&key).map(Self::Sm2)
             }
-            PublicKey::Dh { .. } | PublicKey::Other(_) => None,
+            PublicKey::Other(text) if text.len() <= TEXT_MAX => {
+                let der = super::sm2::spki_of_pem(&text)?;
+                rsa::PublicKey::from_public_key_der(&der)
+                    .map(Self::Rsa)
+                    .ok()
+                    .or_else(|| super::sm2::PublicKey::parse(&der).map(Self::Sm2))
+            }
+            PublicKey::Sm2 { .. } | PublicKey::Dh { .. } | PublicKey::Other(_) => None,
         }
     }
 
-    /// Whether the holder of the private half signed this message.
+    /// Whether the holder of the private half signed this message. `signer` is the handle of who
+    /// says so, as they wrote it: SM2 signs it as well.
     #[must_use]
-    pub fn verifies(&self, hash: Hash, message: &[u8], signature: &[u8]) -> bool {
+    pub fn verifies(&self, hash: Hash, signer: &[u8], message: &[u8], signature: &[u8]) -> bool {
         match (self, hash) {
+            (Self::Sm2(key), Hash::Sm3) => key.verifies(signer, message, signature),
+            (Self::Sm2(_), _) | (Self::Rsa(_), Hash::Sm3) => false,
             (Self::Rsa(key), Hash::Sha1) => key.pkcs1v15_verify::<Sha1>(message, signature).is_ok(),
             (Self::Rsa(key), Hash::Sha256) => {
                 key.pkcs1v15_verify::<Sha256>(message, signature).is_ok()
@@ -198,6 +213,8 @@ impl NodeKey {
                 .private
                 .pkcs1v15_sign_with_rng::<Sha256, R>(random, message)
                 .ok(),
+            // RSA is not signed with it by anybody.
+            Hash::Sm3 => None,
         }
     }
 

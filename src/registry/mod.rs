@@ -37,7 +37,7 @@
 //!   its replay window; [`dh`], [`cipher`]: their keys.
 //! * [`retry`]: a change that is asked for again is answered, not made again.
 //! * [`throttle`]: wrong answers slow their sender down.
-//! * [`seal`]: secrets are encrypted before they reach the store. [`keys`]: keys and key files.
+//! * [`seal`]: secrets are encrypted before they reach the store. [`keys`]: keys and key files; [`sm2`].
 //! * [`audit`]: who changed what, chained by hashes.
 
 pub mod audit;
@@ -54,6 +54,7 @@ mod records;
 pub mod retry;
 pub mod seal;
 pub mod session;
+pub mod sm2;
 pub mod source;
 pub mod table;
 pub mod throttle;

@@ -20,4 +20,5 @@ mod decode;
 mod dns;
 mod init;
 mod node;
+mod sm2;
 mod support;

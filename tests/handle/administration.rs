@@ -351,7 +351,8 @@ impl Play<'_> {
         );
         let hash = Hash::named(&credential.algorithm).expect("a hash");
         assert!(
-            self.server.verifies(hash, &covered, &credential.signature),
+            self.server
+                .verifies(hash, b"", &covered, &credential.signature),
             "{}: the signature",
             self.name
         );

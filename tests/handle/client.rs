@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dsa::signature::SignatureEncoding as _;
+use getrandom::SysRng;
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use jiexi::registry::{cipher, dh};
+use jiexi::registry::{cipher, dh, sm2};
 use jiexi_proto::code::{HashId, OpFlags, ResponseCode};
 use jiexi_proto::limits::ENVELOPE_SIZE;
 use jiexi_proto::message::Body;
@@ -26,6 +27,8 @@ pub(crate) enum Key {
     Secret(Vec<u8>),
     Rsa(Box<rsa::PrivateKey>),
     Dsa(Box<dsa::SigningKey>),
+    /// With the name that it signs by.
+    Sm2(sm2::PrivateKey, Bytes),
 }
 
 fn uint(octets: &[u8]) -> BoxedUint {
@@ -141,6 +144,13 @@ impl Key {
                     signature: Bytes::from(signature.to_vec()),
                 }
             }
+            (Self::Sm2(key, signer), Proof::Signature { hash, .. }) => {
+                let signature = key.sign(signer, &asked, &mut SysRng).expect("a signature");
+                Proof::Signature {
+                    hash: hash.clone(),
+                    signature: Bytes::from(signature),
+                }
+            }
             _ => panic!("this key does not prove like that"),
         }
     }
@@ -156,7 +166,10 @@ pub(crate) fn newest(key: &Key) -> Proof {
             mac: Bytes::new(),
         },
         _ => Proof::Signature {
-            hash: Bytes::from_static(b"SHA-256"),
+            hash: Bytes::from_static(match key {
+                Key::Sm2(..) => b"SM3",
+                _ => b"SHA-256",
+            }),
             signature: Bytes::new(),
         },
     }

@@ -356,6 +356,7 @@ fn a_full_desk_says_so_at_once_and_lookups_go_on() {
     let staff = desk::Config {
         threads: 1,
         queue: 2,
+        ..desk::Config::default()
     };
     let node = Node::deciding(config(&["127.0.0.1:0"]), registry_config(), staff);
     let clients: Vec<_> = (0..24)

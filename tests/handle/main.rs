@@ -3,6 +3,7 @@
 //! * [`replay`]: the recorded requests of the reference client, answered as the reference server did.
 //! * [`administration`]: the recorded changes, proofs, sessions, lists and signed answers.
 //! * [`administrator`]: our own client, with answers and sessions lost on the way.
+//! * [`sdk`]: the recorded traffic of the id-pointer SDK, and what its logins must not become.
 //! * [`datagrams`]: where UDP answers come from, what is never answered, the amplification guard.
 //! * [`streams`]: pipelining, deadlines, the cap, drain.
 //! * [`client`]: proofs and sessions from the other side.
@@ -22,4 +23,5 @@ mod hazards;
 mod hostile;
 mod node;
 mod replay;
+mod sdk;
 mod streams;

@@ -48,7 +48,14 @@ pub enum PublicKey {
         /// The generator.
         g: Bytes,
     },
-    /// Another name (`SM2_PUB_KEY`, `SM9_PUB_KEY`), or no name at all (PEM text).
+    /// `SM2_PUB_KEY`: the id-pointer SDK's.
+    Sm2 {
+        /// Two octets after the name; 0.
+        flags: u16,
+        /// The key: X.509 as PEM text in what the SDK writes; it also reads DER and the bare point.
+        key: Bytes,
+    },
+    /// Another name (`SM9_PUB_KEY`), or no name at all (PEM text).
     Other(Bytes),
 }
 
@@ -57,6 +64,8 @@ impl PublicKey {
     pub const RSA: &'static [u8] = b"RSA_PUB_KEY";
     /// The name of DSA keys.
     pub const DSA: &'static [u8] = b"DSA_PUB_KEY";
+    /// The name of SM2 keys.
+    pub const SM2: &'static [u8] = b"SM2_PUB_KEY";
     /// The name of Diffie-Hellman keys.
     pub const DH: &'static [u8] = b"DH_PUB_KEY";
 
@@ -91,6 +100,10 @@ impl PublicKey {
                 p: number_of(&mut reader)?,
                 g: number_of(&mut reader)?,
             },
+            Self::SM2 => Self::Sm2 {
+                flags: reader.u16("key flags")?,
+                key: reader.owned(ARRAY_MAX, "SM2 key")?,
+            },
             _ => return Ok(Self::Other(octets.clone())),
         };
         reader.finish("public key")?;
@@ -107,6 +120,7 @@ impl PublicKey {
             } => (Self::RSA, flags, &[exponent, modulus, b""]),
             Self::Dsa { flags, q, p, g, y } => (Self::DSA, flags, &[q, p, g, y]),
             Self::Dh { flags, y, p, g } => (Self::DH, flags, &[y, p, g]),
+            Self::Sm2 { flags, key } => (Self::SM2, flags, &[key]),
             Self::Other(octets) => return out.extend_from_slice(octets),
         };
         let mut writer = Writer::new(out);
@@ -369,7 +383,7 @@ mod tests {
     fn other_keys_are_octets() {
         for octets in [
             &b"-----BEGIN PUBLIC KEY-----"[..],
-            b"\0\0\0\x0bSM2_PUB_KEY\0\0",
+            b"\0\0\0\x0bSM9_PUB_KEY\0\0",
             b"",
         ] {
             let octets = Bytes::from_static(octets);

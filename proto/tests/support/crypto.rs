@@ -77,6 +77,18 @@ pub(crate) fn verifies(key: &PublicKey, hash_name: &str, octets: &[u8], signatur
     }
 }
 
+/// Whether this SM2 key (X.509) made this signature in the name of `signer`, as the id-pointer SDK
+/// does: over the SM3 of the octets.
+pub(crate) fn sm2_verifies(spki: &[u8], signer: &[u8], octets: &[u8], signature: &[u8]) -> bool {
+    use sm2::dsa::signature::Verifier;
+    use sm2::pkcs8::DecodePublicKey;
+    use sm3::Digest;
+    let key = sm2::PublicKey::from_public_key_der(spki).unwrap();
+    let key = sm2::dsa::VerifyingKey::new(std::str::from_utf8(signer).unwrap(), key).unwrap();
+    let signature = sm2::dsa::Signature::from_der(signature).unwrap();
+    key.verify(&sm3::Sm3::digest(octets), &signature).is_ok()
+}
+
 /// Whether a proof by secret key is right.
 pub(crate) fn secret_proves(secret: &[u8], nonce: &[u8], digest: &[u8], proof: &Proof) -> bool {
     let challenged = [nonce, digest].concat();

@@ -160,6 +160,7 @@ const fn is_served(op: OpCode) -> bool {
             | OpCode::SESSION_SETUP
             | OpCode::SESSION_TERMINATE
             | OpCode::SESSION_EXCHANGEKEY
+            | OpCode::LOGIN
     )
 }
 

@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::desk::{Answer, Counter, Desk, Job, Sink};
+use super::desk::{Answer, Counter, Desk, Job, Line, Sink};
 use super::{BATCH, Replies, Responder, Shared};
 use crate::clock::Now;
 use crate::metrics::{Metrics, Transport, Why};
@@ -153,6 +153,7 @@ where
 {
     let mut connection = Connection {
         pending: Vec::new(),
+        line: None,
     };
     let mut deadline = pin!(sleep_until(Instant::now() + config.first_byte));
     let mut idle = false;
@@ -174,7 +175,9 @@ where
                 }
             }
             Ok(Progress::Deferred(answers, request)) => {
-                if let Err(why) = defer(&mut io, peer, answers, request, pool, config.write).await {
+                let line = Arc::clone(connection.line.get_or_insert_default());
+                let defer = defer(&mut io, peer, line, answers, request, pool, config.write);
+                if let Err(why) = defer.await {
                     return why;
                 }
                 ticket.touch();
@@ -201,6 +204,7 @@ where
 async fn defer<T>(
     io: &mut T,
     peer: SocketAddr,
+    line: Arc<Line>,
     answers: Vec<u8>,
     request: Bytes,
     pool: &Pool,
@@ -220,6 +224,7 @@ where
         octets: request,
         peer,
         sink: Sink::Stream(sink),
+        line: Some(Arc::clone(&line)),
         came: Now::read().instant,
     };
     let taken = if desk.is_light(&job.octets) && desk.admit(&job) {
@@ -247,7 +252,11 @@ where
         }
         send(io, &next.octets, pool, limit).await?;
         let Some(listing) = next.more else {
-            return Ok(());
+            let limit = desk.registry().config.limits.session_time;
+            return match line.is_over(Now::read().instant, limit) {
+                true => Err(Why::Deadline),
+                false => Ok(()),
+            };
         };
         let (sink, answer) = oneshot::channel();
         desk.go_on(listing, sink);
@@ -279,6 +288,8 @@ struct Connection {
     /// Octets that came and are not answered yet: the beginning of a message, or whole ones that
     /// wait until the client has taken the answers to those before them.
     pending: Vec<u8>,
+    /// Who it is known as; made with the first request for the desk.
+    line: Option<Arc<Line>>,
 }
 
 impl Connection {

@@ -161,6 +161,7 @@ impl Datagrams {
                 from: incoming.local,
             };
             let job = Job {
+                line: None,
                 octets,
                 peer,
                 sink,

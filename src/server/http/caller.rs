@@ -139,6 +139,8 @@ fn basic(app: &App, from: &From, text: &str) -> Result<Caller, Refusal> {
     .encode(&mut answer);
     let claim = Claim {
         identity,
+        // Only signatures cover it.
+        user: Bytes::new(),
         kind: Bytes::from_static(Proof::SECRET_KEY),
         answer: answer.into(),
         version: Version::V2_11,

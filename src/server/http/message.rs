@@ -84,6 +84,7 @@ async fn from_desk(app: &App, from: &From, octets: Bytes) -> Result<Vec<u8>, Ref
         octets,
         peer: SocketAddr::new(from.address, 0),
         sink: Sink::Stream(sink),
+        line: None,
         came: from.came.instant,
     };
     desk.submit(job).map_err(|_| busy())?;

@@ -240,8 +240,10 @@ fn serve(app: &App, from: &From, method: &Method, headers: &HeaderMap) -> Result
         .ok_or_else(|| Refusal::field("Authorization", "type or alg is not known"))?;
     let mut answer = Vec::new();
     proof.encode(&mut answer);
+    let user = name.split_once(':').map_or("", |(_, handle)| handle);
     let claim = Claim {
         identity,
+        user: Bytes::copy_from_slice(user.as_bytes()),
         kind: Bytes::from(kind.clone()),
         answer: answer.into(),
         version: Version::V2_11,

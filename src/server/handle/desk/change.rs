@@ -66,7 +66,8 @@ impl Counter {
                 }
             };
         };
-        if letter.retry.is_none() && letter.envelope.session_id != 0 {
+        // The ids of a login are counters of the client that begin anew with it: they tell no two apart.
+        if letter.retry.is_none() && letter.envelope.session_id != 0 && !letter.by_login {
             let Some(begun) = self.begin(letter) else {
                 return;
             };
@@ -201,6 +202,12 @@ impl Counter {
 
     /// Asks for proof: a challenge within the session, or one of its own.
     pub(super) fn ask(&self, letter: Letter, message: Message) {
+        if letter.is_of_sdk() && !self.desk.config.challenge_sdk {
+            let text = "please log in first: this client reads a challenge as success";
+            let code = ResponseCode::INSUFFICIENT_PERMISSIONS;
+            let step = Step::refuse(&letter, &Rejection::new(code, text));
+            return self.finish(letter, step);
+        }
         let mut nonce = [0; NONCE_SIZE];
         if getrandom::fill(&mut nonce).is_err() {
             let step = Step::refuse(&letter, &Rejection::busy("no randomness"));
@@ -311,10 +318,11 @@ impl Counter {
         }
     }
 
-    fn claim(&self, letter: &Letter, answer: &ChallengeAnswer) -> Claim {
+    pub(super) fn claim(&self, letter: &Letter, answer: &ChallengeAnswer) -> Claim {
         let envelope = &letter.envelope;
         Claim {
             identity: Identity::of(&answer.user, &self.registry().records),
+            user: answer.user.handle.clone(),
             kind: answer.auth_type.clone(),
             answer: answer.answer.clone(),
             version: envelope.version.min(envelope.wanted_version()),
@@ -401,6 +409,7 @@ impl Counter {
     pub(super) fn verify(&self, letter: &Letter, asked: &VerifyChallenge) -> Step {
         let claim = Claim {
             identity: Identity::of(&asked.user, &self.registry().records),
+            user: asked.user.handle.clone(),
             kind: bytes::Bytes::from_static(b"HS_SECKEY"),
             answer: asked.answer.clone(),
             version: letter

@@ -16,7 +16,7 @@ use md5::Md5;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
-use super::Sink;
+use super::{Line, Sink};
 use crate::registry::cipher;
 use crate::registry::keys::{Hash, NodeKey};
 use crate::registry::retry::Key;
@@ -45,8 +45,12 @@ pub(super) struct Letter {
     pub(super) op: OpCode,
     /// The session of the envelope.
     pub(super) within: Option<Within>,
-    /// Who sent it, when the MAC of the session says so.
+    /// Who sent it, when the MAC of the session or the login of the connection says so.
     pub(super) who: Option<Authenticated>,
+    /// The connection that it came over.
+    pub(super) line: Option<Arc<Line>>,
+    /// Whether its session id is that of the connection's login.
+    pub(super) by_login: bool,
     /// Whether its MAC was right.
     pub(super) authentic: bool,
     /// The session id of the answer.

@@ -10,12 +10,14 @@
 //! * [`Desk`]: the queue. When it is full, the client is told to come back (code 3), at once.
 //! * `turns`: who is next. Networks take turns, so that a flood holds up its own.
 //! * `counter`: one thread's work on one request: open, decode, decide.
+//! * `login`: an identity bound to a connection.
 //! * `letter`: one request with all that its answer needs, and the answer: sign, encrypt.
 
 mod change;
 mod counter;
 mod letter;
 mod list;
+mod login;
 mod session;
 mod turns;
 
@@ -33,6 +35,7 @@ use jiexi_proto::{Envelope, EnvelopeFlags, MessageView, OpCode};
 use tokio::sync::oneshot;
 
 pub use self::list::Listing;
+pub use self::login::Line;
 
 use self::change::Settled;
 pub(super) use self::counter::Counter;
@@ -53,6 +56,9 @@ pub struct Config {
     pub threads: usize,
     /// Requests that may wait or be under way.
     pub queue: usize,
+    /// Whether the id-pointer SDK is challenged as other clients are. It takes a challenge that it
+    /// did not ask for by logging in as success, so it is refused otherwise.
+    pub challenge_sdk: bool,
 }
 
 impl Default for Config {
@@ -60,6 +66,7 @@ impl Default for Config {
         Self {
             threads: 0,
             queue: 1_024,
+            challenge_sdk: false,
         }
     }
 }
@@ -73,6 +80,8 @@ pub struct Job {
     pub peer: SocketAddr,
     /// Where the answer goes.
     pub sink: Sink,
+    /// The connection that it came over; none for a datagram.
+    pub line: Option<Arc<Line>>,
     /// When it came.
     pub came: Instant,
 }

@@ -1,0 +1,229 @@
+//! Logins of the id-pointer SDK: an identity bound to a connection.
+//!
+//! ```text
+//!  GET_SITE_INFO "/" ─→ LOGIN ─→ challenge ─→ answer ─→ success; then requests without any proof
+//! ```
+//!
+//! All with a session id that the client chose, and that is worth nothing on another connection.
+//! Nothing else tells a login's requests from a session's: the connection is asked first.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use jiexi_proto::code::ResponseCode;
+use jiexi_proto::limits::NONCE_SIZE;
+use jiexi_proto::message::Body;
+use jiexi_proto::message::login::Login;
+use jiexi_proto::{Message, OpCode, Version};
+
+use super::counter::{Counter, Step};
+use super::letter::Letter;
+use crate::clock::Now;
+use crate::registry::audit::Event;
+use crate::registry::{Authenticated, Identity, Rejection};
+
+/// What the SDK says it does not know of the site, in every request.
+const SERIAL_UNKNOWN: u16 = 0xFFFF;
+
+/// A challenge that waits on its connection.
+#[derive(Debug)]
+struct Pending {
+    session_id: u32,
+    user: Identity,
+    /// Nonce and digest of the login request: what the proof covers.
+    asked: Vec<u8>,
+    made: Instant,
+}
+
+/// Somebody who is logged in.
+#[derive(Debug)]
+struct Bound {
+    session_id: u32,
+    who: Authenticated,
+    since: Instant,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pending: Option<Pending>,
+    bound: Option<Bound>,
+}
+
+/// What a connection is known for. It ends with the connection.
+#[derive(Debug, Default)]
+pub struct Line(Mutex<State>);
+
+impl Line {
+    /// Whether a session id is that of this connection's login.
+    pub(super) fn has(&self, session_id: u32) -> bool {
+        let state = self.lock();
+        let pending = state.pending.iter().map(|pending| pending.session_id);
+        let bound = state.bound.iter().map(|bound| bound.session_id);
+        pending.chain(bound).any(|id| id == session_id)
+    }
+
+    /// Who is logged in under a session id.
+    pub(super) fn who(&self, session_id: u32) -> Option<Authenticated> {
+        let state = self.lock();
+        let bound = state.bound.as_ref()?;
+        (bound.session_id == session_id).then(|| bound.who.clone())
+    }
+
+    /// Whether somebody logged in longer ago than `limit`. The connection is to be closed then: the
+    /// SDK logs in once for a connection, so a login that ends before it would leave it useless.
+    pub(in crate::server::handle) fn is_over(&self, now: Instant, limit: Duration) -> bool {
+        let state = self.lock();
+        let bound = state.bound.as_ref();
+        bound.is_some_and(|bound| now.saturating_duration_since(bound.since) > limit)
+    }
+
+    /// Whether an answer to a challenge with this session id is about a login.
+    pub(super) fn is_asked(&self, session_id: u32) -> bool {
+        let pending = &self.lock().pending;
+        pending
+            .as_ref()
+            .is_some_and(|pending| pending.session_id == session_id)
+    }
+
+    fn ask(&self, pending: Pending) {
+        self.lock().pending = Some(pending);
+    }
+
+    /// A challenge is answered once.
+    fn answered(&self) -> Option<Pending> {
+        self.lock().pending.take()
+    }
+
+    fn bind(&self, bound: Bound) {
+        self.lock().bound = Some(bound);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Letter {
+    /// Whether it is one of the id-pointer SDK: version 2.10 that wants 2.11, and a site serial that
+    /// is never learnt. CNRI's client says 2.3, or what the site record of the server says, with its
+    /// serial.
+    pub(super) fn is_of_sdk(&self) -> bool {
+        self.line.is_some()
+            && self.envelope.version == Version::V2_10
+            && self.envelope.suggested == Version::CURRENT
+            && self.header.site_serial == SERIAL_UNKNOWN
+    }
+}
+
+impl Counter {
+    /// Begins a login: the client is asked for proof.
+    pub(super) fn log_in(&self, letter: Letter, login: &Login) {
+        let refuse = |text| Rejection::new(ResponseCode::OPERATION_NOT_SUPPORTED, text);
+        let mut nonce = [0; NONCE_SIZE];
+        let refused = match &letter.line {
+            None => Some(refuse("a login needs a TCP connection")),
+            Some(_) if letter.envelope.session_id == 0 => {
+                Some(refuse("a login needs a session id"))
+            }
+            Some(_) if getrandom::fill(&mut nonce).is_err() => {
+                Some(Rejection::busy("no randomness"))
+            }
+            Some(line) => {
+                line.ask(Pending {
+                    session_id: letter.envelope.session_id,
+                    user: Identity::of(&login.user, &self.registry().records),
+                    asked: [&nonce[..], &letter.digest().1].concat(),
+                    made: letter.came,
+                });
+                None
+            }
+        };
+        if let Some(rejection) = refused {
+            let step = Step::refuse(&letter, &rejection);
+            return self.finish(letter, step);
+        }
+        let id = letter.envelope.session_id;
+        let octets = letter.challenge(&nonce, id, &self.registry().key, self.stamp());
+        self.send(letter, octets, ResponseCode::AUTHENTICATION_NEEDED);
+    }
+
+    /// Ends a login: the proof is right and the connection is theirs, or it is refused. Success
+    /// and refusal carry the operation of the login; the SDK understands no other.
+    pub(super) fn logged_in(&self, mut letter: Letter, message: &Message) {
+        letter.op = OpCode::LOGIN;
+        let step = match self.check_login(&letter, message) {
+            Ok(who) => {
+                self.note_login(&letter, who.identity(), "accepted", ResponseCode::SUCCESS);
+                if let Some(line) = &letter.line {
+                    line.bind(Bound {
+                        session_id: letter.envelope.session_id,
+                        who,
+                        since: letter.came,
+                    });
+                }
+                Step::success(&letter, Bytes::new())
+            }
+            Err((user, rejection)) => {
+                // Whoever is turned away unheard is counted, not written down: they may be many.
+                if rejection.code != ResponseCode::SERVER_TOO_BUSY {
+                    self.note_login(&letter, &user, "refused", rejection.code);
+                }
+                Step::refuse(&letter, &rejection)
+            }
+        };
+        self.finish(letter, step);
+    }
+
+    /// Checks the proof of a login against what was asked on this connection.
+    fn check_login(
+        &self,
+        letter: &Letter,
+        message: &Message,
+    ) -> Result<Authenticated, (Identity, Rejection)> {
+        let nobody = || Identity {
+            handle: Vec::new(),
+            index: 0,
+        };
+        let bare = |user, code| (user, Rejection::bare(code));
+        let Some(pending) = letter.line.as_ref().and_then(|line| line.answered()) else {
+            return Err(bare(nobody(), ResponseCode::SESSION_TIMEOUT));
+        };
+        let Body::Answer(answer) = &message.body else {
+            return Err(bare(pending.user, ResponseCode::PROTOCOL_ERROR));
+        };
+        let registry = self.registry();
+        let waited = letter.came.saturating_duration_since(pending.made);
+        if waited > registry.config.limits.auth_time {
+            return Err(bare(pending.user, ResponseCode::AUTHENTICATION_TIMEOUT));
+        }
+        let claim = self.claim(letter, answer);
+        if claim.identity != pending.user {
+            return Err(bare(pending.user, ResponseCode::AUTHENTICATION_FAILED));
+        }
+        let now = Now::read().instant;
+        let proved = registry.authenticate(&claim, &[pending.asked], letter.sender(), now);
+        proved
+            .map(|(who, _)| who)
+            .map_err(|rejection| (claim.identity, rejection))
+    }
+
+    fn note_login(
+        &self,
+        letter: &Letter,
+        user: &Identity,
+        result: &'static str,
+        code: ResponseCode,
+    ) {
+        self.registry().note(&Event {
+            time: Now::read().unix_seconds.into(),
+            identity: Some(user),
+            source: letter.peer.ip().to_string(),
+            operation: "login",
+            handle: &user.handle,
+            result,
+            code: code.0,
+            change: None,
+        });
+    }
+}
