@@ -146,8 +146,8 @@ fn random_questions() {
 #[test]
 fn amplification_factor_of_each_type() {
     let mut bench = Bench::new();
-    let text =
-        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/dns.md")).expect("docs");
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/dns.md"))
+        .expect("docs");
     let mut table = Vec::new();
     for (name, kind) in [
         ("NAPTR", 35),
@@ -178,7 +178,7 @@ fn amplification_factor_of_each_type() {
     assert_eq!(
         table.iter().find(missing),
         None,
-        "docs/dns.md should have:\n{}",
+        "config/dns.md should have:\n{}",
         table.join("\n")
     );
 }
