@@ -22,7 +22,7 @@ use super::loader::{self, Loaded};
 use super::metrics::{Part, Stopwatch};
 use super::shared::{Requests, Shared};
 use super::sled::{self, EngineError};
-use super::writer::Writer;
+use super::writer::{self, Writer};
 use super::{snapshot, verify};
 
 /// Priority of background work, from 0 (like all other) to 19.
@@ -61,11 +61,10 @@ pub(crate) fn run(shared: Arc<Shared>) {
 }
 
 /// Writes until the queue ends, and sees to it that nobody waits for a writer that is gone.
-fn write(shared: &Arc<Shared>, writer: Writer) {
-    if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
-        let reason: Arc<str> = "the writer panicked; the log says where".into();
-        shared.set_read_only(Arc::clone(&reason));
-        shared.refuse_waiting(&CommitError::ReadOnly(reason));
+fn write(shared: &Shared) {
+    if catch_unwind(AssertUnwindSafe(|| writer::run(shared))).is_err() {
+        shared.writer().take();
+        shared.lose_writer();
     }
 }
 
@@ -150,8 +149,9 @@ impl Keeper {
             shared.set_state(State::Ready);
         }
         let writer = Writer::new(Arc::clone(&shared), journal, position);
+        *shared.writer() = Some(writer);
         let writing = Arc::clone(&shared);
-        let writer = spawn("store-writer", move || write(&writing, writer))?;
+        let writer = spawn("store-writer", move || write(&writing))?;
         let mut keeper = Self {
             shared,
             writer,

@@ -438,6 +438,24 @@ impl Store {
         self.enqueue(batch, Box::new(done), false);
     }
 
+    /// As [`Self::submit`], but while nothing else is written the batch is durable, and `done` was called, when this
+    /// returns: a thread that may wait for the disk saves waking two others.
+    pub fn submit_here(
+        &self,
+        mut batch: Batch,
+        done: impl FnOnce(Result<Committed, CommitError>) + Send + 'static,
+    ) {
+        self.add_other_keys(&mut batch);
+        match Job::new(batch, Box::new(done)) {
+            Ok(job) => {
+                if let Err(job) = writer::write_here(&self.shared, job) {
+                    self.push(Ok(job), false);
+                }
+            }
+            refused => self.push(refused, false),
+        }
+    }
+
     /// As [`Self::submit`], but waits for room in the queue.
     pub fn submit_wait(
         &self,
@@ -460,10 +478,11 @@ impl Store {
 
     fn enqueue(&self, mut batch: Batch, done: Done, wait: bool) {
         self.add_other_keys(&mut batch);
-        let refused = match Job::new(batch, done) {
-            Ok(job) => self.shared.queue.push(job, wait),
-            Err((error, job)) => Err((error, job)),
-        };
+        self.push(Job::new(batch, done), wait);
+    }
+
+    fn push(&self, job: Result<Job, (CommitError, Job)>, wait: bool) {
+        let refused = job.and_then(|job| self.shared.queue.push(job, wait));
         if let Err((error, job)) = refused {
             let changes = job.changes.len();
             self.shared.tell(job, Err(error), changes);

@@ -141,21 +141,16 @@ impl Overlay {
 
     /// Waits until fewer changes wait than the limits say.
     pub(crate) fn wait_room(&self, limits: Limits) {
-        let full = |inner: &mut Inner| {
-            let factor = if inner.engine.is_some() {
-                1
-            } else {
-                REBUILD_FACTOR
-            };
-            let (changes, bytes) = inner.lag();
-            inner.collecting
-                && (changes >= limits.changes * factor || bytes >= limits.bytes * factor)
-        };
         drop(
             self.changed
-                .wait_while(self.lock(), full)
+                .wait_while(self.lock(), |inner| inner.is_full(limits))
                 .unwrap_or_else(PoisonError::into_inner),
         );
+    }
+
+    /// Whether fewer changes wait than the limits say.
+    pub(crate) fn has_room(&self, limits: Limits) -> bool {
+        !self.lock().is_full(limits)
     }
 
     /// What the applier `lane` is to do, waiting up to `patience` for something.
@@ -345,6 +340,16 @@ impl Overlay {
 }
 
 impl Inner {
+    fn is_full(&self, limits: Limits) -> bool {
+        let factor = if self.engine.is_some() {
+            1
+        } else {
+            REBUILD_FACTOR
+        };
+        let (changes, bytes) = self.lag();
+        self.collecting && (changes >= limits.changes * factor || bytes >= limits.bytes * factor)
+    }
+
     fn lag(&self) -> (u64, u64) {
         let total = (self.draining.len() as u64).max(1);
         let draining_bytes = self.draining_bytes * self.draining_left / total;

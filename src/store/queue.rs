@@ -172,11 +172,25 @@ impl Queue {
         Ok(())
     }
 
-    /// Takes the jobs that are there, up to `bytes` (but at least one), waiting for the first one. None at the end.
-    pub(crate) fn take(&self, bytes: usize) -> Option<Vec<Job>> {
+    /// Waits for a job; false when there is none and there will be none.
+    pub(crate) fn wait(&self) -> bool {
         let waiting = |inner: &mut Inner| inner.jobs.is_empty() && inner.refusal.is_none();
         let inner = self.filled.wait_while(self.lock(), waiting);
-        let mut inner = inner.unwrap_or_else(PoisonError::into_inner);
+        !inner
+            .unwrap_or_else(PoisonError::into_inner)
+            .jobs
+            .is_empty()
+    }
+
+    /// Whether nothing waits, and something would be taken.
+    pub(crate) fn is_idle(&self) -> bool {
+        let inner = self.lock();
+        inner.jobs.is_empty() && inner.refusal.is_none()
+    }
+
+    /// Takes the jobs that are there, up to `bytes` (but at least one); none when there are none.
+    pub(crate) fn take(&self, bytes: usize) -> Option<Vec<Job>> {
+        let mut inner = self.lock();
         let mut taken = Vec::new();
         let mut sum = 0;
         while let Some(job) = inner.jobs.front() {

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use super::metrics::{Stopwatch, StoreMetrics};
 use super::overlay::Overlay;
 use super::queue::Queue;
 use super::sled::Engine;
+use super::writer::Writer;
 
 /// How long another process may hold the directory: a killed one is torn down by then.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
@@ -52,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) snapshots: Mutex<()>,
     status: Mutex<Status>,
     status_changed: Condvar,
+    /// Whoever holds this writes; none before loading and after closing.
+    writer: Mutex<Option<Writer>>,
     lock: Mutex<Option<File>>,
 }
 
@@ -96,6 +99,7 @@ impl Shared {
                 requests: Requests::default(),
             }),
             status_changed: Condvar::new(),
+            writer: Mutex::default(),
             lock: Mutex::new(Some(lock)),
             config,
             identity,
@@ -219,6 +223,20 @@ impl Shared {
             if changed && space != Space::Handle {
                 self.epochs[space as usize - 1].fetch_add(1, Ordering::Release);
             }
+        }
+    }
+
+    /// The writer, when nobody else writes any more.
+    pub(crate) fn writer(&self) -> MutexGuard<'_, Option<Writer>> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The writer, unless somebody writes.
+    pub(crate) fn idle_writer(&self) -> Option<MutexGuard<'_, Option<Writer>>> {
+        match self.writer.try_lock() {
+            Ok(writer) => Some(writer),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
         }
     }
 

@@ -1,5 +1,6 @@
-//! The one thread that changes anything: it takes what waits, checks expectations, appends one journal entry, syncs it,
-//! makes the changes visible, and only then tells those who wait.
+//! The one writer: it takes what waits, checks expectations, appends one journal entry, syncs it, makes the changes
+//! visible, and only then tells those who wait. It has a thread of its own; while that has nothing to do, a thread that
+//! may wait for the disk has its batch written where it is, which saves waking two threads.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -53,16 +54,8 @@ impl Writer {
         }
     }
 
-    /// Writes until the queue ends.
-    pub(crate) fn run(mut self) {
-        let limits = Limits {
-            changes: self.shared.config.lag_changes,
-            bytes: self.shared.config.lag_bytes,
-        };
-        while let Some(jobs) = self.shared.queue.take(self.shared.config.group_bytes) {
-            self.shared.overlay.wait_room(limits);
-            self.commit(jobs);
-        }
+    /// Ends the journal.
+    fn close(mut self) {
         if self.shared.read_only().is_none()
             && let Err(error) = self.journal.close(self.position)
         {
@@ -283,7 +276,58 @@ fn is_claimed(change: &Prepared, found: Record<'_>) -> bool {
     }
 }
 
+/// Writes until the queue ends.
+pub(crate) fn run(shared: &Shared) {
+    while shared.queue.wait() {
+        shared.overlay.wait_room(Limits::of(shared));
+        let mut writer = shared.writer();
+        // What came while another thread was writing goes with it.
+        if let (Some(writer), Some(jobs)) =
+            (&mut *writer, shared.queue.take(shared.config.group_bytes))
+        {
+            writer.commit(jobs);
+        }
+    }
+    if let Some(writer) = shared.writer().take() {
+        writer.close();
+    }
+}
+
+/// Writes one batch on this thread, unless others wait or the writer is at work: then it comes back.
+pub(crate) fn write_here(shared: &Shared, job: Job) -> Result<(), Job> {
+    let Some(mut writer) = shared.idle_writer() else {
+        return Err(job);
+    };
+    let Some(idle) = writer
+        .as_mut()
+        .filter(|_| shared.queue.is_idle() && shared.overlay.has_room(Limits::of(shared)))
+    else {
+        return Err(job);
+    };
+    if catch_unwind(AssertUnwindSafe(|| idle.commit(vec![job]))).is_err() {
+        *writer = None;
+        shared.lose_writer();
+    }
+    Ok(())
+}
+
+impl Limits {
+    fn of(shared: &Shared) -> Self {
+        Self {
+            changes: shared.config.lag_changes,
+            bytes: shared.config.lag_bytes,
+        }
+    }
+}
+
 impl Shared {
+    /// After a panic of the writer: nobody waits for it.
+    pub(crate) fn lose_writer(&self) {
+        let reason: Arc<str> = "the writer panicked; the log says where".into();
+        self.set_read_only(Arc::clone(&reason));
+        self.refuse_waiting(&CommitError::ReadOnly(reason));
+    }
+
     /// Tells those who wait.
     fn complete(&self, outcomes: impl Iterator<Item = (Job, Result<Committed, CommitError>)>) {
         for (job, outcome) in outcomes {

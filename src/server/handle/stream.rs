@@ -113,7 +113,10 @@ impl Pool {
     /// Has this thread take up a light request for the desk.
     fn take_up(&self, desk: &Arc<Desk>, job: Job) {
         let mut scratch = self.take();
-        let new = || Counter::new(Arc::clone(desk), Arc::clone(&self.shared), &self.metrics);
+        let new = || {
+            let counter = Counter::new(Arc::clone(desk), Arc::clone(&self.shared), &self.metrics);
+            counter.patient()
+        };
         scratch.counter.get_or_insert_with(new).serve(job);
         self.put(scratch);
     }
@@ -228,7 +231,8 @@ where
         came: Now::read().instant,
     };
     let taken = if desk.is_light(&job.octets) && desk.admit(&job) {
-        pool.take_up(desk, job);
+        // It may wait for the disk; the runtime is told, so that others are served meanwhile.
+        tokio::task::block_in_place(|| pool.take_up(desk, job));
         Ok(())
     } else {
         desk.submit(job)

@@ -128,10 +128,15 @@ impl Counter {
                     attempts,
                     result: Err(CommitError::Closed),
                 };
-                self.shared.store.submit(decision.batch, move |result| {
+                let done = move |result| {
                     settled.result = result;
                     desk.settle(settled);
-                });
+                };
+                if self.waits && self.desk.is_alone() {
+                    self.shared.store.submit_here(decision.batch, done);
+                } else {
+                    self.shared.store.submit(decision.batch, done);
+                }
             }
             Err(rejection) => {
                 self.refuse_change(letter, &request, &who, Ended::Refused, &rejection)

@@ -50,6 +50,8 @@ impl Step {
 /// One thread at the desk.
 pub(in crate::server::handle) struct Counter {
     pub(super) desk: Arc<Desk>,
+    /// Whether this thread may wait for the disk, which saves waking others.
+    pub(super) waits: bool,
     pub(super) shared: Arc<Shared>,
     reader: Reader,
     authority: resolver::Authority,
@@ -74,8 +76,17 @@ impl Counter {
             authority: shared.authority().unwrap_or_default(),
             udp: metrics.cell(Transport::Udp),
             tcp: metrics.cell(Transport::Tcp),
+            waits: false,
             desk,
             shared,
+        }
+    }
+
+    /// On a thread that may wait for the disk.
+    pub(in crate::server::handle) fn patient(self) -> Self {
+        Self {
+            waits: true,
+            ..self
         }
     }
 

@@ -224,7 +224,7 @@ impl Desk {
         let spawn = |number| {
             let counter = Counter::new(Arc::clone(self), Arc::clone(shared), metrics);
             let thread = std::thread::Builder::new().name(format!("desk-{number}"));
-            thread.spawn(move || counter.run())
+            thread.spawn(move || counter.patient().run())
         };
         (0..threads).map(spawn).collect()
     }
@@ -325,6 +325,11 @@ impl Desk {
         }
         self.lock().settled.push_back(Box::new(settled));
         self.changed.notify_one();
+    }
+
+    /// Whether one request is under way, and no other.
+    fn is_alone(&self) -> bool {
+        self.open.load(Relaxed) <= 1
     }
 
     /// One request is done.
