@@ -31,13 +31,24 @@ deny:
 interop:
     tests/interop/run.sh
 
-# look-ups per second and per core, beside the echo floor (some 10 minutes)
+# look-ups beside the floors, redis, Knot, NSD and the CNRI server (some 8 minutes); writes the table of the README
 bench:
-    benches/run.sh
+    TABLE=write benches/peers/run.sh
 
-# the benchmarks once, shortly: they work
+# the same once, shortly: it works
 bench-smoke:
     benches/run.sh --smoke
+    benches/peers/run.sh --smoke
+
+# instructions of one look-up of each kind, compared with those written down
+bench-instructions:
+    benches/instructions/run.sh
+
+# the parts of a look-up in time, and durable writes beside bare append and fdatasync
+bench-parts:
+    cargo bench --locked --bench lookup
+    cargo bench --locked --bench store
+    cargo bench --locked --package jiexi-proto --bench codec
 
 # a node with realistic data on loopback
 run:

@@ -7,11 +7,12 @@
 //! * *Operating*: [`cli`] → [`config`], [`logging`], [`node`]; [`control`] and [`ops`] beside a running node;
 //!   [`bulk`], [`maintenance`] and [`demo`] for its data; [`identity`] and [`keyring`] for its keys and site record,
 //!   [`token`] for those of the API.
-//! * *Asking*: [`client`]. Shapes: [`json`], [`records`].
+//! * *Asking*: [`client`]; [`bench`] asks as fast as it can. Shapes: [`json`], [`records`].
 //!
 //! The core (`jiexi_proto`, [`resolver`], [`store`]) is synchronous, knows no sockets and reads no
 //! clock but through [`clock`].
 
+pub mod bench;
 pub mod bulk;
 pub mod cli;
 pub mod client;

@@ -2,7 +2,7 @@
 //!
 //! * [`run`] — arguments in, exit code out; `main` is this and nothing else.
 //! * `init`, `serve` — set a node up and run it.
-//! * `resolve`, `decode` — look at the protocol from outside.
+//! * `resolve`, `decode` — look at the protocol from outside; `bench` — load for a node, and what it costs.
 //! * `handle`, `value`, `prefix` — change records: `access` is where and by whom, `values` what, `refusal` why not.
 //! * `bulk` (`import`, `export`), `store` — the data of a node, running or stopped.
 //! * `dns` — what the DNS zones of a node say.
@@ -19,6 +19,7 @@ use clap::{Parser, Subcommand};
 
 mod access;
 mod audit;
+mod bench;
 mod bulk;
 mod config;
 mod decode;
@@ -82,6 +83,7 @@ enum Command {
     Token(token::Token),
     Decode(decode::Decode),
     Dns(dns::Dns),
+    Bench(bench::Bench),
     Config(config::ConfigCommand),
 }
 
@@ -104,6 +106,7 @@ pub fn run() -> ExitCode {
         Command::Token(command) => command.run(),
         Command::Decode(command) => command.run(),
         Command::Dns(command) => command.run(),
+        Command::Bench(command) => command.run(),
         Command::Config(command) => command.run(),
     };
     exit::code(outcome)

@@ -12,6 +12,7 @@
     reason = "a test ends where something is not as expected"
 )]
 
+mod bench;
 mod bulk;
 mod change;
 mod codes;

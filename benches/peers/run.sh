@@ -1,0 +1,373 @@
+#!/usr/bin/env bash
+# Measures a node beside its peers: server on core 0, load on core 1, the same records, one after the other in turns,
+# medians. Prints one table.
+#
+#   benches/peers/run.sh                 1,000,000 records, three turns of 2 s for each load (some 8 minutes)
+#   benches/peers/run.sh knot nsd        these again; the rest of the table stays as measured last
+#   benches/peers/run.sh --table         the table of what was measured last
+#   benches/peers/run.sh --smoke         2,000 records, one short turn: shows that everything works, measures nothing
+#   TABLE=write benches/peers/run.sh     and puts the table into README.md
+#
+# The peers: floor, jiexi, redis, knot, nsd (Debian), cnri (Maven Central). What is missing is installed.
+# Settings: RECORDS, CNRI_RECORDS, RUNS, SECONDS_EACH. JIEXI and PEERS_BIN name the two programs; without them the
+# release build of this checkout is made and used. BENCH_DIR is a directory on the disk to use.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+target=${CARGO_TARGET_DIR:-$PWD/target}
+cnri_version=6.2
+
+smoke=false table_only=false chosen=()
+for argument in "$@"; do
+    case $argument in
+        --smoke) smoke=true ;;
+        --table) table_only=true ;;
+        floor | jiexi | redis | knot | nsd | cnri) chosen+=("$argument") ;;
+        *) echo "peers: unknown argument $argument; see the head of $0" >&2; exit 2 ;;
+    esac
+done
+if [[ ${#chosen[@]} -eq 0 ]]; then chosen=(floor jiexi redis knot nsd cnri); fi
+if $smoke; then
+    records=2000 cnri_records=500 runs=1 seconds=0.3 warm_up=0.1 results=$target/peers-smoke
+else
+    records=${RECORDS:-1000000} cnri_records=${CNRI_RECORDS:-100000} runs=${RUNS:-3} seconds=${SECONDS_EACH:-2}
+    warm_up=0.5 results=$target/peers
+fi
+mkdir -p "$results"
+
+# The rows: name, peer, transport, what it is. The loads: name, window, sockets.
+rows=(
+    "floor-udp|floor|udp|UDP|floor: recvmmsg–sendmmsg echo"
+    "jiexi-udp|jiexi|udp|UDP|**jiexi**"
+    "jiexi-miss|jiexi|miss|UDP|**jiexi**, unknown suffix"
+    "knot-udp|knot|dns|UDP|Knot, TXT"
+    "nsd-udp|nsd|dns|UDP|NSD, TXT"
+    "cnri-udp|cnri|udp|UDP|CNRI"
+    "floor-tcp|floor|tcp|TCP pipelined|floor: tokio read–write echo"
+    "jiexi-tcp|jiexi|tcp|TCP pipelined|**jiexi**"
+    "redis-tcp|redis|redis|TCP pipelined|redis, GET"
+    "floor-connect|floor|connect|TCP, one each|floor: tokio accept–read–write echo"
+    "jiexi-connect|jiexi|connect|TCP, one each|**jiexi**"
+    "cnri-connect|cnri|connect|TCP, one each|CNRI"
+)
+loads=(peak w16 w1)
+
+packages() {
+    local missing=() wanted
+    for wanted in redis-server:redis-server knotd:knot nsd:nsd mvn:maven javac:openjdk-17-jdk-headless \
+        chrt:util-linux; do
+        PATH=$PATH:/usr/sbin:/sbin command -v "${wanted%%:*}" >/dev/null || missing+=("${wanted##*:}")
+    done
+    if [[ ${#missing[@]} -eq 0 ]]; then return; fi
+    local root=()
+    if [[ $EUID -ne 0 ]]; then root=(sudo); fi
+    "${root[@]}" apt-get update -q
+    DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -q -y --no-install-recommends "${missing[@]}"
+}
+
+programs() {
+    if [[ -z ${JIEXI:-} ]]; then
+        cargo build --release --locked --bin jiexi
+        JIEXI=$target/release/jiexi
+    fi
+    if [[ -z ${PEERS_BIN:-} ]]; then
+        PEERS_BIN=$(cargo build --release --locked --bench peers --message-format=json-render-diagnostics |
+            sed -n 's/.*"name":"peers".*"executable":"\([^"]*\)".*/\1/p')
+    fi
+    cnri_jar=$target/tools/handle-$cnri_version.jar
+    if [[ ! -e $cnri_jar ]]; then
+        mvn -q -B -ntp -Dstyle.color=never dependency:copy -Dartifact=org.dspace:handle:$cnri_version \
+            -DoutputDirectory="$target/tools" >/dev/null
+    fi
+}
+
+# Real-time priority keeps other work out of the figures; not every machine permits it.
+cores() {
+    core0=(taskset -c 0) core1=(taskset -c 1)
+    if chrt -r 10 true 2>/dev/null; then
+        core0+=(chrt -r 10) core1+=(chrt -r 10)
+    fi
+    if [[ $(nproc) -lt 2 ]]; then
+        echo "peers: one core only: server and load share it, the figures mean little" >&2
+        core0=(env) core1=(env)
+    fi
+}
+
+pids=()
+finish() {
+    local status=$?
+    for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
+    for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
+    if [[ $status -ne 0 ]]; then
+        for log in "$work"/*.log; do
+            [[ -s $log ]] && echo "--- ${log##*/}, its end" >&2 && tail -n 20 "$log" >&2
+        done
+    fi
+    rm -rf "$work" "$memory"
+}
+
+# start NAME COMMAND...: on core 0, with its output in NAME.log; its process is $started.
+start() {
+    local name=$1
+    shift
+    "${core0[@]}" "$@" >"$work/$name.log" 2>&1 &
+    started=$!
+    pids+=("$started")
+    server[$name]=$started
+}
+
+declare -A server address
+# A port of loopback where nobody listens, and nobody will: below the range that the kernel hands out.
+port=$((20000 + RANDOM % 10000))
+next_address() { port=$((port + 1)); address[$1]=127.0.0.1:$port; }
+
+# await WHAT COMMAND...: until it succeeds.
+await() {
+    local what=$1
+    shift
+    for _ in {1..240}; do
+        if "$@" >/dev/null 2>&1; then return; fi
+        sleep 0.5
+    done
+    echo "peers: $what does not answer" >&2
+    "$@" >&2
+}
+
+start_floor() {
+    next_address floor-udp; next_address floor-tcp
+    start floor-udp "$PEERS_BIN" echo-udp --listen "${address[floor-udp]}" --records "$records"
+    start floor-tcp "$PEERS_BIN" echo-tcp --listen "${address[floor-tcp]}" --records "$records"
+    await floor-udp "$JIEXI" bench first --server "${address[floor-udp]}"
+}
+
+start_jiexi() {
+    next_address jiexi
+    "$JIEXI" init --prefix 88.118 --address 127.0.0.1 --port "$port" --data "$work/node" >/dev/null
+    "$JIEXI" bench records --records "$records" | "$JIEXI" import --data "$work/node" - >"$work/import.log" 2>&1
+    local operations=$((port + 1))
+    port=$operations
+    # One UDP thread, since there is one core for it. The guard works, with a limit that a load does not reach.
+    JIEXI_HANDLE_LISTEN=127.0.0.1 JIEXI_HANDLE_UDP_WORKERS=1 JIEXI_HTTP_LISTEN= JIEXI_HANDLE_AMPLIFICATION_RATE=64GiB \
+        JIEXI_HANDLE_AMPLIFICATION_BURST=64GiB JIEXI_OPERATIONS_LISTEN=127.0.0.1:$operations \
+        start jiexi "$JIEXI" serve --config "$work/node/jiexi.toml"
+    await jiexi "$JIEXI" bench first --server "${address[jiexi]}" --records "$records"
+}
+
+start_redis() {
+    next_address redis
+    start redis redis-server --bind 127.0.0.1 --port "$port" --save '' --appendonly no --dir "$work"
+    await redis redis-cli -p "$port" ping
+    "$PEERS_BIN" generate redis --records "$records" | redis-cli -p "$port" --pipe >"$work/redis-load.log"
+    await redis ask redis redis 1 1 0.05
+}
+
+zone() {
+    if [[ ! -e $work/zone ]]; then "$PEERS_BIN" generate zone --records "$records" >"$work/zone"; fi
+}
+
+start_knot() {
+    next_address knot; zone
+    mkdir -p "$work/knot"
+    cat >"$work/knot.conf" <<END
+server:
+    listen: 127.0.0.1@$port
+    rundir: $work/knot
+    udp-workers: 1
+    tcp-workers: 1
+    background-workers: 1
+database:
+    storage: $work/knot
+log:
+  - target: stderr
+    any: warning
+template:
+  - id: default
+    storage: $work
+    zonefile-load: whole
+    journal-content: none
+    semantic-checks: off
+zone:
+  - domain: peers.test
+    file: zone
+END
+    start knot knotd -c "$work/knot.conf"
+    await knot ask knot dns 1 1 0.05
+}
+
+start_nsd() {
+    next_address nsd; zone
+    cat >"$work/nsd.conf" <<END
+server:
+    ip-address: 127.0.0.1@$port
+    server-count: 1
+    username: ""
+    chroot: ""
+    zonesdir: "$work"
+    database: ""
+    pidfile: "$work/nsd.pid"
+    xfrdfile: "$work/nsd-xfrd"
+    zonelistfile: "$work/nsd-zones"
+    minimal-responses: yes
+    rrl-ratelimit: 0
+    rrl-whitelist-ratelimit: 0
+remote-control:
+    control-enable: no
+zone:
+    name: peers.test
+    zonefile: zone
+END
+    start nsd nsd -d -c "$work/nsd.conf"
+    await nsd ask nsd dns 1 1 0.05
+}
+
+start_cnri() {
+    next_address cnri
+    "$PEERS_BIN" generate cnri --records "$cnri_records" |
+        java -cp "$cnri_jar" benches/peers/Cnri.java load "$memory/cnri" "$port" 88.118 16 >"$work/cnri-load.log" 2>&1
+    start cnri java -cp "$cnri_jar" benches/peers/Cnri.java serve "$memory/cnri"
+    await cnri "$JIEXI" bench first --server "${address[cnri]}" --records "$cnri_records" --time 1s
+}
+
+# The records that a peer holds.
+held() { if [[ $1 == cnri ]]; then echo "$cnri_records"; else echo "$records"; fi; }
+# The process of a peer and those that it has started.
+family() {
+    local pid children
+    echo "$1"
+    children=$(cat "/proc/$1/task/$1/children" 2>/dev/null || true)
+    for pid in $children; do family "$pid"; done
+}
+
+# ask PEER PROTOCOL WINDOW SOCKETS SECONDS: a peer in its own protocol.
+ask() {
+    local with=()
+    for pid in $(family "${server[$1]}"); do with+=(--pid "$pid"); done
+    "${core1[@]}" "$PEERS_BIN" ask "$2" --server "${address[$1]}" --records "$records" --window "$3" --sockets "$4" \
+        --seconds "$5" --warm-up "$warm_up" "${with[@]}"
+}
+
+# measure ROW PEER KIND LOAD: one turn; its report is added to the results.
+measure() {
+    local row=$1 peer=$2 kind=$3 load=$4 window sockets=64 process=$2 with=() transport=$3
+    # A window that the usual receive buffer holds: no peer is to be measured by what it loses.
+    case $kind in
+        tcp | redis) window=512 sockets=8 ;;
+        connect) window=8 sockets=1 ;;
+        *) window=256 ;;
+    esac
+    if [[ $load == w16 ]]; then window=16; fi
+    if [[ $load == w1 ]]; then window=1; fi
+    if [[ $sockets -gt $window ]]; then sockets=$window; fi
+    if [[ $kind == dns || $kind == redis ]]; then
+        ask "$peer" "$kind" "$window" "$sockets" "$seconds"
+        return
+    fi
+    if [[ $kind == miss ]]; then transport=udp with=(--miss 100); fi
+    if [[ $peer == floor ]]; then process=${row/connect/tcp}; fi
+    "${core1[@]}" "$JIEXI" bench lookups --server "${address[$process]}" --transport "$transport" --window "$window" \
+        --sockets "$sockets" --records "$(held "$peer")" --time "${seconds}s" --warm-up "${warm_up}s" \
+        --pid "${server[$process]}" "${with[@]}" -o json
+}
+
+measure_all() {
+    local run load row cell
+    for peer in "${chosen[@]}"; do rm -f "$results/$peer"-*; done
+    for ((run = 1; run <= runs; run++)); do
+        for load in "${loads[@]}"; do
+            for row in "${rows[@]}"; do
+                IFS='|' read -ra cell <<<"$row"
+                [[ " ${chosen[*]} " == *" ${cell[1]} "* ]] || continue
+                echo "turn $run, $load: ${cell[0]}" >&2
+                measure "${cell[0]}" "${cell[1]}" "${cell[2]}" "$load" >"$work/report"
+                tr -d '\n ' <"$work/report" >>"$results/${cell[0]}.$load"
+                echo >>"$results/${cell[0]}.$load"
+            done
+        done
+    done
+    for row in "${rows[@]}"; do
+        IFS='|' read -ra cell <<<"$row"
+        [[ " ${chosen[*]} " == *" ${cell[1]} "* && ${cell[1]} != floor ]] || continue
+        for pid in $(family "${server[${cell[1]}]}"); do cat "/proc/$pid/smaps_rollup"; done |
+            awk -v n="$(held "${cell[1]}")" '/^Pss:/ { kib += $2 } END { printf "%.0f|%.0f\n", kib / 1024, kib * 1024 / n }' \
+                >"$results/${cell[0]}.memory"
+    done
+    about >"$results/about"
+}
+
+about() {
+    echo "$(held jiexi) records (CNRI: $(held cnri)), answers of $("$PEERS_BIN" means --records "$records" |
+        sed 's/.*"answer_octets":\([0-9]*\).*/\1/') octets on average; medians of $runs; $(
+        redis-server --version | sed 's/.*v=\([^ ]*\).*/redis \1/'), $(knotd --version | sed 's/.*, version/Knot/'), NSD $(
+        nsd -v 2>&1 | sed -n 's/^NSD version //p'), CNRI $cnri_version; $(
+        sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) cores, Linux $(uname -r)"
+}
+
+# field FILE PATH: the median of a number over the reports in a file, one a line.
+field() {
+    sed -n "s/.*$2\":\([0-9.]*\).*/\1/p" "$1" 2>/dev/null | sort -n |
+        awk '{ v[NR] = $1 } END { if (NR) print v[int((NR + 1) / 2)]; else print "–" }'
+}
+
+table() {
+    local row cell load latency floor= transport=
+    echo "| | | req/s | CPU, µs | × floor | p50 / p99 / p99.9 at the peak, µs | 16 under way | 1 under way | MiB | bytes a record |"
+    echo "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+    for row in "${rows[@]}"; do
+        IFS='|' read -ra cell <<<"$row"
+        local file=$results/${cell[0]} cpu memory='–|–' latencies=()
+        if [[ ! -s $file.peak ]]; then
+            echo "peers: ${cell[0]} was not measured" >&2
+            return 1
+        fi
+        for load in "${loads[@]}"; do
+            latency=$(for quantile in p50 p99 'p99\.9'; do field "$file.$load" "latency_us\":{[^}]*\"$quantile"; done)
+            latencies+=("$(paste -sd'|' <<<"$latency" | sed 's/|/ \/ /g')")
+        done
+        cpu=$(field "$file.peak" cpu_us_per_request)
+        if [[ ${cell[1]} == floor ]]; then floor=$cpu; fi
+        if [[ -e $file.memory ]]; then memory=$(<"$file.memory"); fi
+        [[ ${cell[3]} != "$transport" ]] && transport=${cell[3]} && cell[3]=$transport || cell[3]=
+        local times
+        times=$(awk -v a="$cpu" -v b="$floor" 'BEGIN { printf "%.2f", a / b }')
+        printf '| %s ' "${cell[3]}" "${cell[4]}" "$(field "$file.peak" requests_per_second | sed 's/\..*//')" "$cpu" \
+            "$times" "${latencies[@]}" "${memory%%|*}" "${memory##*|}"
+        echo '|'
+    done
+    echo
+    echo "$(<"$results/about")."
+}
+
+# Too many lost, or a server that was not busy: the figures do not mean what they say.
+doubts() {
+    local row cell lost cores
+    for row in "${rows[@]}"; do
+        IFS='|' read -ra cell <<<"$row"
+        lost=$(field "$results/${cell[0]}.peak" '"lost')
+        cores=$(field "$results/${cell[0]}.peak" server_cores)
+        if [[ $lost != 0 ]]; then echo "peers: ${cell[0]} lost $lost requests" >&2; fi
+        if awk -v c="$cores" 'BEGIN { exit !(c < 0.85) }'; then
+            echo "peers: ${cell[0]} kept $cores of its core busy at the peak: the load was the limit" >&2
+        fi
+    done
+}
+
+PATH=$PATH:/usr/sbin:/sbin
+if ! $table_only; then
+    packages
+    programs
+    cores
+    work=$(mktemp -d "${BENCH_DIR:-${TMPDIR:-/tmp}}/jiexi-peers.XXXXXX")
+    # The CNRI server's storage writes every change at once: what is measured is in memory anyhow.
+    memory=$(mktemp -d "$(test -w /dev/shm && echo /dev/shm || echo "$work")/jiexi-peers.XXXXXX")
+    trap finish EXIT
+    for peer in "${chosen[@]}"; do
+        echo "starting $peer" >&2
+        "start_$peer"
+    done
+    measure_all
+fi
+table | tee "$results/table.md"
+if ! $smoke; then doubts; fi
+if [[ ${TABLE:-} == write ]]; then
+    begin='<!-- peers -->' end='<!-- end of peers -->'
+    sed -i -e "/^$begin/,/^$end/{/^<!--/!d}" -e "/^$begin/r $results/table.md" README.md
+fi
