@@ -4,7 +4,7 @@
 //!
 //! * *Answering*: [`server`] receives → decodes → [`resolver`] decides → [`store`] knows; [`metrics`] counts, [`observe`] for the store.
 //! * *Changing*: [`registry`] says who asks, whether they may, and what changes.
-//! * *Operating*: [`cli`] → [`config`], [`logging`], [`node`]; [`control`] and [`ops`] beside a running node;
+//! * *Operating*: [`history`] remembers who asked; [`cli`] → [`config`], [`logging`], [`node`]; [`control`] and [`ops`] beside a running node;
 //!   [`bulk`], [`maintenance`] and [`demo`] for its data; [`identity`] and [`keyring`] for its keys and site record,
 //!   [`token`] for those of the API.
 //! * *Asking*: [`client`]; [`bench`] asks as fast as it can. Shapes: [`json`], [`records`].
@@ -20,6 +20,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod demo;
+pub mod history;
 pub mod identity;
 pub mod json;
 pub mod keyring;

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock;
 use crate::config::Config;
 use crate::control::server::{self as control, ControlSocket};
+use crate::history::{self, History};
 use crate::identity::{self, KeyPair};
 use crate::json;
 use crate::metrics::Metrics;
@@ -58,6 +59,7 @@ pub struct Node {
     pub dns_addresses: Vec<SocketAddr>,
     /// Where DNS over TLS is served, if it is.
     pub dns_tls_addresses: Vec<SocketAddr>,
+    history: Option<Arc<History>>,
     /// Where the operations listener is.
     pub operations: SocketAddr,
     stop: CancellationToken,
@@ -106,7 +108,9 @@ impl Node {
             desk: Some(Arc::new(desk)),
         });
         let server = Server::start(bound, &shared, &metrics).map_err(failing("threads"))?;
-        let http = Http::start(web, &shared, &registry, &metrics).map_err(failing("[http]"))?;
+        let history = history_of(config, &metrics)?;
+        let http = Http::start(web, &shared, &registry, &metrics, history.as_deref())
+            .map_err(failing("[http]"))?;
         let (dns_addresses, dns_tls_addresses) = dns
             .as_ref()
             .map(|bound| (bound.addresses.clone(), bound.tls_addresses.clone()))
@@ -148,6 +152,7 @@ impl Node {
             dns,
             dns_addresses,
             dns_tls_addresses,
+            history,
             operations: address,
             stop,
             side,
@@ -193,8 +198,14 @@ impl Node {
         }
         self.stop.cancel();
         self.side.wait().await;
-        let store = self.store;
-        let closed = tokio::task::spawn_blocking(move || store.shutdown()).await;
+        let (store, history) = (self.store, self.history);
+        let closed = tokio::task::spawn_blocking(move || {
+            if let Some(history) = history {
+                history.close();
+            }
+            store.shutdown()
+        })
+        .await;
         closed
             .map_err(failing("closing the store"))?
             .map_err(failing("closing the store"))
@@ -345,6 +356,25 @@ fn handle_config(config: &Config) -> server::Config {
             ..budget::Config::default()
         },
     }
+}
+
+/// The log of resolutions and changes as configured.
+fn history_of(config: &Config, metrics: &Metrics) -> Result<Option<Arc<History>>, StartError> {
+    let from = &config.history;
+    if !from.enabled {
+        return Ok(None);
+    }
+    let directory = config.node.data.join(&from.directory);
+    let shown = directory.display().to_string();
+    let history = History::open(history::Config {
+        directory,
+        days: from.days,
+        budget: from.budget,
+    });
+    let history = Arc::new(history.map_err(failing(format_args!("[history] {shown}")))?);
+    let observed = Arc::clone(&history);
+    metrics.add_source(move |families| observed.collect(families));
+    Ok(Some(history))
 }
 
 /// The HTTP front end as configured.

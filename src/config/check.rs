@@ -99,6 +99,18 @@ pub(super) fn check(config: &Config) -> Vec<(Key, String)> {
     );
     check_http(&config.http, &mut need);
     check_dns(&config.dns, config.store_config().case, &mut need);
+    need(
+        config.history.days > 0,
+        "history",
+        "days",
+        "is 0; set enabled = false to keep no log",
+    );
+    need(
+        config.history.budget >= 1 << 20,
+        "history",
+        "budget",
+        "is below 1MiB",
+    );
     let store = &config.store;
     need(
         store.directory.is_relative() && !store.directory.as_os_str().is_empty(),

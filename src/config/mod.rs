@@ -49,6 +49,8 @@ pub struct Config {
     pub http: Http,
     /// The DNS front end.
     pub dns: Dns,
+    /// The log of resolutions and changes.
+    pub history: History,
     /// Metrics and health over HTTP.
     pub operations: Operations,
     /// The store on disk.
@@ -68,6 +70,7 @@ impl Default for Config {
             administration: Administration::default(),
             http: Http::default(),
             dns: Dns::default(),
+            history: History::default(),
             operations: Operations::default(),
             store: Store::default(),
             log: Log::default(),
@@ -363,6 +366,32 @@ impl Default for Http {
             read: Duration::from_secs(30),
             write: Duration::from_secs(30),
             idempotency: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+/// `[history]`: the log of resolutions and changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct History {
+    /// Whether it is kept.
+    pub enabled: bool,
+    /// Its directory, below the data directory unless absolute.
+    pub directory: PathBuf,
+    /// Days for which it is kept.
+    pub days: u32,
+    /// Bytes that its files may take.
+    #[serde(with = "size")]
+    pub budget: u64,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            directory: PathBuf::from("history"),
+            days: 180,
+            budget: 20 << 30,
         }
     }
 }

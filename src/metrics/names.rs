@@ -64,6 +64,10 @@ names! {
     SNAPSHOT_BYTES = "jiexi_snapshot_bytes", GAUGE, [], "Bytes of the newest verified snapshot.";
     AUTHENTICATIONS = "jiexi_authentications_total", COUNTER, ["method", "result"], "Proofs of identity, by method and result.";
     SESSIONS = "jiexi_sessions", GAUGE, [], "Open sessions of the Handle protocol.";
+    HISTORY_LOST = "jiexi_history_lost_total", COUNTER, [], "Resolutions and changes missing in their log: too many waited, or the disk took none.";
+    HISTORY_BYTES = "jiexi_history_bytes", GAUGE, [], "Bytes of the log of resolutions and changes.";
+    HISTORY_BUDGET = "jiexi_history_budget_bytes", GAUGE, [], "Bytes that it may take; alert at four fifths of it.";
+    HISTORY_CUT = "jiexi_history_cut_total", COUNTER, [], "Days of it removed before their time because of its budget.";
     HTTP_SESSIONS = "jiexi_http_sessions", GAUGE, [], "Open sessions of the JSON API.";
     PLAIN_CREDENTIALS = "jiexi_http_plain_credentials_total", COUNTER, [], "Requests with credentials over plain HTTP, refused without a look at them.";
     HANDSHAKES_FAILED = "jiexi_tls_handshakes_failed_total", COUNTER, [], "TLS handshakes that failed.";

@@ -8,6 +8,7 @@
 )]
 
 mod change;
+mod history;
 mod login;
 mod node;
 mod page;

@@ -174,6 +174,14 @@ impl Node {
         }
     }
 
+    /// Ends it as an operator does.
+    pub(crate) fn terminate(&mut self) {
+        let mut process = self.process.take().expect("runs");
+        let id = nix::unistd::Pid::from_raw(i32::try_from(process.id()).unwrap());
+        nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGTERM).expect("own child");
+        assert!(process.wait().expect("ends").success(), "{}", self.log());
+    }
+
     /// Asks by curl; `path` begins with http: or https: and no host.
     pub(crate) fn ask(&self, scheme: &str, path: &str, arguments: &[&str]) -> Reply {
         let url = format!("{scheme}://127.0.0.1:{}{path}", self.http);

@@ -18,12 +18,11 @@ const STYLE: &str = "\
 :root{color-scheme:light dark;--line:#8884;--soft:#8882;--link:#0b57d0}\
 @media(prefers-color-scheme:dark){:root{--link:#8ab4f8}}\
 *{box-sizing:border-box}\
-body{margin:0 auto;max-width:52rem;padding:1rem;font:1rem/1.6 system-ui,sans-serif;overflow-x:hidden}\
+body{margin:0 auto;max-width:52rem;padding:1rem;font:1rem/1.6 system-ui,sans-serif;overflow-wrap:anywhere}\
 h1{font-size:1.25rem;margin:.5rem 0}h2{font-size:1.05rem;margin:1.5rem 0 .25rem}\
-h1,h2,p,dd,dt,td,th,li,code{overflow-wrap:anywhere;word-break:break-word}\
 .v,.n{border:1px solid var(--line);border-radius:.5rem;padding:.5rem .75rem;margin:.5rem 0;overflow:hidden;contain:paint}\
 .v b{font-weight:600}.v small,.m{color:GrayText}\
-.d{margin:.25rem 0 0;white-space:pre-wrap;overflow:hidden;max-height:24rem;overflow-y:auto}\
+.d{margin:.25rem 0 0;white-space:pre-wrap;max-height:24rem;overflow:auto}\
 .c{font:.75em/1 ui-monospace,monospace;border:1px solid;border-radius:.2rem;padding:0 .15rem;margin:0 .1rem;color:#b3261e}\
 code{font-family:ui-monospace,monospace;background:var(--soft);border-radius:.2rem;padding:0 .2rem}\
 a{color:var(--link);overflow-wrap:anywhere}table{border-collapse:collapse;width:100%;table-layout:fixed}\

@@ -40,8 +40,8 @@ mod v1;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -56,6 +56,7 @@ use self::limit::Limit;
 use self::pool::Pool;
 use self::proxy::Trusted;
 use self::sessions::Sessions;
+use crate::history::{History, Pen};
 use crate::metrics::{Metrics, names};
 use crate::registry::Registry;
 use crate::registry::source::{Sender, Source};
@@ -129,6 +130,8 @@ struct App {
     changes: TaskTracker,
     tls: Arc<ServerConfig>,
     ids: Ids,
+    /// The log of resolutions and changes, until the end.
+    history: Mutex<Option<Pen>>,
     /// Names and ports under which this node is reached.
     origins: Vec<(String, u16)>,
     figures: Figures,
@@ -266,6 +269,7 @@ impl Http {
         shared: &Arc<Shared>,
         registry: &Arc<Registry>,
         metrics: &Arc<Metrics>,
+        history: Option<&History>,
     ) -> std::io::Result<Self> {
         let Bound {
             config,
@@ -284,6 +288,7 @@ impl Http {
             at_work: idempotency::AtWork::default(),
             changes: TaskTracker::new(),
             ids: Ids::new(),
+            history: Mutex::new(history.and_then(History::pen)),
             origins: origins_of(&config.public_url, &addresses),
             figures: Figures::default(),
             shared: Arc::clone(shared),
@@ -339,6 +344,13 @@ impl Http {
         self.app.changes.close();
         let _ = tokio::time::timeout(self.app.config.drain, self.app.changes.wait()).await;
         self.app.tokens.write_down();
+        drop(
+            self.app
+                .history
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
         self.connections.count()
     }
 }

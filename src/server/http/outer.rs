@@ -3,12 +3,12 @@
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError};
 
 use axum::Router;
 use axum::body::{Body, HttpBody as _};
-use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use hyper::body::Incoming;
 use tower::ServiceExt as _;
 
@@ -17,7 +17,9 @@ use super::language::Language;
 use super::message;
 use super::tls::ClientKey;
 use super::{App, source_of};
+use super::{asked, handles, page};
 use crate::clock::Now;
+use crate::history::Event;
 use crate::metrics::{Op, Outcome};
 use crate::server::accept::Ticket;
 
@@ -107,7 +109,7 @@ async fn serve(app: &App, router: Router, peer: &Peer, mut request: Request<Body
     let language = Language::of(headers);
     let anonymous = !headers.contains_key(header::AUTHORIZATION);
     let received = length_of(headers);
-    let method = request.method().clone();
+    let (method, uri) = (request.method().clone(), request.uri().clone());
     let open_to_scripts = anonymous && matches!(method, Method::GET | Method::HEAD);
     let limited = app.limit.take(source_of(address), came.instant);
     let mut answer = match limited {
@@ -122,7 +124,8 @@ async fn serve(app: &App, router: Router, peer: &Peer, mut request: Request<Body
         }
     };
     decorate(&mut answer, &from, open_to_scripts);
-    count(app, peer.tls, &from, received, &answer);
+    let counted = count(app, peer.tls, &from, received, &answer);
+    remember(app, &from, counted, &uri);
     answer
 }
 
@@ -163,7 +166,7 @@ fn decorate(answer: &mut Answer, from: &From, open_to_scripts: bool) {
     }
 }
 
-fn count(app: &App, tls: bool, from: &From, received: u64, answer: &Answer) {
+fn count(app: &App, tls: bool, from: &From, received: u64, answer: &Answer) -> Counted {
     let counted = answer.extensions().get::<Counted>().copied();
     let counted = counted.unwrap_or_else(|| Counted {
         op: Op::Other,
@@ -177,6 +180,32 @@ fn count(app: &App, tls: bool, from: &From, received: u64, answer: &Answer) {
         cell.received_bytes.add(received);
         cell.sent_bytes.add(sent);
         cell.durations.observe(from.came.instant.elapsed(), 1);
+    });
+    counted
+}
+
+/// Adds a resolution, a change or a list to their log.
+fn remember(app: &App, from: &From, counted: Counted, uri: &Uri) {
+    if matches!(counted.op, Op::Other | Op::Session) {
+        return;
+    }
+    let history = app.history.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(pen) = &*history else { return };
+    let handle = match counted.op {
+        Op::List => asked::parameters(uri.query())
+            .find_map(|(name, value)| (name == "prefix").then_some(value)),
+        _ => [handles::ROUTE, page::EVERY, "/"]
+            .into_iter()
+            .find(|route| uri.path().starts_with(route))
+            .and_then(|route| asked::handle(uri.path(), route).ok()),
+    };
+    pen.note(Event {
+        time: from.came.unix_seconds,
+        client: from.address,
+        via: if from.secure { "https" } else { "http" },
+        op: counted.op.label(),
+        handle: handle.unwrap_or_default(),
+        outcome: counted.outcome.label(),
     });
 }
 

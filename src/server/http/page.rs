@@ -28,7 +28,7 @@ use crate::server::handle::outcome_of;
 /// What may be done here.
 const METHODS: &str = "GET, HEAD, OPTIONS";
 /// Where every handle can be reached, those that look like a route of ours among them.
-const EVERY: &str = "/hdl/";
+pub(super) const EVERY: &str = "/hdl/";
 /// Values on a page.
 const VALUES_MAX: usize = 200;
 /// Characters of a value on a page.
