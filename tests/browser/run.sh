@@ -61,7 +61,7 @@ with sync_playwright() as play:
             wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             if wide > 0:
                 problems.append(f"{wide} px stick out")
-            cut = page.evaluate("[...document.querySelectorAll('.v,.d')].filter(e => e.scrollWidth > e.clientWidth).length")
+            cut = page.evaluate("[...document.querySelectorAll('.v')].filter(e => e.scrollWidth > e.clientWidth).length")
             if cut:
                 problems.append(f"{cut} values are cut off")
             hidden = page.evaluate("getComputedStyle(document.body).display == 'none' || !document.body.innerText.trim()")
