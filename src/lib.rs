@@ -7,7 +7,7 @@
 //! * *Operating*: [`history`] remembers who asked; [`cli`] → [`config`], [`logging`], [`node`]; [`control`] and [`ops`] beside a running node;
 //!   [`bulk`], [`maintenance`] and [`demo`] for its data; [`identity`] and [`keyring`] for its keys and site record,
 //!   [`token`] for those of the API.
-//! * *Asking*: [`client`]; [`bench`] asks as fast as it can. Shapes: [`json`], [`records`].
+//! * *Asking*: [`client`]; [`mod@bench`] asks as fast as it can. Shapes: [`json`], [`records`].
 //!
 //! The core (`jiexi_proto`, [`resolver`], [`store`]) is synchronous, knows no sockets and reads no
 //! clock but through [`clock`].
