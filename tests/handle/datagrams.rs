@@ -1,6 +1,7 @@
 //! Goal: datagrams are answered from the address that was asked, responses never, and nobody is
 //! flooded. Method: real sockets on loopback addresses, recorded requests.
 
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
@@ -91,7 +92,10 @@ fn over_budget_udp_gets_nothing_and_tcp_everything() {
         .count();
     assert_eq!(answered, 4, "2,000 bytes are four answers of 478");
 
-    let stream = node.connect();
+    let mut stream = node.connect();
+    // The node knows of a connection when it has accepted it, which an answer shows.
+    stream.write_all(&request).expect("sent");
+    stream.read_exact(&mut [0; 20]).expect("an answer");
     socket.send(&request).expect("sent");
     assert_eq!(
         receive(&socket).concat().len(),
