@@ -123,7 +123,11 @@ fn record(home: &Path, random: &mut Random, unsafe_order: bool) -> Run {
     });
     let snapshots = store.stats().snapshots.len();
     drop(store);
-    assert!(unsafe_order || snapshots == 2, "{snapshots} snapshots");
+    // Two are kept; a third may have been taken a moment ago, before the oldest is removed.
+    assert!(
+        unsafe_order || (2..=3).contains(&snapshots),
+        "{snapshots} snapshots"
+    );
     Run {
         events: faults.recorded(),
         batches: batches.into_inner().unwrap(),
