@@ -74,6 +74,9 @@ struct Scratch {
     counter: Option<Counter>,
 }
 
+/// How long a connection that is to be closed looks for what came before.
+const LAST_LOOK: Duration = Duration::from_millis(20);
+
 /// Scratch for as many reads as are at work at the same moment.
 #[derive(Debug)]
 pub struct Pool {
@@ -160,13 +163,21 @@ where
     };
     let mut deadline = pin!(sleep_until(Instant::now() + config.first_byte));
     let mut idle = false;
+    let mut leaving = None;
     loop {
         let waited = connection.pending.len();
         let progress = tokio::select! {
             biased;
             progress = poll_fn(|cx| connection.poll(cx, &mut io, pool)) => progress,
-            why = ticket.told_to_close() => return why,
-            () = deadline.as_mut() => return if idle { Why::Idle } else { Why::Deadline },
+            why = ticket.told_to_close(), if leaving.is_none() => {
+                // What came before that may not have been noticed yet: it is answered.
+                leaving = Some(why);
+                deadline.as_mut().reset(Instant::now() + LAST_LOOK);
+                continue;
+            }
+            () = deadline.as_mut() => {
+                return leaving.unwrap_or(if idle { Why::Idle } else { Why::Deadline });
+            }
         };
         ticket.touch();
         match progress {
@@ -192,6 +203,9 @@ where
             Err(_) => return Why::Error,
         }
         idle = connection.pending.is_empty();
+        if leaving.is_some() {
+            continue;
+        }
         if idle {
             deadline.as_mut().reset(Instant::now() + config.idle);
         } else if waited == 0 || connection.pending.len() < waited {
