@@ -1,5 +1,7 @@
 //! Changes by whoever runs the node: the decisions, rights and audit trail of everybody's changes, several in one commit.
 
+use std::sync::mpsc::sync_channel;
+
 use bytes::Bytes;
 use jiexi_proto::code::ResponseCode;
 use rsa::rand_core::TryCryptoRng;
@@ -8,10 +10,7 @@ use super::audit::Event;
 use super::figures::{Ended, Proved, method_of};
 use super::plan::Request;
 use super::{Authenticated, Registry, Rejection};
-use crate::store::{Batch, CommitError};
-
-/// How often changes are decided again because a record changed meanwhile.
-const ATTEMPTS_MAX: u32 = 64;
+use crate::store::{Batch, CommitError, Committed};
 
 /// Changes that are durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,58 +53,62 @@ impl Registry {
             };
             self.ended(request, ended, &event);
         };
-        for _ in 0..ATTEMPTS_MAX {
-            let decided = self.decide_all(requests, who, now, random);
-            let (batch, handles, overwritten) = match decided {
-                Ok(decided) => decided,
-                Err((place, rejection)) => {
-                    if let Some(request) = requests.get(place) {
-                        note(
-                            request,
-                            request.handle(),
-                            Ended::Refused,
-                            rejection.code,
-                            None,
-                        );
-                    }
-                    return Err(rejection);
-                }
+        let mut decided = Err((0, Rejection::bare(ResponseCode::ERROR)));
+        let (tell, told) = sync_channel(1);
+        self.records.store.submit_decided(|| {
+            let (batch, rest) = match self.decide_all(requests, who, now, random) {
+                Ok((batch, handles, overwritten)) => (Some(batch), Ok((handles, overwritten))),
+                Err(refused) => (None, Err(refused)),
             };
-            match self.records.store.commit(batch) {
-                Ok(committed) => {
-                    for (request, handle) in requests.iter().zip(&handles) {
-                        let change = Some(committed.sequence);
-                        note(
-                            request,
-                            handle,
-                            Ended::Committed,
-                            ResponseCode::SUCCESS,
-                            change,
-                        );
-                    }
-                    return Ok(Done {
-                        sequence: committed.sequence,
-                        handles,
-                        overwritten,
-                    });
+            decided = rest;
+            Some((batch?, move |result| drop(tell.send(result))))
+        });
+        let (handles, overwritten) = match decided {
+            Ok(decided) => decided,
+            Err((place, rejection)) => {
+                if let Some(request) = requests.get(place) {
+                    note(
+                        request,
+                        request.handle(),
+                        Ended::Refused,
+                        rejection.code,
+                        None,
+                    );
                 }
-                Err(CommitError::Conflict { .. }) => {}
-                Err(error) => {
-                    let rejection = Rejection::of_store(&error);
-                    for request in requests {
-                        note(
-                            request,
-                            request.handle(),
-                            Ended::Failed,
-                            rejection.code,
-                            None,
-                        );
-                    }
-                    return Err(rejection);
+                return Err(rejection);
+            }
+        };
+        match told.recv().unwrap_or(Err(CommitError::Closed)) {
+            Ok(Committed { sequence, .. }) => {
+                for (request, handle) in requests.iter().zip(&handles) {
+                    note(
+                        request,
+                        handle,
+                        Ended::Committed,
+                        ResponseCode::SUCCESS,
+                        Some(sequence),
+                    );
                 }
+                Ok(Done {
+                    sequence,
+                    handles,
+                    overwritten,
+                })
+            }
+            Err(error) => {
+                let rejection = Rejection::of_store(&error);
+                for request in requests {
+                    note(
+                        request,
+                        request.handle(),
+                        Ended::Failed,
+                        rejection.code,
+                        None,
+                    );
+                }
+                Err(rejection)
             }
         }
-        Err(Rejection::busy("too many changes wait"))
     }
 
     /// One batch of all requests; or which of them cannot be, and why.

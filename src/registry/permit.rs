@@ -3,7 +3,7 @@
 //!
 //! ```compile_fail,E0451
 //! use jiexi::registry::permit::{Need, Permit};
-//! # fn by() -> jiexi::registry::Identity { unimplemented!() }
+//! # fn by() -> jiexi::registry::Identity { loop {} }
 //! let forged = Permit { key: b"88.118/X".to_vec(), need: Need::Server, by: by() };
 //! ```
 //!

@@ -64,7 +64,7 @@ pub use record::{Entries, Entry, OwnedRecord, Record};
 use disk::{Disk, parent};
 use identity::Identity;
 use index::Miss;
-use queue::{Done, Job};
+use queue::{Done, Encoded, Job};
 use shared::Shared;
 
 /// What the store is able to do.
@@ -456,6 +456,22 @@ impl Store {
         }
     }
 
+    /// Asks for a batch while nobody else writes, and writes it on this thread: what `decide` reads is still so when
+    /// its batch is carried out. For a change that keeps losing to others.
+    pub fn submit_decided<D: FnOnce(Result<Committed, CommitError>) + Send + 'static>(
+        &self,
+        decide: impl FnOnce() -> Option<(Batch, D)>,
+    ) {
+        let encoded = || {
+            let (mut batch, done) = decide()?;
+            self.add_other_keys(&mut batch);
+            Some(Job::new(batch, Box::new(done)))
+        };
+        if let Some(unwritten) = writer::write_decided(&self.shared, encoded) {
+            self.push(unwritten, true);
+        }
+    }
+
     /// As [`Self::submit`], but waits for room in the queue.
     pub fn submit_wait(
         &self,
@@ -481,7 +497,7 @@ impl Store {
         self.push(Job::new(batch, done), wait);
     }
 
-    fn push(&self, job: Result<Job, (CommitError, Job)>, wait: bool) {
+    fn push(&self, job: Encoded, wait: bool) {
         let refused = job.and_then(|job| self.shared.queue.push(job, wait));
         if let Err((error, job)) = refused {
             let changes = job.changes.len();

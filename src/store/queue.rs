@@ -70,9 +70,12 @@ pub(crate) struct Job {
     pub(crate) done: Done,
 }
 
+/// A job, or one without changes, to be refused.
+pub(crate) type Encoded = Result<Job, (CommitError, Job)>;
+
 impl Job {
-    /// Encodes a batch. One that is too large comes back as a job without changes, to be refused.
-    pub(crate) fn new(batch: Batch, done: Done) -> Result<Self, (CommitError, Self)> {
+    /// Encodes a batch. One that is too large comes back as a job without changes.
+    pub(crate) fn new(batch: Batch, done: Done) -> Encoded {
         match prepare(batch.changes, batch.note.len()) {
             Ok((changes, bytes)) => Ok(Self {
                 changes,

@@ -55,6 +55,8 @@ pub(crate) struct Shared {
     status_changed: Condvar,
     /// Whoever holds this writes; none before loading and after closing.
     writer: Mutex<Option<Writer>>,
+    /// Whoever holds this is the next to write.
+    turn: Mutex<()>,
     lock: Mutex<Option<File>>,
 }
 
@@ -100,6 +102,7 @@ impl Shared {
             }),
             status_changed: Condvar::new(),
             writer: Mutex::default(),
+            turn: Mutex::default(),
             lock: Mutex::new(Some(lock)),
             config,
             identity,
@@ -229,6 +232,12 @@ impl Shared {
     /// The writer, when nobody else writes any more.
     pub(crate) fn writer(&self) -> MutexGuard<'_, Option<Writer>> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The writer, when it is this thread's turn: whoever waits for it is not overtaken by who has just had it.
+    pub(crate) fn writer_in_turn(&self) -> MutexGuard<'_, Option<Writer>> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.writer()
     }
 
     /// The writer, unless somebody writes.

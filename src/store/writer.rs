@@ -18,7 +18,7 @@ use super::journal::Journal;
 use super::journal::entry::{EntryWriter, Position};
 use super::metrics::{Part, Result as Outcome, Stopwatch};
 use super::overlay::{FullKey, Limits};
-use super::queue::{Job, Prepared, Todo};
+use super::queue::{Encoded, Job, Prepared, Todo};
 use super::record::{Packed, Record};
 use super::shared::Shared;
 
@@ -280,7 +280,7 @@ fn is_claimed(change: &Prepared, found: Record<'_>) -> bool {
 pub(crate) fn run(shared: &Shared) {
     while shared.queue.wait() {
         shared.overlay.wait_room(Limits::of(shared));
-        let mut writer = shared.writer();
+        let mut writer = shared.writer_in_turn();
         // What came while another thread was writing goes with it.
         if let (Some(writer), Some(jobs)) =
             (&mut *writer, shared.queue.take(shared.config.group_bytes))
@@ -309,6 +309,26 @@ pub(crate) fn write_here(shared: &Shared, job: Job) -> Result<(), Job> {
         shared.lose_writer();
     }
     Ok(())
+}
+
+/// Has a batch decided and written on this thread while nobody else writes. It comes back while nobody can.
+pub(crate) fn write_decided(
+    shared: &Shared,
+    decide: impl FnOnce() -> Option<Encoded>,
+) -> Option<Encoded> {
+    shared.overlay.wait_room(Limits::of(shared));
+    let mut writer = shared.writer_in_turn();
+    let job = decide()?;
+    match (job, writer.as_mut()) {
+        (Ok(job), Some(at_work)) => {
+            if catch_unwind(AssertUnwindSafe(|| at_work.commit(vec![job]))).is_err() {
+                *writer = None;
+                shared.lose_writer();
+            }
+            None
+        }
+        (unwritten, _) => Some(unwritten),
+    }
 }
 
 impl Limits {

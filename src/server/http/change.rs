@@ -33,8 +33,8 @@ use crate::server::handle::outcome_of;
 use crate::store::CommitError;
 use crate::token::Right;
 
-/// How often a change is decided again because its record changed meanwhile.
-const ATTEMPTS_MAX: u32 = 8;
+/// How often a change is decided again because its record changed meanwhile, the last time while nobody else writes.
+const ATTEMPTS_MAX: u32 = 4;
 /// Types of values that say who administers.
 const ADMIN_TYPES: [&[u8]; 4] = [b"HS_ADMIN", b"HS_VLIST", b"HS_PUBKEY", b"HS_SECKEY"];
 
@@ -255,37 +255,48 @@ async fn carry_out(
     change: Change,
     begun: Option<idempotency::Running>,
 ) -> Result<Kept, Refusal> {
-    let registry = &app.registry;
-    for _ in 0..ATTEMPTS_MAX {
-        let now = Now::read();
-        let decided = permitted(app, caller, &change).and_then(|()| {
-            let decided = registry.decide(&change, who, now.unix_seconds, &mut SysRng);
-            decided.map_err(Refusal::from)
-        });
-        let decision = match decided {
-            Ok(decision) => decision,
+    let (registry, store) = (&app.registry, &app.shared.store);
+    for attempt in 0..=ATTEMPTS_MAX {
+        let (told, outcome) = oneshot::channel();
+        let mut decided = Err(Refusal::from(Rejection::busy("not decided")));
+        let decide = || {
+            let now = Now::read().unix_seconds;
+            let decision = permitted(app, caller, &change)
+                .and_then(|()| Ok(registry.decide(&change, who, now, &mut SysRng)?));
+            let (batch, rest) = match decision {
+                Ok(decision) => {
+                    let kept = Kept::new(status_of(&change, decision.overwritten), &said(&change));
+                    let mut batch = decision.batch;
+                    batch
+                        .changes
+                        .extend(begun.iter().map(|begun| begun.change(&kept, now)));
+                    (Some(batch), Ok(kept))
+                }
+                Err(refusal) => (None, Err(refusal)),
+            };
+            decided = rest;
+            Some((batch?, move |result| drop(told.send(result))))
+        };
+        if attempt == ATTEMPTS_MAX {
+            tokio::task::block_in_place(|| store.submit_decided(decide));
+        } else if let Some((batch, done)) = decide() {
+            store.submit(batch, done);
+        }
+        let kept = match decided {
+            Ok(kept) => kept,
             Err(refusal) => {
                 note(app, from, who, &change, Ended::Refused, refusal.code, None);
                 return Err(refusal);
             }
         };
-        let kept = Kept::new(status_of(&change, decision.overwritten), &said(&change));
-        let mut batch = decision.batch;
-        if let Some(begun) = &begun {
-            batch.changes.push(begun.change(&kept, now.unix_seconds));
-        }
-        let (done, outcome) = oneshot::channel();
-        app.shared
-            .store
-            .submit(batch, move |result| drop(done.send(result)));
         let failure = match outcome.await.unwrap_or(Err(CommitError::Closed)) {
             Ok(committed) => {
                 let (code, place) = (ResponseCode::SUCCESS, Some(committed.sequence));
                 note(app, from, who, &change, Ended::Committed, code, place);
                 return Ok(kept);
             }
-            Err(CommitError::Conflict { .. }) => continue,
-            Err(failure) => Refusal::from(rejection_of(&failure)),
+            Err(CommitError::Conflict { .. }) if attempt < ATTEMPTS_MAX => continue,
+            Err(failure) => Refusal::from(Rejection::of_store(&failure)),
         };
         note(app, from, who, &change, Ended::Failed, failure.code, None);
         return Err(failure);
@@ -328,20 +339,6 @@ fn permitted(app: &App, caller: &Caller, change: &Change) -> Result<(), Refusal>
     match administers {
         true => caller.allows(Right::Admin, &key),
         false => Ok(()),
-    }
-}
-
-/// The one table from failures of the store.
-fn rejection_of(failure: &CommitError) -> Rejection {
-    match failure {
-        CommitError::TooLarge => {
-            Rejection::new(ResponseCode::INVALID_VALUE, "the record would be too large")
-        }
-        CommitError::ReadOnly(_) => Rejection::busy("this node takes no changes now"),
-        CommitError::DiskFull => Rejection::busy("the disk is full"),
-        CommitError::Conflict { .. } | CommitError::Busy | CommitError::Closed => {
-            Rejection::busy("too many changes wait")
-        }
     }
 }
 

@@ -23,11 +23,11 @@ use crate::registry::session::Challenge;
 use crate::registry::source::Sender;
 use crate::registry::table::Found;
 use crate::registry::{Authenticated, Identity, LIST, READ, Rejection};
-use crate::store::{CommitError, Committed};
+use crate::store::{Batch, CommitError, Committed};
 
-/// How often a change is decided again because its record changed meanwhile: as many clients may
-/// change one handle at the same time, of which one succeeds in each round.
-const ATTEMPTS_MAX: u32 = 64;
+/// How often a change is decided again because its record changed meanwhile, before it is decided while nobody else
+/// writes: many clients may change one handle at the same time, of which one succeeds in each round.
+const ATTEMPTS_MAX: u32 = 4;
 
 /// Answers longer than this are not kept for those who ask again: they ask for the whole.
 const KEPT_MAX: usize = 4_096;
@@ -115,33 +115,60 @@ impl Counter {
     }
 
     fn decide(&mut self, letter: Letter, request: Request, who: Authenticated, attempts: u32) {
-        let now = Now::read().unix_seconds;
-        match self.registry().decide(&request, &who, now, &mut SysRng) {
-            Ok(decision) => {
-                let desk = Arc::clone(&self.desk);
-                let mut settled = Settled {
-                    letter,
-                    request,
-                    who,
-                    handle: decision.handle,
-                    overwritten: decision.overwritten,
-                    attempts,
-                    result: Err(CommitError::Closed),
-                };
-                let done = move |result| {
-                    settled.result = result;
-                    desk.settle(settled);
-                };
-                if self.waits && self.desk.is_alone() {
-                    self.shared.store.submit_here(decision.batch, done);
-                } else {
-                    self.shared.store.submit(decision.batch, done);
-                }
-            }
-            Err(rejection) => {
-                self.refuse_change(letter, &request, &who, Ended::Refused, &rejection)
+        let settled = Settled {
+            letter,
+            request,
+            who,
+            handle: bytes::Bytes::new(),
+            overwritten: false,
+            attempts,
+            result: Err(CommitError::Closed),
+        };
+        let mut refused = None;
+        let decide = || {
+            let (batch, settled) = self.decided(settled, &mut refused)?;
+            let desk = Arc::clone(&self.desk);
+            let done = move |result| desk.settle(Settled { result, ..settled });
+            Some((batch, done))
+        };
+        let store = &self.shared.store;
+        if attempts > ATTEMPTS_MAX {
+            store.submit_decided(decide);
+        } else if let Some((batch, done)) = decide() {
+            match self.waits && self.desk.is_alone() {
+                true => store.submit_here(batch, done),
+                false => store.submit(batch, done),
             }
         }
+        if let Some((settled, rejection)) = refused {
+            let Settled {
+                letter,
+                request,
+                who,
+                ..
+            } = settled;
+            self.refuse_change(letter, &request, &who, Ended::Refused, &rejection);
+        }
+    }
+
+    /// What is to be written; or it is `refused`.
+    fn decided(
+        &self,
+        mut settled: Settled,
+        refused: &mut Option<(Settled, Rejection)>,
+    ) -> Option<(Batch, Settled)> {
+        let Settled { request, who, .. } = &settled;
+        let now = Now::read().unix_seconds;
+        let decision = match self.registry().decide(request, who, now, &mut SysRng) {
+            Ok(decision) => decision,
+            Err(rejection) => {
+                *refused = Some((settled, rejection));
+                return None;
+            }
+        };
+        settled.handle = decision.handle;
+        settled.overwritten = decision.overwritten;
+        Some((decision.batch, settled))
     }
 
     /// The store has decided.
@@ -175,7 +202,7 @@ impl Counter {
                 };
                 return self.finish(letter, Step::Answer(outcome, Seal::AsAsked));
             }
-            Err(CommitError::Conflict { .. }) if attempts < ATTEMPTS_MAX => {
+            Err(CommitError::Conflict { .. }) if attempts <= ATTEMPTS_MAX => {
                 return self.decide(letter, request, who, attempts + 1);
             }
             Err(error) => Rejection::of_store(&error),
