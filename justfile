@@ -37,7 +37,6 @@ bench:
 
 # the same once, shortly: it works
 bench-smoke:
-    benches/run.sh --smoke
     benches/peers/run.sh --smoke
 
 # instructions of one look-up of each kind, compared with those written down

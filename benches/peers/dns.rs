@@ -1,35 +1,67 @@
-//! DNS: TXT of a name whose first label is the suffix of the handle; the data of its values are the strings.
+//! DNS: where an identifier leads (NAPTR), under the names of a node's zone, which the peers load as well.
 
-use std::io::Write as _;
-
+use jiexi::bench::records::Records;
 use jiexi::bench::{Failure, Outcome, Protocol, Seen};
+use jiexi::server::dns::name::{Mapping, Scheme};
+use jiexi_proto::handle::{self, CaseRule};
 
-/// The zone that all names are in.
-const ZONE: &[u8] = b"\x05peers\x04test\x00";
-
-/// What a zone file begins with.
-pub(crate) const ZONE_HEAD: &str = "$ORIGIN peers.test.\n$TTL 86400\n\
-    @ IN SOA ns.peers.test. hostmaster.peers.test. 1 3600 600 86400 60\n@ IN NS ns.peers.test.\nns IN A 127.0.0.1\n";
+/// The zone of all names: the one that run.sh configures.
+const ZONE: &[u8] = b"\x02id\x07example\x03net\x00";
 
 /// Octets before the question.
 const HEADER: usize = 12;
 /// A query that wants no recursion: id, flags, one question.
 const QUERY: [u8; HEADER] = [0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-const TYPE_TXT: [u8; 4] = [0, 16, 0, 1];
+const TYPE_NAPTR: [u8; 4] = [0, 35, 0, 1];
+/// Octets of a NAPTR record besides the URI: pointer, type, class, TTL, length; order and preference; flags "u", service
+/// "http+I2L", the expression around the URI; the root as replacement (RFC 3403 §4.1).
+const RECORD: usize = 12 + 4 + 2 + 9 + 8 + 1;
 
-pub(crate) struct Dns;
+/// How the names of the zone make handles.
+pub(crate) struct Dns(Mapping);
+
+impl Dns {
+    /// The mapping of run.sh's zone, for handles below `prefix`.
+    pub(crate) fn new(prefix: &str) -> Self {
+        Self(Mapping {
+            scheme: Scheme::Handle,
+            stem: format!("{prefix}/").into_bytes(),
+            case: CaseRule::Whole,
+        })
+    }
+
+    /// Mean octets of an answer: as many as the floor sends.
+    pub(crate) fn answer_octets(&self, records: &Records) -> usize {
+        let sample = records.count().clamp(1, 100_000);
+        let (mut octets, mut name, mut question) = (0, Vec::new(), Vec::new());
+        for number in 0..sample {
+            name.clear();
+            question.clear();
+            records.handle(number, &mut name);
+            self.request(0, &name, &mut question);
+            octets += question.len() + RECORD;
+            records.values(number, |value| {
+                if value.kind == "URL" {
+                    octets += value.data.len();
+                }
+            });
+        }
+        octets / sample as usize
+    }
+}
 
 impl Protocol for Dns {
     const ID_BITS: u32 = 16;
 
     fn request(&self, id: u32, name: &[u8], out: &mut Vec<u8>) {
         let start = out.len();
-        let label = suffix(name);
         out.extend_from_slice(&QUERY);
-        out.push(label.len() as u8);
-        out.extend_from_slice(label);
+        let mut key = Vec::with_capacity(name.len());
+        handle::fold(name, self.0.case, &mut key);
+        let named = self.0.write(&key, out);
+        debug_assert!(named, "every record has a name");
         out.extend_from_slice(ZONE);
-        out.extend_from_slice(&TYPE_TXT);
+        out.extend_from_slice(&TYPE_NAPTR);
         self.set_id(id, &mut out[start..]);
     }
 
@@ -62,27 +94,8 @@ impl Protocol for Dns {
     }
 }
 
-/// What stands behind the prefix of a handle.
-fn suffix(handle: &[u8]) -> &[u8] {
-    let slash = handle.iter().position(|&octet| octet == b'/');
-    slash.map_or(handle, |slash| &handle[slash + 1..])
-}
-
-/// Appends the owner and type of a record to a line of a zone file.
-pub(crate) fn owner(handle: &[u8], out: &mut Vec<u8>) {
-    for &octet in suffix(handle) {
-        // Writing to a vector does not fail.
-        let _ = match octet {
-            b'a'..=b'z' | b'0'..=b'9' | b'-' => out.write_all(&[octet]),
-            octet => write!(out, "\\{octet:03}"),
-        };
-    }
-    out.extend_from_slice(b" IN TXT");
-}
-
-/// Appends a string, which is hexadecimal, to a line of a zone file.
-pub(crate) fn text(data: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(b" \"");
-    out.extend_from_slice(data);
-    out.push(b'"');
+/// Makes an answer of a copied question: what the floor does.
+pub(crate) fn make_answer(answer: &mut [u8]) {
+    answer[2..4].copy_from_slice(&[0x84, 0]);
+    answer[6..8].copy_from_slice(&[0, 1]);
 }

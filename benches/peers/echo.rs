@@ -65,8 +65,12 @@ async fn answer(mut stream: TcpStream, reply: usize) -> Result<(), Failure> {
     }
 }
 
-/// Answers each request with `reply` octets, until the process is ended.
-pub(crate) fn datagrams(listen: SocketAddr, reply: usize) -> Result<(), Failure> {
+/// Answers each request with `reply` octets that `make` turns from a copy into an answer, until the process is ended.
+pub(crate) fn datagrams(
+    listen: SocketAddr,
+    reply: usize,
+    make: impl Fn(&mut [u8]),
+) -> Result<(), Failure> {
     if !(HEAD..=DATAGRAM_MAX).contains(&reply) || listen.is_ipv6() {
         return Err(Failure::new(
             "answers of 44 to 512 octets, and an IPv4 address",
@@ -87,9 +91,8 @@ pub(crate) fn datagrams(listen: SocketAddr, reply: usize) -> Result<(), Failure>
             received => received?,
         };
         for (answer, request) in answers.iter_mut().zip(&requests).take(count) {
-            answer[..HEAD].copy_from_slice(&request[..HEAD]);
-            answer[HEAD..reply].copy_from_slice(&request[HEAD..reply]);
-            make_answer(answer, reply);
+            answer[..reply].copy_from_slice(&request[..reply]);
+            make(&mut answer[..reply]);
         }
         batch_out(&socket, &answers[..count], reply, &mut send, &peers)?;
     }

@@ -15,7 +15,10 @@ use clap::{Args, Parser, ValueEnum};
 use jiexi::bench::course::Plan;
 use jiexi::bench::names::{Choice, Names, Spread};
 use jiexi::bench::records::{Records, hex};
+use jiexi::bench::wire::make_answer;
 use jiexi::bench::{Failure, datagrams, permit, streams};
+
+use dns::Dns;
 
 /// The prefix of all records.
 const PREFIX: &str = "88.118";
@@ -25,6 +28,8 @@ const PREFIX: &str = "88.118";
 enum Command {
     /// A UDP floor: recvmmsg and sendmmsg, and answers as long as a node's are on average
     EchoUdp(Echo),
+    /// The same with the packets of DNS
+    EchoDns(Echo),
     /// A TCP floor: tokio accepts, reads, writes
     EchoTcp(Echo),
     /// The records, as a peer loads them
@@ -53,8 +58,6 @@ struct Echo {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Form {
-    /// A zone file: a TXT record each, with the data of the values
-    Zone,
     /// Commands for `redis-cli --pipe`: the values in wire form under the handle
     Redis,
     /// Lines for Cnri.java
@@ -95,7 +98,16 @@ fn main() -> Result<(), Failure> {
         return Ok(());
     }
     match Command::parse() {
-        Command::EchoUdp(echo) => echo::datagrams(loopback(echo.listen)?, means(echo.records)),
+        Command::EchoUdp(echo) => {
+            let octets = means(echo.records);
+            echo::datagrams(loopback(echo.listen)?, octets, |answer| {
+                make_answer(answer, octets)
+            })
+        }
+        Command::EchoDns(echo) => {
+            let octets = Dns::new(PREFIX).answer_octets(&Records::new(PREFIX, echo.records));
+            echo::datagrams(loopback(echo.listen)?, octets, dns::make_answer)
+        }
         Command::EchoTcp(echo) => echo::streams(loopback(echo.listen)?, means(echo.records)),
         Command::Generate { form, records } => Ok(generate(form, &Records::new(PREFIX, records))?),
         Command::Means { records } => {
@@ -132,7 +144,7 @@ impl Ask {
             pids: self.pid,
         };
         let report = match self.peer {
-            Peer::Dns => datagrams::run(&dns::Dns, server, choice, &plan)?,
+            Peer::Dns => datagrams::run(&Dns::new(PREFIX), server, choice, &plan)?,
             Peer::Redis => streams::run(&redis::Redis, server, choice, &plan)?,
         };
         println!(
@@ -146,9 +158,6 @@ impl Ask {
 fn generate(form: Form, records: &Records) -> io::Result<()> {
     let mut out = BufWriter::with_capacity(1 << 20, io::stdout().lock());
     let (mut handle, mut wire, mut line) = (Vec::new(), Vec::new(), Vec::new());
-    if let Form::Zone = form {
-        out.write_all(dns::ZONE_HEAD.as_bytes())?;
-    }
     for number in 0..records.count() {
         handle.clear();
         wire.clear();
@@ -156,11 +165,6 @@ fn generate(form: Form, records: &Records) -> io::Result<()> {
         records.handle(number, &mut handle);
         records.values(number, |value| value.encode(&mut wire));
         match form {
-            Form::Zone => {
-                dns::owner(&handle, &mut line);
-                records.values(number, |value| dns::text(value.data, &mut line));
-                line.push(b'\n');
-            }
             Form::Redis => redis::command(&[b"SET", &handle, &wire], &mut line),
             Form::Cnri => {
                 handle

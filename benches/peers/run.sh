@@ -2,9 +2,10 @@
 # Measures a node beside its peers: server on core 0, load on core 1, the same records, one after the other in turns,
 # medians. Prints one table.
 #
-#   benches/peers/run.sh                 1,000,000 records, three turns of 2 s for each load (some 8 minutes)
+#   benches/peers/run.sh                 1,000,000 records, three turns of 2 s for each load (some 9 minutes)
 #   benches/peers/run.sh knot nsd        these again; the rest of the table stays as measured last
 #   benches/peers/run.sh --table         the table of what was measured last
+#   benches/peers/run.sh --slope         what a further name costs the node and Knot, from twice as many
 #   benches/peers/run.sh --smoke         2,000 records, one short turn: shows that everything works, measures nothing
 #   TABLE=write benches/peers/run.sh     and puts the table into README.md
 #
@@ -16,11 +17,12 @@ cd "$(dirname "$0")/../.."
 target=${CARGO_TARGET_DIR:-$PWD/target}
 cnri_version=6.2
 
-smoke=false table_only=false chosen=()
+smoke=false table_only=false slope=false chosen=()
 for argument in "$@"; do
     case $argument in
         --smoke) smoke=true ;;
         --table) table_only=true ;;
+        --slope) slope=true ;;
         floor | jiexi | redis | knot | nsd | cnri) chosen+=("$argument") ;;
         *) echo "peers: unknown argument $argument; see the head of $0" >&2; exit 2 ;;
     esac
@@ -34,14 +36,16 @@ else
 fi
 mkdir -p "$results"
 
-# The rows: name, peer, transport, what it is. The loads: name, window, sockets.
+# The rows: name, peer, protocol, group, what it is. The loads are windows; see measure.
 rows=(
     "floor-udp|floor|udp|UDP|floor: recvmmsg–sendmmsg echo"
     "jiexi-udp|jiexi|udp|UDP|**jiexi**"
     "jiexi-miss|jiexi|miss|UDP|**jiexi**, unknown suffix"
-    "knot-udp|knot|dns|UDP|Knot, TXT"
-    "nsd-udp|nsd|dns|UDP|NSD, TXT"
     "cnri-udp|cnri|udp|UDP|CNRI"
+    "floor-dns|floor|dns|DNS, NAPTR|floor: recvmmsg–sendmmsg echo"
+    "jiexi-dns|jiexi|dns|DNS, NAPTR|**jiexi**"
+    "knot-dns|knot|dns|DNS, NAPTR|Knot"
+    "nsd-dns|nsd|dns|DNS, NAPTR|NSD"
     "floor-tcp|floor|tcp|TCP pipelined|floor: tokio read–write echo"
     "jiexi-tcp|jiexi|tcp|TCP pipelined|**jiexi**"
     "redis-tcp|redis|redis|TCP pipelined|redis, GET"
@@ -93,10 +97,14 @@ cores() {
 }
 
 pids=()
-finish() {
-    local status=$?
+stop_all() {
     for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
     for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
+    pids=()
+}
+finish() {
+    local status=$?
+    stop_all
     if [[ $status -ne 0 ]]; then
         for log in "$work"/*.log; do
             [[ -s $log ]] && echo "--- ${log##*/}, its end" >&2 && tail -n 20 "$log" >&2
@@ -133,23 +141,49 @@ await() {
 }
 
 start_floor() {
-    next_address floor-udp; next_address floor-tcp
+    next_address floor-udp; next_address floor-dns; next_address floor-tcp
     start floor-udp "$PEERS_BIN" echo-udp --listen "${address[floor-udp]}" --records "$records"
+    start floor-dns "$PEERS_BIN" echo-dns --listen "${address[floor-dns]}" --records "$records"
     start floor-tcp "$PEERS_BIN" echo-tcp --listen "${address[floor-tcp]}" --records "$records"
     await floor-udp "$JIEXI" bench first --server "${address[floor-udp]}"
+    await floor-dns ask floor-dns dns 1 1 0.05
+}
+
+# The data of the node, whose zone Knot and NSD serve, too.
+data() {
+    if [[ -e $work/node ]]; then return; fi
+    "$JIEXI" init --prefix 88.118 --address 127.0.0.1 --data "$work/node" >/dev/null
+    "$JIEXI" bench records --records "$records" >"$work/records.ndjson"
+    local begun=$EPOCHREALTIME
+    "$JIEXI" import --data "$work/node" "$work/records.ndjson" >"$work/import.log" 2>&1
+    awk -v n="$records" -v a="$begun" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.0f\n", n / (b - a) }' >"$work/import"
+    rm "$work/records.ndjson"
+    cat >>"$work/node/jiexi.toml" <<END
+
+[[dns.zones]]
+name = "id.example.net"
+mapping = "handle"
+handles = "88.118/"
+nameservers = ["ns1.example.net"]
+mail = "hostmaster.example.net"
+END
 }
 
 start_jiexi() {
-    next_address jiexi
-    "$JIEXI" init --prefix 88.118 --address 127.0.0.1 --port "$port" --data "$work/node" >/dev/null
-    "$JIEXI" bench records --records "$records" | "$JIEXI" import --data "$work/node" - >"$work/import.log" 2>&1
-    local operations=$((port + 1))
-    port=$operations
+    data
+    next_address jiexi; next_address jiexi-dns; next_address operations
     # One UDP thread, since there is one core for it. The guard works, with a limit that a load does not reach.
-    JIEXI_HANDLE_LISTEN=127.0.0.1 JIEXI_HANDLE_UDP_WORKERS=1 JIEXI_HTTP_LISTEN= JIEXI_HANDLE_AMPLIFICATION_RATE=64GiB \
-        JIEXI_HANDLE_AMPLIFICATION_BURST=64GiB JIEXI_OPERATIONS_LISTEN=127.0.0.1:$operations \
-        start jiexi "$JIEXI" serve --config "$work/node/jiexi.toml"
-    await jiexi "$JIEXI" bench first --server "${address[jiexi]}" --records "$records"
+    export JIEXI_HANDLE_LISTEN=127.0.0.1 JIEXI_HANDLE_PORT=${address[jiexi]##*:} JIEXI_HANDLE_UDP_WORKERS=1 \
+        JIEXI_HANDLE_AMPLIFICATION_RATE=64GiB JIEXI_HANDLE_AMPLIFICATION_BURST=64GiB \
+        JIEXI_DNS_ENABLED=true JIEXI_DNS_LISTEN=127.0.0.1 JIEXI_DNS_PORT=${address[jiexi-dns]##*:} \
+        JIEXI_DNS_UDP_WORKERS=1 JIEXI_DNS_AMPLIFICATION_RATE=64GiB JIEXI_DNS_AMPLIFICATION_BURST=64GiB \
+        JIEXI_HTTP_LISTEN= JIEXI_OPERATIONS_LISTEN=${address[operations]}
+    start jiexi "$JIEXI" serve --config "$work/node/jiexi.toml"
+    server[jiexi-dns]=${server[jiexi]}
+    "$JIEXI" bench first --server "${address[jiexi]}" --records "$records" --time 5m -o json >"$work/first"
+    echo "jiexi imported $(<"$work/import") records/s and gave the first answer $(
+        sed -n 's/.*first_answer_s": *\([0-9]*\.[0-9]\).*/\1/p' "$work/first") s after its start" >"$results/start"
+    await jiexi ask jiexi-dns dns 1 1 0.05
 }
 
 start_redis() {
@@ -161,7 +195,10 @@ start_redis() {
 }
 
 zone() {
-    if [[ ! -e $work/zone ]]; then "$PEERS_BIN" generate zone --records "$records" >"$work/zone"; fi
+    data
+    if [[ ! -e $work/zone ]]; then
+        "$JIEXI" dns zone export id.example.net --data "$work/node" --file "$work/zone" 2>"$work/zone.log"
+    fi
 }
 
 start_knot() {
@@ -186,7 +223,7 @@ template:
     journal-content: none
     semantic-checks: off
 zone:
-  - domain: peers.test
+  - domain: id.example.net
     file: zone
 END
     start knot knotd -c "$work/knot.conf"
@@ -212,7 +249,7 @@ server:
 remote-control:
     control-enable: no
 zone:
-    name: peers.test
+    name: id.example.net
     zonefile: zone
 END
     start nsd nsd -d -c "$work/nsd.conf"
@@ -257,15 +294,42 @@ measure() {
     if [[ $load == w16 ]]; then window=16; fi
     if [[ $load == w1 ]]; then window=1; fi
     if [[ $sockets -gt $window ]]; then sockets=$window; fi
+    if [[ $peer == floor || $row == jiexi-dns ]]; then process=${row/connect/tcp}; fi
     if [[ $kind == dns || $kind == redis ]]; then
-        ask "$peer" "$kind" "$window" "$sockets" "$seconds"
+        ask "$process" "$kind" "$window" "$sockets" "$seconds"
         return
     fi
     if [[ $kind == miss ]]; then transport=udp with=(--miss 100); fi
-    if [[ $peer == floor ]]; then process=${row/connect/tcp}; fi
     "${core1[@]}" "$JIEXI" bench lookups --server "${address[$process]}" --transport "$transport" --window "$window" \
         --sockets "$sockets" --records "$(held "$peer")" --time "${seconds}s" --warm-up "${warm_up}s" \
         --pid "${server[$process]}" "${with[@]}" -o json
+}
+
+# memory PEER: KiB of its processes, what they share counted once.
+memory() {
+    for pid in $(family "${server[$1]}"); do cat "/proc/$pid/smaps_rollup"; done |
+        awk '/^Pss:/ { kib += $2 } END { print kib }'
+}
+
+# What a name costs beyond the first ones: memory with twice as many, after they have been asked for.
+measure_slope() {
+    local peer first=$records before
+    declare -A held_kib
+    for records in "$first" $((2 * first)); do
+        rm -rf "$work/node" "$work/zone"
+        zone
+        for peer in jiexi knot; do
+            "start_$peer"
+            ask "${peer/jiexi/jiexi-dns}" dns 256 64 "$seconds" >/dev/null
+            before=${held_kib[$peer]:-0}
+            held_kib[$peer]=$(memory "$peer")
+            stop_all
+            if [[ $records -gt $first ]]; then
+                echo "$peer: $(((held_kib[$peer] - before) * 1024 / first)) bytes for each name beyond $first" \
+                    "($((before / 1024)) MiB, then $((held_kib[$peer] / 1024)) MiB)"
+            fi
+        done
+    done
 }
 
 measure_all() {
@@ -286,9 +350,8 @@ measure_all() {
     for row in "${rows[@]}"; do
         IFS='|' read -ra cell <<<"$row"
         [[ " ${chosen[*]} " == *" ${cell[1]} "* && ${cell[1]} != floor ]] || continue
-        for pid in $(family "${server[${cell[1]}]}"); do cat "/proc/$pid/smaps_rollup"; done |
-            awk -v n="$(held "${cell[1]}")" '/^Pss:/ { kib += $2 } END { printf "%.0f|%.0f\n", kib / 1024, kib * 1024 / n }' \
-                >"$results/${cell[0]}.memory"
+        memory "${cell[1]}" | awk -v n="$(held "${cell[1]}")" '{ printf "%.0f|%.0f\n", $1 / 1024, $1 * 1024 / n }' \
+            >"$results/${cell[0]}.memory"
     done
     about >"$results/about"
 }
@@ -297,7 +360,7 @@ about() {
     echo "$(held jiexi) records (CNRI: $(held cnri)), answers of $("$PEERS_BIN" means --records "$records" |
         sed 's/.*"answer_octets":\([0-9]*\).*/\1/') octets on average; medians of $runs; $(
         redis-server --version | sed 's/.*v=\([^ ]*\).*/redis \1/'), $(knotd --version | sed 's/.*, version/Knot/'), NSD $(
-        nsd -v 2>&1 | sed -n 's/^NSD version //p'), CNRI $cnri_version; $(
+        nsd -v 2>&1 | sed -n 's/^NSD version //p'), CNRI $cnri_version. $(<"$results/start"); $(
         sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) cores, Linux $(uname -r)"
 }
 
@@ -359,6 +422,12 @@ if ! $table_only; then
     # The CNRI server's storage writes every change at once: what is measured is in memory anyhow.
     memory=$(mktemp -d "$(test -w /dev/shm && echo /dev/shm || echo "$work")/jiexi-peers.XXXXXX")
     trap finish EXIT
+    if $slope; then
+        measure_slope
+        exit
+    fi
+    # Before a server is there: the zone is written from the same data.
+    if [[ " ${chosen[*]} " == *" knot "* || " ${chosen[*]} " == *" nsd "* ]]; then zone; fi
     for peer in "${chosen[@]}"; do
         echo "starting $peer" >&2
         "start_$peer"
