@@ -4,7 +4,7 @@
 //!
 //! * *Answering*: [`server`] receives → decodes → [`resolver`] decides → [`store`] knows; [`metrics`] counts, [`observe`] for the store.
 //! * *Changing*: [`registry`] says who asks, whether they may, and what changes.
-//! * *Operating*: [`history`] remembers who asked; [`cli`] → [`config`], [`logging`], [`node`]; [`control`] and [`ops`] beside a running node;
+//! * *Operating*: [`history`] remembers who asked; [`cli`] → [`config`], [`logging`], [`node`]; [`control`], [`ops`] and [`reload`] beside a running node;
 //!   [`bulk`], [`maintenance`] and [`demo`] for its data; [`identity`] and [`keyring`] for its keys and site record,
 //!   [`token`] for those of the API.
 //! * *Asking*: [`client`]; [`mod@bench`] asks as fast as it can. Shapes: [`json`], [`records`].
@@ -32,6 +32,7 @@ pub mod observe;
 pub mod ops;
 pub mod records;
 pub mod registry;
+pub mod reload;
 pub mod resolver;
 pub mod server;
 pub mod store;

@@ -351,6 +351,7 @@ fn stats(state: &impl fmt::Debug, stats: &Stats) -> Json {
         "lag_changes": stats.lag_changes,
         "store_bytes": stats.store_bytes,
         "free_bytes": stats.free_bytes,
+        "reserve_bytes": stats.reserve_bytes,
         "snapshots": stats.snapshots.iter().map(snapshot).collect::<Vec<_>>(),
     })
 }

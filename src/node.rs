@@ -2,7 +2,7 @@
 //!
 //! Everything is bound before any work begins, so that a start either succeeds or says why not.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,14 +17,16 @@ use crate::clock;
 use crate::config::Config;
 use crate::control::server::{self as control, ControlSocket};
 use crate::history::{self, History};
-use crate::identity::{self, KeyPair};
+use crate::identity;
 use crate::json;
+use crate::logging::Logging;
 use crate::metrics::Metrics;
 use crate::observe;
 use crate::ops;
 use crate::registry::audit::Audit;
 use crate::registry::auth::Policy;
 use crate::registry::{self, Identity, Registry, permit, table};
+use crate::reload::{Certificates, Reload};
 use crate::server::handle::desk::{self, Desk};
 use crate::server::handle::{Shared, stream};
 use crate::server::http::{self, Http};
@@ -64,6 +66,9 @@ pub struct Node {
     pub operations: SocketAddr,
     stop: CancellationToken,
     side: TaskTracker,
+    reload: Reload,
+    /// Tasks that look for new certificates, for ever.
+    watches: Vec<tokio::task::JoinHandle<()>>,
 }
 
 impl Node {
@@ -74,8 +79,10 @@ impl Node {
     pub async fn start(config: &Config) -> Result<Self, StartError> {
         let site = read_site(&config.site_file())?;
         let bound = Bound::bind(handle_config(config)).map_err(failing("[handle]"))?;
-        let web = http::Bound::bind(http_config(config)?).map_err(failing("[http]"))?;
-        let dns = config.dns.enabled.then(|| dns_config(config));
+        let certificates = Certificates::load(config).map_err(StartError)?;
+        let web = http_config(config, &certificates);
+        let web = http::Bound::bind(web).map_err(failing("[http]"))?;
+        let dns = (config.dns.enabled).then(|| dns_config(config, &certificates));
         let dns = dns
             .map(dns::serve::Bound::bind)
             .transpose()
@@ -138,6 +145,7 @@ impl Node {
         let address = operations
             .local_addr()
             .map_err(failing("[operations] listen"))?;
+        let reload = Reload::new(config, certificates.clone(), &metrics);
         side.spawn(serve_operations(
             operations,
             metrics,
@@ -145,7 +153,14 @@ impl Node {
             stop.clone(),
         ));
         side.close();
+        let watched = [Some(&certificates.http), certificates.dns.as_ref()];
+        let watched = watched.into_iter().flatten();
+        let watches = watched
+            .map(|identity| tokio::spawn(Arc::clone(identity).watch(config.http.tls_reload)))
+            .collect();
         Ok(Self {
+            reload,
+            watches,
             store,
             server,
             http,
@@ -197,6 +212,7 @@ impl Node {
             );
         }
         self.stop.cancel();
+        self.watches.iter().for_each(tokio::task::JoinHandle::abort);
         self.side.wait().await;
         let (store, history) = (self.store, self.history);
         let closed = tokio::task::spawn_blocking(move || {
@@ -212,16 +228,26 @@ impl Node {
     }
 }
 
-/// Serves a node until the process is told to stop (SIGTERM or SIGINT).
+/// Serves a node until the process is told to stop (SIGTERM or SIGINT). At SIGHUP it `read`s the configuration again.
 ///
 /// # Errors
 /// As [`Node::start`] and [`Node::stop`].
-pub async fn run(config: &Config, started: impl FnOnce(&Node)) -> Result<(), StartError> {
+pub async fn run(
+    config: &Config,
+    logging: &Logging,
+    read: impl Fn() -> Result<Config, String>,
+    started: impl FnOnce(&Node),
+) -> Result<(), StartError> {
     // Before anything else: a signal that comes while the node starts must not kill it half-way.
-    let signals = Signals::listen().map_err(failing("signals"))?;
-    let node = Node::start(config).await?;
+    let mut signals = Signals::listen().map_err(failing("signals"))?;
+    let mut node = Node::start(config).await?;
     started(&node);
-    let signal = signals.wait().await;
+    let signal = loop {
+        match signals.wait().await {
+            Asked::Reload => node.reload.take(read(), logging),
+            Asked::Stop(signal) => break signal,
+        }
+    };
     tracing::info!(
         signal,
         "stopping: no new connections, open requests are answered"
@@ -231,10 +257,19 @@ pub async fn run(config: &Config, started: impl FnOnce(&Node)) -> Result<(), Sta
     Ok(())
 }
 
-/// The signals that end the node.
+/// What a signal asks for.
+enum Asked {
+    /// Read the configuration again.
+    Reload,
+    /// End; by which signal.
+    Stop(&'static str),
+}
+
+/// The signals that a node listens to.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hang_up: Signal,
 }
 
 impl Signals {
@@ -243,14 +278,16 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
         })
     }
 
-    /// The name of the signal that came.
-    async fn wait(mut self) -> &'static str {
+    /// What came.
+    async fn wait(&mut self) -> Asked {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => Asked::Stop("SIGTERM"),
+            _ = self.interrupt.recv() => Asked::Stop("SIGINT"),
+            _ = self.hang_up.recv() => Asked::Reload,
         }
     }
 }
@@ -378,14 +415,13 @@ fn history_of(config: &Config, metrics: &Metrics) -> Result<Option<Arc<History>>
 }
 
 /// The HTTP front end as configured.
-fn http_config(config: &Config) -> Result<http::Config, StartError> {
+fn http_config(config: &Config, certificates: &Certificates) -> http::Config {
     let from = &config.http;
     let address = |ip: &IpAddr| SocketAddr::new(*ip, from.port);
-    Ok(http::Config {
+    http::Config {
         listen: from.listen.iter().map(address).collect(),
         public_url: from.public_url.trim_end_matches('/').to_owned(),
-        certificate: certificate(config)?,
-        tls_reload: from.tls_reload,
+        certificate: Arc::clone(&certificates.http),
         client_certificates: from.client_certificates,
         plain_loopback: from.plain_loopback,
         trusted_proxies: from.trusted_proxies.clone(),
@@ -400,30 +436,11 @@ fn http_config(config: &Config) -> Result<http::Config, StartError> {
             size(config.administration.sessions_max.into()),
             config.administration.session_time,
         ),
-    })
-}
-
-/// The configured certificate, or one of the node's own key.
-fn certificate(config: &Config) -> Result<http::tls::Origin, StartError> {
-    let from = &config.http;
-    if !from.certificate.as_os_str().is_empty() {
-        return Ok(http::tls::Origin::Files {
-            certificate: from.certificate.clone(),
-            key: from.key.clone(),
-        });
     }
-    let pair = KeyPair::load(&config.node_key()).map_err(failing("the node's key"))?;
-    let local = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-    let addresses = [&local[..], &config.node.addresses].concat();
-    let public = url::Url::parse(&from.public_url).ok();
-    let public = public.as_ref().and_then(|url| url.domain());
-    let hosts: Vec<&str> = ["localhost"].into_iter().chain(public).collect();
-    let made = http::certificate::own(&pair, "jiexi", &addresses, &hosts);
-    made.map_err(failing("[http] certificate"))
 }
 
 /// The DNS front end as configured.
-fn dns_config(config: &Config) -> dns::serve::Config {
+fn dns_config(config: &Config, certificates: &Certificates) -> dns::serve::Config {
     let dns = &config.dns;
     let plain = server::Config {
         section: "dns",
@@ -450,14 +467,12 @@ fn dns_config(config: &Config) -> dns::serve::Config {
             ..budget::Config::default()
         },
     };
-    let secure = !dns.certificate.as_os_str().is_empty();
     dns::serve::Config {
         plain,
         slip: dns.slip,
-        tls: secure.then(|| dns::serve::Tls {
+        tls: certificates.dns.clone().map(|certificate| dns::serve::Tls {
             port: dns.tls_port,
-            certificate: dns.certificate.clone(),
-            key: dns.key.clone(),
+            certificate,
         }),
     }
 }

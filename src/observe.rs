@@ -78,6 +78,8 @@ fn sizes(families: &mut Families, store: &Store) {
         (&names::STORE_APPLIED, stats.applied_sequence),
         (&names::STORE_LAG, stats.lag_changes),
         (&names::STORE_BYTES, stats.store_bytes),
+        (&names::DISK_FREE, stats.free_bytes),
+        (&names::DISK_RESERVE, stats.reserve_bytes),
         (
             &names::SNAPSHOT_TIMESTAMP,
             figures.snapshot_timestamp.load(Relaxed),

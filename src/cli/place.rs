@@ -58,6 +58,14 @@ impl Place {
         };
         loaded.map_err(|problems| report(&problems))
     }
+
+    /// The same for a node that runs: what is wrong is for its log.
+    pub(super) fn read(&self) -> Result<Config, String> {
+        let Some(path) = self.file() else {
+            return Err("the configuration file is gone".to_owned());
+        };
+        config::load(&path, environment()).map_err(|problems| listed(&problems, "; "))
+    }
 }
 
 /// The defaults, for the data directory `data` if one is named, with the overrides of the environment.
@@ -79,6 +87,10 @@ pub(super) fn environment() -> impl Iterator<Item = (String, String)> {
 
 /// Reports every problem of a configuration, each on a line.
 pub(super) fn report(problems: &[Problem]) -> Failed {
+    Failed::report(listed(problems, "\njiexi: "))
+}
+
+fn listed(problems: &[Problem], between: &str) -> String {
     let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
-    Failed::report(lines.join("\njiexi: "))
+    lines.join(between)
 }

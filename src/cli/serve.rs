@@ -57,7 +57,7 @@ impl Serve {
         if identity::is_exposed(&config.node_key()) {
             tracing::warn!(file = %config.node_key().display(), "others may read the private key; chmod 600 it");
         }
-        run(&config, || {})
+        run(&config, logging, || self.place.read(), || {})
     }
 }
 
@@ -81,18 +81,27 @@ fn serve_demo(place: &Place, logging: &Logging) -> Result<(), Failed> {
     logging.configure(&config.log).map_err(Failed::report)?;
     prepare(&config).map_err(Failed::report)?;
     fill(&config)?;
-    run(&config, || _ = output::print(&banner(&config)))
+    // There is no file to read again.
+    let read = || Ok(config.clone());
+    run(&config, logging, read, || {
+        _ = output::print(&banner(&config));
+    })
 }
 
 /// Runs a node on a runtime of its own.
-fn run(config: &Config, started: impl FnOnce()) -> Result<(), Failed> {
+fn run(
+    config: &Config,
+    logging: &Logging,
+    read: impl Fn() -> Result<Config, String>,
+    started: impl FnOnce(),
+) -> Result<(), Failed> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
     let runtime = runtime
         .map_err(|error| Failed::report(format_args!("cannot start the runtime: {error}")))?;
     runtime
-        .block_on(node::run(config, |_| started()))
+        .block_on(node::run(config, logging, read, |_| started()))
         .map_err(Failed::report)
 }
 

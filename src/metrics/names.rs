@@ -62,6 +62,8 @@ names! {
     STORE_STATE = "jiexi_store_state", GAUGE, ["state"], "1 for the state the store is in.";
     SNAPSHOT_TIMESTAMP = "jiexi_snapshot_timestamp_seconds", GAUGE, [], "When the newest verified snapshot was taken, seconds since 1970.";
     SNAPSHOT_BYTES = "jiexi_snapshot_bytes", GAUGE, [], "Bytes of the newest verified snapshot.";
+    DISK_FREE = "jiexi_disk_free_bytes", GAUGE, [], "Bytes free on the disk of the store.";
+    DISK_RESERVE = "jiexi_disk_reserve_bytes", GAUGE, [], "With less than this free, writes are refused.";
     AUTHENTICATIONS = "jiexi_authentications_total", COUNTER, ["method", "result"], "Proofs of identity, by method and result.";
     SESSIONS = "jiexi_sessions", GAUGE, [], "Open sessions of the Handle protocol.";
     HISTORY_LOST = "jiexi_history_lost_total", COUNTER, [], "Resolutions and changes missing in their log: too many waited, or the disk took none.";
@@ -71,5 +73,8 @@ names! {
     HTTP_SESSIONS = "jiexi_http_sessions", GAUGE, [], "Open sessions of the JSON API.";
     PLAIN_CREDENTIALS = "jiexi_http_plain_credentials_total", COUNTER, [], "Requests with credentials over plain HTTP, refused without a look at them.";
     HANDSHAKES_FAILED = "jiexi_tls_handshakes_failed_total", COUNTER, [], "TLS handshakes that failed.";
+    CERTIFICATE_EXPIRY = "jiexi_certificate_expiry_timestamp_seconds", GAUGE, ["protocol"], "When the certificate in use expires, seconds since 1970.";
+    RELOAD_TIMESTAMP = "jiexi_config_last_reload_success_timestamp_seconds", GAUGE, [], "When the configuration was last read with success, seconds since 1970.";
+    RELOAD_SUCCESSFUL = "jiexi_config_last_reload_successful", GAUGE, [], "1 when the last reading of the configuration succeeded, else 0.";
     PREFIXES_HOMED = "jiexi_prefixes_homed", GAUGE, [], "Prefixes homed on this node.";
 }

@@ -12,11 +12,12 @@
 //! * [`dns`]: identifiers for DNS clients, over UDP, TCP and TLS.
 //! * [`accept`]: connections: cap, back-off, the longest idle one.
 //! * [`datagram`]: UDP worker threads of any protocol.
-//! * [`budget`]: the guard against amplification.
+//! * [`budget`]: the guard against amplification. [`certificate`]: that of TLS, which changes while clients come.
 //! * [`Server`]: binds everything before any work, starts it, drains it.
 
 pub mod accept;
 pub mod budget;
+pub mod certificate;
 pub mod datagram;
 pub mod dns;
 pub mod handle;

@@ -475,7 +475,9 @@ fn refresh_disk(shared: &Shared) {
     };
     shared.free_bytes.store(free, Relaxed);
     let config = &shared.config;
-    let low = free < config.guard_free_bytes || free < total / 100 * config.guard_free_percent;
+    let reserve = (config.guard_free_bytes).max(total / 100 * config.guard_free_percent);
+    shared.reserve_bytes.store(reserve, Relaxed);
+    let low = free < reserve;
     if shared.set_disk_low(low) {
         if low {
             tracing::error!(

@@ -111,6 +111,8 @@ pub struct Stats {
     pub snapshots: Vec<SnapshotInfo>,
     /// Bytes free on the disk of the store.
     pub free_bytes: u64,
+    /// With fewer bytes free, writes are refused.
+    pub reserve_bytes: u64,
 }
 
 /// One snapshot.
@@ -415,6 +417,7 @@ impl Store {
                 .filter_map(|(_, path)| snapshot_info(path))
                 .collect(),
             free_bytes: shared.free_bytes.load(Relaxed),
+            reserve_bytes: shared.reserve_bytes.load(Relaxed),
         }
     }
 

@@ -47,6 +47,8 @@ pub(crate) struct Shared {
     /// Number of the last sled directory.
     pub(crate) sled_number: AtomicU64,
     pub(crate) free_bytes: AtomicU64,
+    /// With fewer bytes free there are no writes; as of then.
+    pub(crate) reserve_bytes: AtomicU64,
     disk_low: AtomicBool,
     epochs: [AtomicU64; Space::ALL.len()],
     /// Held while snapshots are taken, verified and removed.
@@ -92,6 +94,7 @@ impl Shared {
             synced_sequence: AtomicU64::new(0),
             sled_number: AtomicU64::new(0),
             free_bytes: AtomicU64::new(0),
+            reserve_bytes: AtomicU64::new(0),
             disk_low: AtomicBool::new(false),
             epochs: Default::default(),
             snapshots: Mutex::new(()),

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use jiexi::server::certificate::{Identity, Origin};
 use jiexi::server::dns::serve::Tls;
 
 use crate::node::{Node, config};
@@ -38,11 +39,14 @@ fn rfc7858_3_questions_over_tls() {
         "{}",
         String::from_utf8_lossy(&made.stderr)
     );
+    let identity = Identity::load(Origin::Files {
+        certificate: certificate.clone(),
+        key,
+    });
     let mut secure = config();
     secure.tls = Some(Tls {
         port: 0,
-        certificate: certificate.clone(),
-        key,
+        certificate: identity.expect("a pair"),
     });
     let node = Node::start(secure);
     let port = node.tls.expect("an address").port().to_string();

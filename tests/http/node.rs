@@ -286,7 +286,7 @@ pub(crate) fn write_certificate(
     use base64::Engine as _;
     let made =
         jiexi::server::http::certificate::own(pair, name, &[[127, 0, 0, 1].into()], &["localhost"]);
-    let jiexi::server::http::tls::Origin::Made {
+    let jiexi::server::certificate::Origin::Made {
         certificate: der,
         key: private,
     } = made.expect("a certificate")

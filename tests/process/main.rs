@@ -55,7 +55,7 @@ struct Process {
     child: Child,
     handle: SocketAddr,
     operations: SocketAddr,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Process {
@@ -83,7 +83,7 @@ impl Process {
             child,
             handle: SocketAddr::from(([127, 0, 0, 1], handle)),
             operations: SocketAddr::from(([127, 0, 0, 1], operations)),
-            _directory: directory,
+            directory,
         };
         node.wait_ready();
         node
@@ -265,5 +265,71 @@ fn drops_of_the_kernel_are_counted() {
     assert!(
         counted > 1000.0,
         "{counted} drops of 5,000 datagrams to a stopped process"
+    );
+}
+
+/// Goal: a node takes new certificates and a new level of its log when told to, all or nothing, and goes on.
+#[test]
+fn sighup_takes_a_good_configuration_and_refuses_a_bad_one() {
+    let node = Process::start(1024, &[]);
+    let file = node.directory.path().join("node/jiexi.toml");
+    let text = std::fs::read_to_string(&file).expect("a file");
+    let (at, good) = (
+        "jiexi_config_last_reload_success_timestamp_seconds ",
+        "jiexi_config_last_reload_successful ",
+    );
+    let (started, expires) = (
+        node.metric(at),
+        r#"jiexi_certificate_expiry_timestamp_seconds{protocol="http"}"#,
+    );
+    assert_eq!(node.metric(good), 1.0);
+    let own = node.metric(expires);
+    let reload = |text: String, outcome: f64| {
+        std::fs::write(&file, text).expect("written");
+        kill(node.pid(), Signal::SIGHUP).expect("told");
+        let start = Instant::now();
+        while node.metric(good) != outcome {
+            assert!(start.elapsed() < PATIENCE, "the configuration is read");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let mut stream = node.connect();
+    reload(text.replace("level = \"info\"", "level = \"loud\""), 0.0);
+    assert_eq!(node.metric(at), started, "nothing was taken");
+    // A certificate that is not there: its file is named, the one in use stays.
+    let certificate = "certificate = \"tls.pem\"\nkey = \"tls.key\"\n";
+    let with_files = text.replacen("certificate = \"\"\nkey = \"\"\n", certificate, 1);
+    assert_ne!(with_files, text);
+    reload(text.clone(), 1.0);
+    reload(with_files.clone(), 0.0);
+    assert_eq!(node.metric(expires), own);
+    let directory = node.directory.path().join("node");
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+        ])
+        .args(["-days", "30", "-subj", "/CN=localhost", "-keyout"])
+        .arg(directory.join("tls.key"))
+        .arg("-out")
+        .arg(directory.join("tls.pem"))
+        .stderr(Stdio::null())
+        .status();
+    assert!(made.expect("openssl").success());
+    reload(with_files, 1.0);
+    assert!(
+        node.metric(expires) < own,
+        "30 days are less than the node's own certificate has"
+    );
+    stream.write_all(&request()).expect("written");
+    assert_eq!(
+        answer(&mut stream).expect("an answer"),
+        1,
+        "the connection is as before"
     );
 }

@@ -3,7 +3,6 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,6 +17,7 @@ use super::{Channel, Responder, Shared, stream, tls};
 use crate::metrics::{Metrics, Protocol, Transport};
 use crate::server::accept::{self, Registry};
 use crate::server::budget::{Budget, Proven};
+use crate::server::certificate::{CertificateError, Identity};
 use crate::server::{self, BindError, Running, count_kernel_drops, datagram, listen, spawn_worker};
 
 /// How DNS is served.
@@ -36,10 +36,8 @@ pub struct Config {
 pub struct Tls {
     /// The port, at the same addresses.
     pub port: u16,
-    /// Certificate chain in PEM.
-    pub certificate: PathBuf,
-    /// Its private key in PEM.
-    pub key: PathBuf,
+    /// Who the server is.
+    pub certificate: Arc<Identity>,
 }
 
 /// Why DNS cannot be served.
@@ -48,14 +46,14 @@ pub enum Error {
     /// An address cannot be bound.
     Bind(BindError),
     /// A file of TLS cannot be used.
-    Tls(String),
+    Tls(CertificateError),
 }
 
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Bind(error) => error.fmt(f),
-            Self::Tls(why) => f.write_str(why),
+            Self::Tls(error) => error.fmt(f),
         }
     }
 }
@@ -92,8 +90,7 @@ impl Bound {
         let mut tls_addresses = Vec::new();
         let mut tls = None;
         if let Some(settings) = config.tls {
-            let acceptor =
-                tls::acceptor(&settings.certificate, &settings.key).map_err(Error::Tls)?;
+            let acceptor = tls::acceptor(&settings.certificate).map_err(Error::Tls)?;
             let mut listeners = Vec::new();
             for host in hosts {
                 let address = SocketAddr::new(host.ip(), settings.port);

@@ -18,9 +18,9 @@ use x509_cert::serial_number::SerialNumber;
 use x509_cert::spki::{SubjectPublicKeyInfo, SubjectPublicKeyInfoRef};
 use x509_cert::time::{Time, Validity};
 
-use super::tls::{CertificateError, Origin};
 use crate::identity::KeyPair;
 use crate::registry::keys;
+use crate::server::certificate::{CertificateError, Origin};
 
 /// From 2026 to the end of 2049, the last year that the shorter form of time can say.
 const VALID: [Duration; 2] = [

@@ -63,6 +63,7 @@ use crate::registry::source::{Sender, Source};
 use crate::server::BindError;
 use crate::server::accept::{self, Registry as Connections};
 use crate::server::budget::{self, Proven};
+use crate::server::certificate::Identity;
 use crate::server::handle::Shared;
 use crate::token::book::Book;
 
@@ -80,9 +81,7 @@ pub struct Config {
     /// The origin under which clients know this node; empty: not known.
     pub public_url: String,
     /// The certificate.
-    pub certificate: tls::Origin,
-    /// How often its files are looked at.
-    pub tls_reload: Duration,
+    pub certificate: Arc<Identity>,
     /// Whether clients are asked for certificates.
     pub client_certificates: bool,
     /// Whether credentials of this machine are looked at over plain HTTP.
@@ -276,8 +275,8 @@ impl Http {
             listeners,
             addresses,
         } = bound;
-        let identity = tls::Identity::load(config.certificate.clone())?;
-        let tls = identity.server(config.client_certificates)?;
+        let clients = config.client_certificates.then(tls::any_client);
+        let tls = config.certificate.server(clients, &[b"h2", b"http/1.1"])?;
         let app = Arc::new(App {
             pool: Pool::new(Arc::clone(shared), Arc::clone(metrics)),
             tokens: Arc::new(Book::new(Arc::clone(&shared.store))),
@@ -305,7 +304,6 @@ impl Http {
         observe(&app, metrics);
         let router = routes(Arc::clone(&app));
         let mut tasks = vec![
-            tokio::spawn(identity.watch(app.config.tls_reload, || {})),
             tokio::spawn(idempotency::clean(
                 Arc::clone(&shared.store),
                 app.config.idempotency,
