@@ -92,6 +92,9 @@ open_code! {
         DUMP_HANDLES = 1002 => "DUMP_HANDLES",
         /// Asks the server to make a backup.
         BACKUP_SERVER = 1003 => "BACKUP_SERVER",
+        /// Makes a prefix at home here and creates its record, both or neither. Jiexi's own: the reference has no one
+        /// operation for it, and a server that does not know it refuses it whole, as it would not an unknown flag.
+        HOME_AND_CREATE = 300_100 => "HOME_AND_CREATE",
         /// Binds an identity to the connection (id-pointer SDK).
         LOGIN = 2001 => "LOGIN_ID_SYSTEM",
     }

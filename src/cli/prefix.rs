@@ -58,8 +58,9 @@ enum Action {
     /// Add a prefix: at home on this node, or delegated to another one
     ///
     /// Either way its record 0.NA/<prefix> is made, with the site and the administrator. On the node of this machine
-    /// all of it is one commit; on one elsewhere (--server), where that takes a server administrator, the prefix is
-    /// homed first and the record follows, and if it cannot be made the prefix is unhomed again.
+    /// and on any jiexi elsewhere (--server), where that takes a server administrator, all of it is one commit. A server
+    /// of another make has no operation for that: there the prefix is homed first and the record follows, and if it
+    /// cannot be made the prefix is unhomed again.
     #[command(group = ArgGroup::new("where").required(true))]
     Add {
         /// The prefix, such as 88.118.9
@@ -144,19 +145,10 @@ fn add(
         Some(server) => vec![site_at(server)?],
         None => way.sites()?,
     };
-    let record = Request::Create {
-        handle: handle.clone(),
-        values: values(&handle, &sites, key.clone(), site.is_some()),
-        overwrite: false,
-        mint: false,
-    };
-    let home = Request::Home {
-        prefix: handle.clone(),
-    };
-    let done = match (site, &mut way) {
-        (Some(_), way) => way.change(&[record]).map(drop),
-        (None, way @ Way::Local(_)) => way.change(&[home, record]).map(drop),
-        (None, way @ Way::Remote(_)) => one_by_one(way, home, record),
+    let record = values(&handle, &sites, key.clone(), site.is_some());
+    let done = match site {
+        Some(_) => way.change(&[created(handle, record)]).map(drop),
+        None => hosted(&mut way, handle, record),
     };
     way.close();
     done.map_err(|trouble| exists(trouble, prefix, common))?;
@@ -183,11 +175,44 @@ fn values(handle: &Bytes, sites: &[SiteRecord], key: Option<Bytes>, delegated: b
     values
 }
 
+fn created(handle: Bytes, values: Vec<Value>) -> Request {
+    Request::Create {
+        handle,
+        values,
+        overwrite: false,
+        mint: false,
+    }
+}
+
+/// Homes a prefix with its record: in one commit where the server can.
+fn hosted(way: &mut Way, prefix: Bytes, record: Vec<Value>) -> Result<(), Trouble> {
+    let both = Request::Home {
+        prefix: prefix.clone(),
+        record: Some(record.clone()),
+    };
+    match way.change(&[both]) {
+        Err(Trouble::Refused(refusal)) if UNKNOWN.contains(&refusal.code) => {
+            one_by_one(way, prefix, record)
+        }
+        done => done.map(drop),
+    }
+}
+
+/// What servers say to an operation that they do not know.
+const UNKNOWN: [ResponseCode; 3] = [
+    ResponseCode::ERROR,
+    ResponseCode::PROTOCOL_ERROR,
+    ResponseCode::OPERATION_NOT_SUPPORTED,
+];
+
 /// Homes a prefix elsewhere and makes its record; undoes the first when the second cannot be.
-fn one_by_one(way: &mut Way, home: Request, record: Request) -> Result<(), Trouble> {
-    let prefix = home.handle().clone();
+fn one_by_one(way: &mut Way, prefix: Bytes, record: Vec<Value>) -> Result<(), Trouble> {
+    let home = Request::Home {
+        prefix: prefix.clone(),
+        record: None,
+    };
     way.change(&[home])?;
-    way.change(&[record]).map(drop).or_else(|trouble| {
+    way.change(&[created(prefix.clone(), record)]).map(drop).or_else(|trouble| {
         // A prefix that has a record already may have been homed before.
         if !matches!(&trouble, Trouble::Refused(refusal) if refusal.code == ResponseCode::HANDLE_ALREADY_EXISTS) {
             way.change(&[Request::Unhome { prefix }])?;

@@ -82,6 +82,7 @@ impl Operation {
     pub fn handle(&self) -> Option<&Bytes> {
         match (&self.body, self.op) {
             (_, OpCode::HOME_NA | OpCode::UNHOME_NA | OpCode::LIST_HOMED_NAS) => None,
+            (_, OpCode::HOME_AND_CREATE) => None,
             (Body::Resolution(Resolution { handle, .. }), _)
             | (Body::Values(HandleValues { handle, .. }), _)
             | (Body::Remove(RemoveValues { handle, .. }), _) => Some(handle),
@@ -144,7 +145,11 @@ impl From<&Request> for Operation {
             Request::Delete { handle } => {
                 return Self::about(OpCode::DELETE_HANDLE, handle.clone());
             }
-            Request::Home { prefix } => return Self::about(OpCode::HOME_NA, prefix.clone()),
+            Request::Home {
+                prefix,
+                record: Some(given),
+            } => (OpCode::HOME_AND_CREATE, OpFlags(0), values(prefix, given)),
+            Request::Home { prefix, .. } => return Self::about(OpCode::HOME_NA, prefix.clone()),
             Request::Unhome { prefix } => return Self::about(OpCode::UNHOME_NA, prefix.clone()),
         };
         Self {

@@ -15,7 +15,8 @@ use super::Rejection;
 use super::audit::{Audit, Event};
 use super::auth::{self, Authenticated, Claim, Identity, Policy};
 use super::figures::{self, Ended, Figures, Proved};
-use super::keys::{NodeKey, VerifyingKey};
+use super::keys::NodeKey;
+use super::nobody::Nobody;
 use super::permit::{self, Authority, Need, Permit};
 use super::plan::{self, Becomes, Request};
 use super::records::{Held, Records};
@@ -54,7 +55,7 @@ pub struct Registry {
     /// How it decides.
     pub config: Config,
     throttle: Throttle,
-    nobody: auth::Nobody,
+    nobody: Nobody,
     audit: Option<Audit>,
 }
 
@@ -82,10 +83,8 @@ impl Registry {
     ) -> Result<Self, super::keys::KeyError> {
         let case = store.case();
         let sealer = Sealer::new(&key);
-        let nobody = VerifyingKey::parse(key.public()).and_then(auth::Nobody::new);
-        let nobody = nobody.ok_or(super::keys::KeyError(
-            "the public half of the node's key is not usable",
-        ))?;
+        let nobody =
+            Nobody::new(&key).ok_or(super::keys::KeyError("the SM2 curve is not usable"))?;
         Ok(Self {
             records: Records {
                 store,
@@ -114,10 +113,13 @@ impl Registry {
     fn examine_after(&self, request: &Request, before: &[Request]) -> Result<(), Rejection> {
         let key = self.subject(request)?;
         if request.is_homing() {
-            return Ok(());
+            return match request.record() {
+                Some(create) => self.examine_after(&create, std::slice::from_ref(request)),
+                None => Ok(()),
+            };
         }
         let homed = |earlier: &Request| match earlier {
-            Request::Home { prefix } => self.records.key(prefix) == key,
+            Request::Home { prefix, .. } => self.records.key(prefix) == key,
             _ => false,
         };
         if !before.iter().any(homed) && !self.records.is_responsible(&key)? {
@@ -267,6 +269,15 @@ impl Registry {
         let need = plan::need(&request, &key, current.as_deref());
         let held = current.as_deref().unwrap_or_default();
         let permit = self.authority().check(who, &key, held, need)?;
+        let record = match request.record() {
+            Some(create) => {
+                let homed = std::slice::from_ref(&request);
+                self.decide_after(&create, homed, who, now, random)?
+                    .batch
+                    .changes
+            }
+            None => Vec::new(),
+        };
         let (becomes, overwritten) = plan::becomes(request, current, permit, &key, now)?;
         let action = match becomes {
             Becomes::Gone => Action::Delete,
@@ -289,8 +300,10 @@ impl Registry {
             key,
             action,
         };
+        let mut changes = vec![change];
+        changes.extend(record);
         let batch = Batch {
-            changes: vec![change],
+            changes,
             note: Bytes::new(),
         };
         Ok(Decision {

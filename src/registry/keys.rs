@@ -15,10 +15,13 @@ use md5::Md5;
 use rsa::BoxedUint;
 use rsa::pkcs8::DecodePublicKey as _;
 use rsa::rand_core::TryCryptoRng;
+use rsa::traits::PublicKeyParts as _;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 use sm3::Sm3;
 use zeroize::Zeroizing;
+
+use super::nobody::Shape;
 
 /// Most octets of one number of a peer's key: RSA-8192.
 const NUMBER_MAX: usize = 1_024;
@@ -115,6 +118,28 @@ impl VerifyingKey {
                     .or_else(|| super::sm2::PublicKey::parse(&der).map(Self::Sm2))
             }
             PublicKey::Sm2 { .. } | PublicKey::Dh { .. } | PublicKey::Other(_) => None,
+        }
+    }
+
+    /// What its signatures look like.
+    pub(super) fn shape(&self) -> Shape {
+        match self {
+            Self::Rsa(key) => Shape::Rsa(key.size()),
+            Self::Dsa(key) => Shape::Dsa(key.components().q().bit_width().div_ceil(8) as usize),
+            Self::Sm2(_) => Shape::Sm2,
+        }
+    }
+
+    /// Encrypts a session key for the holder of the private half, with RSA PKCS#1 v1.5 as the protocol has it. None
+    /// when there is no randomness, or for a key that does not encrypt.
+    pub fn encrypt<R: TryCryptoRng + ?Sized>(
+        &self,
+        secret: &[u8],
+        random: &mut R,
+    ) -> Option<Vec<u8>> {
+        match self {
+            Self::Rsa(key) => key.pkcs1v15_encrypt_with_rng(random, secret).ok(),
+            Self::Dsa(_) | Self::Sm2(_) => None,
         }
     }
 

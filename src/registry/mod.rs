@@ -37,6 +37,7 @@
 //!   its replay window; [`dh`], [`cipher`]: their keys.
 //! * [`retry`]: a change that is asked for again is answered, not made again.
 //! * [`throttle`]: wrong answers slow their sender down.
+//! * `nobody`: the work for identities that do not exist.
 //! * [`seal`]: secrets are encrypted before they reach the store. [`keys`]: keys and key files; [`sm2`].
 //! * [`audit`]: who changed what, chained by hashes.
 
@@ -48,6 +49,7 @@ pub mod dh;
 mod direct;
 pub mod figures;
 pub mod keys;
+mod nobody;
 pub mod permit;
 pub mod plan;
 mod records;

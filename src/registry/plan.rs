@@ -61,6 +61,8 @@ pub enum Request {
     Home {
         /// The prefix handle, or the bare prefix.
         prefix: Bytes,
+        /// The values of its record, which is created in the same commit.
+        record: Option<Vec<Value>>,
     },
     /// It is no longer.
     Unhome {
@@ -79,7 +81,7 @@ impl Request {
             | Self::Add { handle, .. }
             | Self::Remove { handle, .. }
             | Self::Modify { handle, .. }
-            | Self::Home { prefix: handle }
+            | Self::Home { prefix: handle, .. }
             | Self::Unhome { prefix: handle } => handle,
         }
     }
@@ -93,9 +95,32 @@ impl Request {
             Self::Add { .. } => "add",
             Self::Remove { .. } => "remove",
             Self::Modify { .. } => "modify",
-            Self::Home { .. } => "home",
+            Self::Home { record: None, .. } => "home",
+            Self::Home { .. } => "home and create",
             Self::Unhome { .. } => "unhome",
         }
+    }
+
+    /// The creation of the record that a prefix is homed with.
+    #[must_use]
+    pub fn record(&self) -> Option<Self> {
+        let Self::Home {
+            prefix,
+            record: Some(values),
+        } = self
+        else {
+            return None;
+        };
+        let handle = match prefix.contains(&b'/') {
+            true => prefix.clone(),
+            false => Bytes::from([handle::PREFIX_SPACE, prefix].concat()),
+        };
+        Some(Self::Create {
+            handle,
+            values: values.clone(),
+            overwrite: false,
+            mint: false,
+        })
     }
 
     /// Whether it is about a prefix being homed.

@@ -278,6 +278,14 @@ impl Table {
         Ok(id)
     }
 
+    /// A random id that nobody has, for which nothing is kept.
+    ///
+    /// # Errors
+    /// There is no randomness.
+    pub fn unused_id(&self, mut draw: impl FnMut() -> Option<u32>) -> Result<u32, Full> {
+        self.lock().free_id(&mut draw)
+    }
+
     /// The session with this id.
     #[must_use]
     pub fn session(&self, id: u32, now: Instant) -> Option<Arc<Mutex<Session>>> {

@@ -523,6 +523,7 @@ fn a_hosted_prefix_is_resolved_and_administered_at_once() {
         directory,
         arguments: words(&admin),
     };
+    let before = stats();
     admin
         .run(&[
             "prefix",
@@ -534,6 +535,11 @@ fn a_hosted_prefix_is_resolved_and_administered_at_once() {
             "--session",
         ])
         .expect(0);
+    assert_eq!(
+        stats(),
+        before + 1,
+        "elsewhere, too, home and record are one commit"
+    );
     let foreign = admin
         .run(&[
             "prefix",
@@ -549,6 +555,7 @@ fn a_hosted_prefix_is_resolved_and_administered_at_once() {
         "no right to make its record: {}",
         foreign.stderr
     );
+    assert_eq!(stats(), before + 1, "so it is not homed either");
     let here = Way {
         directory,
         arguments: words("--data a"),
@@ -573,7 +580,7 @@ fn a_hosted_prefix_is_resolved_and_administered_at_once() {
     assert_eq!(
         names(&admin),
         names(&here),
-        "the refused one was unhomed again"
+        "the refused one is not among them"
     );
 
     let kept = here.run(&["prefix", "rm", "88.118.9"]).expect(1);

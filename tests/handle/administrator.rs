@@ -147,7 +147,8 @@ fn every_operation_by_every_key_under_every_protection() {
         let prefix = Bytes::from(format!("0.NA/88.118.8.{index}"));
         assert_eq!(
             said(&Request::Home {
-                prefix: prefix.clone()
+                prefix: prefix.clone(),
+                record: None,
             }),
             ResponseCode::SUCCESS
         );
@@ -173,7 +174,8 @@ fn lists_go_on_over_continuous_answers() {
         code(
             &mut writer,
             &Request::Home {
-                prefix: prefix.clone()
+                prefix: prefix.clone(),
+                record: None,
             }
         ),
         ResponseCode::SUCCESS

@@ -13,11 +13,12 @@ use jiexi_proto::message::Body;
 use jiexi_proto::message::challenge::{ChallengeAnswer, Proof};
 use jiexi_proto::message::values::{HandleValues, RemoveValues};
 use jiexi_proto::value::admin::{Admin, AdminRights};
+use jiexi_proto::value::key::PublicKey;
 use jiexi_proto::value::{Reference, Ttl, Value, list};
 use jiexi_proto::{Message, OpCode};
 
 use crate::client::{self, Key, Session, ask, ask_as, ask_octets, octets, open_session, request};
-use crate::node::{Node, config, private_key, registry_config};
+use crate::node::{Node, config, keys, private_key, registry_config};
 
 const PLAIN: OpFlags = OpFlags::RESOLUTION;
 const CERTIFIED: OpFlags = OpFlags(0x5900_0000);
@@ -41,7 +42,7 @@ fn secret() -> Key {
     Key::Secret(b"s3cret-Key!".to_vec())
 }
 
-fn value(index: u32, kind: &'static [u8], permissions: u8, data: &[u8]) -> Value {
+pub(crate) fn value(index: u32, kind: &'static [u8], permissions: u8, data: &[u8]) -> Value {
     Value {
         index,
         timestamp: 7,
@@ -80,7 +81,7 @@ fn group(index: u32, members: &[(&str, u32)]) -> Value {
 }
 
 /// Puts a record into the store, behind everybody's back.
-fn put(node: &Node, handle: &str, values: &[Value]) {
+pub(crate) fn put(node: &Node, handle: &str, values: &[Value]) {
     let draft = |value: &Value| {
         let mut wire = Vec::new();
         value.encode(&mut wire);
@@ -841,10 +842,25 @@ fn many_clients_change_one_handle_without_an_error() {
 
 /// Goal: other ways to agree on a key are refused as the reference server refuses them: 501 for those
 /// that it has no cipher for, 504 for those that are none, 500 for a key that nobody waits for.
+/// Goal: a set-up with a key that cannot be used, or with the key of somebody who has none, opens no session.
 #[test]
-fn only_diffie_hellman_is_spoken() {
+fn unusable_session_keys_open_no_session() {
     use jiexi_proto::message::session::{Exchange, KeyExchangeMode, SessionSetup};
     let node = Node::start();
+    let sm2 = keys()["admin_sm2_pub.spki.der_hex"]
+        .as_str()
+        .map(|text| hex::decode(text).expect("hex"));
+    let mut sm2_data = Vec::new();
+    PublicKey::Sm2 {
+        flags: 0,
+        key: Bytes::from(sm2.expect("a key")),
+    }
+    .encode(&mut sm2_data);
+    put(
+        &node,
+        "88.118.8/sm2",
+        &[value(300, b"HS_PUBKEY", 0x0E, &sm2_data)],
+    );
     let setup = |exchange, id| {
         let body = SessionSetup {
             timeout_s: 60,
@@ -855,21 +871,41 @@ fn only_diffie_hellman_is_spoken() {
         let asked = request(OpCode::SESSION_SETUP, PLAIN, Body::SessionSetup(body), id);
         code(&ask(node.address, &asked))
     };
+    let at = |handle: &'static str, index| {
+        Exchange::HandleKey(Reference {
+            handle: Bytes::from_static(handle.as_bytes()),
+            index,
+        })
+    };
+    let key = Bytes::from_static(b"key");
+    assert_eq!(setup(Exchange::ClientKey(key.clone()), 1), 502);
     assert_eq!(
-        setup(Exchange::ClientKey(Bytes::from_static(b"key")), 1),
-        501
+        setup(at("0.NA/88.118.8", 303), 2),
+        503,
+        "DSA does not encrypt"
     );
-    assert_eq!(setup(Exchange::ServerKey, 2), 501);
-    assert_eq!(setup(Exchange::HandleKey(user(300)), 3), 501);
-    let unknown = Exchange::Other(KeyExchangeMode(9), Bytes::new());
-    assert_eq!(setup(unknown, 4), 504);
     assert_eq!(
-        setup(Exchange::DiffieHellman(Bytes::from_static(b"no key")), 5),
-        502
+        setup(at("0.NA/88.118.8", 301), 3),
+        502,
+        "a secret key is no public one"
     );
+    assert_eq!(setup(at("88.118.8/nobody", 300), 4), 502);
+    assert_eq!(setup(at("88.118.8/sm2", 300), 5), 501, "SM2 is not spoken");
+    assert_eq!(
+        setup(Exchange::Other(KeyExchangeMode(9), Bytes::new()), 6),
+        504
+    );
+    assert_eq!(setup(Exchange::DiffieHellman(key), 7), 502);
     let key = Body::ExchangeKey(Bytes::from_static(&[7; 256]));
-    let exchange = request(OpCode::SESSION_EXCHANGEKEY, PLAIN, key, 6);
+    let mut exchange = request(OpCode::SESSION_EXCHANGEKEY, PLAIN, key, 8);
     assert_eq!(code(&ask(node.address, &exchange)), 500);
+    assert_eq!(setup(Exchange::ServerKey, 9), 1);
+    exchange.envelope.session_id = 1;
+    assert_eq!(
+        code(&ask(node.address, &exchange)),
+        500,
+        "nor for the asking"
+    );
     assert_eq!(node.desk.registry().table.sessions(), 0);
 }
 

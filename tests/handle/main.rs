@@ -25,3 +25,4 @@ mod node;
 mod replay;
 mod sdk;
 mod streams;
+mod timing;

@@ -108,9 +108,10 @@ impl Body {
             | OpCode::SESSION_TERMINATE
             | OpCode::GET_NEXT_TXN_ID
             | OpCode::BACKUP_SERVER => Self::Handle(r.owned(HANDLE_MAX, "handle")?),
-            OpCode::CREATE_HANDLE | OpCode::ADD_VALUE | OpCode::MODIFY_VALUE => {
-                Self::Values(HandleValues::decode(r)?)
-            }
+            OpCode::CREATE_HANDLE
+            | OpCode::ADD_VALUE
+            | OpCode::MODIFY_VALUE
+            | OpCode::HOME_AND_CREATE => Self::Values(HandleValues::decode(r)?),
             OpCode::REMOVE_VALUE => Self::Remove(RemoveValues::decode(r)?),
             OpCode::RESPONSE_TO_CHALLENGE => Self::Answer(ChallengeAnswer::decode(r)?),
             OpCode::VERIFY_CHALLENGE => Self::Verify(VerifyChallenge::decode(r)?),

@@ -413,7 +413,7 @@ fn op_of(op: OpCode) -> Op {
         OpCode::LIST_HANDLES | OpCode::LIST_HOMED_NAS => Op::List,
         OpCode::RESPONSE_TO_CHALLENGE => Op::Challenge,
         OpCode::VERIFY_CHALLENGE => Op::Verify,
-        OpCode::HOME_NA => Op::Home,
+        OpCode::HOME_NA | OpCode::HOME_AND_CREATE => Op::Home,
         OpCode::UNHOME_NA => Op::Unhome,
         OpCode::SESSION_SETUP | OpCode::SESSION_TERMINATE | OpCode::SESSION_EXCHANGEKEY => {
             Op::Session

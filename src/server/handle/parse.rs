@@ -156,6 +156,7 @@ const fn is_served(op: OpCode) -> bool {
             | OpCode::VERIFY_CHALLENGE
             | OpCode::HOME_NA
             | OpCode::UNHOME_NA
+            | OpCode::HOME_AND_CREATE
             | OpCode::LIST_HOMED_NAS
             | OpCode::SESSION_SETUP
             | OpCode::SESSION_TERMINATE

@@ -573,6 +573,7 @@ pub(super) const fn is_change(op: OpCode) -> bool {
             | OpCode::LIST_HANDLES
             | OpCode::HOME_NA
             | OpCode::UNHOME_NA
+            | OpCode::HOME_AND_CREATE
             | OpCode::LIST_HOMED_NAS
     )
 }
@@ -606,6 +607,11 @@ pub(crate) fn change_of(message: &Message) -> Option<Request> {
         },
         (OpCode::HOME_NA, Body::Handle(handle)) => Request::Home {
             prefix: handle.clone(),
+            record: None,
+        },
+        (OpCode::HOME_AND_CREATE, Body::Values(body)) => Request::Home {
+            prefix: body.handle.clone(),
+            record: Some(body.values.clone()),
         },
         (OpCode::UNHOME_NA, Body::Handle(handle)) => Request::Unhome {
             prefix: handle.clone(),
