@@ -101,6 +101,7 @@ impl Node {
             .map_err(failing(format_args!("control socket {}", path.display())))?;
 
         let metrics = Arc::new(Metrics::default());
+        let history = history_of(config, &metrics)?;
         let registry = registry_of(config, &store)?;
         observe::store(&metrics, &store, &registry);
         let desk = Desk::new(Arc::clone(&registry), desk_config(config));
@@ -115,9 +116,7 @@ impl Node {
             desk: Some(Arc::new(desk)),
         });
         let server = Server::start(bound, &shared, &metrics).map_err(failing("threads"))?;
-        let history = history_of(config, &metrics)?;
-        let http = Http::start(web, &shared, &registry, &metrics, history.as_deref())
-            .map_err(failing("[http]"))?;
+        let http = Http::start(web, &shared, &registry, &metrics).map_err(failing("[http]"))?;
         let (dns_addresses, dns_tls_addresses) = dns
             .as_ref()
             .map(|bound| (bound.addresses.clone(), bound.tls_addresses.clone()))
@@ -409,8 +408,7 @@ fn history_of(config: &Config, metrics: &Metrics) -> Result<Option<Arc<History>>
         budget: from.budget,
     });
     let history = Arc::new(history.map_err(failing(format_args!("[history] {shown}")))?);
-    let observed = Arc::clone(&history);
-    metrics.add_source(move |families| observed.collect(families));
+    metrics.remember_in(&history);
     Ok(Some(history))
 }
 

@@ -85,6 +85,7 @@ mod dns_node;
 use std::sync::Arc;
 
 use jiexi::clock::Now;
+use jiexi::history::History;
 use jiexi::metrics::{Metrics, Transport};
 use jiexi::server::handle::{Replies, Responder, desk};
 
@@ -226,7 +227,16 @@ fn in_three_passes(requests: &[Vec<u8>]) -> u64 {
         node::registry_config(),
         desk::Config::default(),
     );
-    let mut responder = Responder::new(Arc::new(shared), Metrics::default().cell(Transport::Udp));
+    // With the log of resolutions: what a worker writes there has its place already.
+    let metrics = Metrics::default();
+    let log = jiexi::history::Config {
+        directory: directory.path().join("history"),
+        days: 180,
+        budget: 1 << 30,
+    };
+    let history = Arc::new(History::open(log).expect("a log"));
+    metrics.remember_in(&history);
+    let mut responder = Responder::new(Arc::new(shared), metrics.cell(Transport::Udp));
     let mut replies = Replies::default();
     let batch: Vec<&[u8]> = requests
         .iter()
@@ -237,13 +247,19 @@ fn in_three_passes(requests: &[Vec<u8>]) -> u64 {
     let mut answer = |rounds: u32| {
         let before = COUNT.load(Relaxed);
         for _ in 0..rounds {
+            let now = Now::read();
             replies.clear();
-            assert_eq!(responder.respond(&batch, Now::read(), &mut replies), 32);
+            assert_eq!(responder.respond(&batch, now, &mut replies), 32);
+            responder.remember(&replies, now, |_| [192, 0, 2, 7].into());
         }
         COUNT.load(Relaxed) - before
     };
     answer(10);
-    answer(1000)
+    let allocated = answer(1000);
+    history.close();
+    let files = std::fs::read_dir(directory.path().join("history")).expect("the log");
+    assert!(files.count() > 0, "the look-ups are in the log");
+    allocated
 }
 
 /// Allocations of a node, and of this client, while 8,000 datagrams are answered.

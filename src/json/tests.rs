@@ -94,6 +94,12 @@ fn administrators_are_readable() {
     let padded = [data.as_slice(), &[0, 0]].concat();
     let json = value::write(&sample(b"HS_ADMIN", &padded)).expect("has a JSON form");
     assert_eq!(json["data"]["format"], "base64", "padding would be lost");
+    let mut wire = Vec::new();
+    sample(b"HS_ADMIN", &padded).encode(&mut wire);
+    let (view, _) = jiexi_proto::value::ValueView::split(&wire).expect("a value");
+    let mut appended = Vec::new();
+    assert!(value::append(&view, &mut appended));
+    assert_eq!(appended, json.to_string().into_bytes(), "written straight");
 }
 
 #[test]
@@ -117,6 +123,12 @@ fn every_recorded_value_survives() {
         round_trip(b"88.118/x", std::slice::from_ref(&value), true);
         round_trip(b"88.118/x", std::slice::from_ref(&value), false);
         let json = value::write(&value).expect("has a JSON form");
+        let mut wire = Vec::new();
+        value.encode(&mut wire);
+        let (view, _) = jiexi_proto::value::ValueView::split(&wire).expect("a value");
+        let mut appended = Vec::new();
+        assert!(value::append(&view, &mut appended));
+        assert_eq!(appended, json.to_string().into_bytes(), "written straight");
         formats.insert(json["data"]["format"].as_str().expect("format").to_owned());
     }
     assert!(vectors.len() > 20, "{}", vectors.len());

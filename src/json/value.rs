@@ -1,11 +1,12 @@
 //! One handle value as JSON, both ways.
 
+use std::io::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use jiexi_proto::{
     code::Permissions,
-    value::{Reference, Ttl, Value},
+    value::{Reference, Ttl, Value, ValueView},
 };
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
@@ -40,6 +41,40 @@ pub fn write(value: &Value) -> Option<Json> {
         object.insert("references".into(), references?.into());
     }
     Some(Json::Object(object))
+}
+
+/// Appends a value as JSON, the same octets as those of [`write()`]; false, and nothing appended, when it takes that.
+#[must_use]
+pub fn append(value: &ValueView<'_>, out: &mut Vec<u8>) -> bool {
+    let ttl = match value.ttl {
+        Ttl::Relative(seconds) => seconds,
+        Ttl::Absolute(_) => return false,
+    };
+    let (Ok(kind), true, true) = (
+        std::str::from_utf8(value.kind),
+        value.references.is_empty(),
+        value.permissions.0 < 16,
+    ) else {
+        return false;
+    };
+    // Writing to memory does not fail.
+    let _ = write!(out, "{{\"index\":{},\"type\":", value.index);
+    text(kind, out);
+    out.extend_from_slice(b",\"data\":");
+    data::append(value.kind, value.data, out);
+    if value.permissions.0 != PERMISSIONS_DEFAULT {
+        let _ = write!(out, ",\"permissions\":\"{:04b}\"", value.permissions.0);
+    }
+    let time = UNIX_EPOCH + Duration::from_secs(value.timestamp.into());
+    let time = humantime::format_rfc3339_seconds(time);
+    let _ = write!(out, ",\"ttl\":{ttl},\"timestamp\":\"{time}\"}}");
+    true
+}
+
+/// Appends a text in quotes.
+pub fn text(text: &str, out: &mut Vec<u8>) {
+    // Writing text to memory does not fail.
+    let _ = serde_json::to_writer(out, text);
 }
 
 /// A reference as JSON, as in lists of values.

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::history::Pen;
+
 /// A counter with one writer; readers see it late by at most a moment.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -118,6 +120,23 @@ labels! {
     }
 }
 
+impl Op {
+    /// Whether it is a resolution, a change or a list: those are remembered.
+    #[must_use]
+    pub const fn is_remembered(self) -> bool {
+        !matches!(
+            self,
+            Self::SiteInfo
+                | Self::Challenge
+                | Self::Verify
+                | Self::Session
+                | Self::Login
+                | Self::Replicate
+                | Self::Other
+        )
+    }
+}
+
 labels! {
     /// What was answered.
     Outcome {
@@ -201,9 +220,24 @@ pub struct Cell {
     pub sent_bytes: Counter,
     /// Time from receipt to answer.
     pub durations: Durations,
+    pen: Option<Pen>,
 }
 
 impl Cell {
+    /// The counters of a worker whose resolutions and changes are remembered.
+    pub(super) fn remembering(pen: Option<Pen>) -> Self {
+        Self {
+            pen,
+            ..Self::default()
+        }
+    }
+
+    /// Where its resolutions and changes are written down, unless that is off.
+    #[must_use]
+    pub const fn pen(&self) -> Option<&Pen> {
+        self.pen.as_ref()
+    }
+
     /// The counter of an operation.
     #[must_use]
     pub fn requests(&self, op: Op) -> &Counter {

@@ -17,9 +17,11 @@ pub use cell::{
 pub use families::Families;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use prometheus::TextEncoder;
+
+use crate::history::History;
 
 /// Something that adds its figures to a scrape.
 type Source = Box<dyn Fn(&mut Families) + Send + Sync>;
@@ -90,6 +92,8 @@ impl Connections {
 pub struct Metrics {
     cells: Mutex<Vec<(Protocol, Transport, Arc<Cell>)>>,
     sources: Mutex<Vec<Source>>,
+    /// The log of resolutions and changes.
+    history: OnceLock<Arc<History>>,
     /// Connections of the Handle protocol over TCP.
     pub connections: Arc<Connections>,
     /// Connections of HTTP, with and without TLS.
@@ -114,9 +118,28 @@ impl Metrics {
     /// A new cell for a worker of one of [`FRONTS`].
     #[must_use]
     pub fn cell_of(&self, protocol: Protocol, transport: Transport) -> Arc<Cell> {
-        let cell = Arc::new(Cell::default());
+        let via = match (protocol, transport) {
+            (Protocol::Http, Transport::Tls) => "https",
+            (Protocol::Http, _) => "http",
+            (Protocol::Handle, Transport::Udp) => "handle/udp",
+            (Protocol::Handle, Transport::Http) => "handle/http",
+            (Protocol::Handle, _) => "handle/tcp",
+            (Protocol::Dns, Transport::Udp) => "dns/udp",
+            (Protocol::Dns, Transport::Tls) => "dns/tls",
+            (Protocol::Dns, _) => "dns/tcp",
+        };
+        let pen = self.history.get().map(|history| history.pen(via));
+        let cell = Arc::new(Cell::remembering(pen));
         lock(&self.cells).push((protocol, transport, Arc::clone(&cell)));
         cell
+    }
+
+    /// Has workers write down what is resolved and changed; those whose cells were made before do not.
+    pub fn remember_in(&self, history: &Arc<History>) {
+        let observed = Arc::clone(history);
+        if self.history.set(Arc::clone(history)).is_ok() {
+            self.add_source(move |families| observed.collect(families));
+        }
     }
 
     /// Adds a source that is asked at every scrape.

@@ -40,7 +40,10 @@ const ELSEWHERE: [(&str, &str); 4] = [
     ("res_restricted_seckey", PROVED),
     ("res_restricted_rsa", PROVED),
     ("res_restricted_all_rsa", PROVED),
-    ("res_all_http", "the HTTP front end comes later"),
+    (
+        "res_all_http",
+        "replayed beside the other front ends, in tests/http/battery.rs",
+    ),
 ];
 
 /// A proof depends on our nonce: these, and what asks for a signature, are replayed beside.

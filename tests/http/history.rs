@@ -1,12 +1,41 @@
-//! Goal: every resolution and change is in the log, by day, with the client's network and no more of its address.
+//! Goal: every resolution and change, over whatever it came, is in the log: by day, with the client's network and no
+//! more of its address. When the disk takes none, answers go on.
 
 use std::io::Read as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use serde_json::Value as Json;
 
-use crate::node::Node;
+use crate::node::{Node, PATIENCE};
 
 const BODY: &str = r#"[{"index":1,"type":"N","data":"x"}]"#;
+
+/// The files of the log.
+fn files(node: &Node) -> Vec<PathBuf> {
+    let directory = std::fs::read_dir(node.data().join("history")).unwrap();
+    directory.map(|file| file.unwrap().path()).collect()
+}
+
+/// All lines of the log.
+fn lines(node: &Node) -> Vec<Json> {
+    let files = files(node);
+    assert!(matches!(files.len(), 1 | 2), "one a day: {files:?}");
+    let mut text = String::new();
+    for file in files {
+        let file = std::fs::File::open(file).unwrap();
+        flate2::read::MultiGzDecoder::new(file)
+            .read_to_string(&mut text)
+            .expect("gzip");
+    }
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn field<'a>(line: &'a Json, name: &str) -> &'a str {
+    line[name].as_str().unwrap()
+}
 
 #[test]
 fn what_was_asked_is_remembered() {
@@ -20,38 +49,24 @@ fn what_was_asked_is_remembered() {
     node.admin("/api/handles?prefix=88.118.20", &[]);
     node.get("/docs");
     node.terminate();
-    let directory = node.data().join("history");
-    let files: Vec<_> = std::fs::read_dir(directory)
-        .unwrap()
-        .map(|file| file.unwrap().path())
-        .collect();
-    assert!(matches!(files.len(), 1 | 2), "one a day: {files:?}");
-    let mut text = String::new();
-    for file in files {
-        let file = std::fs::File::open(file).unwrap();
-        flate2::read::MultiGzDecoder::new(file)
-            .read_to_string(&mut text)
-            .expect("gzip");
-    }
-    let lines: Vec<Json> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    let seen: Vec<[&str; 4]> = lines
+    let lines = lines(&node);
+    let mut seen: Vec<[&str; 4]> = lines
         .iter()
-        .map(|line| ["op", "handle", "outcome", "via"].map(|name| line[name].as_str().unwrap()))
+        .map(|line| ["op", "handle", "outcome", "via"].map(|name| field(line, name)))
         .collect();
+    // Lines of one second may stand in any order.
+    seen.sort_unstable();
     let asked = ["resolve", "88.118.20/pump", "success", "http"];
     assert_eq!(
         seen,
         [
-            asked,
-            asked,
-            asked,
-            asked,
-            ["resolve", "88.118.20/nope", "not_found", "http"],
             ["create", "88.118.20/new", "success", "https"],
-            ["list", "88.118.20", "success", "https"]
+            ["list", "88.118.20", "success", "https"],
+            ["resolve", "88.118.20/nope", "not_found", "http"],
+            asked,
+            asked,
+            asked,
+            asked,
         ]
     );
     assert!(
@@ -60,4 +75,108 @@ fn what_was_asked_is_remembered() {
             .all(|line| line["net"] == "127.0.0.0/24"
                 && line["time"].as_str().unwrap().ends_with('Z'))
     );
+}
+
+#[test]
+fn every_front_end_is_remembered() {
+    let mut node = Node::with_dns();
+    let (handle, dns) = (
+        format!("127.0.0.1:{}", node.handle),
+        format!("127.0.0.1:{}", node.dns),
+    );
+    let resolve = |more: &[&str]| node.run(&[&["resolve"][..], more].concat());
+    resolve(&["88.118.20/PUMP", "--server", &handle, "--udp"]);
+    resolve(&["88.118.20/nope", "--server", &handle, "--tcp"]);
+    let zone = ["--dns", "id.example.net", "--server", &dns];
+    resolve(&[&["88.118.20/pump", "--udp"][..], &zone].concat());
+    resolve(&[&["88.118.20/pump", "--tcp"][..], &zone].concat());
+    resolve(&[&["88.118.20/nope", "--udp"][..], &zone].concat());
+    let secret = node.path("secret");
+    std::fs::write(&secret, "geheim").expect("writes");
+    let who = ["--server", &handle, "--identity", "300:88.118.20/USER"];
+    let key = ["--secret-file", secret.to_str().unwrap()];
+    for (operation, handle) in [("create", "88.118.20/new"), ("delete", "88.118.20/new")] {
+        let arguments = match operation {
+            "create" => &["handle", "create", handle, "-v", "1:N=x"][..],
+            _ => &["handle", "rm", handle][..],
+        };
+        node.must(&[arguments, &who, &key].concat());
+    }
+    node.terminate();
+    let lines = lines(&node);
+    let mut seen: Vec<[&str; 4]> = lines
+        .iter()
+        .filter(|line| line["outcome"] != "challenge")
+        .map(|line| {
+            let via = field(line, "via");
+            // Changes go over UDP or TCP, as the client likes.
+            let via = if line["op"] == "resolve" { via } else { "" };
+            [
+                via,
+                field(line, "op"),
+                field(line, "handle"),
+                field(line, "outcome"),
+            ]
+        })
+        .collect();
+    seen.sort_unstable();
+    seen.dedup();
+    for expected in [
+        ["handle/udp", "resolve", "88.118.20/PUMP", "success"],
+        ["handle/tcp", "resolve", "88.118.20/NOPE", "not_found"],
+        ["dns/udp", "resolve", "88.118.20/PUMP", "success"],
+        ["dns/tcp", "resolve", "88.118.20/PUMP", "success"],
+        ["dns/udp", "resolve", "88.118.20/NOPE", "not_found"],
+        ["", "create", "88.118.20/new", "success"],
+        ["", "delete", "88.118.20/new", "success"],
+    ] {
+        assert!(seen.contains(&expected), "{expected:?} in {seen:#?}");
+    }
+    assert!(lines.iter().all(|line| line["net"] == "127.0.0.0/24"));
+}
+
+/// Method: the file of the day is `/dev/full`, which opens and takes nothing.
+#[test]
+fn a_full_disk_loses_entries_and_no_answers() {
+    let node = Node::new();
+    let day = jiexi::clock::unix_seconds() / 86_400;
+    for day in [day, day + 1] {
+        let seconds = u64::from(day) * 86_400;
+        let time = UNIX_EPOCH + Duration::from_secs(seconds);
+        let date = humantime::format_rfc3339_seconds(time).to_string();
+        let file = node
+            .data()
+            .join(format!("history/{}.ndjson.gz", &date[..10]));
+        let _ = std::fs::remove_file(&file);
+        std::os::unix::fs::symlink("/dev/full", file).expect("linked");
+    }
+    let begun = Instant::now();
+    // Several members, none of which is taken.
+    let (mut lost, mut asked, mut members) = (0.0, 0.0, 0);
+    while members < 3 {
+        assert_eq!(node.get("/api/handles/88.118.20/pump").status, 200);
+        asked += 1.0;
+        let now = node.metric("jiexi_history_lost_total");
+        members += i32::from(now > lost);
+        lost = now;
+        assert!(lost <= asked, "{lost} of {asked}");
+        assert!(begun.elapsed() < PATIENCE, "{lost} lost of {asked}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let log = node.log();
+    let said = log.matches("cannot be written").count();
+    assert_eq!(said, 1, "said once: {log}");
+    for file in files(&node) {
+        std::fs::remove_file(file).expect("removed");
+    }
+    while files(&node).is_empty() {
+        assert_eq!(node.get("/api/handles/88.118.20/pump").status, 200);
+        assert!(
+            begun.elapsed() < 2 * PATIENCE,
+            "nothing is written: {}",
+            node.log()
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(node.log().matches("is written again").count(), 1);
 }

@@ -7,6 +7,8 @@
     reason = "helpers of a test: a failed assumption is a failed test"
 )]
 
+mod abuse;
+mod battery;
 mod change;
 mod history;
 mod login;

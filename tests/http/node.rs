@@ -32,13 +32,47 @@ pub(crate) struct Node {
     pub(crate) http: u16,
     pub(crate) handle: u16,
     pub(crate) operations: u16,
+    /// Where DNS is served, if it is.
+    pub(crate) dns: u16,
 }
+
+/// A zone for the handles of every prefix.
+const ZONE: &str = r#"
+[[dns.zones]]
+name = "id.example.net"
+mapping = "handle"
+nameservers = ["ns1.example.net"]
+mail = "hostmaster.example.net"
+"#;
 
 impl Node {
     /// A node with more settings, as variables of the environment.
     pub(crate) fn with(settings: &[(&str, &str)]) -> Self {
+        let mut node = Self::prepared(settings);
+        node.start();
+        node
+    }
+
+    /// A node that serves DNS as well.
+    pub(crate) fn with_dns() -> Self {
+        let mut node = Self::prepared(&[]);
+        for (name, value) in [
+            ("JIEXI_DNS_ENABLED", "true"),
+            ("JIEXI_DNS_LISTEN", "127.0.0.1"),
+            ("JIEXI_DNS_PORT", &node.dns.to_string()),
+        ] {
+            node.settings.push((name.to_owned(), value.to_owned()));
+        }
+        let config = node.config();
+        let before = fs::read_to_string(&config).expect("the configuration");
+        fs::write(&config, before + ZONE).expect("writes");
+        node.start();
+        node
+    }
+
+    fn prepared(settings: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let mut node = Self {
+        let node = Self {
             directory,
             settings: settings
                 .iter()
@@ -48,6 +82,7 @@ impl Node {
             http: free_port(),
             handle: free_port(),
             operations: free_port(),
+            dns: free_port(),
         };
         let data = node.data();
         let set_up = [
@@ -60,7 +95,6 @@ impl Node {
         ];
         node.must(&[&set_up[..], &[data.to_str().expect("text")]].concat());
         node.import(RECORDS);
-        node.start();
         node
     }
 
@@ -164,6 +198,15 @@ impl Node {
 
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// Its memory, KiB.
+    pub(crate) fn resident(&self) -> u64 {
+        let process = self.process.as_ref().expect("runs").id();
+        let status = fs::read_to_string(format!("/proc/{process}/status")).expect("status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        number.expect("VmRSS").parse().expect("a number")
     }
 
     /// Ends it, without a farewell.

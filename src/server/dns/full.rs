@@ -37,13 +37,14 @@ enum Extended {
     NotSupported = 21,
 }
 
-/// Answers one message by appending to `out`; or says why there is no answer.
+/// Answers one message by appending to `out`; or says why there is no answer. `key` is that of the record asked for.
 pub(super) fn respond(
     view: &View<'_>,
     request: &[u8],
     client: IpAddr,
     channel: Channel,
     now: Now,
+    key: &mut Vec<u8>,
     out: &mut Vec<u8>,
 ) -> Result<Written, Reason> {
     let (Some(flags), true) = (request.get(2), request.len() >= HEADER) else {
@@ -52,7 +53,7 @@ pub(super) fn respond(
     if flags & 0x80 != 0 {
         return Err(Reason::NotARequest);
     }
-    let mut reply = Reply::new(view, client, channel, now);
+    let mut reply = Reply::new(view, client, channel, now, key);
     match Message::from_vec(request) {
         Ok(message) => reply.answer(&message),
         Err(_) => reply.unreadable(request),
@@ -66,6 +67,8 @@ struct Reply<'r, 's> {
     client: IpAddr,
     channel: Channel,
     now: Now,
+    /// The key of the record that was asked for.
+    key: &'r mut Vec<u8>,
     message: Message,
     op: Op,
     outcome: Outcome,
@@ -77,8 +80,15 @@ struct Reply<'r, 's> {
 }
 
 impl<'r, 's> Reply<'r, 's> {
-    fn new(view: &'r View<'s>, client: IpAddr, channel: Channel, now: Now) -> Self {
+    fn new(
+        view: &'r View<'s>,
+        client: IpAddr,
+        channel: Channel,
+        now: Now,
+        key: &'r mut Vec<u8>,
+    ) -> Self {
         Self {
+            key,
             view,
             client,
             channel,
@@ -228,8 +238,7 @@ impl<'r, 's> Reply<'r, 's> {
         let Some((zone, relative)) = view.shared.zones.find(&lower) else {
             return self.refuse(Extended::NotAuthoritative, "", Outcome::NotResponsible);
         };
-        let mut key = Vec::new();
-        let place = view.locate(zone, relative, &mut key);
+        let place = view.locate(zone, relative, self.key);
         let name = &query.name;
         self.message.metadata.authoritative = true;
         match place {

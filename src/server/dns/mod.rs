@@ -45,6 +45,7 @@ use self::view::View;
 use self::zone::Zones;
 use super::datagram::BATCH;
 use crate::clock::Now;
+use crate::history::Event;
 use crate::metrics::{Cell, LookupResult, Op, Outcome, Reason};
 use crate::resolver::Authority;
 use crate::store::{Lookup, Reader, Store, StoreError};
@@ -187,6 +188,8 @@ pub struct Responder {
     cell: Arc<Cell>,
     /// The keys of a batch.
     keys: Vec<u8>,
+    /// The key of a question that went the full way.
+    key: Vec<u8>,
     /// Whether plain questions go the short way.
     plain: bool,
 }
@@ -203,6 +206,7 @@ impl Responder {
             authority,
             cell,
             keys: Vec::with_capacity(BATCH * name::NAME_MAX),
+            key: Vec::new(),
             plain: true,
         }
     }
@@ -264,9 +268,12 @@ impl Responder {
                 Some(written) => Ok(written),
                 None => {
                     out.truncate(start);
-                    full::respond(&view, request, *client, channel, now, out)
+                    self.key.clear();
+                    full::respond(&view, request, *client, channel, now, &mut self.key, out)
                 }
             };
+            let key = short.map_or(&self.key[..], |_| wanted[place]);
+            remember(&self.cell, &written, now, *client, key);
             let answer = count(&self.cell, written).map(|written| Answer {
                 octets: start..written.end,
                 options: written.options,
@@ -283,6 +290,22 @@ impl Responder {
         {
             self.authority = authority;
         }
+    }
+}
+
+/// Writes a resolution of an identifier down.
+fn remember(cell: &Cell, written: &Result<Written, Reason>, now: Now, client: IpAddr, key: &[u8]) {
+    if let (Some(pen), Ok(written)) = (cell.pen(), written)
+        && written.op == Op::Resolve
+        && !key.is_empty()
+    {
+        let event = Event {
+            time: now.unix_seconds,
+            client,
+            op: Op::Resolve,
+            outcome: written.outcome,
+        };
+        pen.note(event, key);
     }
 }
 

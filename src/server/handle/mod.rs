@@ -15,6 +15,7 @@ mod reply;
 pub mod stream;
 pub mod udp;
 
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ use jiexi_proto::{OpCode, Version};
 use self::parse::{Resolution, Step};
 use self::reply::{Reply, Stamp};
 use crate::clock::Now;
+use crate::history::Event;
 use crate::metrics::{Cell, LookupResult, Op, Outcome, Reason};
 use crate::resolver::{self, Answer, Authority, Query};
 use crate::store::{Lookup, Reader, Session, Store, StoreError};
@@ -72,11 +74,21 @@ pub enum Disposition {
     Defer,
 }
 
+/// What a resolution was answered with, and where its handle stands among the keys of the batch.
+#[derive(Clone, Copy, Debug)]
+struct Resolved {
+    outcome: Outcome,
+    start: usize,
+    end: usize,
+}
+
 /// Answers back to back; reused from batch to batch.
 #[derive(Debug)]
 pub struct Replies {
     octets: Vec<u8>,
     dispositions: [Disposition; BATCH],
+    /// The resolutions among the answers.
+    resolved: [Option<Resolved>; BATCH],
     count: usize,
     /// Where the answers of the last batch begin.
     start: usize,
@@ -89,6 +101,7 @@ impl Default for Replies {
         Self {
             octets: Vec::with_capacity(BATCH * 1024),
             dispositions: [Disposition::Drop(Reason::Short); BATCH],
+            resolved: [None; BATCH],
             count: 0,
             start: 0,
             ordered: false,
@@ -113,9 +126,10 @@ impl Replies {
         }
     }
 
-    fn push(&mut self, disposition: Disposition) {
-        if let Some(slot) = self.dispositions.get_mut(self.count) {
-            *slot = disposition;
+    fn push(&mut self, disposition: Disposition, resolved: Option<Resolved>) {
+        let slots = self.dispositions.get_mut(self.count);
+        if let (Some(slot), Some(place)) = (slots, self.resolved.get_mut(self.count)) {
+            (*slot, *place) = (disposition, resolved);
             self.count += 1;
         }
     }
@@ -236,18 +250,35 @@ impl Responder {
             cell,
             keys,
             stamp,
+            resolved: None,
         };
         for (step, found) in steps.iter().zip(&found) {
             if replies.octets.len() > Replies::LIMIT {
                 break;
             }
             let disposition = encoder.encode(step, found, &mut replies.octets);
-            replies.push(disposition);
+            replies.push(disposition, encoder.resolved.take());
             if replies.ordered && disposition == Disposition::Defer {
                 break;
             }
         }
         replies.count
+    }
+
+    /// Writes the resolutions of the last batch down; `client` tells who sent a request.
+    pub fn remember(&self, replies: &Replies, now: Now, client: impl Fn(usize) -> IpAddr) {
+        let Some(pen) = self.cell.pen() else { return };
+        let last = replies.resolved[..replies.count].iter().enumerate();
+        pen.note_all(last.filter_map(|(place, resolved)| {
+            let resolved = resolved.as_ref()?;
+            let event = Event {
+                time: now.unix_seconds,
+                client: client(place),
+                op: Op::Resolve,
+                outcome: resolved.outcome,
+            };
+            Some((event, self.keys.get(resolved.start..resolved.end)?))
+        }));
     }
 
     /// Takes up prefixes homed since the last batch. While the store loads they stay unknown; a
@@ -280,6 +311,8 @@ struct Encoder<'r, 's> {
     cell: &'r Cell,
     keys: &'r [u8],
     stamp: Stamp,
+    /// The last request, if it was a resolution.
+    resolved: Option<Resolved>,
 }
 
 impl<'s> Encoder<'_, 's> {
@@ -311,7 +344,15 @@ impl<'s> Encoder<'_, 's> {
             }
             Step::Defer => return Disposition::Defer,
             Step::Resolve(resolution) => match self.resolve(resolution, found, out) {
-                Some(outcome) => (Op::Resolve, outcome),
+                Some(outcome) => {
+                    let (start, end) = (resolution.key.start, resolution.key.end);
+                    self.resolved = Some(Resolved {
+                        outcome,
+                        start,
+                        end,
+                    });
+                    (Op::Resolve, outcome)
+                }
                 None => return Disposition::Defer,
             },
         };
@@ -392,7 +433,8 @@ fn finish(reply: Reply<'_>) {
     debug_assert!(fits, "short answers fit");
 }
 
-fn lookup_result(found: &Lookup<'_>) -> LookupResult {
+/// How a look-up in the index is counted.
+pub(in crate::server) fn lookup_result(found: &Lookup<'_>) -> LookupResult {
     match found {
         Lookup::Found(_) | Lookup::Damaged => LookupResult::Hit,
         Lookup::Absent => LookupResult::Miss,

@@ -6,7 +6,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -158,6 +158,7 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let mut connection = Connection {
+        client: peer.ip(),
         pending: Vec::new(),
         line: None,
     };
@@ -303,6 +304,7 @@ where
 
 /// The part of a connection that outlives a read.
 struct Connection {
+    client: IpAddr,
     /// Octets that came and are not answered yet: the beginning of a message, or whole ones that
     /// wait until the client has taken the answers to those before them.
     pending: Vec<u8>,
@@ -350,7 +352,7 @@ impl Connection {
             }
             input[..held].copy_from_slice(&self.pending);
             let octets = &input[..held + read];
-            let (taken, progress) = answer(cx, io, responder, replies, octets);
+            let (taken, progress) = answer(cx, io, responder, replies, octets, self.client);
             self.pending.clear();
             self.pending.shrink_to(KEEP);
             self.pending.extend_from_slice(&octets[taken..]);
@@ -363,7 +365,7 @@ impl Connection {
             }
             self.pending.extend_from_slice(&input[..read]);
         }
-        let (taken, progress) = answer(cx, io, responder, replies, &self.pending);
+        let (taken, progress) = answer(cx, io, responder, replies, &self.pending, self.client);
         self.pending.drain(..taken);
         Poll::Ready(progress)
     }
@@ -386,6 +388,7 @@ fn answer<T>(
     responder: &mut Responder,
     replies: &mut Replies,
     octets: &[u8],
+    client: IpAddr,
 ) -> (usize, io::Result<Progress>)
 where
     T: AsyncWrite + Unpin,
@@ -400,6 +403,7 @@ where
         let mut requests: [&[u8]; BATCH] = [&[]; BATCH];
         let (count, hostile) = frames(&octets[taken..], &mut requests);
         let done = responder.respond(&requests[..count], now, replies);
+        responder.remember(replies, now, |_| client);
         taken += requests[..done]
             .iter()
             .map(|request| request.len())

@@ -96,6 +96,7 @@ impl Front for Datagrams {
                 match self.reassembler.push(sender, datagram, passed_ms) {
                     Ok(Some(message)) => {
                         self.responder.respond(&[&message], now, &mut self.replies);
+                        self.responder.remember(&self.replies, now, |_| sender.ip());
                         queue(outgoing, &mut self.pieces, &self.replies, |_| came);
                         if self.replies.deferred().next().is_some() {
                             self.deferred.push((place, Some(message)));
@@ -112,6 +113,9 @@ impl Front for Datagrams {
         }
         self.responder
             .respond(&requests[..count], now, &mut self.replies);
+        self.responder.remember(&self.replies, now, |i| {
+            incoming[places[i]].peer.address().ip()
+        });
         queue(outgoing, &mut self.pieces, &self.replies, |i| {
             &incoming[places[i]]
         });

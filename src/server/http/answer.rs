@@ -31,6 +31,8 @@ pub(super) struct Refusal {
     pub(super) field: Option<String>,
     /// Seconds after which it may be tried again.
     pub(super) wait: Option<u32>,
+    /// Where a referral leads, as values.
+    pub(super) values: Option<Box<Json>>,
 }
 
 impl Refusal {
@@ -43,6 +45,7 @@ impl Refusal {
             detail: detail.into(),
             field: None,
             wait: None,
+            values: None,
         }
     }
 
@@ -118,6 +121,9 @@ impl Refusal {
         if !self.detail.is_empty() {
             body.insert("message".into(), (&*self.detail).into());
         }
+        if let Some(values) = &self.values {
+            body.insert("values".into(), Json::clone(values));
+        }
         body.extend(self.members(request, language));
         self.finish(json(self.status(), &Json::Object(body)))
     }
@@ -179,6 +185,7 @@ pub(super) fn with_type(status: StatusCode, kind: &'static str, body: impl Into<
 fn kind_of(code: ResponseCode) -> (StatusCode, &'static str) {
     match code {
         ResponseCode::SUCCESS => (StatusCode::OK, "success"),
+        ResponseCode::PREFIX_REFERRAL => (StatusCode::NOT_FOUND, "referral"),
         ResponseCode::HANDLE_NOT_FOUND => (StatusCode::NOT_FOUND, "handle_not_found"),
         ResponseCode::HANDLE_ALREADY_EXISTS => (StatusCode::CONFLICT, "handle_exists"),
         ResponseCode::INVALID_HANDLE => (StatusCode::BAD_REQUEST, "invalid_handle"),
@@ -205,6 +212,11 @@ fn kind_of(code: ResponseCode) -> (StatusCode, &'static str) {
 /// What a problem is called, in Chinese and in English.
 const TITLES: &[(&str, &str, &str)] = &[
     ("handle_not_found", "标识不存在", "No such handle"),
+    (
+        "referral",
+        "该前缀由其他服务解析",
+        "Another service knows this prefix",
+    ),
     ("handle_exists", "标识已存在", "The handle exists already"),
     ("invalid_handle", "标识格式不正确", "Not a handle"),
     ("values_not_found", "没有所请求的值", "No such value"),

@@ -1,5 +1,7 @@
 //! The handle in a path and the parameters of a query, each decoded exactly once.
 
+use std::borrow::Cow;
+
 use jiexi_proto::limits::HANDLE_MAX;
 use percent_encoding::percent_decode_str;
 use url::form_urlencoded;
@@ -14,7 +16,7 @@ const CALLBACK_MAX: usize = 64;
 
 /// The handle that a raw path names behind `route`: everything that follows, `/` and all, with
 /// percent signs decoded once. A `+` is a plus.
-pub(super) fn handle(path: &str, route: &str) -> Result<String, Refusal> {
+pub(super) fn handle<'a>(path: &'a str, route: &str) -> Result<Cow<'a, str>, Refusal> {
     let wrong = |detail: &'static str| Refusal::new(ResponseCode::INVALID_HANDLE, detail);
     let raw = path.strip_prefix(route).unwrap_or_default();
     let handle = percent_decode_str(raw).decode_utf8();
@@ -22,7 +24,7 @@ pub(super) fn handle(path: &str, route: &str) -> Result<String, Refusal> {
     match handle.len() {
         0 => Err(wrong("the path names no handle")),
         length if length > HANDLE_MAX => Err(wrong("the handle is longer than 2048 octets")),
-        _ => Ok(handle.into_owned()),
+        _ => Ok(handle),
     }
 }
 

@@ -19,7 +19,7 @@ use super::caller::{Caller, identify};
 use super::handles::ROUTE;
 use super::idempotency::{self, Begun, Kept};
 use super::language::Language;
-use super::openapi::RecordValues;
+use super::openapi::{Flag, RecordValues};
 use super::outer::{Counted, From};
 use super::{App, body};
 use crate::clock::Now;
@@ -65,9 +65,9 @@ pub(super) async fn serve(app: &Arc<App>, from: &From, request: Request<Body>) -
     put, path = "/api/handles/{handle}", tag = "handles", operation_id = "put",
     params(
         ("handle" = String, Path, description = "The handle; `/` in it may stand as it is"),
-        ("overwrite" = Option<bool>, Query,
+        ("overwrite" = inline(Option<Flag>), Query,
             description = "`false`: refuse with 409 what exists already; the default is `true`"),
-        ("index" = Option<Vec<String>>, Query,
+        ("index" = Option<Vec<String>>, Query, pattern = "^([1-9][0-9]{0,8}|various)$",
             description = "Only these values of the body are put; `various`: all of the body. Without it the body \
                            becomes the whole record"),
         ("Idempotency-Key" = Option<String>, Header, max_length = 255, pattern = "^[\\x21-\\x7E]*$",

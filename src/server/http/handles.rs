@@ -5,26 +5,27 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use bytes::Bytes;
 use jiexi_proto::code::{Permissions, ResponseCode};
 use jiexi_proto::message::resolution::{Resolution, ResolutionView};
-use jiexi_proto::value::Value;
-use jiexi_proto::wire::Writer;
-use serde_json::{Map, Value as Json, json};
+use jiexi_proto::value::{Value, ValueView};
+use jiexi_proto::wire::{Reader, Writer};
+use serde_json::{Value as Json, json};
 
 use super::answer::{Answer, Refusal, json, with_type};
 use super::asked::{self, Resolving};
 use super::caller::{Caller, identify, needed};
 use super::language::Language;
+use super::openapi::Flag;
 use super::outer::{Counted, From};
 use super::{App, change};
 use crate::json::value;
-use crate::metrics::{LookupResult, Op, Outcome};
+use crate::metrics::{Op, Outcome};
 use crate::registry::Rejection;
 use crate::registry::audit::Event;
-use crate::resolver::{self, Filter, Query, Selection};
-use crate::server::handle::outcome_of;
+use crate::resolver::{self, Answer as Said, Filter, Query, Selection};
+use crate::server::handle::{lookup_result, outcome_of};
 use crate::store::Lookup;
 use crate::token::Right;
 
@@ -40,7 +41,11 @@ pub(super) async fn serve(
     request: Request<Body>,
 ) -> Answer {
     match *request.method() {
-        Method::GET | Method::HEAD => get(&app, &from, &request),
+        Method::GET | Method::HEAD => {
+            let (mut answer, counted) = get(&app, &from, request.uri(), request.headers());
+            answer.extensions_mut().insert(counted);
+            answer
+        }
         Method::PUT | Method::DELETE => change::serve(&app, &from, request).await,
         Method::OPTIONS => options(METHODS),
         _ => not_allowed(METHODS, &from, request.headers()),
@@ -82,10 +87,10 @@ pub(super) fn not_allowed(methods: &'static str, from: &From, headers: &HeaderMa
             description = "Values of these indexes; a union with `type`"),
         ("type" = Option<Vec<String>>, Query,
             description = "Values of these types; `URL.` means URL and every URL.x"),
-        ("publicOnly" = Option<bool>, Query,
+        ("publicOnly" = inline(Option<Flag>), Query,
             description = "Leave restricted values out; the default for whoever gives no credentials"),
-        ("auth" = Option<bool>, Query, description = "Ask a primary server; this is one"),
-        ("pretty" = Option<bool>, Query, description = "Lines and spaces for people"),
+        ("auth" = inline(Option<Flag>), Query, description = "Ask a primary server; this is one"),
+        ("pretty" = inline(Option<Flag>), Query, description = "Lines and spaces for people"),
         ("callback" = Option<String>, Query, max_length = 64, pattern = r"^[A-Za-z_$][A-Za-z0-9_$]*$",
             description = "JSONP: the name of a function; anonymous only")),
     responses(
@@ -102,25 +107,23 @@ pub(super) fn not_allowed(methods: &'static str, from: &From, headers: &HeaderMa
         (status = 503, description = "Not now", content_type = "application/json")),
     security((), ("token" = []), ("basic" = []))
 )]
-pub(super) fn get(app: &App, from: &From, request: &Request<Body>) -> Answer {
-    let (uri, headers) = (request.uri(), request.headers());
+pub(super) fn get(app: &App, from: &From, uri: &Uri, headers: &HeaderMap) -> (Answer, Counted) {
     let handle = asked::handle(uri.path(), ROUTE);
     let done = || -> Result<Answer, Refusal> {
         let handle = handle.as_ref().map_err(Clone::clone)?;
         let asked = Resolving::read(uri.query())?;
         let caller = identify(app, from, headers)?;
-        let values = look_up(app, from, &caller, handle, &asked)?;
-        shown(handle, &values, &asked, &caller)
+        let found = look_up(app, from, &caller, handle, &asked)?;
+        shown(handle, &found, &asked, &caller)
     };
     let mut outcome = Outcome::Success;
-    let mut answer = done().unwrap_or_else(|refusal| {
+    let answer = done().unwrap_or_else(|refusal| {
         outcome = outcome_of(refusal.code);
         let handle = handle.as_deref().ok();
         refused(&refusal, handle, from, headers)
     });
     let op = Op::Resolve;
-    answer.extensions_mut().insert(Counted { op, outcome });
-    answer
+    (answer, Counted { op, outcome })
 }
 
 /// An error; that a handle has none of the values is none.
@@ -133,6 +136,27 @@ fn refused(refusal: &Refusal, handle: Option<&str>, from: &From, headers: &Heade
     refusal.of_handle(handle, from.request(), Language::of(headers))
 }
 
+/// Values in wire form, one behind the other.
+#[derive(Debug, Default)]
+pub(super) struct Found(Vec<u8>);
+
+impl Found {
+    /// Each value as it stands.
+    fn views(&self) -> impl Iterator<Item = ValueView<'_>> {
+        let mut reader = Reader::new(&self.0);
+        std::iter::from_fn(move || ValueView::read(&mut reader).ok())
+    }
+
+    /// All values.
+    pub(super) fn values(&self) -> Vec<Value> {
+        self.views().filter_map(|view| decoded(view.wire)).collect()
+    }
+}
+
+fn decoded(wire: &[u8]) -> Option<Value> {
+    Value::decode(&Bytes::copy_from_slice(wire)).ok()
+}
+
 /// The values that the caller asks for and may read.
 pub(super) fn look_up(
     app: &App,
@@ -140,7 +164,7 @@ pub(super) fn look_up(
     caller: &Caller,
     handle: &str,
     asked: &Resolving,
-) -> Result<Vec<Value>, Refusal> {
+) -> Result<Found, Refusal> {
     let key = app.registry.records.key(handle.as_bytes());
     let reader = caller.who.is_some() && caller.allows(Right::Resolve, &key).is_ok();
     // Who asks for restricted values by name is told when they may not have them; whoever only
@@ -166,61 +190,63 @@ fn find(
     key: &[u8],
     asked: &Resolving,
     public_only: bool,
-) -> Result<Vec<Value>, Refusal> {
+) -> Result<Found, Refusal> {
     let filter = (!asked.indexes.is_empty() || !asked.types.is_empty()).then(|| wire_filter(asked));
+    let filter = match filter.as_deref().map(ResolutionView::decode) {
+        Some(Ok(view)) => Filter::asked(view.indexes, view.types),
+        Some(Err(_)) => return Err(Refusal::field("type", "too many, or too long")),
+        None => Filter::All,
+    };
+    let query = Query {
+        key,
+        filter,
+        public_only,
+        refer: true,
+    };
     app.pool.with_authority(|scratch| {
         let session = scratch.reader.session();
         let mut found = [Lookup::Absent];
         session.find(&[key], &mut found);
-        let result = match found[0] {
-            Lookup::Found(_) | Lookup::Damaged => LookupResult::Hit,
-            Lookup::Absent => LookupResult::Miss,
-            Lookup::Loading => LookupResult::Loading,
-        };
-        let view = filter.as_deref().map(ResolutionView::decode);
-        let query = Query {
-            key,
-            filter: match view {
-                Some(Ok(view)) => Filter::asked(view.indexes, view.types),
-                Some(Err(_)) => return Err(Refusal::field("type", "too many, or too long")),
-                None => Filter::All,
-            },
-            public_only,
-            refer: false,
-        };
-        use crate::resolver::Answer as Said;
+        scratch.count(lookup_result(&found[0]));
         let said = resolver::resolve(&scratch.authority, &session, &query, &found[0]);
-        let refusal = match said {
-            Said::Values(selection) if public_only || caller.who.is_none() => {
-                let values = selection
-                    .public()
-                    .filter_map(|entry| Value::decode(&Bytes::copy_from_slice(entry.wire)).ok());
-                let values = values.collect();
-                scratch.count(result);
-                return Ok(values);
-            }
-            Said::Values(_) | Said::NeedsAuthentication => match (found[0], &caller.who) {
-                (Lookup::Found(record), Some(_)) => {
-                    let selection = Selection::new(record, query.filter);
-                    return restricted(app, from, caller, key, selection);
+        match (said, found[0], &caller.who) {
+            (Said::Values(selection), ..) if public_only || caller.who.is_none() => {
+                let mut values = Vec::new();
+                for entry in selection.public() {
+                    values.extend_from_slice(entry.wire);
                 }
-                _ => needed(from),
-            },
-            Said::NoSuchHandle | Said::PrefixReferral(_) => {
-                Refusal::new(ResponseCode::HANDLE_NOT_FOUND, "")
+                Ok(Found(values))
             }
-            Said::NoSuchValue => Refusal::new(ResponseCode::VALUES_NOT_FOUND, ""),
-            Said::NotResponsible => Refusal::new(
-                ResponseCode::SERVER_NOT_RESPONSIBLE,
-                "this prefix is not homed here",
-            ),
-            Said::Denied => Refusal::new(ResponseCode::INSUFFICIENT_PERMISSIONS, ""),
-            Said::Loading => Rejection::busy("still loading").into(),
-            Said::Damaged => Refusal::new(ResponseCode::ERROR, "the stored record is damaged"),
-        };
-        scratch.count(result);
-        Err(refusal)
+            (Said::Values(_) | Said::NeedsAuthentication, Lookup::Found(record), Some(_)) => {
+                restricted(app, from, caller, key, Selection::new(record, query.filter))
+            }
+            (said, ..) => Err(refusal_of(said, from)),
+        }
     })
+}
+
+/// What is said to a resolution without values.
+fn refusal_of(said: Said<'_, '_>, from: &From) -> Refusal {
+    match said {
+        Said::Values(_) | Said::NeedsAuthentication => needed(from),
+        Said::NoSuchHandle => Refusal::new(ResponseCode::HANDLE_NOT_FOUND, ""),
+        Said::PrefixReferral(sites) => {
+            let values = sites.public().filter_map(|entry| decoded(entry.wire));
+            let text = "the values of its nearest ancestor say which service";
+            Refusal {
+                values: Some(Box::new(values.map(|value| value_json(&value)).collect())),
+                ..Refusal::new(ResponseCode::PREFIX_REFERRAL, text)
+            }
+        }
+        Said::NoSuchValue => Refusal::new(ResponseCode::VALUES_NOT_FOUND, ""),
+        Said::NotResponsible => Refusal::new(
+            ResponseCode::SERVER_NOT_RESPONSIBLE,
+            "this prefix is not homed here",
+        ),
+        Said::Denied => Refusal::new(ResponseCode::INSUFFICIENT_PERMISSIONS, ""),
+        Said::Loading => Rejection::busy("still loading").into(),
+        Said::Damaged => Refusal::new(ResponseCode::ERROR, "the stored record is damaged"),
+    }
 }
 
 /// Indexes and types as the resolver reads them: in wire form.
@@ -243,7 +269,7 @@ fn restricted(
     caller: &Caller,
     key: &[u8],
     selection: Selection<'_, '_>,
-) -> Result<Vec<Value>, Refusal> {
+) -> Result<Found, Refusal> {
     let who = caller.proved(from)?;
     let opened = app
         .registry
@@ -262,25 +288,22 @@ fn restricted(
         });
     })?;
     let wanted: Vec<u32> = selection.readable().map(|entry| entry.index).collect();
-    let mut values = opened;
-    values.retain(|value| wanted.contains(&value.index));
+    let mut values = Vec::new();
+    let chosen = opened.iter().filter(|value| wanted.contains(&value.index));
+    chosen.for_each(|value| value.encode(&mut values));
     match values.is_empty() {
         true => Err(Refusal::new(ResponseCode::VALUES_NOT_FOUND, "")),
-        false => Ok(values),
+        false => Ok(Found(values)),
     }
 }
 
 fn shown(
     handle: &str,
-    values: &[Value],
+    found: &Found,
     asked: &Resolving,
     caller: &Caller,
 ) -> Result<Answer, Refusal> {
-    let mut body = Map::new();
-    body.insert("responseCode".into(), ResponseCode::SUCCESS.0.into());
-    body.insert("handle".into(), handle.into());
-    body.insert("values".into(), values.iter().map(value_json).collect());
-    let body = Json::Object(body);
+    let body = body_of(handle, found);
     if let Some(function) = &asked.callback {
         if caller.who.is_some() {
             return Err(Refusal::field(
@@ -289,8 +312,7 @@ fn shown(
             ));
         }
         // In JSON these two may stand in text, in a script of old they end a line.
-        let text = body.to_string();
-        let text = text
+        let text = String::from_utf8_lossy(&body)
             .replace('\u{2028}', "\\u2028")
             .replace('\u{2029}', "\\u2029");
         let script = format!("/**/{function}({text});");
@@ -300,11 +322,40 @@ fn shown(
             script,
         ));
     }
-    if asked.pretty {
-        let text = serde_json::to_vec_pretty(&body).unwrap_or_default();
-        return Ok(with_type(StatusCode::OK, "application/json", text));
+    let body = match asked.pretty {
+        true => {
+            let body: Json = serde_json::from_slice(&body).unwrap_or_default();
+            serde_json::to_vec_pretty(&body).unwrap_or_default()
+        }
+        false => body,
+    };
+    Ok(with_type(StatusCode::OK, "application/json", body))
+}
+
+/// The answer to a resolution, written straight from the stored values.
+fn body_of(handle: &str, found: &Found) -> Vec<u8> {
+    let mut body = Vec::with_capacity(128 + 2 * found.0.len());
+    body.extend_from_slice(b"{\"responseCode\":1,\"handle\":");
+    value::text(handle, &mut body);
+    body.extend_from_slice(b",\"values\":");
+    append_values(found, &mut body);
+    body.push(b'}');
+    body
+}
+
+fn append_values(found: &Found, body: &mut Vec<u8>) {
+    body.push(b'[');
+    for (place, view) in found.views().enumerate() {
+        if place > 0 {
+            body.push(b',');
+        }
+        if !value::append(&view, body) {
+            let json = decoded(view.wire).as_ref().map_or(Json::Null, value_json);
+            // Writing to memory does not fail.
+            let _ = serde_json::to_writer(&mut *body, &json);
+        }
     }
-    Ok(json(StatusCode::OK, &body))
+    body.push(b']');
 }
 
 /// A value as JSON. What has no exact form is shown as nearly as JSON can.

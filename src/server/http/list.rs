@@ -81,7 +81,7 @@ impl Asked {
 #[utoipa::path(
     get, path = "/api/handles", tag = "handles", operation_id = "list",
     params(
-        ("prefix" = String, Query, max_length = 255, description = "The prefix, such as 88.118"),
+        ("prefix" = String, Query, min_length = 1, max_length = 255, description = "The prefix, such as 88.118"),
         ("page" = Option<u32>, Query, maximum = 100000, description = "From 0"),
         ("pageSize" = Option<u32>, Query, maximum = 10000, description = "Handles on a page; 100 by default"),
         ("after" = Option<String>, Query, description = "Begin behind this handle; instead of a page number")),

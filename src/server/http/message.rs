@@ -58,6 +58,7 @@ async fn answer(app: &App, from: &From, octets: Bytes) -> Result<Vec<u8>, Refusa
         let cell = responder.cell();
         cell.received_bytes.add(octets.len() as u64);
         responder.respond(&[&octets], now, &mut replies);
+        responder.remember(&replies, now, |_| from.address);
         let sent = replies.octets().len() as u64;
         responder.cell().sent_bytes.add(sent);
         replies.deferred().next().is_some()

@@ -40,13 +40,13 @@ mod v1;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use axum::http::{HeaderMap, HeaderValue};
-use axum::routing::{any, get, post};
+use axum::routing::{any, get};
 use ipnet::IpNet;
 use rustls::ServerConfig;
 use tokio_util::task::TaskTracker;
@@ -56,7 +56,6 @@ use self::limit::Limit;
 use self::pool::Pool;
 use self::proxy::Trusted;
 use self::sessions::Sessions;
-use crate::history::{History, Pen};
 use crate::metrics::{Metrics, names};
 use crate::registry::Registry;
 use crate::registry::source::{Sender, Source};
@@ -129,8 +128,6 @@ struct App {
     changes: TaskTracker,
     tls: Arc<ServerConfig>,
     ids: Ids,
-    /// The log of resolutions and changes, until the end.
-    history: Mutex<Option<Pen>>,
     /// Names and ports under which this node is reached.
     origins: Vec<(String, u16)>,
     figures: Figures,
@@ -159,8 +156,12 @@ impl Ids {
 
     fn next(&self) -> HeaderValue {
         let count = self.count.fetch_add(1, Relaxed);
-        let text = format!("{:08x}{count:08x}", self.start);
-        HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("0"))
+        let mut text = [0; 16];
+        let octets = (u64::from(self.start) << 32 | count & 0xFFFF_FFFF).to_be_bytes();
+        match hex::encode_to_slice(octets, &mut text) {
+            Ok(()) => HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("0")),
+            Err(_) => HeaderValue::from_static("0"),
+        }
     }
 }
 
@@ -194,7 +195,7 @@ fn routes(app: Arc<App>) -> Router {
         .route("/api/handles", any(list::serve))
         .route("/api/handles/", any(handles::serve))
         .route("/api/handles/{*handle}", any(handles::serve))
-        .route("/api/sessions", post(sessions::open))
+        .route("/api/sessions", any(sessions::open))
         .route("/api/sessions/this", any(sessions::this))
         .route(
             "/api/openapi.json",
@@ -268,7 +269,6 @@ impl Http {
         shared: &Arc<Shared>,
         registry: &Arc<Registry>,
         metrics: &Arc<Metrics>,
-        history: Option<&History>,
     ) -> std::io::Result<Self> {
         let Bound {
             config,
@@ -287,7 +287,6 @@ impl Http {
             at_work: idempotency::AtWork::default(),
             changes: TaskTracker::new(),
             ids: Ids::new(),
-            history: Mutex::new(history.and_then(History::pen)),
             origins: origins_of(&config.public_url, &addresses),
             figures: Figures::default(),
             shared: Arc::clone(shared),
@@ -342,13 +341,6 @@ impl Http {
         self.app.changes.close();
         let _ = tokio::time::timeout(self.app.config.drain, self.app.changes.wait()).await;
         self.app.tokens.write_down();
-        drop(
-            self.app
-                .history
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
         self.connections.count()
     }
 }

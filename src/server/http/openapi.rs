@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use axum::http::{HeaderMap, StatusCode};
 use serde::Serialize;
 use serde_json::Value as Json;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi, ToSchema};
 
@@ -12,6 +14,19 @@ use super::answer::{Answer, with_type};
 use super::html::{page, text};
 use super::language::Language;
 use super::{change, handles, list, page as pages, sessions, v1};
+
+/// A parameter that is on or off; its name alone means on.
+pub(super) struct Flag;
+
+impl utoipa::PartialSchema for Flag {
+    fn schema() -> RefOr<Schema> {
+        let words = ["", "true", "false", "1", "0", "yes", "no", "on", "off"];
+        let schema = ObjectBuilder::new().schema_type(Type::String);
+        schema.enum_values(Some(words)).into()
+    }
+}
+
+impl ToSchema for Flag {}
 
 /// A value of a record.
 #[derive(ToSchema, Serialize)]
@@ -54,8 +69,8 @@ pub(super) struct RecordValues {
                        `X-Request-Id` names the request in every answer."
     ),
     paths(
-        handles::get, change::take, change::deletion, list::serve, sessions::open, sessions::this,
-        v1::identity, pages::serve
+        handles::get, change::take, change::deletion, list::serve, sessions::open, sessions::look,
+        sessions::log_in, sessions::end, v1::identity, pages::serve
     ),
     components(schemas(RecordValue, RecordValues)),
     modifiers(&Credentials),
@@ -67,11 +82,16 @@ pub(super) struct RecordValues {
 )]
 struct Description;
 
-/// The credentials that can be described.
+/// The credentials that can be described, and what a derive cannot say.
 struct Credentials;
 
 impl Modify for Credentials {
     fn modify(&self, description: &mut utoipa::openapi::OpenApi) {
+        // One function serves both methods, but an operation's id is its own.
+        let this = description.paths.paths.get_mut("/api/sessions/this");
+        if let Some(put) = this.and_then(|this| this.put.as_mut()) {
+            put.operation_id = Some("log_in_by_put".into());
+        }
         let Some(components) = &mut description.components else {
             return;
         };

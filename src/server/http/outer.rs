@@ -1,14 +1,16 @@
 //! Around every request: who is behind it, its id, limits, counts, and the headers of its answer.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError};
+use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::body::{Body, HttpBody as _};
-use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
 use hyper::body::Incoming;
 use tower::ServiceExt as _;
 
@@ -20,8 +22,11 @@ use super::{App, source_of};
 use super::{asked, handles, page};
 use crate::clock::Now;
 use crate::history::Event;
-use crate::metrics::{Op, Outcome};
+use crate::metrics::{Cell, Op, Outcome};
 use crate::server::accept::Ticket;
+
+/// Names the request in every answer.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The other end of a connection.
 #[derive(Clone, Debug)]
@@ -81,52 +86,147 @@ pub(super) struct Outer {
 impl hyper::service::Service<Request<Incoming>> for Outer {
     type Response = Answer;
     type Error = std::convert::Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Answer, Self::Error>> + Send>>;
+    type Future = Serving;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, request: Request<Incoming>) -> Serving {
         self.asked.store(true, Relaxed);
         self.ticket.touch();
-        let (app, peer) = (Arc::clone(&self.app), Arc::clone(&self.peer));
-        let router = self.router.clone();
-        Box::pin(async move { Ok(serve(&app, router, &peer, request.map(Body::new)).await) })
+        let app = &self.app;
+        let visit = Visit::begin(app, &self.peer, &request);
+        if let Err(wait) = app
+            .limit
+            .take(source_of(visit.from.address), visit.from.came.instant)
+        {
+            let answer = too_many(wait, &visit.from, Language::of(request.headers()));
+            return Serving::Done(Some(visit.end(app, answer, None)));
+        }
+        if is_plain_resolution(&request) {
+            let (answer, counted) =
+                handles::get(app, &visit.from, request.uri(), request.headers());
+            return Serving::Done(Some(visit.end(app, answer, Some(counted))));
+        }
+        let (app, router) = (Arc::clone(app), self.router.clone());
+        Serving::Working(Box::pin(async move {
+            let answer = route(&app, router, &visit.from, request.map(Body::new)).await;
+            visit.end(&app, answer, None)
+        }))
     }
 }
 
-async fn serve(app: &App, router: Router, peer: &Peer, mut request: Request<Body>) -> Answer {
-    let came = Now::read();
-    let headers = request.headers();
-    let address = app.trusted.client(peer.address, headers);
-    let forwarded = address != peer.address || headers.contains_key("x-forwarded-for");
-    let local =
-        app.config.plain_loopback && peer.direct && peer.address.is_loopback() && !forwarded;
-    let from = From {
-        secure: peer.tls || local || app.trusted.says_tls(peer.address, headers),
-        client: peer.client.clone(),
-        id: app.ids.next(),
-        address,
-        came,
-    };
-    let language = Language::of(headers);
-    let anonymous = !headers.contains_key(header::AUTHORIZATION);
-    let received = length_of(headers);
-    let (method, uri) = (request.method().clone(), request.uri().clone());
-    let open_to_scripts = anonymous && matches!(method, Method::GET | Method::HEAD);
-    let limited = app.limit.take(source_of(address), came.instant);
-    let mut answer = match limited {
-        Err(wait) => too_many(wait, &from, language),
-        Ok(()) if method == Method::POST && message::is_one(headers) => {
-            message::serve(app, &from, request).await
+/// An answer that is there, or is being made.
+pub(super) enum Serving {
+    Done(Option<Answer>),
+    Working(Pin<Box<dyn Future<Output = Answer> + Send>>),
+}
+
+impl Future for Serving {
+    type Output = Result<Answer, std::convert::Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Self::Done(answer) => Poll::Ready(Ok(answer.take().unwrap_or_default())),
+            Self::Working(working) => working.as_mut().poll(cx).map(Ok),
         }
-        Ok(()) => {
-            request.extensions_mut().insert(from.clone());
-            let Ok(answer) = router.oneshot(request).await;
-            answer
-        }
-    };
-    decorate(&mut answer, &from, open_to_scripts);
-    let counted = count(app, peer.tls, &from, received, &answer);
-    remember(app, &from, counted, &uri);
+    }
+}
+
+/// Whether a handle is resolved and nothing else is to be done: this needs no routes, and what is not to be compressed
+/// is not looked at again.
+fn is_plain_resolution<B>(request: &Request<B>) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD)
+        && request.uri().path().len() > handles::ROUTE.len()
+        && request.uri().path().starts_with(handles::ROUTE)
+        && !request.headers().contains_key(header::ACCEPT_ENCODING)
+}
+
+async fn route(app: &App, router: Router, from: &From, mut request: Request<Body>) -> Answer {
+    if request.method() == Method::POST && message::is_one(request.headers()) {
+        return message::serve(app, from, request).await;
+    }
+    request.extensions_mut().insert(from.clone());
+    let Ok(answer) = router.oneshot(request).await;
     answer
+}
+
+/// One request, from its head to its answer.
+struct Visit {
+    from: From,
+    /// Whether it came over TLS.
+    tls: bool,
+    /// Whether scripts of other sites may read the answer.
+    open_to_scripts: bool,
+    /// Octets of its body.
+    received: u64,
+    uri: Uri,
+}
+
+impl Visit {
+    fn begin<B>(app: &App, peer: &Peer, request: &Request<B>) -> Self {
+        let headers = request.headers();
+        let address = app.trusted.client(peer.address, headers);
+        let forwarded = address != peer.address || headers.contains_key("x-forwarded-for");
+        let local =
+            app.config.plain_loopback && peer.direct && peer.address.is_loopback() && !forwarded;
+        let anonymous = !headers.contains_key(header::AUTHORIZATION);
+        Self {
+            from: From {
+                secure: peer.tls || local || app.trusted.says_tls(peer.address, headers),
+                client: peer.client.clone(),
+                id: app.ids.next(),
+                address,
+                came: Now::read(),
+            },
+            tls: peer.tls,
+            open_to_scripts: anonymous && matches!(*request.method(), Method::GET | Method::HEAD),
+            received: length_of(headers),
+            uri: request.uri().clone(),
+        }
+    }
+
+    /// Gives the answer its headers, counts it, and writes it down.
+    fn end(&self, app: &App, mut answer: Answer, counted: Option<Counted>) -> Answer {
+        decorate(&mut answer, &self.from, self.open_to_scripts);
+        let counted = counted
+            .or_else(|| answer.extensions().get().copied())
+            .unwrap_or_else(|| Counted {
+                op: Op::Other,
+                outcome: outcome_of(answer.status()),
+            });
+        let sent = answer.body().size_hint().exact().unwrap_or(0);
+        app.pool.with(|scratch| {
+            let cell = scratch.cell(self.tls);
+            cell.requests(counted.op).add(1);
+            cell.responses(counted.outcome).add(1);
+            cell.received_bytes.add(self.received);
+            cell.sent_bytes.add(sent);
+            cell.durations.observe(self.from.came.instant.elapsed(), 1);
+            self.remember(cell, counted);
+        });
+        answer
+    }
+
+    /// Adds a resolution, a change or a list to their log.
+    fn remember(&self, cell: &Cell, counted: Counted) {
+        let (Some(pen), true) = (cell.pen(), counted.op.is_remembered()) else {
+            return;
+        };
+        let path = self.uri.path();
+        let handle = match counted.op {
+            Op::List => asked::parameters(self.uri.query())
+                .find_map(|(name, value)| (name == "prefix").then_some(Cow::Owned(value))),
+            _ => [handles::ROUTE, page::EVERY, "/"]
+                .into_iter()
+                .find(|route| path.starts_with(route))
+                .and_then(|route| asked::handle(path, route).ok()),
+        };
+        let event = Event {
+            time: self.from.came.unix_seconds,
+            client: self.from.address,
+            op: counted.op,
+            outcome: counted.outcome,
+        };
+        pen.note(event, handle.unwrap_or_default().as_bytes());
+    }
 }
 
 fn too_many(wait: u32, from: &From, language: Language) -> Answer {
@@ -145,7 +245,7 @@ fn too_many(wait: u32, from: &From, language: Language) -> Answer {
 /// Headers that every answer has.
 fn decorate(answer: &mut Answer, from: &From, open_to_scripts: bool) {
     let headers = answer.headers_mut();
-    headers.insert("x-request-id", from.id.clone());
+    headers.insert(REQUEST_ID, from.id.clone());
     headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),
@@ -164,49 +264,6 @@ fn decorate(answer: &mut Answer, from: &From, open_to_scripts: bool) {
         let private = HeaderValue::from_static("no-store");
         headers.entry(header::CACHE_CONTROL).or_insert(private);
     }
-}
-
-fn count(app: &App, tls: bool, from: &From, received: u64, answer: &Answer) -> Counted {
-    let counted = answer.extensions().get::<Counted>().copied();
-    let counted = counted.unwrap_or_else(|| Counted {
-        op: Op::Other,
-        outcome: outcome_of(answer.status()),
-    });
-    let sent = answer.body().size_hint().exact().unwrap_or(0);
-    app.pool.with(|scratch| {
-        let cell = scratch.cell(tls);
-        cell.requests(counted.op).add(1);
-        cell.responses(counted.outcome).add(1);
-        cell.received_bytes.add(received);
-        cell.sent_bytes.add(sent);
-        cell.durations.observe(from.came.instant.elapsed(), 1);
-    });
-    counted
-}
-
-/// Adds a resolution, a change or a list to their log.
-fn remember(app: &App, from: &From, counted: Counted, uri: &Uri) {
-    if matches!(counted.op, Op::Other | Op::Session) {
-        return;
-    }
-    let history = app.history.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(pen) = &*history else { return };
-    let handle = match counted.op {
-        Op::List => asked::parameters(uri.query())
-            .find_map(|(name, value)| (name == "prefix").then_some(value)),
-        _ => [handles::ROUTE, page::EVERY, "/"]
-            .into_iter()
-            .find(|route| uri.path().starts_with(route))
-            .and_then(|route| asked::handle(uri.path(), route).ok()),
-    };
-    pen.note(Event {
-        time: from.came.unix_seconds,
-        client: from.address,
-        via: if from.secure { "https" } else { "http" },
-        op: counted.op.label(),
-        handle: handle.unwrap_or_default(),
-        outcome: counted.outcome.label(),
-    });
 }
 
 /// How an answer is counted that says nothing about itself.

@@ -21,6 +21,7 @@ use super::handles::{look_up, not_allowed, options, value_json};
 use super::html::{page, plain, text};
 use super::language::Language;
 use super::location;
+use super::openapi::Flag;
 use super::outer::{Counted, From};
 use crate::metrics::{Op, Outcome};
 use crate::server::handle::outcome_of;
@@ -48,7 +49,7 @@ const PATH: &AsciiSet = &NON_ALPHANUMERIC
     get, path = "/hdl/{handle}", tag = "pages", operation_id = "follow",
     params(
         ("handle" = String, Path, description = "The handle; `GET /{handle}` does the same for those that no route hides"),
-        ("noredirect" = Option<bool>, Query, description = "Show the record"),
+        ("noredirect" = inline(Option<Flag>), Query, description = "Show the record"),
         ("locatt" = Option<Vec<String>>, Query, description = "`name:value`: a location with this attribute"),
         ("lang" = Option<String>, Query, description = "`zh` or `en`, instead of Accept-Language")),
     responses(
@@ -118,7 +119,7 @@ fn lead(
     let found = look_up(app, from, &Caller::default(), handle, &public);
     let values = match found {
         Err(refusal) if refusal.code == ResponseCode::VALUES_NOT_FOUND => Vec::new(),
-        found => found?,
+        found => found?.values(),
     };
     if !asked.no_redirect {
         let random = getrandom::u64().unwrap_or(0);

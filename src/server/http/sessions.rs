@@ -12,9 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Extension;
-use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, Method, Request, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -25,6 +24,7 @@ use serde_json::json;
 
 use super::answer::{Answer, Refusal, json};
 use super::caller::{self, needed};
+use super::handles::{not_allowed, options};
 use super::language::Language;
 use super::outer::{Counted, From};
 use super::{App, source_of};
@@ -33,6 +33,9 @@ use crate::registry::auth::Claim;
 use crate::registry::source::Source;
 use crate::registry::{Authenticated, Rejection};
 
+/// What may be done where sessions are opened, and with one.
+const OPEN_METHODS: &str = "POST, OPTIONS";
+const THIS_METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS";
 /// Octets of a nonce and of an id.
 const NONCE_SIZE: usize = 16;
 /// Longest nonce of a client.
@@ -134,18 +137,25 @@ impl Sessions {
 
 /// `POST /api/sessions`: a session without an identity.
 #[utoipa::path(
-    post, path = "/api/sessions", tag = "sessions",
+    post, path = "/api/sessions", tag = "sessions", operation_id = "open_session",
     responses(
-        (status = 200, description = "The session and the nonce to sign: `{\"sessionId\",\"nonce\"}`"),
-        (status = 403, description = "Over plain HTTP"),
-        (status = 429, description = "Too many requests"),
-        (status = 503, description = "Too many sessions are open"))
+        (status = 200, description = "The session and the nonce to sign: `{\"sessionId\",\"nonce\"}`",
+            content_type = "application/json"),
+        (status = 403, description = "Over plain HTTP", content_type = "application/json"),
+        (status = 429, description = "Too many requests", content_type = "application/json"),
+        (status = 503, description = "Too many sessions are open", content_type = "application/json"))
 )]
 pub(super) async fn open(
     State(app): State<Arc<App>>,
     Extension(from): Extension<From>,
+    method: Method,
     headers: HeaderMap,
 ) -> Answer {
+    match method {
+        Method::POST => {}
+        Method::OPTIONS => return options(OPEN_METHODS),
+        _ => return not_allowed(OPEN_METHODS, &from, &headers),
+    }
     let opened = || -> Result<Answer, Refusal> {
         if !from.secure {
             return Err(needed(&from));
@@ -161,99 +171,170 @@ pub(super) async fn open(
 }
 
 /// `/api/sessions/this`: log in (POST, PUT), look (GET), end (DELETE).
-#[utoipa::path(
-    post, path = "/api/sessions/this", tag = "sessions",
-    params(("Authorization" = String, Header, description =
-        "`Handle version=\"0\", sessionId=\"…\", id=\"300:0.NA/88.118\", type=\"HS_PUBKEY\", cnonce=\"…\", \
-         alg=\"SHA256\", signature=\"…\"`: a signature over nonce and cnonce, all in Base64; PUT does the same")),
-    responses(
-        (status = 200, description = "Who the session is: `{\"sessionId\",\"nonce\",\"authenticated\",\"id\"}`"),
-        (status = 400, description = "A parameter is missing"),
-        (status = 401, description = "No credentials"),
-        (status = 403, description = "The proof is wrong, or over plain HTTP"),
-        (status = 429, description = "Too many requests"),
-        (status = 503, description = "Too many wrong answers: wait"))
-)]
 pub(super) async fn this(
     State(app): State<Arc<App>>,
     Extension(from): Extension<From>,
-    request: Request<Body>,
+    method: Method,
+    headers: HeaderMap,
 ) -> Answer {
-    let (method, headers) = (request.method().clone(), request.headers().clone());
-    let (of, place) = (Arc::clone(&app), from.clone());
-    let copy = headers.clone();
-    // A signature may take a while to check.
-    let done = tokio::task::spawn_blocking(move || serve(&of, &place, &method, &copy)).await;
-    let done = done.unwrap_or_else(|_| Err(Rejection::busy("please try again").into()));
+    let (of, place, copy) = (Arc::clone(&app), from.clone(), headers.clone());
+    let done = match method {
+        Method::GET | Method::HEAD => look(&app, &from, &headers),
+        Method::DELETE => end(&app, &from, &headers),
+        // A signature may take a while to check.
+        Method::POST | Method::PUT => {
+            tokio::task::spawn_blocking(move || log_in(&of, &place, &copy))
+                .await
+                .unwrap_or_else(|_| Err(Rejection::busy("please try again").into()))
+        }
+        Method::OPTIONS => return options(THIS_METHODS),
+        _ => return not_allowed(THIS_METHODS, &from, &headers),
+    };
     finish(done, &from, &headers)
 }
 
-fn serve(app: &App, from: &From, method: &Method, headers: &HeaderMap) -> Result<Answer, Refusal> {
-    if !from.secure {
-        return Err(needed(from));
-    }
-    let text = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok());
-    let text = text.ok_or_else(|| needed(from))?;
-    let (scheme, rest) = text.split_once(' ').unwrap_or((text, ""));
-    let parameters = caller::parameters(rest).filter(|_| scheme.eq_ignore_ascii_case("handle"));
-    let parameters =
-        parameters.ok_or_else(|| Refusal::field("Authorization", "must be Handle sessionId=…"))?;
-    let field = |name: &str| {
-        let missing = || Refusal::field("Authorization", format!("{name} is missing"));
-        parameters
-            .get(&name.to_ascii_lowercase())
-            .ok_or_else(missing)
-    };
-    let id = field("sessionId")?;
-    let timeout = || {
-        let text = "no such session, or it has ended";
-        Refusal::new(ResponseCode::SESSION_TIMEOUT, text)
-    };
-    let session = app
-        .sessions
-        .live(id, from.came.instant)
-        .ok_or_else(timeout)?;
-    match *method {
-        Method::DELETE => {
-            app.sessions.close(id);
-            return Ok(json(StatusCode::OK, &json!({"sessionId": id})));
+/// What a client says in `Authorization`, and the session that it names.
+struct Said {
+    parameters: HashMap<String, String>,
+    session: Session,
+}
+
+impl Said {
+    fn read(app: &App, from: &From, headers: &HeaderMap) -> Result<Self, Refusal> {
+        if !from.secure {
+            return Err(needed(from));
         }
-        Method::GET | Method::HEAD => return Ok(shown(id, &session)),
-        _ => {}
+        let text = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok());
+        let (scheme, rest) = text
+            .and_then(|text| text.split_once(' '))
+            .unwrap_or_default();
+        if !scheme.eq_ignore_ascii_case("handle") {
+            let text = "the session is named by Authorization: Handle sessionId=…";
+            return Err(Refusal::new(ResponseCode::AUTHENTICATION_NEEDED, text));
+        }
+        let wrong = || Refusal::field("Authorization", "the parameters are not readable");
+        let parameters = caller::parameters(rest).ok_or_else(wrong)?;
+        let session = app
+            .sessions
+            .live(field(&parameters, "sessionId")?, from.came.instant)
+            .ok_or_else(ended)?;
+        Ok(Self {
+            parameters,
+            session,
+        })
     }
-    let binary = |name: &str| {
+
+    fn field(&self, name: &str) -> Result<&str, Refusal> {
+        field(&self.parameters, name)
+    }
+
+    fn binary(&self, name: &str) -> Result<Vec<u8>, Refusal> {
         let wrong = |_| Refusal::field("Authorization", format!("{name} is not Base64"));
-        STANDARD.decode(field(name)?).map_err(wrong)
-    };
-    let nonce = binary("cnonce")?;
+        STANDARD.decode(self.field(name)?).map_err(wrong)
+    }
+}
+
+fn field<'a>(parameters: &'a HashMap<String, String>, name: &str) -> Result<&'a str, Refusal> {
+    let missing = || Refusal::field("Authorization", format!("{name} is missing"));
+    let found = parameters.get(&name.to_ascii_lowercase());
+    found.map(String::as_str).ok_or_else(missing)
+}
+
+fn ended() -> Refusal {
+    let text = "no such session, or it has ended";
+    Refusal::new(ResponseCode::SESSION_TIMEOUT, text)
+}
+
+/// Who the session is.
+#[utoipa::path(
+    get, path = "/api/sessions/this", tag = "sessions", operation_id = "session",
+    params(("Authorization" = String, Header, pattern = r#"^Handle sessionId="[0-9a-f]{32}"$"#,
+        description = "`Handle sessionId=\"…\"`")),
+    responses(
+        (status = 200, description = "`{\"sessionId\",\"nonce\",\"authenticated\",\"id\"}`",
+            content_type = "application/json"),
+        (status = 400, description = "A parameter is missing", content_type = "application/json"),
+        (status = 401, description = "No session, or it has ended", content_type = "application/json"),
+        (status = 403, description = "Over plain HTTP", content_type = "application/json"),
+        (status = 429, description = "Too many requests", content_type = "application/json"))
+)]
+pub(super) fn look(app: &App, from: &From, headers: &HeaderMap) -> Result<Answer, Refusal> {
+    let said = Said::read(app, from, headers)?;
+    Ok(shown(said.field("sessionId")?, &said.session))
+}
+
+/// Ends the session.
+#[utoipa::path(
+    delete, path = "/api/sessions/this", tag = "sessions", operation_id = "end_session",
+    params(("Authorization" = String, Header, pattern = r#"^Handle sessionId="[0-9a-f]{32}"$"#,
+        description = "`Handle sessionId=\"…\"`")),
+    responses(
+        (status = 200, description = "It has ended", content_type = "application/json"),
+        (status = 400, description = "A parameter is missing", content_type = "application/json"),
+        (status = 401, description = "No session, or it has ended", content_type = "application/json"),
+        (status = 403, description = "Over plain HTTP", content_type = "application/json"),
+        (status = 429, description = "Too many requests", content_type = "application/json"))
+)]
+pub(super) fn end(app: &App, from: &From, headers: &HeaderMap) -> Result<Answer, Refusal> {
+    let said = Said::read(app, from, headers)?;
+    let id = said.field("sessionId")?;
+    app.sessions.close(id);
+    Ok(json(StatusCode::OK, &json!({"sessionId": id})))
+}
+
+/// Gives the session an identity: PUT does the same, for the clients that write it so.
+#[utoipa::path(
+    method(post, put), path = "/api/sessions/this", tag = "sessions", operation_id = "log_in",
+    params(("Authorization" = String, Header,
+        pattern = r#"^Handle version="0", sessionId="[0-9a-f]{32}", id="[1-9][0-9]{0,8}:[0-9./A-Z]{1,60}", type="HS_(PUB|SEC)KEY", cnonce="[A-Za-z0-9]{16}", alg="SHA(1|256)", signature="([A-Za-z0-9+/]{4}){0,90}"$"#,
+        description = "`Handle version=\"0\", sessionId=\"…\", id=\"300:0.NA/88.118\", type=\"HS_PUBKEY\", \
+            cnonce=\"…\", alg=\"SHA256\", signature=\"…\"`: a signature over nonce and cnonce, all in Base64")),
+    responses(
+        (status = 200, description = "Who the session is: `{\"sessionId\",\"nonce\",\"authenticated\",\"id\"}`",
+            content_type = "application/json"),
+        (status = 400, description = "A parameter is missing", content_type = "application/json"),
+        (status = 401, description = "No session, or it has ended", content_type = "application/json"),
+        (status = 403, description = "The proof is wrong, or over plain HTTP", content_type = "application/json"),
+        (status = 429, description = "Too many requests", content_type = "application/json"),
+        (status = 503, description = "Too many wrong answers: wait", content_type = "application/json"))
+)]
+pub(super) fn log_in(app: &App, from: &From, headers: &HeaderMap) -> Result<Answer, Refusal> {
+    let said = Said::read(app, from, headers)?;
+    let nonce = said.binary("cnonce")?;
     if nonce.len() > CLIENT_NONCE_MAX {
         return Err(Refusal::field("Authorization", "cnonce is too long"));
     }
-    let name = field("id")?;
+    let name = said.field("id")?;
     let text = "id must be index:handle";
     let identity =
         caller::identity(app, name).ok_or_else(|| Refusal::field("Authorization", text))?;
-    let (kind, alg) = (field("type")?, field("alg")?);
-    let proof = proof(kind, alg, binary("signature")?.into(), &parameters)
-        .ok_or_else(|| Refusal::field("Authorization", "type or alg is not known"))?;
+    let (kind, alg) = (said.field("type")?, said.field("alg")?);
+    let proof = proof(
+        kind,
+        alg,
+        said.binary("signature")?.into(),
+        &said.parameters,
+    )
+    .ok_or_else(|| Refusal::field("Authorization", "type or alg is not known"))?;
     let mut answer = Vec::new();
     proof.encode(&mut answer);
     let user = name.split_once(':').map_or("", |(_, handle)| handle);
     let claim = Claim {
         identity,
         user: Bytes::copy_from_slice(user.as_bytes()),
-        kind: Bytes::from(kind.clone()),
+        kind: Bytes::from(kind.to_owned()),
         answer: answer.into(),
         version: Version::V2_11,
     };
-    let asked = [&session.nonce[..], &nonce].concat();
+    let asked = [&said.session.nonce[..], &nonce].concat();
     let who = caller::prove(app, from, &claim, asked)?;
+    let id = said.field("sessionId")?;
     let logged_in = app
         .sessions
-        .log_in(id, who, name.clone(), from.came.instant);
-    Ok(shown(id, &logged_in.ok_or_else(timeout)?))
+        .log_in(id, who, name.to_owned(), from.came.instant);
+    Ok(shown(id, &logged_in.ok_or_else(ended)?))
 }
 
 /// The proof that the parameters spell.

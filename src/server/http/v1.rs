@@ -5,15 +5,19 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, Method, Request, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use serde_json::json;
 
 use super::App;
 use super::answer::{Answer, Refusal, json};
 use super::caller::identify;
+use super::handles::options;
 use super::language::Language;
 use super::outer::From;
 use crate::token::Right;
+
+/// What may be done here.
+const METHODS: &str = "GET, HEAD, OPTIONS";
 
 /// Who the credentials say one is, and what the token allows.
 #[utoipa::path(
@@ -34,11 +38,19 @@ pub(super) async fn identity(
     method: Method,
     headers: HeaderMap,
 ) -> Answer {
-    let done = || -> Result<Answer, Refusal> {
-        if !matches!(method, Method::GET | Method::HEAD) {
+    match method {
+        Method::GET | Method::HEAD => {}
+        Method::OPTIONS => return options(METHODS),
+        _ => {
             let status = StatusCode::METHOD_NOT_ALLOWED;
-            return Err(Refusal::named(status, "method_not_allowed", ""));
+            let refusal = Refusal::named(status, "method_not_allowed", "");
+            let mut answer = refusal.of_problem(from.request(), Language::of(&headers));
+            let allowed = HeaderValue::from_static(METHODS);
+            answer.headers_mut().insert(header::ALLOW, allowed);
+            return answer;
         }
+    }
+    let done = || -> Result<Answer, Refusal> {
         let caller = identify(&app, &from, &headers)?;
         let who = caller.proved(&from)?;
         let mut body = json!({

@@ -5,15 +5,17 @@ use std::sync::{Arc, PoisonError};
 use bytes::Bytes;
 use jiexi_proto::code::{OpFlags, ResponseCode};
 use jiexi_proto::framing::split_datagrams;
-use jiexi_proto::limits::{DATAGRAM_MAX, ENVELOPE_SIZE};
+use jiexi_proto::limits::{DATAGRAM_MAX, ENVELOPE_SIZE, HANDLE_MAX};
 use jiexi_proto::message::credential::{Credential, CredentialField, signed_bytes};
 use jiexi_proto::message::resolution::ResolutionView;
 use jiexi_proto::message::{Body, MessageView};
+use jiexi_proto::wire::Reader as WireReader;
 use jiexi_proto::{Envelope, Message, OpCode, Version};
 
 use super::letter::{Letter, Outcome, Seal, Within, block};
 use super::{Answer, Desk, Job, Sink, Work};
 use crate::clock::Now;
+use crate::history::Event;
 use crate::metrics::{Cell, Metrics, Transport};
 use crate::registry::figures::{Proved, SESSION};
 use crate::registry::plan::Request;
@@ -477,6 +479,7 @@ impl Counter {
         cell.requests(op_of(letter.op)).add(1);
         cell.responses(outcome_of(code)).add(1);
         cell.durations.observe(letter.came.elapsed(), 1);
+        remember(cell, &letter, code);
         self.deliver(letter.sink, letter.peer, Answer { octets, more: None });
         self.desk.done();
     }
@@ -579,6 +582,25 @@ pub(super) const fn is_change(op: OpCode) -> bool {
 }
 
 /// The change that a message asks for.
+/// Writes a resolution, a change or a list down.
+pub(super) fn remember(cell: &Cell, letter: &Letter, code: ResponseCode) {
+    let op = op_of(letter.op);
+    let (Some(pen), true) = (cell.pen(), op.is_remembered()) else {
+        return;
+    };
+    let event = Event {
+        time: Now::read().unix_seconds,
+        client: letter.peer.ip(),
+        op,
+        outcome: outcome_of(code),
+    };
+    // The body of each of these begins with the handle.
+    let asked = letter.asked();
+    let handle =
+        asked.and_then(|asked| WireReader::new(asked.body).bytes(HANDLE_MAX, "handle").ok());
+    pen.note(event, handle.unwrap_or_default());
+}
+
 pub(crate) fn change_of(message: &Message) -> Option<Request> {
     let overwrite = message.header.flags.contains(OpFlags::OVRW);
     let mint = message.header.flags.contains(OpFlags::MINT);

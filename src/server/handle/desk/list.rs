@@ -9,7 +9,7 @@ use jiexi_proto::handle;
 use jiexi_proto::limits::LIST_PAGE;
 use jiexi_proto::wire::Writer;
 
-use super::counter::{Counter, Step};
+use super::counter::{Counter, Step, remember};
 use super::letter::{Letter, Outcome, Seal};
 use super::{Answer, Sink};
 use crate::registry::Rejection;
@@ -74,6 +74,7 @@ impl Counter {
         cell.requests(super::op_of(letter.op)).add(1);
         cell.responses(outcome_of(ResponseCode::SUCCESS)).add(1);
         cell.durations.observe(letter.came.elapsed(), 1);
+        remember(cell, &letter, ResponseCode::SUCCESS);
         let answer = self.next_page(Listing {
             letter,
             prefix,

@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# schemathesis over the whole description of the API: all checks, at least 100 examples of every operation, as nobody,
+# with a token that may read and with one that may change everything. No answer is a 5xx, every answer is described,
+# and the node's memory is as it was.
+# The last line is "schemathesis: N cases, M runs failed; RSS A KiB before, B KiB after".
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+cd "$here/../../.."
+JIEXI=${JIEXI:-$PWD/target/release/jiexi}
+tools=${SCHEMATHESIS_ENV:-$PWD/target/schemathesis}
+# Examples of every operation in each run.
+examples=${EXAMPLES:-100}
+# KiB by which the memory of the node may grow over all runs; what it keeps are the records that were made.
+growth_max=${GROWTH_MAX:-8192}
+work=$(mktemp -d)
+pid=
+trap '[[ -z $pid ]] || kill "$pid" 2>/dev/null || true; rm -rf "$work"' EXIT
+
+if [[ ! -x $tools/bin/python ]]; then python3 -m venv "$tools"; fi
+"$tools/bin/pip" install --quiet --disable-pip-version-check schemathesis==4.32.5
+
+free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+http=$(free_port)
+operations=$(free_port)
+export JIEXI_HANDLE_LISTEN=127.0.0.1 JIEXI_HANDLE_PORT JIEXI_HTTP_LISTEN=127.0.0.1 JIEXI_HTTP_PORT=$http
+# The limit of requests works, at a height that one client does not reach.
+export JIEXI_HTTP_RATE=10000000 JIEXI_HTTP_BURST=10000000
+export JIEXI_OPERATIONS_LISTEN=127.0.0.1:$operations JIEXI_ADMINISTRATION_ADMINS=300:88.118.20/USER
+export JIEXI_ADMINISTRATION_FULL_ACCESS=true JIEXI_STORE_DISK_FREE_MIN=64MiB JIEXI_STORE_DISK_FREE_PERCENT=0
+JIEXI_HANDLE_PORT=$(free_port)
+config=$work/data/jiexi.toml
+"$JIEXI" init --prefix 88.118.20 --address 127.0.0.1 --data "$work/data" >/dev/null
+cat >"$work/records.ndjson" <<'END'
+{"handle":"88.118.20/USER","values":[{"index":100,"type":"HS_ADMIN","data":{"format":"admin","value":{"handle":"88.118.20/USER","index":300,"permissions":"111111111111"}}},{"index":300,"type":"HS_SECKEY","data":"geheim","permissions":"1100"}]}
+{"handle":"88.118.20/pump","values":[{"index":1,"type":"URL","data":"https://example.cn/pump/1"},{"index":2,"type":"MODEL","data":"离心泵"},{"index":9,"type":"SECRET","data":"x","permissions":"1100"}]}
+END
+"$JIEXI" import "$work/records.ndjson" --config "$config" >/dev/null
+"$JIEXI" serve --config "$config" >"$work/log" 2>&1 &
+pid=$!
+for _ in $(seq 600); do
+    curl -sf "http://127.0.0.1:$operations/ready" >/dev/null && break
+    sleep 0.1
+done
+token() { "$JIEXI" token create --identity 300:88.118.20/USER --right "$1" --config "$config" -o json |
+    python3 -c 'import json, sys; print(json.load(sys.stdin)["token"])'; }
+rss() { awk '/^VmRSS/ { print $2 }' "/proc/$pid/status"; }
+
+read_token=$(token resolve,list)
+write_token=$(token resolve,list,write,admin)
+
+# Memory is compared with that of a node which has answered already: threads, pools and buffers are there.
+origin=https://127.0.0.1:$http
+for _ in $(seq 20); do
+    curl -sk "$origin/api/handles/88.118.20/pump?[0-49]" >/dev/null
+done
+before=$(rss)
+
+# explore WHO TOKEN HANDLES: one run, its output in a file; HANDLES is where handles are asked for, see hooks.py.
+explore() {
+    local who=$1 token=$2 handles=$3 headers=()
+    if [[ -n $token ]]; then headers=(--header "Authorization: Bearer $token"); fi
+    mkdir "$work/$who"
+    cp "$here/hooks.py" "$work/$who"
+    cp "$here/refused.toml" "$work/$who/schemathesis.toml"
+    if [[ $handles == any ]]; then cat "$here/elsewhere.toml" >>"$work/$who/schemathesis.toml"; fi
+    (
+        cd "$work/$who"
+        HANDLES=$handles PYTHONPATH=. SCHEMATHESIS_HOOKS=hooks PYTHONDONTWRITEBYTECODE=1 \
+            "$tools/bin/st" run "$origin/api/openapi.json" --url "$origin" --tls-verify false \
+            --checks all --phases examples,coverage,fuzzing,stateful --max-examples "$examples" --no-color \
+            --generation-database none --suppress-health-check all "${headers[@]}"
+    ) >"$work/$who.log" 2>&1
+}
+
+explore anonymous "" any & runs=($!)
+explore read "$read_token" homed & runs+=($!)
+explore write "$write_token" homed & runs+=($!)
+failed=0
+for run in "${runs[@]}"; do wait "$run" || failed=$((failed + 1)); done
+after=$(rss)
+
+cases=0
+for who in anonymous read write; do
+    echo "--- $who"
+    cat "$work/$who.log"
+    count=$(sed -n 's/^ *\([0-9]*\) generated.*/\1/p' "$work/$who.log")
+    cases=$((cases + ${count:-0}))
+done
+if grep -E 'panicked|"level":"ERROR"| ERROR ' "$work/log"; then failed=$((failed + 1)); fi
+if [[ $((after - before)) -gt $growth_max ]]; then
+    echo "the node grew by $((after - before)) KiB, more than $growth_max"
+    failed=$((failed + 1))
+fi
+echo "schemathesis: $cases cases, $failed runs failed; RSS $before KiB before, $after KiB after"
+[[ $failed -eq 0 ]]
