@@ -7,6 +7,7 @@
 //! * *Operating*: [`history`] remembers who asked; [`cli`] → [`config`], [`logging`], [`node`]; [`control`], [`ops`] and [`reload`] beside a running node;
 //!   [`bulk`], [`maintenance`] and [`demo`] for its data; [`identity`] and [`keyring`] for its keys and site record,
 //!   [`token`] for those of the API.
+//!   [`doctor`] and [`probe`] look at it from outside.
 //! * *Asking*: [`client`]; [`mod@bench`] asks as fast as it can. Shapes: [`json`], [`records`].
 //!
 //! The core (`jiexi_proto`, [`resolver`], [`store`]) is synchronous, knows no sockets and reads no
@@ -20,6 +21,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod demo;
+pub mod doctor;
 pub mod history;
 pub mod identity;
 pub mod json;
@@ -30,6 +32,7 @@ pub mod metrics;
 pub mod node;
 pub mod observe;
 pub mod ops;
+pub mod probe;
 pub mod records;
 pub mod registry;
 pub mod reload;

@@ -8,22 +8,25 @@
 //! * `dns` — what the DNS zones of a node say.
 //! * `key`, `audit` — keys in every form, the escrow of the node's; who changed what.
 //! * `token` — tokens of the HTTP API.
-//! * `config` — the template and the checker.
+//! * `config` — the template and the checker; `status`, `doctor` — how the node is, and why.
+//! * `completions` — of shells; man pages.
 //! * `place` — which node is meant; `record`, `output` — tables and JSON; `exit` — how commands end.
 //!
 //! Commands only read arguments and print; what they do is done by the modules beside `cli`.
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 mod access;
 mod audit;
 mod bench;
 mod bulk;
+mod completions;
 mod config;
 mod decode;
 mod dns;
+mod doctor;
 mod exit;
 mod handle;
 mod init;
@@ -37,6 +40,7 @@ mod refusal;
 mod resolve;
 mod resolve_dns;
 mod serve;
+mod status;
 mod store;
 mod target;
 mod token;
@@ -85,6 +89,10 @@ enum Command {
     Dns(dns::Dns),
     Bench(bench::Bench),
     Config(config::ConfigCommand),
+    Status(status::Status),
+    Doctor(doctor::Doctor),
+    Completions(completions::Completions),
+    Man(completions::Man),
 }
 
 /// Runs the command that the process was started with.
@@ -108,6 +116,10 @@ pub fn run() -> ExitCode {
         Command::Dns(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Config(command) => command.run(),
+        Command::Status(command) => command.run(),
+        Command::Doctor(command) => command.run(),
+        Command::Completions(command) => command.run(Arguments::command()),
+        Command::Man(command) => command.run(Arguments::command()),
     };
     exit::code(outcome)
 }

@@ -10,12 +10,18 @@ use crate::config::{self, Config, Problem};
 /// The name of the configuration file that `init` writes into the data directory.
 pub(super) const FILE_NAME: &str = "jiexi.toml";
 /// Where a configuration file is looked for when none is named.
-const USUAL: [&str; 3] = ["jiexi.toml", "data/jiexi.toml", "/etc/jiexi/jiexi.toml"];
+const USUAL: [&str; 4] = [
+    "jiexi.toml",
+    "data/jiexi.toml",
+    "/etc/jiexi/jiexi.toml",
+    "/var/lib/jiexi/jiexi.toml",
+];
 
 /// Which node is meant.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct Place {
-    /// Configuration file. Without it: ./jiexi.toml, ./data/jiexi.toml, /etc/jiexi/jiexi.toml, else the defaults
+    /// Configuration file. Without it: ./jiexi.toml, ./data/jiexi.toml, /etc/jiexi/jiexi.toml,
+    /// /var/lib/jiexi/jiexi.toml, else the defaults
     #[arg(
         long,
         short = 'c',

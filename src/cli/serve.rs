@@ -42,7 +42,8 @@ impl Serve {
         }
         if self.place.file().is_none() {
             return Err(Failed::report(
-                "no configuration file found (./jiexi.toml, ./data/jiexi.toml, /etc/jiexi/jiexi.toml); \
+                "no configuration file found (./jiexi.toml, ./data/jiexi.toml, /etc/jiexi/jiexi.toml, \
+                 /var/lib/jiexi/jiexi.toml); \
                  make a node with `jiexi init`, name a file with --config, or try `jiexi serve --demo`",
             ));
         }

@@ -142,6 +142,14 @@ impl Identity {
         self.read().expires
     }
 
+    /// The certificate itself, without those above it.
+    #[must_use]
+    pub fn certificate(&self) -> CertificateDer<'static> {
+        let pair = self.read();
+        let first = pair.key.cert.first().map(|der| der.clone().into_owned());
+        first.unwrap_or_else(|| CertificateDer::from(Vec::new()))
+    }
+
     /// Uses another pair from now on; connections that are open keep theirs.
     pub fn take(&self, pair: Pair) {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = pair;

@@ -89,3 +89,12 @@ impl Default for Config {
         }
     }
 }
+
+impl Config {
+    /// With fewer bytes free of `total`, writes are refused.
+    #[must_use]
+    pub fn reserve_bytes(&self, total: u64) -> u64 {
+        self.guard_free_bytes
+            .max(total / 100 * self.guard_free_percent)
+    }
+}

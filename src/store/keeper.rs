@@ -474,8 +474,7 @@ fn refresh_disk(shared: &Shared) {
         return;
     };
     shared.free_bytes.store(free, Relaxed);
-    let config = &shared.config;
-    let reserve = (config.guard_free_bytes).max(total / 100 * config.guard_free_percent);
+    let reserve = shared.config.reserve_bytes(total);
     shared.reserve_bytes.store(reserve, Relaxed);
     let low = free < reserve;
     if shared.set_disk_low(low) {

@@ -54,6 +54,7 @@ use jiexi_proto::handle::CaseRule;
 
 pub use change::{Action, Batch, Change, CommitError, Committed, Draft, DraftValue, Expect, Space};
 pub use config::Config;
+pub(crate) use disk::free_space;
 #[doc(hidden)]
 pub use disk::{Event, Faults};
 pub use error::StoreError;

@@ -5,6 +5,7 @@
 //! * `init` — what a new node consists of; `bulk` — import and export on a stopped node
 //! * `change` — handles, values and prefixes, on the node of this machine and on one elsewhere
 //! * `dns` — zones: served, checked, exported
+//! * `doctor` — `status`, `doctor`, completions and man pages
 //! * `node` — everything again through the control socket of a running one, and `resolve` against it
 
 #![expect(
@@ -19,6 +20,7 @@ mod codes;
 mod config;
 mod decode;
 mod dns;
+mod doctor;
 mod init;
 mod node;
 mod sm2;

@@ -1,0 +1,85 @@
+//! Whether a node can do its work here, and what to do where it cannot.
+//!
+//! * [`examine`]: all checks, in the order in which they matter.
+//! * `host`: keys, certificates, clock, limits, disk.
+//! * `reach`: ports, and the node's answers by each protocol.
+//!
+//! Nothing is changed but one file that is written and removed to measure the disk. A check that cannot be made says so.
+
+mod host;
+mod reach;
+
+use crate::config::Config;
+
+/// How something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// As it should be.
+    Good,
+    /// It works; somebody should look at it.
+    Warning,
+    /// The node cannot do its work.
+    Bad,
+}
+
+impl Verdict {
+    /// One word.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Good => "ok",
+            Self::Warning => "warning",
+            Self::Bad => "FAILED",
+        }
+    }
+}
+
+/// What one check found.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// What was looked at.
+    pub check: &'static str,
+    /// How it is.
+    pub verdict: Verdict,
+    /// What is the case.
+    pub found: String,
+    /// What to do; empty when there is nothing to do.
+    pub advice: String,
+}
+
+impl Finding {
+    fn good(check: &'static str, found: impl Into<String>) -> Self {
+        Self::new(check, Verdict::Good, found, "")
+    }
+
+    /// A finding with what to do about it.
+    pub fn new(
+        check: &'static str,
+        verdict: Verdict,
+        found: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
+        Self {
+            check,
+            verdict,
+            found: found.into(),
+            advice: advice.into(),
+        }
+    }
+}
+
+/// Everything about the node of `config`, running or not. Takes some seconds; needs a runtime.
+pub async fn examine(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    host::keys(config, &mut findings);
+    let certificates = host::certificates(config, &mut findings);
+    host::clock(config, &mut findings);
+    host::disk(config, &mut findings);
+    let running = reach::operations(config, &mut findings);
+    host::limits(config, running.as_ref(), &mut findings);
+    match (running, certificates) {
+        (Some(_), certificates) => reach::answers(config, certificates, &mut findings).await,
+        (None, _) => reach::ports(config, &mut findings),
+    }
+    findings
+}

@@ -1,0 +1,342 @@
+//! Whether the ports are there, and whether the node answers by each protocol.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hickory_proto::op::{Message, Query};
+use hickory_proto::rr::{Name, RecordType};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use super::{Finding, Verdict};
+use crate::client::{Client, Place, Question, Transports};
+use crate::clock;
+use crate::config::Config;
+use crate::identity;
+use crate::probe::{self, Scrape};
+use crate::reload::Certificates;
+
+/// What is asked for: every node knows whether it is responsible for that.
+const ASKED: &[u8] = b"0.NA/0.NA";
+
+/// Whether a node runs, and what it exports then.
+pub(super) fn operations(config: &Config, findings: &mut Vec<Finding>) -> Option<Scrape> {
+    let address = probe::local(config.operations.listen);
+    let (code, body) = match probe::get(address, "/ready") {
+        Ok(answer) => answer,
+        Err(error) => {
+            findings.push(Finding::new(
+                "node",
+                Verdict::Warning,
+                format!("does not run: http://{address}: {error}"),
+                "`jiexi serve`, or `systemctl start jiexi`",
+            ));
+            return None;
+        }
+    };
+    findings.push(match code {
+        200 => Finding::good("node", "runs and is ready"),
+        _ => Finding::new(
+            "node",
+            Verdict::Bad,
+            format!("is not ready: {}", body.trim()),
+            "the log says more",
+        ),
+    });
+    let scrape = probe::get(address, "/metrics")
+        .map(|(_, text)| Scrape::read(&text))
+        .ok()?;
+    if scrape.sum("jiexi_config_last_reload_successful", &[]) != 1.0 {
+        let found = "the node has refused the configuration on disk and runs with the old one";
+        findings.push(Finding::new(
+            "configuration",
+            Verdict::Bad,
+            found,
+            "`jiexi config check`, then `kill -HUP`",
+        ));
+    }
+    Some(scrape)
+}
+
+/// Everything that listens: section, transport, address.
+fn listeners(config: &Config) -> Vec<(&'static str, &'static str, SocketAddr)> {
+    let at = |ips: &[IpAddr], port| -> Vec<SocketAddr> {
+        ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect()
+    };
+    let mut all = Vec::new();
+    for address in at(&config.handle.listen, config.handle.port) {
+        all.extend([("handle", "UDP", address), ("handle", "TCP", address)]);
+    }
+    all.extend(
+        at(&config.http.listen, config.http.port)
+            .into_iter()
+            .map(|address| ("http", "TCP", address)),
+    );
+    if config.dns.enabled {
+        for address in at(&config.dns.listen, config.dns.port) {
+            all.extend([("dns", "UDP", address), ("dns", "TCP", address)]);
+        }
+        if !config.dns.certificate.as_os_str().is_empty() {
+            let secure = at(&config.dns.listen, config.dns.tls_port);
+            all.extend(secure.into_iter().map(|address| ("dns", "TLS", address)));
+        }
+    }
+    all.push(("operations", "TCP", config.operations.listen));
+    all
+}
+
+/// Whether a node that is started now gets its ports.
+pub(super) fn ports(config: &Config, findings: &mut Vec<Finding>) {
+    let mut free = 0;
+    for (section, transport, address) in listeners(config) {
+        let bound = match transport {
+            "UDP" => UdpSocket::bind(address).map(drop),
+            _ => TcpListener::bind(address).map(drop),
+        };
+        let Err(error) = bound else {
+            free += 1;
+            continue;
+        };
+        let advice = match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need CAP_NET_BIND_SERVICE: start it by its unit".to_owned()
+            }
+            io::ErrorKind::AddrInUse => {
+                format!("`ss -lnp sport = :{}` shows who has it", address.port())
+            }
+            _ => format!("is the address in [{section}] listen one of this machine?"),
+        };
+        let found = format!("[{section}] {address} {transport}: {error}");
+        findings.push(Finding::new("ports", Verdict::Bad, found, advice));
+    }
+    findings.push(Finding::good("ports", format!("{free} can be bound")));
+}
+
+/// Whether the node answers at every address by what is spoken there.
+pub(super) async fn answers(
+    config: &Config,
+    certificates: Option<Certificates>,
+    findings: &mut Vec<Finding>,
+) {
+    for (section, transport, address) in listeners(config) {
+        let at = probe::local(address);
+        let answered = match (section, transport) {
+            ("handle", _) => handle(at, transport).await,
+            ("http", _) => http(at).and_then(|()| match &certificates {
+                Some(certificates) => tls(at, certificates.http.certificate()),
+                None => Ok(()),
+            }),
+            ("dns", "TLS") => match certificates.as_ref().and_then(|all| all.dns.as_ref()) {
+                Some(identity) => tls(at, identity.certificate()),
+                None => Ok(()),
+            },
+            ("dns", _) => dns(config, at, transport),
+            // That it answers is known.
+            _ => continue,
+        };
+        findings.push(told(section, transport, at, answered, Verdict::Bad));
+    }
+    let Ok(site) = identity::load_site(&config.site_file()) else {
+        return;
+    };
+    for address in identity::addresses(&site)
+        .iter()
+        .filter_map(|text| text.parse::<SocketAddr>().ok())
+    {
+        for transport in ["UDP", "TCP"] {
+            let answered = handle(address, transport).await;
+            // A machine behind a translated address does not always reach itself by it.
+            findings.push(told(
+                "site record",
+                transport,
+                address,
+                answered,
+                Verdict::Warning,
+            ));
+        }
+    }
+}
+
+fn told(
+    section: &str,
+    transport: &str,
+    at: SocketAddr,
+    answered: Result<(), String>,
+    missing: Verdict,
+) -> Finding {
+    let place = format!("{section} {at} {transport}");
+    match answered {
+        Ok(()) => Finding::good("answers", place),
+        Err(error) => Finding::new(
+            "answers",
+            missing,
+            format!("{place}: {error}"),
+            "is it another program's port, or does a firewall stand between? Clients elsewhere need UDP and TCP",
+        ),
+    }
+}
+
+/// Any answer of the Handle protocol will do: that it is not responsible, too.
+async fn handle(at: SocketAddr, transport: &str) -> Result<(), String> {
+    let only = if transport == "UDP" {
+        Transports::Udp
+    } else {
+        Transports::Tcp
+    };
+    let mut client = Client::new(only, clock::unix_seconds);
+    (client.tcp_connect, client.tcp_answer) = (probe::PATIENCE, probe::PATIENCE);
+    let question = Question {
+        handle: Bytes::from_static(ASKED),
+        ..Question::default()
+    };
+    let answered = client.ask(&Place::at(at), &question).await;
+    answered.map(drop).map_err(|error| error.to_string())
+}
+
+fn http(at: SocketAddr) -> Result<(), String> {
+    let path = format!("/api/handles/{}", String::from_utf8_lossy(ASKED));
+    match probe::get(at, &path) {
+        Ok((code, _)) if code < 500 => Ok(()),
+        Ok((code, _)) => Err(format!("HTTP answers {code}")),
+        Err(error) => Err(format!("HTTP: {error}")),
+    }
+}
+
+/// Asks for the SOA of the first zone.
+fn dns(config: &Config, at: SocketAddr, transport: &str) -> Result<(), String> {
+    let failed = |error: &dyn std::fmt::Display| error.to_string();
+    let apex = config
+        .dns
+        .zones
+        .first()
+        .map_or(".", |zone| zone.name.as_str());
+    let mut message = Message::query();
+    let name = Name::from_ascii(apex).map_err(|error| failed(&error))?;
+    message.add_query(Query::query(name, RecordType::SOA));
+    let octets = message.to_vec().map_err(|error| failed(&error))?;
+    let answer = match transport {
+        "UDP" => datagram(at, &octets),
+        _ => stream(at, &octets),
+    };
+    let answer = Message::from_vec(&answer.map_err(|error| failed(&error))?)
+        .map_err(|error| failed(&error))?;
+    match answer.answers.is_empty() {
+        true => Err(format!("no SOA of {apex}")),
+        false => Ok(()),
+    }
+}
+
+fn datagram(at: SocketAddr, octets: &[u8]) -> io::Result<Vec<u8>> {
+    let any: IpAddr = if at.is_ipv4() {
+        [0; 4].into()
+    } else {
+        [0_u8; 16].into()
+    };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.set_read_timeout(Some(probe::PATIENCE))?;
+    socket.connect(at)?;
+    socket.send(octets)?;
+    let mut answer = vec![0; 4096];
+    let length = socket.recv(&mut answer)?;
+    answer.truncate(length);
+    Ok(answer)
+}
+
+fn stream(at: SocketAddr, octets: &[u8]) -> io::Result<Vec<u8>> {
+    let mut stream = connect(at)?;
+    stream.write_all(
+        &u16::try_from(octets.len())
+            .unwrap_or(u16::MAX)
+            .to_be_bytes(),
+    )?;
+    stream.write_all(octets)?;
+    let mut length = [0; 2];
+    stream.read_exact(&mut length)?;
+    let mut answer = vec![0; u16::from_be_bytes(length).into()];
+    stream.read_exact(&mut answer)?;
+    Ok(answer)
+}
+
+fn connect(at: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&at, probe::PATIENCE)?;
+    stream.set_read_timeout(Some(probe::PATIENCE))?;
+    stream.set_write_timeout(Some(probe::PATIENCE))?;
+    Ok(stream)
+}
+
+/// Shakes hands, and sees that the certificate is the configured one.
+fn tls(at: SocketAddr, certificate: CertificateDer<'static>) -> Result<(), String> {
+    let provider = Arc::new(ring::default_provider());
+    let expected = Arc::new(Expected {
+        certificate,
+        provider: Arc::clone(&provider),
+    });
+    let shaken = || -> Result<(), Box<dyn std::error::Error>> {
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .dangerous()
+            .with_custom_certificate_verifier(expected)
+            .with_no_client_auth();
+        let mut connection = ClientConnection::new(Arc::new(config), ServerName::from(at.ip()))?;
+        let mut stream = connect(at)?;
+        while connection.is_handshaking() {
+            connection.complete_io(&mut stream)?;
+        }
+        Ok(())
+    };
+    shaken().map_err(|error| format!("TLS: {error}"))
+}
+
+/// Takes one certificate and no other.
+#[derive(Debug)]
+struct Expected {
+    certificate: CertificateDer<'static>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Expected {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match *end_entity == self.certificate {
+            true => Ok(ServerCertVerified::assertion()),
+            false => Err(rustls::Error::General(
+                "another certificate than the configured one".into(),
+            )),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,239 @@
+//! Goal: `status` and `doctor` tell the truth about a node that runs, one that does not, and one that cannot. Method: a
+//! node whose ports are all in its file, with DNS and a certificate that openssl makes.
+
+use std::fs;
+use std::net::{TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use serde_json::Value as Json;
+
+use crate::support::{Run, directory, jiexi, node};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Ports that nobody has, over TCP or UDP, and that nobody gets who asks for any: they are below those.
+fn free_ports(count: usize) -> Vec<TcpListener> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = u16::try_from(std::process::id() % 9_000).expect("small");
+    let mut found = Vec::new();
+    while found.len() < count {
+        let port = 20_000 + (first + NEXT.fetch_add(1, Relaxed)) % 10_000;
+        let both = (
+            TcpListener::bind(("127.0.0.1", port)),
+            UdpSocket::bind(("127.0.0.1", port)),
+        );
+        if let (Ok(listener), Ok(_)) = both {
+            found.push(listener);
+        }
+    }
+    found
+}
+
+/// A node in `directory`, not started, every port of its own.
+fn set_up(directory: &Path) -> (PathBuf, Vec<TcpListener>) {
+    let data = node(directory, "n");
+    let made = Command::new("openssl")
+        .args([
+            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "90",
+        ])
+        .args(["-subj", "/CN=localhost", "-keyout"])
+        .arg(data.join("tls.key"))
+        .arg("-out")
+        .arg(data.join("tls.pem"))
+        .stderr(Stdio::null())
+        .status();
+    assert!(made.expect("openssl").success());
+    let ports = free_ports(5);
+    let port = |at: usize| ports[at].local_addr().expect("an address").port();
+    let file = data.join("jiexi.toml");
+    let mut text = fs::read_to_string(&file).expect("a file");
+    for (from, to) in [
+        ("port = 2641", format!("port = {}", port(0))),
+        ("port = 8000", format!("port = {}", port(1))),
+        ("\nport = 53\n", format!("\nport = {}\n", port(2))),
+        ("tls_port = 853", format!("tls_port = {}", port(3))),
+        ("127.0.0.1:9641", format!("127.0.0.1:{}", port(4))),
+        (
+            r#"listen = ["0.0.0.0", "::"]"#,
+            r#"listen = ["127.0.0.1"]"#.into(),
+        ),
+        ("enabled = false", "enabled = true".into()),
+        (
+            "certificate = \"\"\nkey = \"\"",
+            "certificate = \"tls.pem\"\nkey = \"tls.key\"".into(),
+        ),
+        (
+            "disk_free_min = \"1GiB\"\ndisk_free_percent = 5",
+            "disk_free_min = \"1MiB\"\ndisk_free_percent = 0".into(),
+        ),
+    ] {
+        assert!(text.contains(from), "{from}");
+        text = text.replace(from, &to);
+    }
+    text += "\n[[dns.zones]]\nname = \"id.example.net\"\nmapping = \"handle\"\nnameservers = [\"ns.example.net\"]\n\
+             mail = \"hostmaster.example.net\"\n";
+    fs::write(&file, text).expect("written");
+    // The site record names the port, as `init --port` would have it.
+    let site = data.join("site.json");
+    let text = fs::read_to_string(&site).expect("a file");
+    fs::write(&site, text.replace("2641", &port(0).to_string())).expect("written");
+    (data, ports)
+}
+
+fn ask(directory: &Path, command: &str) -> Run {
+    let output = jiexi(directory)
+        .args([command, "--data", "n", "-o", "json"])
+        .output()
+        .expect("starts");
+    Run {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8(output.stdout).expect("UTF-8"),
+        stderr: String::from_utf8(output.stderr).expect("UTF-8"),
+    }
+}
+
+/// Findings as (check, verdict, what was found). The exit code agrees with them.
+fn findings(directory: &Path) -> Vec<(String, String, String)> {
+    let run = ask(directory, "doctor");
+    let Json::Array(found) = run.json() else {
+        panic!("no list: {}", run.stdout)
+    };
+    let text = |finding: &Json, key: &str| finding[key].as_str().expect("text").to_owned();
+    let found: Vec<_> = found
+        .iter()
+        .map(|finding| {
+            let verdict = text(finding, "verdict");
+            assert_eq!(
+                verdict == "ok",
+                text(finding, "advice").is_empty(),
+                "{finding}"
+            );
+            (text(finding, "check"), verdict, text(finding, "found"))
+        })
+        .collect();
+    let bad = found.iter().any(|(_, verdict, _)| verdict == "failed");
+    assert_eq!(run.code, i32::from(bad), "{found:?}");
+    found
+}
+
+/// The verdicts of one check.
+fn verdicts<'a>(found: &'a [(String, String, String)], check: &str) -> Vec<&'a str> {
+    let of_check = found.iter().filter(|(name, ..)| name == check);
+    of_check.map(|(_, verdict, _)| verdict.as_str()).collect()
+}
+
+struct Served(Child);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_node_that_runs_answers_by_every_protocol() {
+    let directory = directory();
+    let (data, ports) = set_up(directory.path());
+    drop(ports);
+    let serve = jiexi(directory.path())
+        .args(["serve", "--data", "n"])
+        .stderr(Stdio::null())
+        .spawn();
+    let _served = Served(serve.expect("starts"));
+    let begun = Instant::now();
+    let status = loop {
+        let status = ask(directory.path(), "status");
+        if status.code == 0 {
+            break status.json();
+        }
+        assert!(begun.elapsed() < PATIENCE, "{}", status.stderr);
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert_eq!(
+        (&status["ready"], &status["state"]),
+        (&true.into(), &"ready".into())
+    );
+    assert_eq!(
+        (&status["prefixes"], &status["store_errors"]),
+        (&1.into(), &0.into())
+    );
+    assert_eq!(status["configuration_good"], true);
+    assert!(
+        status["certificate_seconds"].as_i64().expect("a number") > 80 * 86_400,
+        "{status}"
+    );
+    let found = findings(directory.path());
+    for check in ["configuration", "keys", "node", "disk"] {
+        assert_eq!(verdicts(&found, check), ["ok"], "{found:?}");
+    }
+    assert_eq!(verdicts(&found, "certificates"), ["ok", "ok"]);
+    // Handle over UDP and TCP, HTTP with HTTPS, DNS over UDP, TCP and TLS; then both ways to the site record's address.
+    let answers: Vec<_> = found
+        .iter()
+        .filter(|(check, ..)| check == "answers")
+        .collect();
+    assert_eq!(answers.len(), 8, "{answers:?}");
+    assert!(
+        answers.iter().all(|(_, verdict, _)| verdict == "ok"),
+        "{answers:?}"
+    );
+    // Another certificate than the one that is served.
+    fs::copy(data.join("node.key"), data.join("tls.key")).expect("copied");
+    assert_eq!(
+        verdicts(&findings(directory.path()), "certificates"),
+        ["failed"]
+    );
+}
+
+#[test]
+fn a_node_that_does_not_run_is_told_why() {
+    let directory = directory();
+    let (data, ports) = set_up(directory.path());
+    ask(directory.path(), "status").expect(1);
+    // The ports are taken, as by another program.
+    let found = findings(directory.path());
+    let taken = verdicts(&found, "ports");
+    assert_eq!(
+        taken.iter().filter(|verdict| **verdict == "failed").count(),
+        5,
+        "{found:?}"
+    );
+    drop(ports);
+    assert_eq!(verdicts(&findings(directory.path()), "ports"), ["ok"]);
+    let (file, key) = (data.join("jiexi.toml"), data.join("node.key"));
+    fs::remove_file(&key).expect("removed");
+    assert_eq!(verdicts(&findings(directory.path()), "keys"), ["failed"]);
+    fs::write(&file, "version = 1\n[handel]\n").expect("written");
+    let found = findings(directory.path());
+    assert_eq!(verdicts(&found, "configuration"), ["failed"], "{found:?}");
+    assert!(found[0].2.contains("handel"), "{found:?}");
+}
+
+#[test]
+fn completions_and_man_pages_name_every_command() {
+    let directory = directory();
+    for shell in ["bash", "zsh", "fish"] {
+        let made = jiexi(directory.path())
+            .args(["completions", shell])
+            .output()
+            .expect("starts");
+        let text = String::from_utf8(made.stdout).expect("UTF-8");
+        assert!(
+            made.status.success() && text.contains("doctor") && text.contains("secret-file"),
+            "{text}"
+        );
+    }
+    let made = jiexi(directory.path())
+        .args(["man", "."])
+        .output()
+        .expect("starts");
+    assert!(made.status.success());
+    for page in ["jiexi.1", "jiexi-serve.1", "jiexi-store-verify.1"] {
+        let text = fs::read_to_string(directory.path().join(page)).expect("a page");
+        assert!(text.contains(".SH SYNOPSIS"), "{page}: {text}");
+    }
+}
