@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What operators get beside the binary: rules tested with promtool, each with a section of the runbook; dashboards whose
-# every query has data on a real Prometheus that scrapes the node under load, with refusals of every kind.
-# Everything listens on loopback. The last line is "operations: N passed, M failed".
+# every query has data on a real Prometheus that scrapes the node under load, with refusals of every kind; the compose file;
+# the unit. Everything listens on loopback. The last line is "operations: N passed, M failed".
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 JIEXI=${JIEXI:-$PWD/target/release/jiexi}
@@ -23,7 +23,7 @@ check() {
     shift
     if "$@" >"$work/output" 2>&1; then
         passed=$((passed + 1))
-        echo "ok      $name$(sed -n 's/^\([0-9]* .*\)/: \1/p' "$work/output" | tail -n 1)"
+        echo "ok      $name$(sed -n 's/^\([0-9][0-9]* .*\)/: \1/p' "$work/output" | tail -n 1)"
     else
         failed=$((failed + 1))
         echo "FAILED  $name"
@@ -115,6 +115,10 @@ check "rules" promtool check rules docker/prometheus/recording.yml docker/promet
 check "Prometheus' configuration" promtool check config docker/prometheus/prometheus.yml
 check "alerts ring when they should" promtool test rules tests/operations/*.test.yml
 check "dashboards are what their source makes" docker/grafana/dashboards.py --check
+check "compose file" docker-compose --file docker/compose.yaml config --quiet
+sed "s,/usr/bin/jiexi,$JIEXI," config/jiexi.service >"$work/jiexi.service"
+check "systemd unit" systemd-analyze verify --man=no "$work/jiexi.service"
+check "exposure of the unit at most 2.0" systemd-analyze security --offline=yes --threshold=20 "$work/jiexi.service"
 check "virtual environment" python3 -m venv "$tools"
 check "parser" "$tools/bin/pip" install --quiet --disable-pip-version-check promql-parser==0.12.0 PyYAML==6.0.2
 check "runbook and dashboards" "$tools/bin/python" tests/operations/check.py files
