@@ -20,7 +20,7 @@ import promql_parser as promql
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2] / "docker"
-WITHIN = 60
+WITHIN = 90
 # Labels that Prometheus itself adds.
 OWN_LABELS = {"job", "instance"}
 # Not in an exposition, but made by Prometheus for each target.
@@ -107,7 +107,7 @@ def expressions():
     for name, dashboard in dashboards().items():
         for panel in dashboard["panels"]:
             for target in panel["targets"]:
-                text = target["expr"].replace("$__rate_interval", "20s")
+                text = target["expr"].replace("$__rate_interval", "40s")
                 yield f"{name}: {panel['title']}", re.sub(r"\$(instance|host)\b", ".+", text), True
 
 
