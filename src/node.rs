@@ -313,19 +313,6 @@ pub fn registry_of(config: &Config, store: &Arc<Store>) -> Result<Arc<Registry>,
     let audit = Audit::open(&directory, &key, clock::unix_seconds().into())
         .map_err(failing(format_args!("audit trail {}", directory.display())))?;
     let administration = &config.administration;
-    let admins: Result<Vec<Identity>, _> = administration
-        .admins
-        .iter()
-        .map(|text| {
-            let problem = "must be index:handle, such as 300:0.NA/88.118";
-            let wrong = || StartError(format!("[administration] admins: {text:?} {problem}"));
-            let (index, handle) = text.split_once(':').ok_or_else(wrong)?;
-            let mut key = Vec::new();
-            handle::canonical(handle.as_bytes(), store.case(), &mut key);
-            let index = index.parse().map_err(|_| wrong())?;
-            Ok(Identity { handle: key, index })
-        })
-        .collect();
     let mut limits = table::Limits {
         auth_time: administration.auth_time,
         session_time: administration.session_time,
@@ -335,7 +322,12 @@ pub fn registry_of(config: &Config, store: &Arc<Store>) -> Result<Arc<Registry>,
     limits.sessions_per_source = limits.sessions_per_source.min(limits.sessions);
     let settings = registry::Config {
         permit: permit::Config {
-            server_admins: admins?,
+            server_admins: identities("admins", &administration.admins, store)?,
+            replication_admins: identities(
+                "replication_admins",
+                &administration.replication_admins,
+                store,
+            )?,
             server_admin_full_access: administration.full_access,
             prefix_admins: administration.prefix_admins,
         },
@@ -344,11 +336,26 @@ pub fn registry_of(config: &Config, store: &Arc<Store>) -> Result<Arc<Registry>,
             sha1: administration.sha1,
         },
         limits,
+        copy_secrets: administration.replication_secrets,
         old_macs: administration.old_macs,
         ..registry::Config::default()
     };
     let registry = Registry::new(Arc::clone(store), key, settings, Some(audit));
     Ok(Arc::new(registry.map_err(failing(path.display()))?))
+}
+
+/// The identities in a setting of `[administration]`.
+fn identities(setting: &str, texts: &[String], store: &Store) -> Result<Vec<Identity>, StartError> {
+    let identity = |text: &String| {
+        let problem = "must be index:handle, such as 300:0.NA/88.118";
+        let wrong = || StartError(format!("[administration] {setting}: {text:?} {problem}"));
+        let (index, handle) = text.split_once(':').ok_or_else(wrong)?;
+        let mut key = Vec::new();
+        handle::canonical(handle.as_bytes(), store.case(), &mut key);
+        let index = index.parse().map_err(|_| wrong())?;
+        Ok(Identity { handle: key, index })
+    };
+    texts.iter().map(identity).collect()
 }
 
 /// The desk as configured.

@@ -253,6 +253,10 @@ impl Default for Handle {
 pub struct Administration {
     /// Server administrators, each as `index:handle`: they home prefixes.
     pub admins: Vec<String>,
+    /// Replication administrators, each as `index:handle`: they copy the whole node.
+    pub replication_admins: Vec<String>,
+    /// Whether such a copy holds secret keys, when it is encrypted.
+    pub replication_secrets: bool,
     /// Whether they have every right on every handle.
     pub full_access: bool,
     /// Whether the administrators of a prefix have their rights on the handles below it.
@@ -285,6 +289,8 @@ impl Default for Administration {
     fn default() -> Self {
         Self {
             admins: Vec::new(),
+            replication_admins: Vec::new(),
+            replication_secrets: false,
             full_access: false,
             prefix_admins: true,
             dsa: false,

@@ -37,6 +37,8 @@ pub struct Config {
     pub limits: Limits,
     /// Wrong answers.
     pub throttle: throttle::Limits,
+    /// Whether secrets leave with a copy of the node inside TLS.
+    pub copy_secrets: bool,
     /// MACs of sessions before version 2.7.
     pub old_macs: bool,
 }
@@ -335,6 +337,17 @@ impl Registry {
     /// 400.
     pub fn may_serve(&self, who: &Authenticated) -> Result<Permit, Rejection> {
         self.authority().check(who, b"", &[], Need::Server)
+    }
+
+    /// Whether somebody may copy the node.
+    ///
+    /// # Errors
+    /// 400.
+    pub fn may_copy(&self, who: &Authenticated) -> Result<(), Rejection> {
+        match self.authority().is_replication_admin(who) {
+            true => Ok(()),
+            false => Err(Rejection::bare(ResponseCode::INVALID_ADMIN)),
+        }
     }
 
     /// Whether a mistake would be shown by the record: the values of the handle under `key`, with

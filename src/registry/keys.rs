@@ -216,6 +216,11 @@ impl NodeKey {
         })
     }
 
+    /// The key that computes.
+    pub(crate) const fn rsa(&self) -> &rsa::PrivateKey {
+        &self.private
+    }
+
     /// The public half in wire form.
     #[must_use]
     pub const fn public(&self) -> &Bytes {

@@ -85,6 +85,8 @@ impl Permit {
 pub struct Config {
     /// Server administrators: they home prefixes.
     pub server_admins: Vec<Identity>,
+    /// Replication administrators: they copy the whole node.
+    pub replication_admins: Vec<Identity>,
     /// Whether server administrators have every right on every handle.
     pub server_admin_full_access: bool,
     /// Whether the administrators of a prefix have their rights on the handles below it.
@@ -209,6 +211,15 @@ impl Authority<'_> {
     #[must_use]
     pub fn is_server_admin(&self, who: &Authenticated) -> bool {
         let admins = self.config.server_admins.iter();
+        admins.fold(false, |found, admin| {
+            found | who.is(&admin.handle, admin.index)
+        })
+    }
+
+    /// Whether `who` may copy the node.
+    #[must_use]
+    pub fn is_replication_admin(&self, who: &Authenticated) -> bool {
+        let admins = self.config.replication_admins.iter();
         admins.fold(false, |found, admin| {
             found | who.is(&admin.handle, admin.index)
         })

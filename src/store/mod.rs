@@ -34,6 +34,7 @@ mod queue;
 mod record;
 mod scan;
 mod shared;
+mod since;
 mod sled;
 mod snapshot;
 mod verify;
@@ -61,6 +62,7 @@ pub use error::StoreError;
 pub use index::{Lookup, Reader, Session};
 pub use metrics::StoreMetrics;
 pub use record::{Entries, Entry, OwnedRecord, Record};
+pub use since::Changed;
 
 use disk::{Disk, parent};
 use identity::Identity;
@@ -354,6 +356,15 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<OwnedRecord>, StoreError> {
         scan::scan(&self.shared, space, from, prefix, limit)
+    }
+
+    /// The last change of each key after sequence `after`, in order; none when the journal does not reach back that far,
+    /// or `after` is still to come. Every write acknowledged before the call is seen. Reads the journal from the disk.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub fn changes_since(&self, after: u64) -> Result<Option<Vec<Changed>>, StoreError> {
+        since::changes(&self.shared, after, self.sequence())
     }
 
     /// A number that grows when a change in `space` is published; never for [`Space::Handle`].

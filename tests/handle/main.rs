@@ -8,6 +8,8 @@
 //! * [`streams`]: pipelining, deadlines, the cap, drain.
 //! * [`client`]: proofs and sessions from the other side.
 //! * [`hazards`]: known ways to abuse proofs, sessions and changes.
+//! * [`timing`]: what refusals cost.
+//! * [`copying`]: dumps and transactions for mirrors.
 //! * [`hostile`]: bytes that are no messages.
 
 #![expect(
@@ -18,6 +20,7 @@
 mod administration;
 mod administrator;
 mod client;
+mod copying;
 mod datagrams;
 mod hazards;
 mod hostile;

@@ -199,6 +199,7 @@ pub(crate) fn registry_config() -> registry::Config {
     };
     let mut config = registry::Config::default();
     config.permit.server_admins = (300..=303).map(admin).collect();
+    config.permit.replication_admins = vec![admin(300)];
     config.permit.prefix_admins = true;
     config.policy.dsa = true;
     config

@@ -161,6 +161,8 @@ const fn is_served(op: OpCode) -> bool {
             | OpCode::SESSION_SETUP
             | OpCode::SESSION_TERMINATE
             | OpCode::SESSION_EXCHANGEKEY
+            | OpCode::RETRIEVE_TXN_LOG
+            | OpCode::DUMP_HANDLES
             | OpCode::LOGIN
     )
 }

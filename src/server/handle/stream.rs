@@ -229,7 +229,7 @@ async fn defer<T>(
     limit: Duration,
 ) -> Result<(), Why>
 where
-    T: AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
 {
     if !answers.is_empty() {
         send(io, &answers, pool, limit).await?;
@@ -261,7 +261,7 @@ where
                 .responder
                 .busy(&job.octets, Now::read(), &mut octets);
             pool.put(scratch);
-            Answer { octets, more: None }
+            Answer::of(octets)
         }
     };
     loop {
@@ -270,6 +270,9 @@ where
             return Err(Why::Error);
         }
         send(io, &next.octets, pool, limit).await?;
+        if let Some(copying) = next.stream {
+            return Err(super::desk::send_copy(io, *copying, limit).await);
+        }
         let Some(listing) = next.more else {
             let limit = desk.registry().config.limits.session_time;
             return match line.is_over(Now::read().instant, limit) {

@@ -8,7 +8,7 @@ use rsa::pkcs8::{EncodePrivateKey as _, EncodePublicKey as _};
 use sha2::{Digest as _, Sha256};
 use x509_cert::builder::{Builder as _, CertificateBuilder, profile::BuilderProfile};
 use x509_cert::certificate::TbsCertificate;
-use x509_cert::der::asn1::{Ia5String, OctetString, UtcTime};
+use x509_cert::der::asn1::{GeneralizedTime, Ia5String, OctetString, UtcTime};
 use x509_cert::der::{Decode as _, Encode as _};
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
@@ -26,6 +26,13 @@ use crate::server::certificate::{CertificateError, Origin};
 const VALID: [Duration; 2] = [
     Duration::from_secs(1_767_225_600),
     Duration::from_secs(2_524_607_999),
+];
+/// The subject of the certificate for mirrors, as the reference has it.
+const ANONYMOUS: &str = "anonymous";
+/// From 2000 to 9999, as the reference has it.
+const ANONYMOUS_VALID: [Duration; 2] = [
+    Duration::from_secs(946_684_800),
+    Duration::from_secs(253_402_300_799),
 ];
 /// Octets of the serial number, which follows from the key.
 const SERIAL_SIZE: usize = 8;
@@ -66,16 +73,8 @@ pub fn own(
     addresses: &[IpAddr],
     hosts: &[&str],
 ) -> Result<Origin, CertificateError> {
-    let wrong = |error: &dyn std::fmt::Display| {
-        CertificateError::new(format!("the node's own certificate: {error}"))
-    };
     let key = keys::rsa_of(&pair.private).map_err(|error| wrong(&error))?;
-    let public = key.to_public_key().to_public_key_der();
-    let public = public.map_err(|error| wrong(&error))?;
-    let private = key.to_pkcs8_der().map_err(|error| wrong(&error))?;
-    let mut serial = Sha256::digest(public.as_bytes())[..SERIAL_SIZE].to_vec();
-    serial[0] &= 0x7F;
-    let made = || -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+    let names = || -> Result<_, Box<dyn std::error::Error>> {
         let mut names = Vec::new();
         for address in addresses {
             let octets = match address {
@@ -87,12 +86,53 @@ pub fn own(
         for host in hosts {
             names.push(GeneralName::DnsName(Ia5String::new(host)?));
         }
+        Ok(names)
+    };
+    let names = names().map_err(|error| wrong(&error))?;
+    let [from, to] = VALID.map(UtcTime::from_unix_duration);
+    let (Ok(from), Ok(to)) = (from, to) else {
+        return Err(wrong(&"its time of validity"));
+    };
+    let validity = Validity::new(Time::UtcTime(from), Time::UtcTime(to));
+    self_signed(&key, common_name, names, validity)
+}
+
+/// The certificate by which mirrors of the reference know a node: they look at its key only.
+///
+/// # Errors
+/// As [`own`].
+pub(crate) fn anonymous(key: &keys::NodeKey) -> Result<Origin, CertificateError> {
+    let [from, to] = ANONYMOUS_VALID.map(GeneralizedTime::from_unix_duration);
+    let (Ok(from), Ok(to)) = (from, to) else {
+        return Err(wrong(&"its time of validity"));
+    };
+    let validity = Validity::new(Time::GeneralTime(from), Time::GeneralTime(to));
+    // A certificate without any extension would be of version 1, which TLS libraries refuse.
+    let name = Ia5String::new(ANONYMOUS).map_err(|error| wrong(&error))?;
+    let names = vec![GeneralName::DnsName(name)];
+    self_signed(key.rsa(), ANONYMOUS, names, validity)
+}
+
+fn wrong(error: &dyn std::fmt::Display) -> CertificateError {
+    CertificateError::new(format!("the node's own certificate: {error}"))
+}
+
+fn self_signed(
+    key: &rsa::PrivateKey,
+    common_name: &str,
+    names: Vec<GeneralName>,
+    validity: Validity,
+) -> Result<Origin, CertificateError> {
+    let public = key.to_public_key().to_public_key_der();
+    let public = public.map_err(|error| wrong(&error))?;
+    let private = key.to_pkcs8_der().map_err(|error| wrong(&error))?;
+    let mut serial = Sha256::digest(public.as_bytes())[..SERIAL_SIZE].to_vec();
+    serial[0] &= 0x7F;
+    let made = || -> Result<Vec<u8>, Box<dyn std::error::Error>> {
         let profile = SelfSigned {
             subject: format!("CN={common_name}").parse()?,
             names: SubjectAltName(names),
         };
-        let [from, to] = VALID.map(UtcTime::from_unix_duration);
-        let validity = Validity::new(Time::UtcTime(from?), Time::UtcTime(to?));
         let info = SubjectPublicKeyInfo::from_der(public.as_bytes())?;
         let serial = SerialNumber::new(&serial)?;
         let builder = CertificateBuilder::new(profile, serial, validity, info)?;

@@ -92,6 +92,7 @@ async fn from_desk(app: &App, from: &From, octets: Bytes) -> Result<Vec<u8>, Ref
     let desk::Answer {
         mut octets,
         mut more,
+        ..
     } = answer.await.map_err(|_| busy())?;
     while let Some(listing) = more {
         if octets.len() > ANSWER_MAX {

@@ -226,9 +226,15 @@ impl<'a> Entry<'a> {
     /// since the checksum was right.
     #[must_use]
     pub(crate) fn for_each(&self, mut visit: impl FnMut(Change)) -> bool {
+        self.for_each_numbered(|_, change| visit(change))
+    }
+
+    /// As [`Self::for_each`], with the sequence of each change.
+    #[must_use]
+    pub(crate) fn for_each_numbered(&self, mut visit: impl FnMut(u64, Change)) -> bool {
         let mut rest = self.body;
-        for _ in self.first..=self.after.sequence {
-            if read_batch(&mut rest, &mut visit).is_none() {
+        for sequence in self.first..=self.after.sequence {
+            if read_batch(&mut rest, &mut |change| visit(sequence, change)).is_none() {
                 return false;
             }
         }

@@ -331,6 +331,9 @@ impl Counter {
             Body::Login(login) => return self.log_in(letter, login),
             Body::Verify(verify) => self.verify(&letter, verify),
             Body::SessionSetup(setup) => self.set_up(&mut letter, setup),
+            Body::DumpHandles(_) | Body::RetrieveTransactions(_) => {
+                return self.copy(letter, message);
+            }
             Body::Handle(handle) => match message.header.op_code {
                 OpCode::GET_SITE_INFO => Step::success(&letter, self.shared.site.clone()),
                 OpCode::SESSION_TERMINATE => self.terminate(&letter),
@@ -475,12 +478,8 @@ impl Counter {
     }
 
     pub(super) fn send(&self, letter: Letter, octets: Vec<u8>, code: ResponseCode) {
-        let cell = self.cell(letter.sink.transport());
-        cell.requests(op_of(letter.op)).add(1);
-        cell.responses(outcome_of(code)).add(1);
-        cell.durations.observe(letter.came.elapsed(), 1);
-        remember(cell, &letter, code);
-        self.deliver(letter.sink, letter.peer, Answer { octets, more: None });
+        self.count(&letter.sink, &letter, code);
+        self.deliver(letter.sink, letter.peer, Answer::of(octets));
         self.desk.done();
     }
 
@@ -532,8 +531,39 @@ impl Counter {
         let cell = self.cell(sink.transport());
         cell.requests(op_of(op)).add(1);
         cell.responses(outcome_of(code)).add(1);
-        self.deliver(sink, peer, Answer { octets, more: None });
+        self.deliver(sink, peer, Answer::of(octets));
         self.desk.done();
+    }
+
+    /// Counts an answer.
+    pub(super) fn count(&self, sink: &Sink, letter: &Letter, code: ResponseCode) {
+        let cell = self.cell(sink.transport());
+        cell.requests(op_of(letter.op)).add(1);
+        cell.responses(outcome_of(code)).add(1);
+        cell.durations.observe(letter.came.elapsed(), 1);
+        remember(cell, letter, code);
+    }
+
+    /// Writes down who was given a copy of the node, or was not.
+    pub(super) fn note_copy(
+        &self,
+        letter: &Letter,
+        who: &Authenticated,
+        refused: Option<&Rejection>,
+    ) {
+        let event = crate::registry::audit::Event {
+            time: Now::read().unix_seconds.into(),
+            identity: Some(who.identity()),
+            source: letter.peer.ip().to_string(),
+            operation: "copy",
+            handle: b"",
+            result: refused.map_or("begun", |_| "refused"),
+            code: refused
+                .map_or(ResponseCode::SUCCESS, |rejection| rejection.code)
+                .0,
+            change: None,
+        };
+        self.registry().note(&event);
     }
 
     fn note_read(&self, letter: &Letter, who: &Authenticated, key: &[u8], rejection: &Rejection) {
@@ -578,12 +608,14 @@ pub(super) const fn is_change(op: OpCode) -> bool {
             | OpCode::UNHOME_NA
             | OpCode::HOME_AND_CREATE
             | OpCode::LIST_HOMED_NAS
+            | OpCode::RETRIEVE_TXN_LOG
+            | OpCode::DUMP_HANDLES
     )
 }
 
 /// The change that a message asks for.
 /// Writes a resolution, a change or a list down.
-pub(super) fn remember(cell: &Cell, letter: &Letter, code: ResponseCode) {
+fn remember(cell: &Cell, letter: &Letter, code: ResponseCode) {
     let op = op_of(letter.op);
     let (Some(pen), true) = (cell.pen(), op.is_remembered()) else {
         return;

@@ -9,12 +9,11 @@ use jiexi_proto::handle;
 use jiexi_proto::limits::LIST_PAGE;
 use jiexi_proto::wire::Writer;
 
-use super::counter::{Counter, Step, remember};
+use super::counter::{Counter, Step};
 use super::letter::{Letter, Outcome, Seal};
 use super::{Answer, Sink};
 use crate::registry::Rejection;
 use crate::registry::source::Source;
-use crate::server::handle::outcome_of;
 use crate::store::{OwnedRecord, Space};
 
 /// Messages that are made at once: then the client must have taken them.
@@ -70,11 +69,8 @@ impl Counter {
         let prefix = key.get(handle::PREFIX_SPACE.len()..).unwrap_or_default();
         let prefix = [prefix, b"/"].concat();
         let sink = std::mem::replace(&mut letter.sink, Sink::Nowhere);
-        let (peer, cell) = (letter.peer, self.cell(sink.transport()));
-        cell.requests(super::op_of(letter.op)).add(1);
-        cell.responses(outcome_of(ResponseCode::SUCCESS)).add(1);
-        cell.durations.observe(letter.came.elapsed(), 1);
-        remember(cell, &letter, ResponseCode::SUCCESS);
+        let peer = letter.peer;
+        self.count(&sink, &letter, ResponseCode::SUCCESS);
         let answer = self.next_page(Listing {
             letter,
             prefix,

@@ -10,10 +10,12 @@
 //! * [`Desk`]: the queue. When it is full, the client is told to come back (code 3), at once.
 //! * `turns`: who is next. Networks take turns, so that a flood holds up its own.
 //! * `counter`: one thread's work on one request: open, decode, decide.
+//! * `copying`: the whole node, or its changes, for a mirror.
 //! * `login`: an identity bound to a connection.
 //! * `letter`: one request with all that its answer needs, and the answer: sign, encrypt.
 
 mod change;
+mod copying;
 mod counter;
 mod letter;
 mod list;
@@ -34,6 +36,8 @@ use jiexi_proto::code::ResponseCode;
 use jiexi_proto::{Envelope, EnvelopeFlags, MessageView, OpCode};
 use tokio::sync::oneshot;
 
+pub use self::copying::Copying;
+pub(super) use self::copying::send as send_copy;
 pub use self::list::Listing;
 pub use self::login::Line;
 
@@ -42,8 +46,8 @@ pub(super) use self::counter::Counter;
 pub(crate) use self::counter::change_of;
 use self::letter::{Letter, Outcome};
 use self::turns::Turns;
+use super::Shared;
 use super::reply::{Reply, Stamp};
-use super::{Shared, op_of};
 use crate::metrics::{Metrics, Transport};
 use crate::registry::Registry;
 use crate::registry::retry::Retries;
@@ -126,6 +130,18 @@ pub struct Answer {
     pub octets: Vec<u8>,
     /// What is to be asked for when these are on their way.
     pub more: Option<Box<Listing>>,
+    /// What follows on the same connection, and ends it.
+    pub stream: Option<Box<Copying>>,
+}
+
+impl Answer {
+    /// All there is.
+    pub(super) fn of(octets: Vec<u8>) -> Self {
+        Self {
+            octets,
+            ..Self::default()
+        }
+    }
 }
 
 /// Longest request that a connection's own thread takes up.
@@ -166,6 +182,8 @@ pub struct Desk {
     /// Requests turned away because the queue was full.
     turned_away: AtomicU64,
     retries: Retries<Letter, Outcome>,
+    /// Copies being made.
+    copies: AtomicUsize,
     /// Ends changes on the thread of the store, while few are under way.
     closer: Mutex<Option<Counter>>,
 }
@@ -189,6 +207,7 @@ impl Desk {
             open: AtomicUsize::new(0),
             turned_away: AtomicU64::new(0),
             retries: Retries::new(keep),
+            copies: AtomicUsize::new(0),
             closer: Mutex::new(None),
         }
     }
