@@ -30,14 +30,14 @@ use crate::clock;
 use crate::metrics::{Families, Op, Outcome, names};
 
 /// Entries that a page holds …
-const ENTRIES_MAX: usize = 65_536;
+const ENTRIES_MAX: usize = 131_072;
 /// … and octets of their handles.
-const NAMES_MAX: usize = 4 << 20;
+const NAMES_MAX: usize = 8 << 20;
 /// How often pages are taken away; a page that is half full is taken away at once.
 const INTERVAL: Duration = Duration::from_millis(200);
 /// Octets of text after which a member is written …
 const MEMBER: usize = 1 << 20;
-/// … and the time after which it is written anyway.
+/// … and the time after which it is written anyway, and all of them are on the disk.
 const DELAY: Duration = Duration::from_secs(2);
 /// Longest handle that is kept whole, octets.
 const NAME_MAX: usize = 2_048;
@@ -160,6 +160,7 @@ impl History {
             day: clock::unix_seconds() / DAY,
             alarmed: false,
             failing: false,
+            unsynced: 0,
             empty: Page::new(),
             stamp: Stamp::default(),
             shared: Arc::clone(&shared),
@@ -303,6 +304,8 @@ struct Writer {
     alarmed: bool,
     /// The disk did not take the last member.
     failing: bool,
+    /// Entries in members that may not be on the disk yet.
+    unsynced: u64,
     /// What is given to a worker for its page.
     empty: Page,
     stamp: Stamp,
@@ -317,10 +320,10 @@ impl Writer {
             let closed = self.shared.closed.load(Relaxed);
             self.take_all();
             if closed {
-                return self.write();
+                return self.write_and_sync();
             }
             if Instant::now() >= due {
-                self.write();
+                self.write_and_sync();
                 due = Instant::now() + DELAY;
             }
             if Instant::now() >= tidy {
@@ -355,7 +358,7 @@ impl Writer {
     fn take(&mut self, event: &Event, via: &str, handle: &[u8]) {
         let day = event.time / DAY;
         if day != self.day {
-            self.write();
+            self.write_and_sync();
             self.day = day;
         }
         let (time, net) = self.stamp.of(event);
@@ -381,24 +384,45 @@ impl Writer {
             return;
         }
         let path = path_of(&self.config.directory, self.day);
-        let failed = append(&path, &self.text).err();
-        match &failed {
-            Some(error) => {
-                self.shared.figures.lost.fetch_add(self.entries, Relaxed);
-                if !self.failing {
-                    tracing::error!(%error, file = %path.display(),
-                        "the log of resolutions cannot be written: entries are lost until it can; jiexi_history_lost_total counts them");
+        match append(&path, &self.text) {
+            Ok(()) => {
+                self.unsynced += self.entries;
+                if self.failing {
+                    let lost = self.shared.figures.lost.load(Relaxed);
+                    tracing::warn!(lost, "the log of resolutions is written again");
                 }
+                self.failing = false;
             }
-            None if self.failing => {
-                let lost = self.shared.figures.lost.load(Relaxed);
-                tracing::warn!(lost, "the log of resolutions is written again");
-            }
-            None => {}
+            Err(error) => self.lose(self.entries, &path, &error),
         }
-        self.failing = failed.is_some();
         self.text.clear();
         self.entries = 0;
+    }
+
+    /// As [`Self::write`], and waits for the disk: seldom, for workers fill their pages meanwhile.
+    fn write_and_sync(&mut self) {
+        self.write();
+        if self.unsynced == 0 {
+            return;
+        }
+        let path = path_of(&self.config.directory, self.day);
+        match File::open(&path).and_then(|file| file.sync_data()) {
+            // Somebody took the file away.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => self.lose(self.unsynced, &path, &error),
+            Ok(()) => {}
+        }
+        self.unsynced = 0;
+    }
+
+    /// Counts entries that the disk did not take; says so the first time.
+    fn lose(&mut self, entries: u64, path: &Path, error: &io::Error) {
+        self.shared.figures.lost.fetch_add(entries, Relaxed);
+        if !self.failing {
+            tracing::error!(%error, file = %path.display(),
+                "the log of resolutions cannot be written: entries are lost until it can; jiexi_history_lost_total counts them");
+        }
+        self.failing = true;
     }
 
     /// Counts the files; removes those that are too old, and the oldest when they are too large.
@@ -448,7 +472,7 @@ fn append(path: &Path, text: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
     let mut file: File = options.create(true).append(true).mode(0o600).open(path)?;
     let before = file.metadata()?.len();
-    let written = file.write_all(&member).and_then(|()| file.sync_data());
+    let written = file.write_all(&member);
     if written.is_err() {
         // Half a member would hide what comes after it.
         let _ = file.set_len(before);

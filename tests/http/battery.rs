@@ -238,6 +238,26 @@ fn changes_are_seen_by_all() {
     alike(&node, handle, 100, true);
 }
 
+/// A prefix that another service knows: Handle refers to it, and HTTP says the same with the values that name it.
+#[test]
+fn referrals() {
+    let node = Node::with_dns();
+    node.import(
+        r#"{"handle":"0.NA/88.118.21","values":[{"index":1,"type":"HS_SITE.PREFIX","data":{"format":"hex","value":"00ff"}},{"index":2,"type":"NOTE","data":"x"}]}
+"#,
+    );
+    let (code, _) = by_handle(&node, "0.NA/88.118.21.8", &[], &[]);
+    assert_eq!(code, ResponseCode::PREFIX_REFERRAL);
+    let said = node.get("/api/handles/0.NA/88.118.21.8");
+    assert_eq!(said.both(), (404, i64::from(code.0)), "{said:?}");
+    let json = said.json();
+    assert_eq!(json["code"], "referral");
+    let kinds = json["values"].as_array().expect("values").iter();
+    let kinds: Vec<&Json> = kinds.map(|value| &value["type"]).collect();
+    assert_eq!(kinds, ["HS_SITE.PREFIX"], "nothing else of the record");
+    assert_eq!(node.get("/0.NA/88.118.21.8").status, 404);
+}
+
 /// The recorded exchange of the reference client and server over HTTP: the client's request as it was sent; the answer is
 /// the recorded one to the octet, but for the time when it expires.
 #[test]

@@ -102,7 +102,8 @@ pub(super) fn not_allowed(methods: &'static str, from: &From, headers: &HeaderMa
             content_type = "application/json"),
         (status = 403, description = "The credentials are wrong or do not suffice, or came over plain HTTP",
             content_type = "application/json"),
-        (status = 404, description = "No such handle", content_type = "application/json"),
+        (status = 404, description = "No such handle, or a prefix that another service knows: responseCode 303 and `values`",
+            content_type = "application/json"),
         (status = 429, description = "Too many requests", content_type = "application/json"),
         (status = 503, description = "Not now", content_type = "application/json")),
     security((), ("token" = []), ("basic" = []))
