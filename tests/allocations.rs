@@ -147,7 +147,7 @@ fn a_steady_lookup_allocates_nothing() {
     );
 }
 
-/// Plain questions of every outcome: found, found with a cookie, no such type, no such name, cut.
+/// Plain questions of every outcome: found, found with a cookie, no such type, no such name, cut, found by a hash.
 fn dns_questions() -> Vec<Vec<u8>> {
     use hickory_proto::rr::RecordType;
     let question = |name: &str, kind| {
@@ -164,6 +164,11 @@ fn dns_questions() -> Vec<Vec<u8>> {
         question("cnc-1.88-118-1", RecordType::MX),
         question("none.88-118-1", RecordType::NAPTR),
         question("big.88-118-1", RecordType::NAPTR),
+        // The hash of a suffix that fits no label.
+        question(
+            "_hpg2h3ivmegfid5otsibstgjlv0qt8fl4.88-118-1",
+            RecordType::NAPTR,
+        ),
     ]
     .iter()
     .map(|message| message.to_vec().expect("encodes"))

@@ -6,6 +6,8 @@
 #   benches/peers/run.sh knot nsd        these again; the rest of the table stays as measured last
 #   benches/peers/run.sh --table         the table of what was measured last
 #   benches/peers/run.sh --slope         what a further name costs the node and Knot, from twice as many
+#   benches/peers/run.sh --both-cores    the node on both cores: two workers beside one, and p99.9 at half the peak while
+#                                        WRITES (20,000) records a second are written, beside the floor's
 #   benches/peers/run.sh --smoke         2,000 records, one short turn: shows that everything works, measures nothing
 #   TABLE=write benches/peers/run.sh     and puts the table into README.md
 #
@@ -17,12 +19,13 @@ cd "$(dirname "$0")/../.."
 target=${CARGO_TARGET_DIR:-$PWD/target}
 cnri_version=6.2
 
-smoke=false table_only=false slope=false chosen=()
+smoke=false table_only=false slope=false both_cores=false chosen=()
 for argument in "$@"; do
     case $argument in
         --smoke) smoke=true ;;
         --table) table_only=true ;;
         --slope) slope=true ;;
+        --both-cores) both_cores=true ;;
         floor | jiexi | redis | knot | nsd | cnri) chosen+=("$argument") ;;
         *) echo "peers: unknown argument $argument; see the head of $0" >&2; exit 2 ;;
     esac
@@ -172,13 +175,13 @@ END
 start_jiexi() {
     data
     next_address jiexi; next_address jiexi-dns; next_address operations
-    # One UDP thread, since there is one core for it. The guard works, with a limit that a load does not reach.
-    export JIEXI_HANDLE_LISTEN=127.0.0.1 JIEXI_HANDLE_PORT=${address[jiexi]##*:} JIEXI_HANDLE_UDP_WORKERS=1 \
-        JIEXI_HANDLE_AMPLIFICATION_RATE=64GiB JIEXI_HANDLE_AMPLIFICATION_BURST=64GiB \
-        JIEXI_DNS_ENABLED=true JIEXI_DNS_LISTEN=127.0.0.1 JIEXI_DNS_PORT=${address[jiexi-dns]##*:} \
-        JIEXI_DNS_UDP_WORKERS=1 JIEXI_DNS_AMPLIFICATION_RATE=64GiB JIEXI_DNS_AMPLIFICATION_BURST=64GiB \
-        JIEXI_HTTP_LISTEN= JIEXI_OPERATIONS_LISTEN=${address[operations]}
-    start jiexi "$JIEXI" serve --config "$work/node/jiexi.toml"
+    # One UDP thread where there is one core for it. The guard works, with a limit that a load does not reach.
+    start jiexi env JIEXI_HANDLE_LISTEN=127.0.0.1 JIEXI_HANDLE_PORT="${address[jiexi]##*:}" \
+        JIEXI_HANDLE_UDP_WORKERS="${workers:-1}" JIEXI_HANDLE_AMPLIFICATION_RATE=64GiB \
+        JIEXI_HANDLE_AMPLIFICATION_BURST=64GiB JIEXI_DNS_ENABLED=true JIEXI_DNS_LISTEN=127.0.0.1 \
+        JIEXI_DNS_PORT="${address[jiexi-dns]##*:}" JIEXI_DNS_UDP_WORKERS=1 JIEXI_DNS_AMPLIFICATION_RATE=64GiB \
+        JIEXI_DNS_AMPLIFICATION_BURST=64GiB JIEXI_HTTP_LISTEN= JIEXI_OPERATIONS_LISTEN="${address[operations]}" \
+        "$JIEXI" serve --config "$work/node/jiexi.toml"
     server[jiexi-dns]=${server[jiexi]}
     "$JIEXI" bench first --server "${address[jiexi]}" --records "$records" --time 5m -o json >"$work/first"
     echo "jiexi imported $(<"$work/import") records/s and gave the first answer $(
@@ -332,6 +335,46 @@ measure_slope() {
     done
 }
 
+# lookups PROCESS ARGUMENT...: 256 sockets over UDP; the report on one line.
+lookups() {
+    local process=$1
+    shift
+    "${core1[@]}" "$JIEXI" bench lookups --server "${address[$process]}" --pid "${server[$process]}" --sockets 256 \
+        --records "$records" --time "${seconds}s" --warm-up "${warm_up}s" -o json "$@" | tr -d '\n '
+}
+
+# The load keeps its core; the servers have both, at the usual priority, so that the node's writers give way.
+measure_both_cores() {
+    local workers process rate turn cpu=()
+    core0=(taskset -c 0,1)
+    for workers in 1 2; do
+        start_jiexi
+        for ((turn = 0; turn < runs; turn++)); do
+            lookups jiexi --window 512 >>"$work/workers-$workers"
+            echo >>"$work/workers-$workers"
+        done
+        cpu[workers]=$(field "$work/workers-$workers" cpu_us_per_request)
+        if [[ $workers -eq 1 ]]; then stop_all; fi
+    done
+    awk -v one="${cpu[1]}" -v two="${cpu[2]}" 'BEGIN {
+        printf "two workers: %.3f µs of CPU a look-up, one worker: %.3f; ratio %.2f\n", two, one, two / one }'
+    rate=$(field "$work/workers-2" requests_per_second | awk '{ printf "%.0f", $1 / 2 }')
+    start_floor
+    for ((turn = 0; turn < runs; turn++)); do
+        for process in floor-udp jiexi; do
+            lookups "$process" --window 4096 --rate "$rate" --write-rate "${WRITES:-20000}" --data "$work/node" \
+                >>"$work/writes-$process"
+            echo >>"$work/writes-$process"
+        done
+    done
+    for process in floor-udp jiexi; do
+        echo "$process at $rate/s while $(field "$work/writes-$process" '"records_per_second') records/s are written:" \
+            "p99 $(field "$work/writes-$process" 'latency_us":{[^}]*"p99') µs," \
+            "p99.9 $(field "$work/writes-$process" 'latency_us":{[^}]*"p99\.9') µs," \
+            "lost $(field "$work/writes-$process" '"lost')"
+    done
+}
+
 measure_all() {
     local run load row cell
     for peer in "${chosen[@]}"; do rm -f "$results/$peer"-*; done
@@ -424,6 +467,10 @@ if ! $table_only; then
     trap finish EXIT
     if $slope; then
         measure_slope
+        exit
+    fi
+    if $both_cores; then
+        measure_both_cores
         exit
     fi
     # Before a server is there: the zone is written from the same data.

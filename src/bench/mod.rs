@@ -4,6 +4,7 @@
 //!   the node's own codec is not the judge of itself.
 //! * [`records`]: records that follow from their number. [`names`]: which one is asked for next.
 //! * [`datagrams`], [`streams`], [`visits`]: the loops, over UDP, over connections that stay, over one for each request.
+//! * [`writes`]: what is written into the node meanwhile.
 //! * [`first`]: how long a server takes to start. [`course`]: warm-up, measured time, latencies, the report. [`usage`]: processor time and memory of the server.
 //!
 //! A *closed* loop keeps a window of requests under way: it finds the peak. An *open* loop sends at a fixed rate whatever
@@ -18,6 +19,7 @@ pub mod streams;
 pub mod usage;
 pub mod visits;
 pub mod wire;
+pub mod writes;
 
 use std::fmt;
 use std::io;

@@ -107,11 +107,16 @@ impl Records {
 
     /// Appends the record as one line that `jiexi import` reads: values in wire form as hex.
     pub fn line(&self, number: u64, out: &mut Vec<u8>) {
+        self.rewritten(number, number, out);
+    }
+
+    /// As [`Self::line`], with the values of another number.
+    pub fn rewritten(&self, number: u64, values: u64, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"handle\":\"");
         self.handle(number, out);
         out.extend_from_slice(b"\",\"values_hex\":[");
         let mut wire = Vec::new();
-        self.values(number, |value| {
+        self.values(values, |value| {
             if value.index > 1 {
                 out.push(b',');
             }

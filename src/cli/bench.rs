@@ -14,6 +14,8 @@ use serde_json::{Value as Json, json};
 use super::{
     Failed,
     output::{self, Format},
+    place::Place,
+    target,
 };
 use crate::bench::{
     self, Failure,
@@ -23,6 +25,7 @@ use crate::bench::{
     records::Records,
     streams, visits,
     wire::Handle,
+    writes::{Writer, Written},
 };
 
 /// No run is longer: a forgotten load must not keep a machine busy.
@@ -182,6 +185,12 @@ struct Lookups {
     /// Report processor time and memory of this process. May be repeated, for a server of several
     #[arg(long, value_name = "PID")]
     pid: Vec<u32>,
+    /// Overwrite so many of the records a second meanwhile, durably, over the control socket of the node that --data or
+    /// --config names. Its processor time is then that of both
+    #[arg(long, value_name = "N", conflicts_with = "handles")]
+    write_rate: Option<f64>,
+    #[command(flatten)]
+    place: Place,
     /// Determines which handles are asked for, and in which order
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -204,6 +213,7 @@ impl Lookups {
                 self.seed.wrapping_add(number),
             )
         };
+        let writer = self.writer()?;
         let report = match self.transport {
             Transport::Udp => {
                 choice(0).and_then(|choice| datagrams::run(&Handle, server, choice, &plan))
@@ -213,8 +223,10 @@ impl Lookups {
             }
             Transport::Connect => visits::run(&Handle, server, choice, &plan),
         };
+        let written = writer.map(Writer::finish).transpose();
         let report =
             report.map_err(|failure| Failed::report(format_args!("{server}: {failure}")))?;
+        let written = written.map_err(Failed::report)?;
         if report.lost > 0 && self.transport == Transport::Udp {
             eprintln!(
                 "jiexi: {} requests got no answer: the node was overrun, or its UDP budget for this network \
@@ -222,7 +234,28 @@ impl Lookups {
                 report.lost
             );
         }
-        self.print(&plan, &report)
+        self.print(&plan, &report, written)
+    }
+
+    /// What writes meanwhile, if that is wanted.
+    fn writer(&self) -> Result<Option<Writer>, Failed> {
+        let Some(rate) = self.write_rate else {
+            return Ok(None);
+        };
+        if !(rate.is_finite() && rate > 0.0) {
+            return Err(Failed::usage("--write-rate must be greater than 0"));
+        }
+        let config = self.place.load()?;
+        let Some(node) = target::running(&config)? else {
+            return Err(Failed::report(format_args!(
+                "no node runs with the data in {}: --write-rate writes into a running one",
+                config.node.data.display()
+            )));
+        };
+        let records = Records::new(&self.asked.prefix, self.asked.records);
+        Writer::start(node, records, rate, self.seed)
+            .map(Some)
+            .map_err(Failed::report)
     }
 
     /// The plan, with every number inside its limits.
@@ -256,9 +289,9 @@ impl Lookups {
         })
     }
 
-    fn print(&self, plan: &Plan, report: &Report) -> Result<(), Failed> {
+    fn print(&self, plan: &Plan, report: &Report, written: Option<Written>) -> Result<(), Failed> {
         if self.output == Format::Json {
-            return output::print_json(&json(self, plan, report)?);
+            return output::print_json(&json(self, plan, report, written)?);
         }
         let mut text = format!(
             "{} answers in {} s: {} a second; {} missing, {} lost\n",
@@ -270,6 +303,12 @@ impl Lookups {
                 server.cpu_us_per_request,
                 server.server_cores,
                 server.server_rss_kib / 1024
+            );
+        }
+        if let Some(written) = written {
+            text += &format!(
+                "written: {} records, {} a second where {} were asked for\n",
+                written.records, written.records_per_second, written.asked_per_second
             );
         }
         let row = |name: &str, of: bench::course::Latency| {
@@ -287,8 +326,16 @@ impl Lookups {
 }
 
 /// The report as JSON, with what was asked for.
-fn json(lookups: &Lookups, plan: &Plan, report: &Report) -> Result<Json, Failed> {
+fn json(
+    lookups: &Lookups,
+    plan: &Plan,
+    report: &Report,
+    written: Option<Written>,
+) -> Result<Json, Failed> {
     let mut json = serde_json::to_value(report).map_err(Failed::report)?;
+    if let Some(written) = written {
+        json["written"] = serde_json::to_value(written).map_err(Failed::report)?;
+    }
     let transport = lookups.transport.to_possible_value();
     json["load"] = json!({
         "server": lookups.target.server.to_string(),

@@ -71,47 +71,72 @@ pub struct Survey {
     pub unreadable: u32,
 }
 
+impl Survey {
+    /// Counts the values of a record that `filter` picks.
+    #[inline]
+    fn of(record: Record<'_>, filter: &Filter<'_>) -> Self {
+        let mut survey = Self::default();
+        match filter {
+            Filter::All => record.entries().for_each(|entry| survey.add(&entry)),
+            filter => {
+                let wanted = record.entries().filter(|entry| filter.picks(entry));
+                wanted.for_each(|entry| survey.add(&entry));
+            }
+        }
+        survey
+    }
+
+    #[inline]
+    fn add(&mut self, entry: &Entry<'_>) {
+        if is_public(entry) {
+            self.public += 1;
+        } else if entry.permissions & Permissions::ADMIN_READ.0 != 0 {
+            self.restricted += 1;
+        } else {
+            self.unreadable += 1;
+        }
+    }
+}
+
 /// The public values of a record that a filter picks, in stored order.
 #[derive(Clone, Copy, Debug)]
 pub struct Selection<'s, 'q> {
     record: Record<'s>,
     filter: Filter<'q>,
+    survey: Survey,
 }
 
 impl<'s, 'q> Selection<'s, 'q> {
     /// The values of `record` that `filter` picks.
     #[must_use]
+    #[inline]
     pub fn new(record: Record<'s>, filter: Filter<'q>) -> Self {
-        Self { record, filter }
+        let survey = Survey::of(record, &filter);
+        Self {
+            record,
+            filter,
+            survey,
+        }
     }
 
     /// All values of the same record.
     #[must_use]
-    pub const fn all(&self) -> Selection<'s, 'static> {
+    #[inline]
+    pub fn all(&self) -> Selection<'s, 'static> {
         Selection {
             record: self.record,
             filter: Filter::All,
+            survey: match self.filter {
+                Filter::All => self.survey,
+                _ => Survey::of(self.record, &Filter::All),
+            },
         }
     }
 
-    /// Counts the wanted values by who may read them.
+    /// How many of the wanted values may be read by whom.
     #[must_use]
-    pub fn survey(&self) -> Survey {
-        let mut survey = Survey::default();
-        for entry in self
-            .record
-            .entries()
-            .filter(|entry| self.filter.picks(entry))
-        {
-            if is_public(&entry) {
-                survey.public += 1;
-            } else if entry.permissions & Permissions::ADMIN_READ.0 != 0 {
-                survey.restricted += 1;
-            } else {
-                survey.unreadable += 1;
-            }
-        }
-        survey
+    pub const fn survey(&self) -> Survey {
+        self.survey
     }
 
     /// The wanted values that everybody may read, in stored order.
@@ -130,7 +155,13 @@ impl<'s, 'q> Selection<'s, 'q> {
     }
 
     /// Appends `count, values` in wire form.
+    #[inline]
     pub fn encode(&self, out: &mut Vec<u8>) {
+        if self.survey.public as usize == self.record.len() {
+            // Everything is wanted and public: as it stands in the record.
+            out.extend_from_slice(&self.survey.public.to_be_bytes());
+            return out.extend_from_slice(self.record.wire());
+        }
         let at = out.len();
         out.extend_from_slice(&[0; 4]);
         let mut count = 0_u32;
@@ -145,6 +176,7 @@ impl<'s, 'q> Selection<'s, 'q> {
 }
 
 /// Whether everybody may read a value. Sealed values are secrets whatever their permissions say.
+#[inline]
 fn is_public(entry: &Entry<'_>) -> bool {
     entry.permissions & Permissions::PUBLIC_READ.0 != 0 && !entry.sealed
 }

@@ -190,6 +190,50 @@ fn a_server_that_stands_still_shows() {
     }
 }
 
+/// Goal: what is written while look-ups are measured is in the node afterwards, under the same handles.
+#[test]
+fn records_are_written_meanwhile() {
+    let (directory, node) = loaded();
+    let export = || {
+        run(directory.path(), &["export", "--data", "a"])
+            .expect(0)
+            .stdout
+    };
+    let before = export();
+    let run_of = ["--time", "1s", "--write-rate", "3000", "--data", "a"];
+    let report = lookups(directory.path(), &node, &run_of).expect(0).json();
+    let written = number(&report, "/written/records");
+    assert!(
+        (200.0..=12_000.0).contains(&written),
+        "{written} records in a second or two"
+    );
+    assert!(number(&report, "/answers") > 0.0);
+    assert_eq!(number(&report, "/lost"), 0.0);
+    let after = export();
+    let handles = |text: &str| {
+        let of = |line: &str| serde_json::from_str::<Value>(line).expect("JSON")["handle"].clone();
+        text.lines().map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(handles(&before), handles(&after));
+    let changed = before
+        .lines()
+        .zip(after.lines())
+        .filter(|(a, b)| a != b)
+        .count();
+    assert!(changed > 100, "{changed} records changed");
+    drop(node);
+    let stopped = [
+        &["bench", "lookups", "--records", RECORDS][..],
+        &["--write-rate", "10", "--data", "a"],
+    ];
+    let refused = run(directory.path(), &stopped.concat()).expect(1);
+    assert!(
+        refused.stderr.contains("no node runs"),
+        "{}",
+        refused.stderr
+    );
+}
+
 #[test]
 fn other_machines_are_not_loaded_by_accident() {
     let directory = directory();
@@ -205,6 +249,7 @@ fn other_machines_are_not_loaded_by_accident() {
         &["--window", "0"][..],
         &["--sockets", "5000"],
         &["--rate", "0"],
+        &["--write-rate", "0"],
         &["--transport", "connect", "--rate", "5"],
         &["--miss", "101"],
         &["--time", "2h"],

@@ -219,6 +219,32 @@ impl Mapping {
     }
 }
 
+impl Mapping {
+    /// Whether `key`, which the table of hashed labels has under the label that `name` (lower case) begins with, is in
+    /// this zone and below the prefix that the name says: whether [`Self::write`] gives that name.
+    pub fn is_named(&self, name: &[u8], key: &[u8]) -> bool {
+        if !self.stem.is_empty() {
+            return key.starts_with(&self.stem);
+        }
+        let (Some(prefix), Some((start, _))) = (labels(name).nth(1), handle::split(key)) else {
+            return false;
+        };
+        let mut read = prefix.split(|octet| *octet == b'_');
+        // Prefixes with escapes are rare enough for the full way.
+        let plain = read.next().unwrap_or_default();
+        read.next().is_none()
+            && plain.len() == start.len()
+            && plain.iter().zip(start).all(|(label, octet)| {
+                let meant = if *label == b'-' {
+                    b'.'
+                } else {
+                    label.to_ascii_uppercase()
+                };
+                meant == *octet
+            })
+    }
+}
+
 /// The key under which the table of hashed labels has the handle with this key; none when its suffix
 /// fits a label. It depends on nothing but the handle, so that the table serves every zone.
 #[must_use]
@@ -301,35 +327,45 @@ fn read_prefix(label: &[u8], key: &mut Vec<u8>) -> bool {
 
 /// Appends what a label (lower case) stands for, folded; whether it is the one label for that.
 fn unescape(label: &[u8], hyphen: u8, case: CaseRule, text: &mut Vec<u8>) -> bool {
-    let mut rest = label;
     if label == b"_" {
         return true;
     }
-    while let Some((&octet, tail)) = rest.split_first() {
-        rest = tail;
-        let meant = match octet {
-            b'-' => hyphen,
-            b'0'..=b'9' => octet,
-            b'a'..=b'z' if case == CaseRule::Whole => octet.to_ascii_uppercase(),
-            b'a'..=b'z' => octet,
-            b'_' => {
-                let [high, low, ..] = *rest else { return false };
-                rest = &rest[2..];
-                let (Some(high), Some(low)) = (value(high), value(low)) else {
-                    return false;
-                };
-                let octet = high << 4 | low;
-                let folds = case == CaseRule::Whole && octet.is_ascii_lowercase();
-                if folds || plain(octet, hyphen, case).is_some() {
-                    return false;
-                }
-                octet
-            }
-            _ => return false,
+    let mut parts = label.split(|octet| *octet == b'_');
+    let mut good = meant(parts.next().unwrap_or_default(), hyphen, case, text);
+    for part in parts {
+        // Behind a `_` stand the two digits of an octet.
+        let Some(([high, low], rest)) = part.split_first_chunk() else {
+            return false;
         };
-        text.push(meant);
+        let (Some(high), Some(low)) = (value(*high), value(*low)) else {
+            return false;
+        };
+        let octet = high << 4 | low;
+        let folds = case == CaseRule::Whole && octet.is_ascii_lowercase();
+        if folds || plain(octet, hyphen, case).is_some() {
+            return false;
+        }
+        text.push(octet);
+        good &= meant(rest, hyphen, case, text);
     }
-    true
+    good
+}
+
+/// Appends what octets without escapes stand for; whether all of them may stand in a label. Without branches, so that
+/// many octets are done at once.
+fn meant(part: &[u8], hyphen: u8, case: CaseRule, text: &mut Vec<u8>) -> bool {
+    let fold = u8::from(case == CaseRule::Whole) * 0x20;
+    let mut good = true;
+    text.extend(part.iter().map(|&octet| {
+        let (letter, dash) = (octet.is_ascii_lowercase(), octet == b'-');
+        good &= letter | dash | octet.is_ascii_digit();
+        if dash {
+            hyphen
+        } else {
+            octet - u8::from(letter) * fold
+        }
+    }));
+    good
 }
 
 /// Appends the stem and the object identifier of a name; whether it is one.

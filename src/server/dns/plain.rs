@@ -16,7 +16,7 @@ use super::zone::{self, Zone};
 use super::{Channel, Written, finish};
 use crate::metrics::{Op, Outcome};
 use crate::resolver::Selection;
-use crate::store::Lookup;
+use crate::store::{Lookup, Space};
 
 /// Type and class of a question.
 const KIND: usize = 4;
@@ -95,9 +95,24 @@ impl<'z> Plain<'z> {
             return None;
         }
         let start = keys.len();
-        if zone.mapping.read(relative, keys) != Named::Handle {
-            keys.truncate(start);
-            return None;
+        match zone.mapping.read(relative, keys) {
+            Named::Handle => {}
+            Named::Hashed => {
+                let found = view.session.get(Space::System, &keys[start..]);
+                keys.truncate(start);
+                let Lookup::Found(record) = found else {
+                    return None;
+                };
+                let key = record.handle();
+                if !zone.mapping.is_named(relative, key) {
+                    return None;
+                }
+                keys.extend_from_slice(key);
+            }
+            Named::Nothing => {
+                keys.truncate(start);
+                return None;
+            }
         }
         let payload = opt.as_ref().map(|opt| opt.payload);
         Some(Self {
@@ -358,22 +373,25 @@ fn count_records(octets: &[u8], options: usize) -> u16 {
 /// Copies the name that `octets` begin with in lower case; its octets, or nothing when it is compressed,
 /// cut, or too long.
 fn lower_case(octets: &[u8], lower: &mut [u8; NAME_MAX]) -> Option<usize> {
-    let mut at = 0;
+    let mut end = 0;
     loop {
-        let length = usize::from(*octets.get(at)?);
-        if length > LABEL_MAX || at + length + 1 > NAME_MAX {
+        let length = usize::from(*octets.get(end)?);
+        if length > LABEL_MAX {
             return None;
         }
-        lower[at] = octets[at];
-        if length == 0 {
-            return Some(at + 1);
+        end += length + 1;
+        if end > NAME_MAX {
+            return None;
         }
-        let label = octets.get(at + 1..at + 1 + length)?;
-        let copy = &mut lower[at + 1..at + 1 + length];
-        copy.copy_from_slice(label);
-        copy.make_ascii_lowercase();
-        at += length + 1;
+        if length == 0 {
+            break;
+        }
     }
+    let copy = &mut lower[..end];
+    copy.copy_from_slice(octets.get(..end)?);
+    // No length of a label is a letter.
+    copy.make_ascii_lowercase();
+    Some(end)
 }
 
 /// The names in an answer so far, for compression (RFC 1035 §4.1.4). It finds what hickory-proto's

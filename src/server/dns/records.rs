@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hickory_proto::rr::rdata::{A, AAAA, NAPTR, NULL, SRV, TXT};
 use hickory_proto::rr::{Name, RData, RecordType};
 use jiexi_proto::value::site::{SiteRecord, Transport};
-use jiexi_proto::value::{Ttl, ValueView};
+use jiexi_proto::value::{self, Ttl, ValueView};
 
 use crate::config::{self, RuleKind};
 use crate::resolver::{Selection, type_matches};
@@ -206,12 +206,12 @@ pub fn visit<'v>(
             continue;
         }
         for entry in values.public() {
+            if !rule.reads(value::type_of(entry.wire)) {
+                continue;
+            }
             let Ok((value, _)) = ValueView::split(entry.wire) else {
                 continue;
             };
-            if !rule.reads(value.kind) {
-                continue;
-            }
             let ttl = seconds(value.ttl, unix_seconds);
             if rule.reads_sites() {
                 let mut each = |owner, datum| each(record_type, owner, datum, ttl);
