@@ -200,7 +200,16 @@ fn records_are_written_meanwhile() {
             .stdout
     };
     let before = export();
-    let run_of = ["--time", "1s", "--write-rate", "3000", "--data", "a"];
+    let run_of = [
+        "--transport",
+        "tcp",
+        "--time",
+        "1s",
+        "--write-rate",
+        "3000",
+        "--data",
+        "a",
+    ];
     let report = lookups(directory.path(), &node, &run_of).expect(0).json();
     let written = number(&report, "/written/records");
     assert!(
