@@ -31,7 +31,7 @@ deny:
 interop:
     tests/interop/run.sh
 
-# look-ups beside the floors, redis, Knot, NSD and the CNRI server (some 8 minutes); writes the table of the README
+# look-ups beside the floors, redis, Knot, NSD and the CNRI server (some 9 minutes); writes the table of the README
 bench:
     TABLE=write benches/peers/run.sh
 
