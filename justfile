@@ -38,6 +38,8 @@ bench:
 # the same once, shortly: it works
 bench-smoke:
     benches/peers/run.sh --smoke
+    benches/peers/run.sh --smoke --slope
+    benches/peers/run.sh --smoke --both-cores
 
 # instructions of one look-up of each kind, compared with those written down
 bench-instructions:
