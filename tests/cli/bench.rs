@@ -212,10 +212,7 @@ fn records_are_written_meanwhile() {
     ];
     let report = lookups(directory.path(), &node, &run_of).expect(0).json();
     let written = number(&report, "/written/records");
-    assert!(
-        (200.0..=12_000.0).contains(&written),
-        "{written} records in a second or two"
-    );
+    assert!(written >= 200.0, "{written} records in two seconds");
     assert!(number(&report, "/answers") > 0.0);
     assert_eq!(number(&report, "/lost"), 0.0);
     let after = export();
