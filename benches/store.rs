@@ -1,11 +1,12 @@
 //! Figures of the store: look-ups, durable commits beside bare append and fdatasync, bulk load, reopening, memory.
 //!
 //! ```text
-//! cargo bench --bench store [-- --records N --dir DIR --overwrite SECONDS --brief]
+//! cargo bench --bench store [-- --records N --dir DIR --import --overwrite SECONDS --brief]
 //! ```
 //!
 //! The default is 1,000,000 records of about 320 bytes (folded handle and values) in the directory for temporary files, which must be on a real disk
-//! for the figures of durable writes to mean anything. Rates are wall-clock; look-ups are one thread. `--overwrite` lets
+//! for the figures of durable writes to mean anything. Rates are wall-clock; look-ups are one thread. `--import` loads by
+//! one bulk import, encoded by two threads, in the place of batches. `--overwrite` lets
 //! that many seconds of 20,000 overwrites a second follow, and reports how large memory became. `--brief` leaves out what
 //! makes sled anew, which takes long with many records.
 
@@ -56,7 +57,11 @@ fn main() {
     let store = Store::open(config.clone()).expect("opens");
     assert!(store.wait_ready(PATIENCE));
 
-    load(&store, records);
+    if arguments.iter().any(|argument| argument == "--import") {
+        import(&store, records);
+    } else {
+        load(&store, records);
+    }
     finds(&store, records);
     if !brief {
         commits(&store, &dir, records);
@@ -118,6 +123,55 @@ fn load(store: &Store, records: u64) {
     store.commit(Batch::default()).expect("committed");
     let rate = records as f64 / began.elapsed().as_secs_f64();
     println!("load, batches of {BATCH}          {rate:>10.0} records/s acknowledged");
+    loaded(store, records, began, before);
+}
+
+/// One bulk import of records in no order, as parsers would bring them.
+fn import(store: &Store, records: u64) {
+    let before = resident();
+    let began = Instant::now();
+    let mut bulk = store.bulk().expect("begun");
+    let encoder = bulk.encoder();
+    std::thread::scope(|scope| {
+        let encoded: Vec<_> = (0..2)
+            .map(|part| {
+                let (send, receive) = sync_channel(2);
+                scope.spawn(move || {
+                    for first in (part * BATCH..records).step_by(2 * BATCH as usize) {
+                        let mut slab = encoder.slab();
+                        for number in first..records.min(first + BATCH) {
+                            // Odd and without a factor in common with the numbers of records that are asked for.
+                            let Change { key, action, .. } = put(number * 7_919 % records, 1);
+                            if let Action::Put(draft) = action {
+                                slab.put(Space::Handle, &key, &draft).expect("encoded");
+                            }
+                        }
+                        send.send(slab).expect("taken");
+                    }
+                });
+                receive
+            })
+            .collect();
+        for parser in encoded.iter().cycle() {
+            let Ok(slab) = parser.recv() else { break };
+            bulk.add(slab).expect("added");
+        }
+    });
+    let gathered = began.elapsed().as_secs_f64();
+    bulk.commit().expect("committed");
+    let all = began.elapsed().as_secs_f64();
+    let found = store.get(Space::Handle, &key(records / 2)).expect("known");
+    assert!(found.is_some(), "answerable");
+    println!(
+        "bulk import                   {:>10.0} records/s acknowledged ({gathered:.2} s + {:.2} s commit)",
+        records as f64 / all,
+        all - gathered
+    );
+    loaded(store, records, began, before);
+}
+
+/// What a load came to, and how sled follows.
+fn loaded(store: &Store, records: u64, began: Instant, before: i64) {
     while store.stats().applied_sequence < store.stats().sequence {
         std::thread::sleep(Duration::from_millis(10));
     }

@@ -7,13 +7,17 @@
 //!
 //! A chunk is a batch, and a batch is atomic: a bad line stops the import with nothing of its chunk applied and all
 //! chunks before it applied. With `keep_going` the line is reported and the rest of its chunk applied.
+//!
+//! The first chunks are held back. When there are more of them the import is a bulk import: the parsers encode the records,
+//! and everything that is to be applied becomes durable and visible at once, at the end; a crash before that leaves nothing
+//! of it. Few chunks are not worth a file of their own and are batches of the journal.
 
 use std::{
     collections::VecDeque,
     fmt,
     io::{self, BufRead, BufReader, Read},
     sync::{
-        Mutex,
+        Mutex, OnceLock,
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
@@ -28,7 +32,7 @@ use crate::{
     json::line::{self, Line},
     records,
     registry::seal::{self, Sealer},
-    store::{Batch, Change, CommitError, Committed, Store},
+    store::{Action, Batch, Bulk, Change, CommitError, Committed, Encoder, Slab, Store},
 };
 
 /// Lines in a batch at most: enough to make one sync cheap for each, few enough to redo after a bad line.
@@ -39,6 +43,8 @@ const CHUNK_BYTES: usize = 1 << 20;
 pub const LINE_MAX: usize = 4 << 20;
 /// Parsers; JSON is parsed at some 100,000 lines a second on each, more than the store takes in from four.
 const PARSERS_MAX: usize = 4;
+/// Chunks that are held back until it is known whether there are more.
+const HELD_MAX: usize = 16;
 /// Batches handed to the store and not yet durable.
 const IN_FLIGHT_MAX: usize = 8;
 
@@ -56,7 +62,7 @@ pub struct Options {
 /// What happens while importing.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// More has been made durable; the counts so far.
+    /// More has been read; the counts so far.
     Progress(Counts),
     /// A line was skipped.
     Skipped(&'a BadLine),
@@ -127,6 +133,7 @@ pub fn import(
     watch: &(dyn Fn(Event<'_>) + Sync),
 ) -> Result<Counts, Stopped> {
     let case = store.case();
+    let encoder = OnceLock::new();
     let parsers = thread::available_parallelism()
         .map_or(1, usize::from)
         .min(PARSERS_MAX);
@@ -137,11 +144,13 @@ pub fn import(
             let (parsed_sender, parsed) = sync_channel::<Parsed>(2);
             to_parsers.push(chunk_sender);
             from_parsers.push(parsed);
-            let options = options.clone();
-            scope.spawn(move || parse_all(&chunks, &parsed_sender, case, &options));
+            let (options, encoder) = (options.clone(), &encoder);
+            scope.spawn(move || parse_all(&chunks, &parsed_sender, (case, encoder), &options));
         }
-        let committer =
-            scope.spawn(move || Committer::new(store, options, watch).run(&from_parsers));
+        let committer = {
+            let encoder = &encoder;
+            scope.spawn(move || Committer::new(store, options, watch, encoder).run(&from_parsers))
+        };
         let read = feed(input, &to_parsers);
         drop(to_parsers);
         let (applied, outcome) = committer
@@ -207,10 +216,11 @@ fn feed(input: impl Read, parsers: &[SyncSender<Chunk>]) -> io::Result<()> {
     Ok(())
 }
 
-/// A chunk as changes.
+/// A chunk as changes, or as records of a bulk import.
 struct Parsed {
     first: u64,
     changes: Vec<Change>,
+    slab: Option<Slab>,
     counts: Counts,
     bad: Vec<BadLine>,
 }
@@ -219,22 +229,24 @@ struct Parsed {
 fn parse_all(
     chunks: &Receiver<Chunk>,
     parsed: &SyncSender<Parsed>,
-    case: CaseRule,
+    (case, encoder): (CaseRule, &OnceLock<Encoder>),
     options: &Options,
 ) {
     while let Ok(chunk) = chunks.recv() {
-        if parsed.send(parse(&chunk, case, options)).is_err() {
+        let slab = encoder.get().map(|encoder| encoder.slab());
+        if parsed.send(parse(&chunk, case, slab, options)).is_err() {
             return;
         }
     }
 }
 
 /// Parses a chunk. Without `keep_going` the first bad line ends it.
-fn parse(chunk: &Chunk, case: CaseRule, options: &Options) -> Parsed {
+fn parse(chunk: &Chunk, case: CaseRule, slab: Option<Slab>, options: &Options) -> Parsed {
     let bytes = u64::try_from(chunk.text.len()).unwrap_or(u64::MAX);
     let mut parsed = Parsed {
         first: chunk.first,
         changes: Vec::new(),
+        slab,
         counts: Counts {
             bytes,
             ..Counts::default()
@@ -271,7 +283,7 @@ fn parse_line(
     match line::read(text, options.now).map_err(|error| error.to_string())? {
         Line::Prefix(prefix) => {
             parsed.counts.prefixes += 1;
-            parsed.changes.push(records::home_prefix(&prefix, case));
+            parsed.put(records::home_prefix(&prefix, case))?;
         }
         Line::Record(record) => {
             parsed.counts.records += 1;
@@ -288,10 +300,30 @@ fn parse_line(
                 }
                 None => {}
             }
-            parsed.changes.push(change);
+            parsed.put(change)?;
         }
     }
     Ok(())
+}
+
+impl Parsed {
+    fn put(&mut self, change: Change) -> Result<(), String> {
+        match &mut self.slab {
+            Some(slab) => put(slab, &change).map_err(|error| error.to_string()),
+            None => {
+                self.changes.push(change);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Encodes a change, which is a put.
+fn put(slab: &mut Slab, change: &Change) -> Result<(), CommitError> {
+    match &change.action {
+        Action::Put(draft) => slab.put(change.space, &change.key, draft),
+        Action::Delete => Ok(()),
+    }
 }
 
 /// The thread that hands batches to the store, in the order of the input.
@@ -299,6 +331,14 @@ struct Committer<'a> {
     store: &'a Store,
     options: Options,
     watch: &'a (dyn Fn(Event<'_>) + Sync),
+    /// Tells the parsers that this is a bulk import.
+    encoder: &'a OnceLock<Encoder>,
+    /// Chunks that are held back.
+    held: Vec<Parsed>,
+    bulk: Option<Bulk>,
+    /// What was taken, and what of it is in the bulk import.
+    taken: Counts,
+    gathered: Counts,
     /// Batches on their way to the disk, oldest first.
     in_flight: VecDeque<InFlight>,
     /// What is durable.
@@ -313,11 +353,21 @@ struct InFlight {
 }
 
 impl<'a> Committer<'a> {
-    fn new(store: &'a Store, options: Options, watch: &'a (dyn Fn(Event<'_>) + Sync)) -> Self {
+    fn new(
+        store: &'a Store,
+        options: Options,
+        watch: &'a (dyn Fn(Event<'_>) + Sync),
+        encoder: &'a OnceLock<Encoder>,
+    ) -> Self {
         Self {
             store,
             options,
             watch,
+            encoder,
+            held: Vec::new(),
+            bulk: None,
+            taken: Counts::default(),
+            gathered: Counts::default(),
             in_flight: VecDeque::new(),
             applied: Counts::default(),
         }
@@ -333,12 +383,9 @@ impl<'a> Committer<'a> {
                 break;
             }
         }
-        // Whatever went wrong, what was handed over before it is on its way and counts.
-        while !self.in_flight.is_empty() {
-            let settled = self.settle();
-            outcome = outcome.and(settled);
-        }
-        (self.applied, outcome)
+        // Whatever went wrong, what came before it counts.
+        let applied = self.apply();
+        (self.applied, outcome.and(applied))
     }
 
     /// One parsed chunk.
@@ -349,9 +396,78 @@ impl<'a> Committer<'a> {
             }
             (self.watch)(Event::Skipped(bad));
         }
-        if self.in_flight.len() >= IN_FLIGHT_MAX {
-            self.settle()?;
+        self.taken.add(parsed.counts);
+        if self.bulk.is_some() {
+            self.gather(parsed)?;
+        } else {
+            self.held.push(parsed);
+            if self.held.len() > HELD_MAX {
+                self.begin_bulk()?;
+            }
         }
+        (self.watch)(Event::Progress(self.taken));
+        Ok(())
+    }
+
+    /// There is more than is held back: all of it is a bulk import.
+    fn begin_bulk(&mut self) -> Result<(), ImportError> {
+        let refused = |error| ImportError::Store { line: 1, error };
+        let bulk = self.store.bulk().map_err(refused)?;
+        // Only this thread sets it, and once.
+        let _ = self.encoder.set(bulk.encoder());
+        self.bulk = Some(bulk);
+        for parsed in std::mem::take(&mut self.held) {
+            self.gather(parsed)?;
+        }
+        Ok(())
+    }
+
+    /// Adds a chunk to the bulk import. After an error that does not concern this chunk alone there is none any more.
+    fn gather(&mut self, parsed: Parsed) -> Result<(), ImportError> {
+        let Some(bulk) = &mut self.bulk else {
+            return Ok(());
+        };
+        let (mut slab, mut encoded) = (parsed.slab, Ok(()));
+        let whole = slab.get_or_insert_with(|| bulk.encoder().slab());
+        for change in &parsed.changes {
+            encoded = encoded.and_then(|()| put(whole, change));
+        }
+        let added = encoded.and_then(|()| slab.map_or(Ok(()), |slab| bulk.add(slab)));
+        match &added {
+            Ok(()) => self.gathered.add(parsed.counts),
+            Err(CommitError::Conflict { .. } | CommitError::TooLarge) => {}
+            Err(_) => self.bulk = None,
+        }
+        let line = parsed.first;
+        added.map_err(|error| ImportError::Store { line, error })
+    }
+
+    /// Makes durable what was taken.
+    fn apply(&mut self) -> Result<(), ImportError> {
+        let refused = |error| ImportError::Store { line: 1, error };
+        if let Some(bulk) = self.bulk.take() {
+            bulk.commit().map_err(refused)?;
+            self.applied = self.gathered;
+        }
+        let mut outcome = Ok(());
+        for parsed in std::mem::take(&mut self.held) {
+            if self.in_flight.len() >= IN_FLIGHT_MAX && outcome.is_ok() {
+                outcome = self.settle();
+            }
+            if outcome.is_ok() {
+                self.submit(parsed);
+            }
+        }
+        // What was handed over is on its way and counts.
+        while !self.in_flight.is_empty() {
+            let settled = self.settle();
+            outcome = outcome.and(settled);
+        }
+        outcome
+    }
+
+    /// Hands a chunk over as a batch.
+    fn submit(&mut self, parsed: Parsed) {
         let (report, done) = sync_channel(1);
         let report = Mutex::new(report);
         let batch = Batch {
@@ -367,7 +483,6 @@ impl<'a> Committer<'a> {
             counts: parsed.counts,
             done,
         });
-        Ok(())
     }
 
     /// Waits for the oldest batch.
@@ -383,7 +498,6 @@ impl<'a> Committer<'a> {
         match done.recv() {
             Ok(Ok(_)) => {
                 self.applied.add(counts);
-                (self.watch)(Event::Progress(self.applied));
                 Ok(())
             }
             Ok(Err(error)) => Err(ImportError::Store { line: first, error }),

@@ -5,6 +5,8 @@ use std::{
     io::{self, BufWriter, Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use clap::Args;
@@ -30,14 +32,18 @@ use crate::{
     },
     identity, maintenance,
     registry::seal::Sealer,
-    store::Store,
+    store::{State, Store},
 };
+
+/// How often it is looked how far the slower files are.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(50);
 
 /// Import records: one JSON object a line
 ///
 /// Lines are {"handle":…,"values":[…]}, {"handle":…,"values_hex":[…]} or {"prefix":"88.118"} (a prefix that this node is
 /// to answer for). A record replaces the one stored under its handle. Works on a running node, and on a stopped one.
-/// Lines are applied in batches of up to 1,000; a bad line stops the import with nothing of its batch applied.
+/// A bad line stops the import with nothing of its batch of 1,000 lines applied, and all lines before that batch. An
+/// import of more than 16,000 lines is one change: it is durable and visible as a whole when it is done, and not before.
 #[derive(Debug, Args)]
 pub(super) struct Import {
     /// The file, or - for standard input
@@ -77,17 +83,23 @@ impl Import {
             _ => progress::unknown("importing"),
         };
         let config = self.place.load()?;
+        let tell = |counts: Counts| {
+            bar.finish_and_clear();
+            output::print(&format!("imported {}\n", summary(&counts))).map(|()| counts)
+        };
         let done = match target::find(&config)? {
-            Target::Running(node) => self.through(node, &name, &bar),
+            Target::Running(node) => self.through(node, &name, &bar).and_then(tell),
             Target::Stopped(store) => {
                 let sealer = identity::sealer(&config.node_key()).map_err(Failed::report)?;
-                let done = self.direct(&store, sealer, &name, &bar);
+                let done = self.direct(&store, sealer, &name, &bar).and_then(tell);
+                if done.is_ok() {
+                    follow(&store);
+                }
                 target::close(&store).and(done)
             }
         };
         bar.finish_and_clear();
         let counts = done?;
-        output::print(&format!("imported {}\n", summary(&counts)))?;
         if counts.skipped > 0 {
             return Err(Failed::report(format_args!(
                 "{name}: {} bad lines were skipped",
@@ -256,6 +268,22 @@ impl Export {
             Err(error) => Err(target::explain(error)),
         }
     }
+}
+
+/// Waits until the files behind the journal have what was imported, so that the next start finds nothing to do. It may be
+/// interrupted: they only follow.
+fn follow(store: &Store) {
+    let total = store.stats().lag_changes;
+    let bar = progress::records("imported; the slower files follow", total);
+    loop {
+        let left = store.stats().lag_changes;
+        if left == 0 || store.state() != State::Ready {
+            break;
+        }
+        bar.set_position(total.saturating_sub(left));
+        thread::sleep(FOLLOW_PAUSE);
+    }
+    bar.finish_and_clear();
 }
 
 /// Where an export goes. A file is written under another name first, so that it is never half there.

@@ -16,12 +16,15 @@ use super::journal::entry::Position;
 use super::metrics::Stopwatch;
 use super::overlay::{FullKey, Work};
 use super::record::PackedRef;
+use super::run::Run;
 use super::shared::Shared;
 use super::sled::{self, Engine, EngineError, Found};
 use super::snapshot::Tally;
 
 /// Keys applied between two signs of life.
 const BATCH: usize = 64;
+/// Keys of a run that are applied at once, before the rest has its turn.
+const SLICE: usize = 8_192;
 /// Keys that are put in order at once when sled is made anew; each such page is one reading of the index.
 const PAGE: usize = 500_000;
 /// Records read between two signs of life.
@@ -69,10 +72,11 @@ fn attach(shared: &Shared, lane: u64) -> Result<Option<Arc<Engine>>, EngineError
     let engine = Arc::new(opened?);
     let checked = check(shared, lane, &engine, at);
     let (attached, seconds) = match checked {
-        Ok(Some((applied, keys))) => {
-            let attached = shared
-                .overlay
-                .attach_behind(lane, Arc::clone(&engine), applied, keys);
+        Ok(Some((applied, keys, runs))) => {
+            let attached =
+                shared
+                    .overlay
+                    .attach_behind(lane, Arc::clone(&engine), applied, keys, runs);
             (
                 Ok(attached.then_some(applied)),
                 watch.elapsed().as_secs_f64(),
@@ -91,8 +95,8 @@ fn attach(shared: &Shared, lane: u64) -> Result<Option<Arc<Engine>>, EngineError
     attached.map(|_| None)
 }
 
-/// Position and the keys that a sled lacks.
-type Behind = (Position, BTreeMap<FullKey, u32>);
+/// Position, and the keys and runs that a sled lacks.
+type Behind = (Position, BTreeMap<FullKey, u32>, Vec<Run>);
 
 /// Adds up a sled that nobody writes to, with the journal after what it holds at least, which must give the state at
 /// `at`. The position of the sled, and the keys that it may lack.
@@ -115,6 +119,7 @@ fn check(
     }
     let mut tally = Tally::default();
     let mut keys = BTreeMap::new();
+    let (mut runs, mut last) = (Vec::new(), applied);
     let read = journal::tail::read(
         shared.dir(),
         shared.identity.epoch,
@@ -123,11 +128,14 @@ fn check(
             if entry.first > at.sequence {
                 return Ok(());
             }
-            tally.window(entry, engine.directory())?;
+            shared.beat();
+            runs.extend(tally.entry(entry, last, shared)?);
             let _sound = entry.for_each(|change| {
-                let (key, bytes) = change.place();
-                keys.insert(FullKey::from(key), bytes as u32);
+                if let Some((key, bytes)) = change.place() {
+                    keys.insert(FullKey::from(key), bytes as u32);
+                }
             });
+            last = entry.after;
             Ok(())
         },
     );
@@ -156,7 +164,7 @@ fn check(
             "its records are not those of the journal",
         ));
     }
-    Ok(Some((applied, keys)))
+    Ok(Some((applied, keys, runs)))
 }
 
 fn feed(shared: &Shared, lane: u64, engine: &Engine) -> Result<(), EngineError> {
@@ -164,17 +172,31 @@ fn feed(shared: &Shared, lane: u64, engine: &Engine) -> Result<(), EngineError> 
     let mut unsynced = 0;
     let mut reached = None;
     let mut since = Stopwatch::start();
+    // The last key of a run that is applied already, and whether it is the run's turn.
+    let (mut after, mut turn) = (Vec::new(), true);
     loop {
         shared.beat();
         stall(shared);
-        match shared.overlay.take(lane, shared.config.checkpoint_interval) {
+        match shared
+            .overlay
+            .take(lane, shared.config.checkpoint_interval, turn)
+        {
             Work::Apply(keys, position) => {
                 if !apply(shared, lane, &mut copier, &keys)? {
                     return Ok(());
                 }
                 shared.overlay.finish(lane, position);
                 unsynced += keys.len() as u64;
-                reached = Some(position);
+                reached = Some(shared.overlay.applied());
+                turn = true;
+            }
+            Work::Run(run) => {
+                let Some(applied) = slice(shared, lane, &mut copier, &run, &mut after)? else {
+                    return Ok(());
+                };
+                unsynced += applied;
+                reached = Some(shared.overlay.applied());
+                turn = false;
             }
             Work::Idle => {}
             Work::Stale => return Ok(()),
@@ -211,6 +233,46 @@ fn apply(
         shared.beat();
     }
     Ok(true)
+}
+
+/// Applies the next keys of a run; how many, or none when this applier was given up meanwhile.
+fn slice(
+    shared: &Shared,
+    lane: u64,
+    copier: &mut Copier<'_>,
+    run: &Arc<Run>,
+    after: &mut Vec<u8>,
+) -> Result<Option<u64>, EngineError> {
+    let keys = run.keys(Bound::Excluded(after), &[], SLICE);
+    let keys = keys.map_err(|error| EngineError::other(error.to_string()))?;
+    for batch in keys.chunks(BATCH) {
+        for key in batch {
+            copier.apply(key)?;
+        }
+        stall(shared);
+        if shared.is_stopping() || !shared.overlay.drained_run(lane, batch.len()) {
+            break;
+        }
+        shared.beat();
+    }
+    if !shared.overlay.is_current(lane) {
+        return Ok(None);
+    }
+    match keys.last() {
+        _ if shared.is_stopping() => {}
+        Some(last) if keys.len() == SLICE => *after = last.to_vec(),
+        _ => {
+            after.clear();
+            shared.overlay.finish_run(lane, run);
+            let sequence = run.after.sequence;
+            tracing::info!(
+                sequence,
+                records = run.named.records,
+                "sled: has all of a bulk import"
+            );
+        }
+    }
+    Ok(Some(keys.len() as u64))
 }
 
 /// Brings records from the index to sled.

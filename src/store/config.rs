@@ -25,6 +25,8 @@ pub struct Config {
     pub queue_bytes: usize,
     /// Bytes of batches that share one sync: large enough to pay for it, small enough to bound its latency.
     pub group_bytes: usize,
+    /// Bytes of records that a bulk import sorts at once; it holds about three times that in memory.
+    pub import_stripe_bytes: usize,
     /// Changes that may be acknowledged and not yet in sled; then writers wait. It bounds replay after a crash.
     pub lag_changes: u64,
     /// Bytes of such changes, likewise.
@@ -71,6 +73,7 @@ impl Default for Config {
             queue_batches: 4096,
             queue_bytes: 128 << 20,
             group_bytes: 4 << 20,
+            import_stripe_bytes: 64 << 20,
             lag_changes: 100_000,
             lag_bytes: 64 << 20,
             checkpoint_changes: 50_000,

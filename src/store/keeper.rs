@@ -20,6 +20,7 @@ use super::index::Miss;
 use super::journal::{self, Journal};
 use super::loader::{self, Loaded};
 use super::metrics::{Part, Stopwatch};
+use super::run;
 use super::shared::{Requests, Shared};
 use super::sled::{self, EngineError};
 use super::writer::{self, Writer};
@@ -119,6 +120,7 @@ impl Keeper {
             position,
             engine,
             pending,
+            mut runs,
             renew,
             healed,
             attach,
@@ -132,6 +134,10 @@ impl Keeper {
         journal.mark(position)?;
         journal.sync_mark()?;
         note_snapshots(&shared);
+        for run in &mut runs {
+            run.settle(&shared.disk, shared.dir())?;
+        }
+        run::remove_orphans(&shared.disk, shared.dir())?;
         let pending = if engine.is_some() {
             pending
         } else {
@@ -140,7 +146,7 @@ impl Keeper {
         if let Some((_, applied)) = &engine {
             shared.synced_sequence.store(applied.sequence, Relaxed);
         }
-        shared.overlay.load(position, engine.clone(), pending);
+        shared.overlay.load(position, engine.clone(), pending, runs);
         shared.index.set_miss(Miss::Absent);
         if healed && engine.is_none() {
             set_aside(&shared, true);
@@ -311,7 +317,8 @@ impl Keeper {
             }
         }
         let wanted = self.renew || snapshot_is_due(&self.shared);
-        let possible = self.snapshot.is_none() && self.shared.state() == State::Ready;
+        let has_runs = self.shared.overlay.runs().1;
+        let possible = self.snapshot.is_none() && has_runs && self.shared.state() == State::Ready;
         if wanted && possible && self.since_snapshot.elapsed() >= self.snapshot_retry {
             let (shared, renew) = (Arc::clone(&self.shared), self.renew);
             let taking = move || {
@@ -448,6 +455,9 @@ fn snapshot_is_due(shared: &Shared) -> bool {
     let newest = snapshots.first().map_or(0, |(sequence, _)| *sequence);
     let since = segments.iter().filter(|segment| segment.first > newest);
     let grown: u64 = since.map(|segment| segment.bytes).sum();
+    let runs = run::list(shared.dir()).into_iter();
+    let runs = runs.filter(|(sequence, ..)| *sequence > newest);
+    let grown = grown + runs.map(|(.., bytes)| bytes).sum::<u64>();
     let share = shared.index.bytes() / 100 * shared.config.snapshot_live_percent;
     grown >= shared.config.snapshot_journal_bytes.max(share)
 }

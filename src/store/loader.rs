@@ -7,7 +7,8 @@
 //! the other snapshots               ┘  then the base, where the journal left nothing
 //! ```
 //!
-//! Hits are answered as soon as the journal has been read. sled comes first when there is no mark: what it says it holds
+//! The journal is read twice: first to see that it is whole and what it comes to, then from its end to its beginning.
+//! So what is in the index is the newest from the first record on, and hits are answered while the rest is read. sled comes first when there is no mark: what it says it holds
 //! is then the only other evidence of what was acknowledged. Where it was not needed the applier opens it afterwards,
 //! and takes it into use if it holds what it must.
 //!
@@ -15,8 +16,9 @@
 //! given up, with a line in the log that says why, and the next one is tried. When none is left the store does not open.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -27,13 +29,14 @@ use foldhash::fast::RandomState;
 use super::State;
 use super::error::StoreError;
 use super::index::Miss;
-use super::journal::entry::{Change, Entry, Position};
+use super::journal::entry::{Change, Entry, Named, Position};
 use super::journal::mark::{self, Mark};
 use super::journal::tail::{self, Tail};
 use super::journal::{self};
 use super::metrics::{Part, Stopwatch};
 use super::overlay::FullKey;
 use super::record::PackedRef;
+use super::run::{self, Run};
 use super::shared::Shared;
 use super::sled::{self, Engine, EngineError, Found};
 use super::snapshot::{self, Manifest};
@@ -51,6 +54,8 @@ pub(crate) struct Loaded {
     pub(crate) engine: Option<(Arc<Engine>, Position)>,
     /// Keys that the sled does not have yet.
     pub(crate) pending: BTreeMap<FullKey, u32>,
+    /// Runs likewise, oldest first.
+    pub(crate) runs: Vec<Run>,
     /// Whether there is damage behind us: a new snapshot must take the place of all older files.
     pub(crate) renew: bool,
     /// Whether the store was healed, as opposed to being new.
@@ -234,17 +239,13 @@ fn attempt(
     shared.index.clear();
     shared.metrics.loaded_records.store(0, Relaxed);
     let mut replay = Replay::new(shared, matches!(base, Base::Sled(..)));
-    let (after, mut expected) = match &base {
-        Base::Sled(_, position) => (position.sequence, Some(*position)),
-        Base::Snapshot(path, manifest) => {
-            snapshot::read_window(path, manifest, |entry| replay.entry(entry))?;
-            (manifest.to.sequence, Some(manifest.to))
-        }
-        Base::Empty => (0, Some(Position::default())),
+    let begin = match &base {
+        Base::Sled(_, position) => *position,
+        Base::Snapshot(_, manifest) => manifest.to,
+        Base::Empty => Position::default(),
     };
-    let tail = tail::read(shared.dir(), shared.identity.epoch, after, |entry| {
-        replay.entry(entry)
-    })?;
+    let (after, mut expected) = (begin.sequence, Some(begin));
+    let (tail, places) = survey(shared, begin)?;
     if tail.last > after || tail.position.is_some() {
         expected = tail.position;
     }
@@ -261,11 +262,14 @@ fn attempt(
         .metrics
         .expected_records
         .store(expected.count, Relaxed);
-    // What the base adds is older than what is there, and never in its place.
+    // From here on what is added is older than what is there, and never in its place.
     shared.index.set_miss(Miss::Loading);
+    replay.journal(&places)?;
+    drop(places);
     match &base {
         Base::Sled(engine, _) => replay.sled(engine)?,
         Base::Snapshot(path, manifest) => {
+            snapshot::read_window_back(path, manifest, |entry| replay.entry(entry, begin))?;
             snapshot::read_dump(path, manifest, |packed| replay.base(packed))?;
         }
         Base::Empty => {}
@@ -280,13 +284,14 @@ fn attempt(
             ..expected
         },
     )?;
-    let (position, pending) = (
-        Position {
-            sequence: tail.last,
-            ..expected
-        },
-        replay.pending.unwrap_or_default(),
-    );
+    let position = Position {
+        sequence: tail.last,
+        ..expected
+    };
+    let Replay {
+        pending, mut runs, ..
+    } = replay;
+    runs.reverse();
     report(&base, &tail, position, watch);
     tail::cut(&shared.disk, shared.dir(), &tail)?;
     let engine = match base {
@@ -297,11 +302,45 @@ fn attempt(
     Ok(Loaded {
         position,
         engine,
-        pending,
+        pending: pending.unwrap_or_default(),
+        runs,
         renew,
         healed: false,
         attach: false,
     })
+}
+
+/// Where an entry of the journal is, and the state before it.
+struct Placed {
+    segment: Arc<Path>,
+    at: usize,
+    before: Position,
+}
+
+/// Reads the journal after a position, to see what it comes to and where its entries are.
+fn survey(shared: &Shared, begin: Position) -> Result<(Tail, Vec<Placed>), StoreError> {
+    let mut places: Vec<Placed> = Vec::new();
+    let mut before = begin;
+    let (dir, epoch) = (shared.dir(), shared.identity.epoch);
+    let tail = tail::read_placed(dir, epoch, begin.sequence, |entry, path| {
+        if shared.is_stopping() {
+            return Err(StoreError::Closed);
+        }
+        let last = places.last().map(|place| &place.segment);
+        let segment = match last.filter(|last| ***last == *path) {
+            Some(last) => Arc::clone(last),
+            None => Arc::from(path),
+        };
+        let at = entry.at;
+        places.push(Placed {
+            segment,
+            at,
+            before,
+        });
+        before = entry.after;
+        Ok(())
+    })?;
+    Ok((tail, places))
 }
 
 /// Whether the journal has damage that loading could do without, so that older snapshots could not.
@@ -420,7 +459,7 @@ fn no_way(shared: &Shared, causes: Vec<StoreError>) -> StoreError {
     }
 }
 
-/// The index being filled.
+/// The index being filled, from the newest to the oldest.
 struct Replay<'a> {
     shared: &'a Shared,
     /// What the index adds up to.
@@ -429,6 +468,8 @@ struct Replay<'a> {
     deleted: HashSet<Vec<u8>, RandomState>,
     /// Keys that the journal touches, with the sizes of their records, if they are wanted.
     pending: Option<BTreeMap<FullKey, u32>>,
+    /// Runs that the journal names, newest first.
+    runs: Vec<Run>,
     /// Since when it is filled.
     watch: Stopwatch,
 }
@@ -441,62 +482,99 @@ impl<'a> Replay<'a> {
             position: Position::default(),
             deleted: HashSet::default(),
             pending,
+            runs: Vec::new(),
             watch: Stopwatch::start(),
         }
     }
 
-    /// Applies a journal entry.
-    fn entry(&mut self, entry: Entry<'_>) -> Result<(), StoreError> {
+    /// Applies what the journal has, its last entry first.
+    fn journal(&mut self, places: &[Placed]) -> Result<(), StoreError> {
+        for segment in places.chunk_by(|a, b| a.segment == b.segment).rev() {
+            let Some(Placed { segment: path, .. }) = segment.first() else {
+                continue;
+            };
+            let bytes = fs::read(path).map_err(|error| StoreError::io(path, "read", error))?;
+            for place in segment.iter().rev() {
+                let found = bytes.get(place.at..);
+                let entry = found.and_then(|found| Entry::read(found, self.shared.identity.epoch));
+                let entry = entry.ok_or_else(|| {
+                    let what = format!("the entry at byte {} changed while it was read", place.at);
+                    StoreError::damaged(path, what, "check the disk, and start again")
+                })?;
+                self.entry(entry, place.before)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies an entry of the journal, which comes after `before`: its last change first.
+    fn entry(&mut self, entry: Entry<'_>, before: Position) -> Result<(), StoreError> {
         if self.shared.is_stopping() {
             return Err(StoreError::Closed);
         }
-        if entry.for_each(|change| self.change(change)) {
-            return Ok(());
+        let mut changes = Vec::new();
+        if !entry.for_each(|change| changes.push(change)) {
+            let what = format!(
+                "the entry of sequence {} makes no sense to this program",
+                entry.first
+            );
+            return Err(StoreError::damaged(
+                &journal::directory(self.shared.dir()),
+                what,
+                "use the version that wrote it",
+            ));
         }
-        let what = format!(
-            "the entry of sequence {} makes no sense to this program",
-            entry.first
-        );
-        Err(StoreError::damaged(
-            &journal::directory(self.shared.dir()),
-            what,
-            "use the version that wrote it",
-        ))
-    }
-
-    fn change(&mut self, change: Change) {
-        let (key, bytes) = change.place();
-        if let Some(pending) = &mut self.pending {
-            pending.insert(key.clone().into(), bytes as u32);
-        }
-        match change {
-            Change::Put(packed) => {
-                self.deleted.remove(&key);
-                let checksum = packed.checksum();
-                let old = self.shared.index.put(packed.view());
-                self.position.exchange(old, Some(checksum));
+        for change in changes.into_iter().rev() {
+            if let Some(pending) = &mut self.pending
+                && let Some((key, bytes)) = change.place()
+            {
+                pending.insert(key.into(), bytes as u32);
             }
-            Change::Delete { space, key: bare } => {
-                let old = self.shared.index.remove(space, &bare);
-                self.position.exchange(old, None);
-                self.deleted.insert(key);
+            match change {
+                Change::Put(packed) => self.add(packed),
+                Change::Delete { space, key } => {
+                    if self.shared.index.with(space, key, |_| ()).is_none() {
+                        self.deleted.insert([&[space], key].concat());
+                    }
+                }
+                Change::Run(named) => self.run(named, (before, entry.after))?,
             }
         }
+        Ok(())
     }
 
-    /// Adds a record of the base, unless the journal says otherwise.
-    fn base(&mut self, packed: PackedRef<'_>) -> Result<(), StoreError> {
+    /// Adds the records of a run.
+    fn run(&mut self, named: Named, positions: (Position, Position)) -> Result<(), StoreError> {
+        let (dir, epoch) = (self.shared.dir(), self.shared.identity.epoch);
+        let run = run::open(dir, epoch, named, positions)?;
+        run.for_each(true, |packed| self.base(packed))?;
+        self.runs.push(run);
+        Ok(())
+    }
+
+    /// Adds a record, unless what is newer says otherwise.
+    fn add(&mut self, packed: PackedRef<'_>) {
         if !self.deleted.is_empty()
             && self
                 .deleted
                 .contains(&[&[packed.space_number()], packed.key()].concat())
         {
-            return Ok(());
+            return;
         }
         let checksum = packed.checksum();
         if self.shared.index.put_if_absent(packed) {
             self.position.exchange(None, Some(checksum));
         }
+    }
+
+    /// Adds a record of the base, or of a run.
+    fn base(&mut self, packed: PackedRef<'_>) -> Result<(), StoreError> {
+        self.add(packed);
+        self.count()
+    }
+
+    /// Notes that there is a record more, and lets people know now and then.
+    fn count(&self) -> Result<(), StoreError> {
         let loaded = self.shared.metrics.loaded_records.fetch_add(1, Relaxed);
         if loaded.is_multiple_of(4096) && self.shared.is_stopping() {
             return Err(StoreError::Closed);

@@ -12,13 +12,16 @@
 //! * [`change`]: batches, expectations, outcomes. [`Config`], [`StoreError`], [`Stats`].
 //! * `record`: the format of a record. `index`: readers and their sessions.
 //! * `queue`, `writer`: the way of a change. `journal`: its format, its end, its tail.
+//! * `bulk`, `run`: many records as one change, and the file that they are in.
 //! * `overlay`, `applier`, `sled`, `scan`: the state behind, and ordered reading.
-//! * `snapshot`: dumps. `loader`: start-up and healing. `keeper`: everything that goes on by itself. `verify`.
+//! * `blocks`, `snapshot`: dumps. `loader`: start-up and healing. `keeper`: everything that goes on by itself. `verify`.
 //! * `identity`, `disk`, `metrics`, `shared`: what the others stand on.
 //!
 //! The store reads no clock but a stopwatch, knows no protocol and no permissions, folds no keys, and parses no values.
 
 mod applier;
+mod blocks;
+mod bulk;
 pub mod change;
 mod config;
 mod disk;
@@ -32,6 +35,7 @@ pub mod metrics;
 mod overlay;
 mod queue;
 mod record;
+mod run;
 mod scan;
 mod shared;
 mod since;
@@ -53,6 +57,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiexi_proto::handle::CaseRule;
 
+pub use bulk::{Bulk, Encoder, Slab};
 pub use change::{Action, Batch, Change, CommitError, Committed, Draft, DraftValue, Expect, Space};
 pub use config::Config;
 pub(crate) use disk::free_space;
@@ -359,7 +364,7 @@ impl Store {
     }
 
     /// The last change of each key after sequence `after`, in order; none when the journal does not reach back that far,
-    /// or `after` is still to come. Every write acknowledged before the call is seen. Reads the journal from the disk.
+    /// there was a bulk import since, or `after` is still to come. Every write acknowledged before the call is seen. Reads the journal from the disk.
     ///
     /// # Errors
     /// When the journal cannot be read.
@@ -505,6 +510,15 @@ impl Store {
         // The receiver is there until this returns.
         self.submit_wait(batch, move |outcome| drop(send.send(outcome)));
         receive.recv().unwrap_or(Err(CommitError::Closed))
+    }
+
+    /// Begins a bulk import, which becomes visible at once when it is committed. A sequence is kept free for it.
+    ///
+    /// # Errors
+    /// See [`CommitError`].
+    pub fn bulk(&self) -> Result<Bulk, CommitError> {
+        let reserved = self.commit(Batch::default())?;
+        Bulk::begin(Arc::clone(&self.shared), reserved)
     }
 
     fn enqueue(&self, mut batch: Batch, done: Done, wait: bool) {

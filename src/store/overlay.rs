@@ -5,18 +5,22 @@
 //! index has *then*. So sled may be ahead of the position it is said to have, never behind, and a key that changes often
 //! is applied once.
 //!
+//! A bulk import brings no keys but a run, in which they can be read in order. Runs are applied a slice at a time, in turn
+//! with the rest, so that nobody waits for the end of one; until then sled holds no more than the state before it.
+//!
 //! ```text
 //! writer ─→ filling ─(all at once)─→ draining ─→ sled
 //!              └──────── scan ──────────┴─────────┘
 //! ```
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::journal::entry::Position;
+use super::run::Run;
 use super::sled::Engine;
 
 /// A space number and a key.
@@ -53,8 +57,14 @@ struct Inner {
     draining_bytes: u64,
     /// Complete together with the keys above, when there.
     engine: Option<Arc<Engine>>,
-    /// What the engine holds at least, synced or not.
+    /// What the engine holds at least but for the runs, synced or not.
     applied: Position,
+    /// Runs that are not in sled yet, oldest first, and how many records of the first one are.
+    runs: VecDeque<Arc<Run>>,
+    run_done: u64,
+    /// Runs that there were, ever, and the sequence of the last one.
+    runs_seen: u64,
+    last_run: u64,
     /// Whether keys are collected: not when nothing can take them.
     collecting: bool,
     /// Number of the applier that may take keys; one that was given up has an older one.
@@ -71,8 +81,10 @@ pub(crate) struct Overlay {
 
 /// What an applier is to do.
 pub(crate) enum Work {
-    /// Apply these keys; sled then holds at least this position.
+    /// Apply these keys; sled then holds at least this position, but for the runs.
     Apply(Arc<[FullKey]>, Position),
+    /// Apply a slice of this run.
+    Run(Arc<Run>),
     /// Nothing now.
     Idle,
     /// Everything is applied, and no more will come.
@@ -89,6 +101,8 @@ pub(crate) struct View {
     pub(crate) keys: Vec<FullKey>,
     /// Whether there may be more keys after the last one.
     pub(crate) cut: bool,
+    /// Runs not yet in sled, whose keys are not among those.
+    pub(crate) runs: Vec<Arc<Run>>,
 }
 
 impl Overlay {
@@ -98,15 +112,19 @@ impl Overlay {
         position: Position,
         attached: Option<(Arc<Engine>, Position)>,
         keys: BTreeMap<FullKey, u32>,
+        runs: Vec<Run>,
     ) {
         let mut inner = self.lock();
         (inner.position, inner.durable) = (position, position);
+        inner.runs_seen = runs.len() as u64;
+        inner.last_run = runs.last().map_or(0, |run| run.after.sequence);
         if let Some((engine, applied)) = attached {
             inner.engine = Some(engine);
             inner.applied = applied;
             inner.collecting = true;
             inner.filling_bytes = keys.values().map(|bytes| u64::from(*bytes)).sum();
             inner.filling = keys;
+            inner.runs = runs.into_iter().map(Arc::new).collect();
         }
     }
 
@@ -139,6 +157,52 @@ impl Overlay {
         }
     }
 
+    /// Adds a run that has become visible.
+    pub(crate) fn publish_run(&self, run: Run) {
+        let mut inner = self.lock();
+        inner.position = run.after;
+        inner.runs_seen += 1;
+        inner.last_run = run.after.sequence;
+        if inner.collecting {
+            inner.runs.push_back(Arc::new(run));
+            self.changed.notify_all();
+        }
+    }
+
+    /// How many runs there were since the store was opened, and whether sled is said to hold all of them.
+    pub(crate) fn runs(&self) -> (u64, bool) {
+        let inner = self.lock();
+        (inner.runs_seen, inner.applied().sequence >= inner.last_run)
+    }
+
+    /// Notes that so many records more of the first run are in sled; whether that still matters.
+    pub(crate) fn drained_run(&self, lane: u64, records: usize) -> bool {
+        let mut inner = self.lock();
+        if inner.lane == lane {
+            inner.run_done += records as u64;
+        }
+        inner.lane == lane
+    }
+
+    /// Notes that all of a run is in sled.
+    pub(crate) fn finish_run(&self, lane: u64, run: &Arc<Run>) {
+        let mut inner = self.lock();
+        let first = inner.runs.front();
+        if inner.lane == lane && first.is_some_and(|first| Arc::ptr_eq(first, run)) {
+            inner.runs.pop_front();
+            inner.run_done = 0;
+            if inner.filling.is_empty() && inner.draining.is_empty() {
+                inner.applied = inner.position;
+            }
+            self.changed.notify_all();
+        }
+    }
+
+    /// What sled holds at least, synced or not.
+    pub(crate) fn applied(&self) -> Position {
+        self.lock().applied()
+    }
+
     /// Waits until fewer changes wait than the limits say.
     pub(crate) fn wait_room(&self, limits: Limits) {
         drop(
@@ -153,22 +217,30 @@ impl Overlay {
         !self.lock().is_full(limits)
     }
 
-    /// What the applier `lane` is to do, waiting up to `patience` for something.
-    pub(crate) fn take(&self, lane: u64, patience: Duration) -> Work {
-        let nothing =
-            |inner: &mut Inner| inner.lane == lane && inner.filling.is_empty() && !inner.stopping;
+    /// What the applier `lane` is to do, waiting up to `patience` for something. With `run` a run comes before the rest.
+    pub(crate) fn take(&self, lane: u64, patience: Duration, run: bool) -> Work {
+        let nothing = |inner: &mut Inner| {
+            let idle = inner.filling.is_empty() && inner.runs.is_empty();
+            inner.lane == lane && idle && !inner.stopping
+        };
         let waited = self
             .changed
             .wait_timeout_while(self.lock(), patience, nothing);
         let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let few = |inner: &mut Inner| {
             let gathered = inner.filling.len();
-            inner.lane == lane && (1..GATHERED).contains(&gathered) && !inner.stopping
+            let few = (1..GATHERED).contains(&gathered) && inner.runs.is_empty();
+            inner.lane == lane && few && !inner.stopping
         };
         let waited = self.changed.wait_timeout_while(inner, GATHER, few);
         let (mut inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
         if inner.lane != lane {
             return Work::Stale;
+        }
+        // What is left of a run when the store stops is read again when it is opened.
+        let next = inner.runs.front().filter(|_| !inner.stopping);
+        if let Some(next) = next.filter(|_| run || inner.filling.is_empty()) {
+            return Work::Run(Arc::clone(next));
         }
         if inner.filling.is_empty() {
             return if inner.stopping {
@@ -199,7 +271,7 @@ impl Overlay {
         self.lock().lane == lane
     }
 
-    /// Notes that all keys taken are in sled, which now holds at least `position`.
+    /// Notes that all keys taken are in sled, which now holds at least `position`, but for the runs.
     pub(crate) fn finish(&self, lane: u64, position: Position) {
         let mut inner = self.lock();
         if inner.lane == lane {
@@ -216,6 +288,8 @@ impl Overlay {
         inner.lane += 1;
         inner.collecting = false;
         inner.filling.clear();
+        inner.runs.clear();
+        inner.run_done = 0;
         inner.draining = Arc::default();
         (
             inner.filling_bytes,
@@ -248,16 +322,23 @@ impl Overlay {
         inner.lane == lane
     }
 
-    /// As [`Self::attach`], for a sled that lacks these keys besides those that have been collected.
+    /// As [`Self::attach`], for a sled that lacks these keys and runs besides those that have been collected.
     pub(crate) fn attach_behind(
         &self,
         lane: u64,
         engine: Arc<Engine>,
         applied: Position,
         keys: BTreeMap<FullKey, u32>,
+        runs: Vec<Run>,
     ) -> bool {
         let mut inner = self.lock();
         if inner.lane == lane {
+            inner.last_run = inner
+                .last_run
+                .max(runs.last().map_or(0, |run| run.after.sequence));
+            for run in runs.into_iter().rev() {
+                inner.runs.push_front(Arc::new(run));
+            }
             for (key, bytes) in keys {
                 if let Entry::Vacant(vacant) = inner.filling.entry(key) {
                     vacant.insert(bytes);
@@ -276,7 +357,7 @@ impl Overlay {
             .changed
             .wait_timeout_while(self.lock(), patience, missing);
         let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        Some((Arc::clone(inner.engine.as_ref()?), inner.applied))
+        Some((Arc::clone(inner.engine.as_ref()?), inner.applied()))
     }
 
     /// Lets the applier end when everything is applied.
@@ -293,6 +374,7 @@ impl Overlay {
                 engine: None,
                 keys: Vec::new(),
                 cut: false,
+                runs: Vec::new(),
             };
         };
         let within = |key: &&FullKey| key.starts_with(prefix);
@@ -321,6 +403,7 @@ impl Overlay {
             engine: Some(Arc::clone(engine)),
             keys,
             cut,
+            runs: inner.runs.iter().cloned().collect(),
         }
     }
 
@@ -331,7 +414,12 @@ impl Overlay {
 
     /// Changes that wait, and their bytes.
     pub(crate) fn lag(&self) -> (u64, u64) {
-        self.lock().lag()
+        let inner = self.lock();
+        let (changes, bytes) = inner.lag();
+        let records: u64 = inner.runs.iter().map(|run| run.named.records).sum();
+        let all: u64 = inner.runs.iter().map(|run| run.named.bytes).sum();
+        let left = records.saturating_sub(inner.run_done);
+        (changes + left, bytes + all / records.max(1) * left)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -350,6 +438,15 @@ impl Inner {
         self.collecting && (changes >= limits.changes * factor || bytes >= limits.bytes * factor)
     }
 
+    /// What sled holds at least: nothing of what came after the first run that it lacks counts.
+    fn applied(&self) -> Position {
+        let before = self.runs.front().map(|run| run.before);
+        before
+            .filter(|before| before.sequence < self.applied.sequence)
+            .unwrap_or(self.applied)
+    }
+
+    /// Changes that writers wait for. Runs do not count: they are in files, and as large as they are.
     fn lag(&self) -> (u64, u64) {
         let total = (self.draining.len() as u64).max(1);
         let draining_bytes = self.draining_bytes * self.draining_left / total;

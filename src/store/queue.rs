@@ -5,6 +5,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use super::bulk::Ready;
 use super::change::{
     Action, BATCH_BYTES_MAX, BATCH_CHANGES_MAX, Batch, Change, CommitError, Committed, Expect,
     KEY_MAX, Space,
@@ -68,6 +69,8 @@ pub(crate) struct Job {
     pub(crate) note: Bytes,
     pub(crate) bytes: usize,
     pub(crate) done: Done,
+    /// A bulk import, in the place of changes. It is carried out by itself.
+    pub(crate) bulk: Option<Box<Ready>>,
 }
 
 /// A job, or one without changes, to be refused.
@@ -82,6 +85,7 @@ impl Job {
                 note: batch.note,
                 bytes,
                 done,
+                bulk: None,
             }),
             Err(error) => Err((
                 error,
@@ -90,8 +94,20 @@ impl Job {
                     note: Bytes::new(),
                     bytes: 0,
                     done,
+                    bulk: None,
                 },
             )),
+        }
+    }
+
+    /// A bulk import.
+    pub(crate) fn bulk(ready: Ready, done: Done) -> Self {
+        Self {
+            changes: Vec::new(),
+            note: Bytes::new(),
+            bytes: 0,
+            done,
+            bulk: Some(Box::new(ready)),
         }
     }
 }
@@ -191,17 +207,21 @@ impl Queue {
         inner.jobs.is_empty() && inner.refusal.is_none()
     }
 
-    /// Takes the jobs that are there, up to `bytes` (but at least one); none when there are none.
+    /// Takes the jobs that are there, up to `bytes` (but at least one, and a bulk import by itself); none when there are none.
     pub(crate) fn take(&self, bytes: usize) -> Option<Vec<Job>> {
         let mut inner = self.lock();
         let mut taken = Vec::new();
         let mut sum = 0;
         while let Some(job) = inner.jobs.front() {
-            if !taken.is_empty() && sum + job.bytes > bytes {
+            let alone = job.bulk.is_some();
+            if !taken.is_empty() && (alone || sum + job.bytes > bytes) {
                 break;
             }
             sum += job.bytes;
             taken.extend(inner.jobs.pop_front());
+            if alone {
+                break;
+            }
         }
         inner.bytes -= sum;
         drop(inner);

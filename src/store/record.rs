@@ -266,60 +266,14 @@ pub(crate) struct Packed(Box<[u8]>);
 impl Packed {
     /// Encodes a draft. The generation and the checksum are still missing; see [`Self::seal`].
     pub(crate) fn encode(space: Space, key: &[u8], draft: &Draft) -> Result<Self, CommitError> {
-        let handle: &[u8] = if draft.handle == key {
-            &[]
-        } else {
-            &draft.handle
-        };
-        let flags = if draft.handle == key {
-            HANDLE_IS_KEY
-        } else {
-            0
-        };
-        let values: usize = draft.values.iter().map(|value| value.wire.len()).sum();
-        let length = HEAD + ROW * draft.values.len() + handle.len() + values + CHECKSUM;
-        let fits = key.len() <= KEY_MAX && handle.len() <= KEY_MAX && length <= RECORD_MAX;
-        let (Ok(count), true) = (u16::try_from(draft.values.len()), fits) else {
-            return Err(CommitError::TooLarge);
-        };
-        if usize::from(count) > VALUES_MAX {
-            return Err(CommitError::TooLarge);
-        }
-        let mut packed = Vec::with_capacity(PACKED_HEAD + key.len() + length);
-        packed.push(space.number());
-        packed.extend_from_slice(&(key.len() as u16).to_be_bytes());
-        packed.extend_from_slice(key);
-        packed.extend_from_slice(&[VERSION, flags]);
-        packed.extend_from_slice(&[0; 8]);
-        packed.extend_from_slice(&(handle.len() as u16).to_be_bytes());
-        packed.extend_from_slice(&count.to_be_bytes());
-        let mut offset = 0_u32;
-        for value in &draft.values {
-            packed.extend_from_slice(&value.index.to_be_bytes());
-            packed.extend_from_slice(&offset.to_be_bytes());
-            packed.extend_from_slice(&[value.permissions, u8::from(value.sealed) * SEALED]);
-            offset += value.wire.len() as u32;
-        }
-        packed.extend_from_slice(handle);
-        for value in &draft.values {
-            packed.extend_from_slice(&value.wire);
-        }
-        packed.extend_from_slice(&[0; CHECKSUM]);
+        let mut packed = Vec::new();
+        encode_into(&mut packed, space, key, draft)?;
         Ok(Self(packed.into_boxed_slice()))
     }
 
     /// Gives the record its generation, and with it its checksum.
     pub(crate) fn seal(&mut self, generation: u64) {
-        let at = PACKED_HEAD + self.key().len() + 2;
-        self.0[at..at + 8].copy_from_slice(&generation.to_be_bytes());
-        let end = self.0.len() - CHECKSUM;
-        let checksum = xxh3_64(&self.0[..end]);
-        self.0[end..].copy_from_slice(&checksum.to_be_bytes());
-    }
-
-    /// Takes packed bytes that were read from a file, if they are whole.
-    pub(crate) fn from_disk(bytes: &[u8]) -> Option<Self> {
-        is_sound(bytes).then(|| Self(bytes.into()))
+        seal(&mut self.0, generation);
     }
 
     /// Takes a record found under a key, if they are whole and belong together.
@@ -362,6 +316,65 @@ impl Packed {
     pub(crate) fn record(&self) -> Record<'_> {
         self.view().record()
     }
+}
+
+/// Appends a draft in packed form. The generation and the checksum are still missing; see [`seal`]. After an error nothing
+/// was appended.
+pub(crate) fn encode_into(
+    packed: &mut Vec<u8>,
+    space: Space,
+    key: &[u8],
+    draft: &Draft,
+) -> Result<(), CommitError> {
+    let handle: &[u8] = if draft.handle == key {
+        &[]
+    } else {
+        &draft.handle
+    };
+    let flags = if draft.handle == key {
+        HANDLE_IS_KEY
+    } else {
+        0
+    };
+    let values: usize = draft.values.iter().map(|value| value.wire.len()).sum();
+    let length = HEAD + ROW * draft.values.len() + handle.len() + values + CHECKSUM;
+    let fits = key.len() <= KEY_MAX && handle.len() <= KEY_MAX && length <= RECORD_MAX;
+    let (Ok(count), true) = (u16::try_from(draft.values.len()), fits) else {
+        return Err(CommitError::TooLarge);
+    };
+    if usize::from(count) > VALUES_MAX {
+        return Err(CommitError::TooLarge);
+    }
+    packed.reserve(PACKED_HEAD + key.len() + length);
+    packed.push(space.number());
+    packed.extend_from_slice(&(key.len() as u16).to_be_bytes());
+    packed.extend_from_slice(key);
+    packed.extend_from_slice(&[VERSION, flags]);
+    packed.extend_from_slice(&[0; 8]);
+    packed.extend_from_slice(&(handle.len() as u16).to_be_bytes());
+    packed.extend_from_slice(&count.to_be_bytes());
+    let mut offset = 0_u32;
+    for value in &draft.values {
+        packed.extend_from_slice(&value.index.to_be_bytes());
+        packed.extend_from_slice(&offset.to_be_bytes());
+        packed.extend_from_slice(&[value.permissions, u8::from(value.sealed) * SEALED]);
+        offset += value.wire.len() as u32;
+    }
+    packed.extend_from_slice(handle);
+    for value in &draft.values {
+        packed.extend_from_slice(&value.wire);
+    }
+    packed.extend_from_slice(&[0; CHECKSUM]);
+    Ok(())
+}
+
+/// Gives packed bytes their generation, and with it their checksum.
+pub(crate) fn seal(packed: &mut [u8], generation: u64) {
+    let at = PackedRef(packed).key_end() + 2;
+    packed[at..at + 8].copy_from_slice(&generation.to_be_bytes());
+    let end = packed.len() - CHECKSUM;
+    let checksum = xxh3_64(&packed[..end]);
+    packed[end..].copy_from_slice(&checksum.to_be_bytes());
 }
 
 /// A whole record with its key, in somebody else's memory.
@@ -527,15 +540,15 @@ mod tests {
             Packed::encode(Space::Handle, b"A/1", &draft(b"a/1", &[b"value", b"x"])).unwrap();
         packed.seal(5);
         let good = packed.bytes();
-        assert!(Packed::from_disk(good).is_some());
+        assert!(PackedRef::from_disk(good).is_some());
         for bit in 0..good.len() * 8 {
             let mut bad = good.to_vec();
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(Packed::from_disk(&bad).is_none(), "bit {bit}");
+            assert!(PackedRef::from_disk(&bad).is_none(), "bit {bit}");
         }
         for length in 0..good.len() {
             assert!(
-                Packed::from_disk(&good[..length]).is_none(),
+                PackedRef::from_disk(&good[..length]).is_none(),
                 "length {length}"
             );
         }

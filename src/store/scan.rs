@@ -1,4 +1,4 @@
-//! Ordered reading: the keys come from sled and from the overlay, which together have every key; the records come from
+//! Ordered reading: the keys come from sled, the overlay and its runs, which together have every key; the records come from
 //! the index, which is always right. Without a complete sled the keys come from the index, too, which costs a reading of
 //! all of it.
 
@@ -69,19 +69,44 @@ struct Page {
 
 fn keys(shared: &Shared, from: Bound<&[u8]>, prefix: &[u8], wanted: usize) -> Page {
     // First the overlay, then sled: what is in neither then was in the overlay before, and so in sled now.
-    let view = shared.overlay.view(from, prefix, wanted.max(PAGE_MIN));
-    match merge(&view, from, prefix, wanted) {
+    let mut view = shared.overlay.view(from, prefix, wanted.max(PAGE_MIN));
+    let added = add_runs(&mut view, from, prefix, wanted.max(PAGE_MIN));
+    let merged = match added {
+        Ok(()) => merge(&view, from, prefix, wanted),
+        Err(error) => Some(Err(EngineError::other(error.to_string()))),
+    };
+    match merged {
         Some(Ok(page)) => page,
         Some(Err(error)) => {
             tracing::error!(
                 error = error.message,
-                "scan: sled failed; the index is read instead"
+                "scan: sled or a run failed; the index is read instead"
             );
             shared.request(|requests| requests.rebuild = true);
             from_index(shared, from, prefix, wanted)
         }
         None => from_index(shared, from, prefix, wanted),
     }
+}
+
+/// Adds the first keys of the runs to those of the overlay.
+fn add_runs(
+    view: &mut View,
+    from: Bound<&[u8]>,
+    prefix: &[u8],
+    limit: usize,
+) -> Result<(), StoreError> {
+    if view.engine.is_none() || view.runs.is_empty() {
+        return Ok(());
+    }
+    for run in &view.runs {
+        view.keys.extend(run.keys(from, prefix, limit)?);
+    }
+    view.keys.sort_unstable();
+    view.keys.dedup();
+    view.cut = view.keys.len() >= limit;
+    view.keys.truncate(limit);
+    Ok(())
 }
 
 /// The first keys of sled and overlay together; none without a sled.

@@ -168,10 +168,14 @@ impl Shared {
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
-    /// Waits for a complete sled, with the position it holds at least; none when it has to be made anew.
+    /// Waits for a complete sled that has all runs, with the position it holds at least; none when it has to be made anew.
     pub(crate) fn wait_sled(&self) -> Option<(Arc<Engine>, Position)> {
         loop {
             let found = self.overlay.wait_engine(LOOK_PAUSE);
+            if found.is_some() && !self.overlay.runs().1 && !self.is_stopping() {
+                thread::sleep(LOOK_PAUSE);
+                continue;
+            }
             // Ready without a sled: it is being verified, or made for the first time.
             if found.is_some() || self.state() != State::Ready || self.is_stopping() {
                 return found;

@@ -21,7 +21,7 @@ pub struct Changed {
 }
 
 /// The last change of each key after sequence `after` and up to `until`, in the order of their sequences; none when the
-/// journal does not reach back that far.
+/// journal does not reach back that far, or names a bulk import since.
 pub(crate) fn changes(
     shared: &Shared,
     after: u64,
@@ -37,11 +37,17 @@ pub(crate) fn changes(
         return Ok(None);
     }
     let mut last: HashMap<(u8, Vec<u8>), (u64, bool)> = HashMap::new();
+    // What a bulk import changed is in no journal, and too much for a list.
+    let mut bulk = false;
     tail::read(shared.dir(), shared.identity.epoch, after, |entry| {
         let whole = entry.for_each_numbered(|sequence, change| {
             let (space, key, put) = match &change {
                 Change::Put(packed) => (packed.space_number(), packed.key().to_vec(), true),
                 Change::Delete { space, key } => (*space, key.to_vec(), false),
+                Change::Run(_) => {
+                    bulk |= sequence > after && sequence <= until;
+                    return;
+                }
             };
             if sequence > after && sequence <= until {
                 last.insert((space, key), (sequence, put));
@@ -50,6 +56,9 @@ pub(crate) fn changes(
         debug_assert!(whole, "the checksum of the entry was right");
         Ok(())
     })?;
+    if bulk {
+        return Ok(None);
+    }
     let mut changes: Vec<Changed> = last
         .into_iter()
         .filter_map(|((space, key), (sequence, put))| {

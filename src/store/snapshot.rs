@@ -8,17 +8,13 @@
 //! exactly the state at *to*, whose number of records and sum the journal knows. A snapshot is verified like that, by
 //! reading it back, before it gets its name.
 //!
-//! ```text
-//! file:     blocks: head, dump …, window …, end
-//! block:    at  bytes
-//!            0    4    kind: "HEAD", "DUMP", "WIND", "END "
-//!            4    4    length of the body n
-//!            8    8    xxh3-64 of the body, seeded with the xxh3-64 of the 8 bytes before and the block's number (4;
-//!                      FFFFFFFF for the end)
-//!           16    n    body
+//! A run (see [`super::run`]) has no place in a window: a snapshot waits until sled has all runs, and is begun again when
+//! another one came meanwhile.
 //!
+//! ```text
+//! file:     blocks (see [`super::blocks`]): head, dump …, window …, end
 //! HEAD:     format version (4) = 1, case (1: 0 whole, 1 prefix), epoch (8), from (8)
-//! DUMP:     packed records, each with its length (4) before it, in the order of spaces and keys
+//! DUMP:     records in the order of spaces and keys
 //! WIND:     one journal entry
 //! END:      from (8), position at to: sequence, records, sum (24), records dumped (8), Unix seconds (8),
 //!           where the window begins in the file (8), number of its first block (4)
@@ -29,7 +25,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::hash::BuildHasher;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -38,34 +34,33 @@ use std::time::Duration;
 
 use foldhash::quality::RandomState;
 use jiexi_proto::handle::CaseRule;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::SnapshotInfo;
-use super::disk::{Disk, DiskFile};
+use super::blocks::{self, BLOCK_HEAD, BlockReader, BlockWriter, END};
+use super::disk::Disk;
 use super::error::StoreError;
 use super::journal;
 use super::journal::entry::{Change, Entry, Position, read_u32, read_u64};
 use super::metrics::Stopwatch;
 use super::record::PackedRef;
+use super::run::{self, Run};
 use super::shared::Shared;
 use super::sled::{Engine, Found};
 
 const VERSION: u32 = 1;
-const BLOCK_HEAD: usize = 16;
 const END_BODY: usize = 60;
 const HEAD: &[u8; 4] = b"HEAD";
 const DUMP: &[u8; 4] = b"DUMP";
 const WINDOW: &[u8; 4] = b"WIND";
-const END: &[u8; 4] = b"END ";
 /// A block of the dump is written when it is this long.
 const BLOCK_BYTES: usize = 256 << 10;
-/// The longest block that is read: an entry of the largest batch.
-const BLOCK_MAX: usize = 128 << 20;
 /// How many whole snapshots are kept.
 const KEPT: usize = 2;
 const SUFFIX: &str = "snapshot";
 /// For tests: how often a stalled snapshot looks whether it still is.
 const STALL_PAUSE: Duration = Duration::from_millis(5);
+/// Why a snapshot must be begun again: a window has no place for a run.
+const INTERRUPTED: &str = "a bulk import came while a snapshot was taken";
 
 /// The directory of the snapshots in that of a store.
 pub(crate) fn directory(dir: &Path) -> PathBuf {
@@ -119,14 +114,23 @@ pub(crate) fn take(shared: &Shared, renew: bool) -> Result<SnapshotInfo, StoreEr
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
     let watch = Stopwatch::start();
-    let Some((engine, from)) = shared.wait_sled() else {
-        return Err(StoreError::Unavailable(
-            "no snapshot now: the state on disk is being made anew",
-        ));
-    };
     let temporary = directory(shared.dir()).join("taking.tmp");
-    shared.disk.discard(&temporary)?;
-    let taken = write(shared, &engine, from, &temporary).and_then(|()| {
+    let written = loop {
+        let runs = shared.overlay.runs().0;
+        let Some((engine, from)) = shared.wait_sled() else {
+            return Err(StoreError::Unavailable(
+                "no snapshot now: the state on disk is being made anew",
+            ));
+        };
+        shared.disk.discard(&temporary)?;
+        match write(shared, &engine, (from, runs), &temporary) {
+            Err(StoreError::Unavailable(INTERRUPTED)) => {
+                tracing::info!("snapshot: {INTERRUPTED}; it is begun again");
+            }
+            written => break written,
+        }
+    };
+    let taken = written.and_then(|()| {
         let (manifest, bytes) = verify(&temporary)?;
         let path = name(shared.dir(), manifest.to.sequence);
         shared.disk.rename(&temporary, &path)?;
@@ -183,15 +187,17 @@ fn retire(shared: &Shared, renew: bool) -> Result<(), StoreError> {
     if removed > 0 {
         tracing::info!(segments = removed, behind = from, "journal pruned");
     }
-    Ok(())
+    run::prune(&shared.disk, shared.dir(), from)
 }
 
-fn write(shared: &Shared, engine: &Engine, from: Position, path: &Path) -> Result<(), StoreError> {
-    let mut out = BlockWriter {
-        file: shared.disk.create(path)?,
-        at: 0,
-        blocks: 0,
-    };
+/// Writes a snapshot of a sled that holds at least the state at `from`, when there had been so many runs.
+fn write(
+    shared: &Shared,
+    engine: &Engine,
+    (from, runs): (Position, u64),
+    path: &Path,
+) -> Result<(), StoreError> {
+    let mut out = BlockWriter::new(shared.disk.create(path)?);
     let mut head = VERSION.to_be_bytes().to_vec();
     head.push(u8::from(shared.identity.case == CaseRule::Prefix));
     head.extend_from_slice(&shared.identity.epoch.to_be_bytes());
@@ -206,6 +212,9 @@ fn write(shared: &Shared, engine: &Engine, from: Position, path: &Path) -> Resul
         (from.sequence, to.sequence),
         |entry| out.block(WINDOW, entry),
     )?;
+    if shared.overlay.runs().0 != runs {
+        return Err(StoreError::Unavailable(INTERRUPTED));
+    }
     let mut end = from.sequence.to_be_bytes().to_vec();
     to.encode(&mut end);
     end.extend_from_slice(&dumped.to_be_bytes());
@@ -229,8 +238,7 @@ fn write_dump(shared: &Shared, engine: &Engine, out: &mut BlockWriter) -> Result
             }
         };
         dumped += 1;
-        block.extend_from_slice(&(packed.bytes().len() as u32).to_be_bytes());
-        block.extend_from_slice(packed.bytes());
+        blocks::put_record(&mut block, packed.bytes());
         if block.len() >= BLOCK_BYTES {
             outcome = out.block(DUMP, &block);
             block.clear();
@@ -261,38 +269,6 @@ fn damaged_in_sled(engine: &Engine, key: &[u8]) -> StoreError {
     )
 }
 
-struct BlockWriter {
-    file: DiskFile,
-    at: u64,
-    blocks: u32,
-}
-
-impl BlockWriter {
-    fn block(&mut self, kind: &[u8; 4], body: &[u8]) -> Result<(), StoreError> {
-        let mut block = Vec::with_capacity(BLOCK_HEAD + body.len());
-        block.extend_from_slice(kind);
-        block.extend_from_slice(&(body.len() as u32).to_be_bytes());
-        let checksum = block_checksum(&block, self.blocks, body);
-        block.extend_from_slice(&checksum.to_be_bytes());
-        block.extend_from_slice(body);
-        self.file.write_at(&block, self.at)?;
-        self.at += block.len() as u64;
-        self.blocks += 1;
-        Ok(())
-    }
-}
-
-fn block_checksum(start: &[u8], number: u32, body: &[u8]) -> u64 {
-    // The end must be readable without the blocks before it.
-    let number = if start.starts_with(END) {
-        u32::MAX
-    } else {
-        number
-    };
-    let seed = xxh3_64(&[start, &number.to_be_bytes()].concat());
-    xxh3_64_with_seed(body, seed)
-}
-
 impl SnapshotInfo {
     pub(crate) fn new(path: PathBuf, manifest: &Manifest, bytes: u64) -> Self {
         Self {
@@ -317,7 +293,7 @@ fn stall(shared: &Shared) {
 
 /// Reads what a snapshot says about itself.
 pub(crate) fn read_manifest(path: &Path) -> Result<Manifest, StoreError> {
-    let mut reader = BlockReader::open(path)?;
+    let mut reader = BlockReader::open(path, REMEDY)?;
     let head = reader.block()?;
     let parsed = (head.kind == *HEAD)
         .then(|| parse_head(&head.body))
@@ -372,16 +348,49 @@ fn parse_end(body: &[u8], (case, epoch): (CaseRule, u64)) -> Option<Manifest> {
     })
 }
 
-/// Calls `visit` with every entry of the window, in order.
-pub(crate) fn read_window(
+/// Calls `visit` with every entry of the window, the last one first.
+pub(crate) fn read_window_back(
     path: &Path,
     manifest: &Manifest,
     mut visit: impl FnMut(Entry<'_>) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
-    let mut reader = BlockReader::open(path)?;
+    let mut places = Vec::new();
+    read_window(path, manifest, |entry, place| {
+        places.push((place, entry.bytes.len()));
+        Ok(())
+    })?;
+    let failed = |error| StoreError::io(path, "read", error);
+    let file = File::open(path).map_err(failed)?;
+    for ((at, number), length) in places.into_iter().rev() {
+        let body = blocks::read_at(&file, at, number).map_err(failed)?;
+        let entry = body
+            .as_deref()
+            .and_then(|body| Entry::read(body, manifest.epoch));
+        match entry.filter(|entry| entry.bytes.len() == length) {
+            Some(entry) => visit(entry)?,
+            None => {
+                return Err(StoreError::damaged(
+                    path,
+                    "an entry of its window changed",
+                    REMEDY,
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Calls `visit` with every entry of the window, in order, with the place and the number of its block.
+pub(crate) fn read_window(
+    path: &Path,
+    manifest: &Manifest,
+    mut visit: impl FnMut(Entry<'_>, (u64, u32)) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut reader = BlockReader::open(path, REMEDY)?;
     reader.seek(manifest.window.0, manifest.window.1)?;
     let mut last = manifest.from;
     loop {
+        let place = (reader.at, reader.blocks);
         let block = reader.block()?;
         if block.kind == *END {
             break;
@@ -393,7 +402,7 @@ pub(crate) fn read_window(
             return Err(reader.damaged("an entry of its window is missing or damaged"));
         };
         last = entry.after.sequence;
-        visit(entry)?;
+        visit(entry, place)?;
     }
     if last == manifest.to.sequence {
         Ok(())
@@ -408,21 +417,17 @@ pub(crate) fn read_dump(
     manifest: &Manifest,
     mut visit: impl FnMut(PackedRef<'_>) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
-    let mut reader = BlockReader::open(path)?;
+    let mut reader = BlockReader::open(path, REMEDY)?;
     reader.block()?;
     let mut dumped = 0;
     let mut last: (u8, Vec<u8>) = (0, Vec::new());
     while reader.at < manifest.window.0 {
         let block = reader.block()?;
-        let mut rest = &block.body[..];
-        while !rest.is_empty() {
-            let length = read_u32(rest, 0).map_or(usize::MAX, |length| length as usize);
-            let parts = rest.get(4..).and_then(|rest| rest.split_at_checked(length));
-            let Some((packed, after)) = parts.filter(|_| block.kind == *DUMP) else {
-                return Err(reader.damaged("a block of its dump is damaged"));
-            };
-            rest = after;
-            let Some(packed) = PackedRef::from_disk(packed) else {
+        if block.kind != *DUMP {
+            return Err(reader.damaged("a block of its dump is damaged"));
+        }
+        for packed in blocks::records(&block.body) {
+            let Some(packed) = packed else {
                 return Err(reader.damaged("a record of its dump has a wrong checksum"));
             };
             let key = (packed.space_number(), packed.key());
@@ -447,7 +452,7 @@ pub(crate) fn read_dump(
 pub(crate) fn verify(path: &Path) -> Result<(Manifest, u64), StoreError> {
     let manifest = read_manifest(path)?;
     let mut tally = Tally::default();
-    read_window(path, &manifest, |entry| tally.window(entry, path))?;
+    read_window(path, &manifest, |entry, _| tally.window(entry, path))?;
     read_dump(path, &manifest, |packed| {
         let hash = tally.hash(packed.space_number(), packed.key());
         tally.record(hash, Some(packed.checksum()));
@@ -484,23 +489,47 @@ impl Tally {
         self.hasher.hash_one((space, key))
     }
 
-    /// Adds an entry of the window; before the dump.
+    /// Adds an entry of the window, which names no run; before the dump.
     pub(crate) fn window(&mut self, entry: Entry<'_>, path: &Path) -> Result<(), StoreError> {
-        let sound = entry.for_each(|change| {
-            let (hash, left) = match change {
-                Change::Put(packed) => (
-                    self.hash(packed.space_number(), packed.key()),
-                    Some(packed.checksum()),
-                ),
-                Change::Delete { space, key } => (self.hash(space, &key), None),
-            };
-            self.window.insert(hash, left);
+        let mut known = true;
+        let sound = entry.for_each(|change| match change {
+            Change::Put(packed) => self.put(packed),
+            Change::Delete { space, key } => {
+                self.window.insert(self.hash(space, key), None);
+            }
+            Change::Run(_) => known = false,
         });
-        if sound {
+        if sound && known {
             Ok(())
         } else {
             Err(StoreError::damaged(path, "an entry makes no sense", REMEDY))
         }
+    }
+
+    /// Adds a record of a run; likewise.
+    pub(crate) fn put(&mut self, packed: PackedRef<'_>) {
+        let hash = self.hash(packed.space_number(), packed.key());
+        self.window.insert(hash, Some(packed.checksum()));
+    }
+
+    /// Adds an entry of the journal, which may name a run; the run, which `last` comes before.
+    pub(crate) fn entry(
+        &mut self,
+        entry: Entry<'_>,
+        last: Position,
+        shared: &Shared,
+    ) -> Result<Option<Run>, StoreError> {
+        let Some(named) = entry.run() else {
+            self.window(entry, &journal::directory(shared.dir()))?;
+            return Ok(None);
+        };
+        let positions = (last, entry.after);
+        let run = run::open(shared.dir(), shared.identity.epoch, named, positions)?;
+        run.for_each(false, |packed| {
+            self.put(packed);
+            Ok(())
+        })?;
+        Ok(Some(run))
     }
 
     /// Adds a record of the dump: its checksum, or none when it is damaged.
@@ -530,85 +559,6 @@ impl Tally {
 /// What to do about a damaged snapshot.
 const REMEDY: &str =
     "use another snapshot; a running node takes a new one with `jiexi store snapshot`";
-
-struct Block {
-    kind: [u8; 4],
-    body: Vec<u8>,
-}
-
-struct BlockReader {
-    file: BufReader<File>,
-    path: PathBuf,
-    at: u64,
-    length: u64,
-    blocks: u32,
-}
-
-impl BlockReader {
-    fn open(path: &Path) -> Result<Self, StoreError> {
-        let file =
-            File::open(path).map_err(|error| StoreError::io(path, "open the file", error))?;
-        let length = file
-            .metadata()
-            .map_err(|error| StoreError::io(path, "read the size", error))?
-            .len();
-        let file = BufReader::with_capacity(1 << 20, file);
-        Ok(Self {
-            file,
-            path: path.to_path_buf(),
-            at: 0,
-            length,
-            blocks: 0,
-        })
-    }
-
-    fn seek(&mut self, at: u64, number: u32) -> Result<(), StoreError> {
-        self.file
-            .seek(SeekFrom::Start(at))
-            .map_err(|error| StoreError::io(&self.path, "read", error))?;
-        self.at = at;
-        self.blocks = number;
-        Ok(())
-    }
-
-    fn block(&mut self) -> Result<Block, StoreError> {
-        let mut head = [0; BLOCK_HEAD];
-        self.read(&mut head)?;
-        let length = read_u32(&head, 4).unwrap_or(u32::MAX) as usize;
-        if length > BLOCK_MAX || length as u64 > self.length - self.at {
-            return Err(self.damaged("it is cut off, or the length of a block is damaged"));
-        }
-        let mut body = vec![0; length];
-        self.read(&mut body)?;
-        if read_u64(&head, 8) != Some(block_checksum(&head[..8], self.blocks, &body)) {
-            return Err(self.damaged("a block has a wrong checksum"));
-        }
-        self.blocks += 1;
-        Ok(Block {
-            kind: [head[0], head[1], head[2], head[3]],
-            body,
-        })
-    }
-
-    fn read(&mut self, bytes: &mut [u8]) -> Result<(), StoreError> {
-        if bytes.len() as u64 > self.length.saturating_sub(self.at) {
-            return Err(self.damaged("it is cut off"));
-        }
-        self.file
-            .read_exact(bytes)
-            .map_err(|error| StoreError::io(&self.path, "read", error))?;
-        self.at += bytes.len() as u64;
-        Ok(())
-    }
-
-    fn damaged(&self, what: &str) -> StoreError {
-        StoreError::damaged(
-            &self.path,
-            format!("{what} (before byte {})", self.at),
-            REMEDY,
-        )
-    }
-}
 
 /// Puts a copy of a snapshot, already verified, among those of a store.
 pub(crate) fn adopt(

@@ -8,6 +8,7 @@ use super::error::StoreError;
 use super::journal;
 use super::journal::entry::{Piece, for_each_piece, read_segment_head};
 use super::metrics::Part;
+use super::run;
 use super::shared::Shared;
 use super::sled::{Engine, Found};
 use super::snapshot::{self, Tally};
@@ -32,6 +33,7 @@ pub(crate) fn verify(shared: &Shared) -> Result<Report, StoreError> {
     }
     journal(shared, &mut report)?;
     snapshots(shared, &mut report)?;
+    runs(shared, &mut report);
     for _ in &report.problems {
         shared.metrics.count_error(Part::Scrub);
     }
@@ -78,10 +80,9 @@ fn sled(
     let to = shared.overlay.durable();
     journal::tail::read(shared.dir(), shared.identity.epoch, from, |entry| {
         if entry.first <= to.sequence {
-            tally.window(entry, engine.directory())
-        } else {
-            Ok(())
+            tally.entry(entry, to, shared)?;
         }
+        Ok(())
     })?;
     report.sled_records = records.len() as u64;
     for (hash, checksum) in records {
@@ -142,6 +143,23 @@ fn journal(shared: &Shared, report: &mut Report) -> Result<(), StoreError> {
         report.problems.extend(problems.into_iter().map(healing));
     }
     Ok(())
+}
+
+/// Reads the runs that are still needed.
+fn runs(shared: &Shared, report: &mut Report) {
+    for (_, path, _) in run::list(shared.dir()) {
+        match run::verify(&path, shared.identity.epoch) {
+            Ok(()) => {}
+            // Removed meanwhile: sled and the snapshots have it.
+            Err(_) if !path.exists() => {}
+            Err(error) => {
+                shared.request(|requests| requests.renew = true);
+                report
+                    .problems
+                    .push(format!("{error}; a new snapshot takes its place"));
+            }
+        }
+    }
 }
 
 fn snapshots(shared: &Shared, report: &mut Report) -> Result<(), StoreError> {

@@ -10,16 +10,18 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
+use super::bulk::{self, Ready};
 use super::change::{CommitError, Committed, Expect, Space};
 use super::disk::Event;
 use super::error::StoreError;
 use super::index::Reader;
 use super::journal::Journal;
-use super::journal::entry::{EntryWriter, Position};
+use super::journal::entry::{EntryWriter, Position, Step};
 use super::metrics::{Part, Result as Outcome, Stopwatch};
 use super::overlay::{FullKey, Limits};
 use super::queue::{Encoded, Job, Prepared, Todo};
 use super::record::{Packed, Record};
+use super::run::Written;
 use super::shared::Shared;
 
 /// For the test that must find losses: how long an acknowledged group then stays unwritten.
@@ -73,6 +75,10 @@ impl Writer {
             return self.refuse(jobs, &CommitError::DiskFull);
         }
         let watch = Stopwatch::start();
+        let jobs = match self.commit_bulk(jobs) {
+            Ok(()) => return,
+            Err(jobs) => jobs,
+        };
         let (group, after) = self.judge(jobs);
         if after.sequence == self.position.sequence {
             return self
@@ -102,6 +108,90 @@ impl Writer {
             .metrics
             .commit_duration
             .observe(watch.nanoseconds());
+    }
+
+    /// Carries out a bulk import, which is a group by itself; another group comes back.
+    fn commit_bulk(&mut self, mut jobs: Vec<Job>) -> Result<(), Vec<Job>> {
+        let Some(ready) = jobs.first_mut().and_then(|job| job.bulk.take()) else {
+            return Err(jobs);
+        };
+        let records = ready.written.named.records as usize;
+        let outcome = self.name_run(*ready);
+        if let Ok(Committed { sequence }) = outcome {
+            self.shared.disk.note(|| Event::Acknowledge(sequence));
+        }
+        // The queue gives it out by itself.
+        for job in jobs {
+            self.shared.tell(job, outcome.clone(), records);
+        }
+        Ok(())
+    }
+
+    /// Names a run in the journal and makes its records visible.
+    fn name_run(&mut self, ready: Ready) -> Result<Committed, CommitError> {
+        let Ready {
+            mut written,
+            stage,
+            claims,
+        } = ready;
+        if let Some((key, _)) = claims
+            .iter()
+            .find(|(key, handle)| bulk::is_claimed(&self.shared, key, handle))
+        {
+            let found = self.reader.with(Space::System.number(), key, |found| {
+                found.record().generation()
+            });
+            return Err(CommitError::Conflict { change: 0, found });
+        }
+        let index = Arc::clone(&self.shared.index);
+        let prepared = index.prepare(stage);
+        let before = self.position;
+        let after = Position {
+            sequence: before.sequence + 1,
+            count: before.count.saturating_add_signed(prepared.count),
+            sum: before.sum ^ prepared.sum,
+        };
+        self.entry.begin();
+        self.entry.batch(1, b"");
+        self.entry.change(&Step::Run(written.named));
+        let epoch = self.shared.identity.epoch;
+        self.entry.finish(epoch, after.sequence, after);
+        let reserved = self.journal.reserve(before, self.entry.bytes().len());
+        let named = reserved.map_err(|error| (error.is_disk_full(), error));
+        match named.and_then(|()| self.write(after).map_err(|error| (false, error))) {
+            Ok(()) => {}
+            Err((true, error)) => {
+                tracing::error!(%error, "the disk is full: writes are refused, reads go on");
+                return Err(CommitError::DiskFull);
+            }
+            Err((false, error)) => {
+                // The next start finds out whether the journal names it.
+                written.file.leave();
+                return Err(CommitError::ReadOnly(self.stop(&error)));
+            }
+        }
+        self.shared.overlay.synced(after);
+        if let Err(error) = written.file.keep(after.sequence) {
+            tracing::error!(%error, "a run keeps its first name; the next start finds it all the same");
+        }
+        prepared.publish();
+        self.position = after;
+        self.publish_run(written, before, after);
+        let sequence = after.sequence;
+        Ok(Committed { sequence })
+    }
+
+    /// Lets sled and the scans know of a run that is visible.
+    fn publish_run(&self, written: Written, before: Position, after: Position) {
+        match written.into_run(before, after) {
+            Ok(run) => self.shared.overlay.publish_run(run),
+            Err(error) => {
+                tracing::error!(%error, "a run cannot be read: sled is made anew from the index");
+                self.shared.overlay.publish(Vec::new(), after);
+                self.shared.request(|requests| requests.rebuild = true);
+            }
+        }
+        self.shared.bump_epochs([true; Space::ALL.len()]);
     }
 
     /// Appends the entry and makes it durable.
@@ -250,16 +340,22 @@ impl Writer {
 
     /// The journal failed: nobody knows what of the group is on the disk, so nothing more may be written.
     fn fail(&self, group: Vec<Judged>, error: &StoreError) {
-        let reason: Arc<str> =
-            format!("{error}; close the store, make sure of the disk, open it again").into();
-        self.shared.metrics.count_error(Part::Journal);
-        self.shared.set_read_only(Arc::clone(&reason));
+        let reason = self.stop(error);
         for judged in group {
             self.shared
                 .metrics
                 .count_changes(Outcome::Failed, judged.job.changes.len());
             call(judged.job, Err(CommitError::ReadOnly(Arc::clone(&reason))));
         }
+    }
+
+    /// Takes no writes from now on; the reason.
+    fn stop(&self, error: &StoreError) -> Arc<str> {
+        let reason: Arc<str> =
+            format!("{error}; close the store, make sure of the disk, open it again").into();
+        self.shared.metrics.count_error(Part::Journal);
+        self.shared.set_read_only(Arc::clone(&reason));
+        reason
     }
 
     fn refuse(&self, jobs: Vec<Job>, reason: &CommitError) {

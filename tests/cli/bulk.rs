@@ -147,6 +147,65 @@ pub(crate) fn bad_lines(directory: &Path, data: &str) {
     assert_eq!(count(), 2_500);
 }
 
+/// Many lines are one change: a bad line stops the import with what came before its batch there, and after a second
+/// import, the other way round, every record is that of the second.
+pub(crate) fn many_lines(directory: &Path, data: &str) {
+    const LINES: usize = 18_500;
+    let mut lines: Vec<String> = (0..LINES)
+        .map(|number| line(&format!("many{number}")))
+        .collect();
+    lines.push("{\"handle\":\"88.118/bad\"}".to_owned());
+    fs::write(directory.join("many.ndjson"), lines.join("\n")).expect("writes");
+    let stopped = run(directory, &["import", "many.ndjson", "--data", data]).expect(1);
+    assert!(
+        stopped.stderr.starts_with("jiexi: many.ndjson:18501: "),
+        "{}",
+        stopped.stderr
+    );
+    assert!(
+        stopped.stderr.contains("18000 records with 18000 values"),
+        "{}",
+        stopped.stderr
+    );
+    let found = |text: &str| {
+        let all = export(directory, data, &[]);
+        let ours = all.iter().filter(|line| {
+            let handle = line["handle"].as_str();
+            handle.is_some_and(|handle| handle.starts_with("88.118/many"))
+        });
+        ours.filter(|line| line.to_string().contains(text)).count()
+    };
+    assert_eq!(found("example.cn"), 18_000, "whole batches only");
+
+    lines.pop();
+    lines.reverse();
+    let other = lines.join("\n").replace("example.cn", "example.org");
+    let imported = run_with(
+        directory,
+        &["import", "-", "--data", data],
+        other.as_bytes(),
+    )
+    .expect(0);
+    assert!(
+        imported.stdout.starts_with("imported 18500 records"),
+        "{}",
+        imported.stdout
+    );
+    assert_eq!((found("example.org"), found("example.cn")), (LINES, 0));
+    let report = run(
+        directory,
+        &["store", "verify", "--data", data, "-o", "json"],
+    );
+    report.expect(0);
+}
+
+#[test]
+fn many_lines_are_one_change() {
+    let directory = directory();
+    node(directory.path(), "a");
+    many_lines(directory.path(), "a");
+}
+
 #[test]
 fn what_goes_in_comes_out() {
     let directory = directory();

@@ -147,6 +147,7 @@ fn bulk_commands_work_on_a_running_node() {
     bulk::round_trip(directory.path(), "a", "b");
     bulk::secrets(directory.path(), "a");
     bulk::bad_lines(directory.path(), "a");
+    bulk::many_lines(directory.path(), "a");
     assert_eq!(running.stop(), 0);
     let socket = directory.path().join("a/control.sock");
     assert!(!socket.exists(), "the socket goes with the node");

@@ -10,8 +10,8 @@ use jiexi::store::metrics::Part;
 use jiexi::store::{Config, Space, State, Store, StoreError};
 
 use crate::support::{
-    PATIENCE, Random, batch, config, contents, copy_tree, create, delete, eventually, files, open,
-    put,
+    PATIENCE, Random, batch, config, contents, copy_tree, create, delete, eventually, files,
+    import, open, put,
 };
 
 /// The quick form; `JIEXI_TEST_LONG=1` does ten times as many.
@@ -96,6 +96,7 @@ fn images(home: &Path) -> Vec<Image> {
     copy_tree(&live, &closed);
     let store = open(&small(&live));
     fill(&store, 3_500);
+    import_some(&store, 5_000);
     let expected = contents(&store, Space::Handle);
     let crashed = home.join("crashed");
     // sled is read while it may be writing, as no crash would; it has had its time.
@@ -105,14 +106,17 @@ fn images(home: &Path) -> Vec<Image> {
     copy_tree(&live, &crashed);
     // And one where sled is behind, so that the last entries are only in the journal.
     fill_some(&store, 4_500, 30);
+    import_some(&store, 5_001);
     let behind = home.join("behind");
-    copy_tree(&live.join("journal"), &behind.join("journal"));
+    for part in ["journal", "runs"] {
+        copy_tree(&live.join(part), &behind.join(part));
+    }
     copy_tree(&crashed, &behind.join("rest"));
     for entry in fs::read_dir(behind.join("rest"))
         .unwrap()
         .map(|entry| entry.unwrap())
     {
-        if entry.file_name() != "journal" {
+        if entry.file_name() != "journal" && entry.file_name() != "runs" {
             fs::rename(entry.path(), behind.join(entry.file_name())).unwrap();
         }
     }
@@ -141,8 +145,18 @@ fn images(home: &Path) -> Vec<Image> {
 fn small(dir: &Path) -> Config {
     Config {
         segment_bytes: 128 << 10,
+        import_stripe_bytes: 32 << 10,
         ..config(dir)
     }
+}
+
+/// A bulk import of some hundred records of this version.
+fn import_some(store: &Store, version: u64) {
+    let key = |number: u64| format!("88.118/{:05}", number * 5).into_bytes();
+    let records: Vec<_> = (0..400)
+        .map(|number| (Space::Handle, key(number), version))
+        .collect();
+    import(store, &records).unwrap();
 }
 
 fn fill(store: &Store, first: u64) {

@@ -193,7 +193,7 @@ fn run_and_kill(dir: &Path, next: [u64; 2], unsafe_order: bool, after: Duration)
     told
 }
 
-fn kill(child: &mut Child) {
+pub(crate) fn kill(child: &mut Child) {
     child.kill().unwrap();
     child.wait().unwrap();
 }
@@ -232,7 +232,7 @@ fn child() {
 }
 
 /// One write, so that a kill cannot tear it.
-fn tell(line: &str) {
+pub(crate) fn tell(line: &str) {
     std::io::stdout()
         .write_all(format!("{line}\n").as_bytes())
         .unwrap();

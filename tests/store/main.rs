@@ -9,6 +9,7 @@
 )]
 
 mod behaviour;
+mod bulk;
 mod damage;
 mod formats;
 mod full_disk;

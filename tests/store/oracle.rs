@@ -6,7 +6,7 @@ use std::ops::Bound;
 
 use jiexi::store::{Action, Change, CommitError, Config, Expect, Lookup, Space, Store};
 
-use crate::support::{Random, batch, config, create, delete, open, put, version};
+use crate::support::{Random, batch, config, create, delete, import, open, put, version};
 
 const STEPS: usize = 3_000;
 const KEYS: usize = 150;
@@ -21,6 +21,7 @@ fn random_operations() {
     let config = Config {
         segment_bytes: 64 << 10,
         lag_changes: 200,
+        import_stripe_bytes: 8 << 10,
         ..config(dir.path())
     };
     let mut store = create(&config);
@@ -32,8 +33,9 @@ fn random_operations() {
                 store = open(&config);
             }
             1 => drop(store.snapshot().unwrap()),
+            3 => bulk(&store, &mut model, &mut random, step as u64),
             2 if random.below(4) == 0 => store.rebuild().unwrap(),
-            2..20 => compare_scan(&store, &model, &mut random),
+            2 | 4..20 => compare_scan(&store, &model, &mut random),
             20..40 => compare_find(&store, &model, &mut random),
             _ => change(&store, &mut model, &mut random, step as u64),
         }
@@ -106,6 +108,16 @@ fn change(store: &Store, model: &mut Model, random: &mut Random, step: u64) {
         (Err(found), Some(expected)) => assert_eq!(found, expected),
         (found, expected) => panic!("step {step}: {found:?}, expected {expected:?}"),
     }
+}
+
+fn bulk(store: &Store, model: &mut Model, random: &mut Random, step: u64) {
+    let records: Vec<_> = (0..random.below(3 * KEYS))
+        .map(|_| (Space::ALL[random.below(4)], key(random), step))
+        .collect();
+    let committed = import(store, &records).unwrap();
+    // Nobody else writes: the sequence that was kept free is the one before.
+    let record = |(space, key, _)| ((space, key), (committed.sequence - 1, step));
+    model.extend(records.into_iter().map(record));
 }
 
 fn compare_scan(store: &Store, model: &Model, random: &mut Random) {

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 
 use jiexi::store::{Action, Change, Config, Event, Faults, Space, Store};
 
-use crate::support::{Random, batch, config, contents, copy_tree, delete, open, put};
+use crate::support::{Random, batch, config, contents, copy_tree, delete, import, open, put};
 
 const CUTS: usize = 24;
 const OPERATIONS: u64 = 1_200;
@@ -78,6 +78,7 @@ fn record(home: &Path, random: &mut Random, unsafe_order: bool) -> Run {
     faults.acknowledge_first.store(unsafe_order, Relaxed);
     let config = Config {
         segment_bytes: 64 << 10,
+        import_stripe_bytes: 4 << 10,
         snapshot_journal_bytes: 192 << 10,
         faults: Some(Arc::clone(&faults)),
         ..config(&dir)
@@ -104,6 +105,12 @@ fn record(home: &Path, random: &mut Random, unsafe_order: bool) -> Run {
                     let version = number.fetch_add(1, Relaxed);
                     if version >= operations {
                         break;
+                    }
+                    // Now and then many at once.
+                    if version % 60 == 59 {
+                        let (committed, changes) = import_all(store, version);
+                        batches.lock().unwrap().insert(committed, changes);
+                        continue;
                     }
                     let changes: Vec<Change> = (0..1 + random.below(8))
                         .map(|_| {
@@ -136,6 +143,18 @@ fn record(home: &Path, random: &mut Random, unsafe_order: bool) -> Run {
     }
 }
 
+/// Imports every key; the sequence, and what that was.
+fn import_all(store: &Store, version: u64) -> (u64, Vec<Change>) {
+    let changes: Vec<Change> = (0..60)
+        .map(|key| put(Space::Handle, format!("K{key:02}").as_bytes(), version))
+        .collect();
+    let records = changes
+        .iter()
+        .map(|put| (put.space, put.key.clone(), version));
+    let committed = import(store, &records.collect::<Vec<_>>()).unwrap();
+    (committed.sequence, changes)
+}
+
 /// Cuts the power after `at` events; what was lost.
 fn replay(home: &Path, run: &Run, at: usize, model: Model, random: &mut Random) -> Option<String> {
     let dir = home.join("cut");
@@ -147,7 +166,9 @@ fn replay(home: &Path, run: &Run, at: usize, model: Model, random: &mut Random) 
     });
     let acknowledged = acknowledged.max().unwrap_or(0);
     for (path, bytes) in surviving(events, model, random) {
-        fs::write(dir.join(path.strip_prefix(&run.dir).unwrap()), bytes).unwrap();
+        let path = dir.join(path.strip_prefix(&run.dir).unwrap());
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
     }
     let lost = compare(&dir, run, acknowledged);
     fs::remove_dir_all(dir).unwrap();

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiexi::store::{
-    Action, Batch, Change, Config, Draft, DraftValue, Expect, OwnedRecord, Space, Store,
+    Action, Batch, Change, CommitError, Committed, Config, Draft, DraftValue, Expect, OwnedRecord,
+    Space, Store,
 };
 
 /// Longer than anything takes, also on a busy machine.
@@ -140,6 +141,22 @@ pub(crate) fn batch(changes: Vec<Change>) -> Batch {
         changes,
         note: Bytes::from_static(b"a note"),
     }
+}
+
+/// Imports these versions of keys, the later ones last.
+pub(crate) fn import(
+    store: &Store,
+    records: &[(Space, Vec<u8>, u64)],
+) -> Result<Committed, CommitError> {
+    let mut bulk = store.bulk()?;
+    for some in records.chunks(100) {
+        let mut slab = bulk.encoder().slab();
+        for (space, key, version) in some {
+            slab.put(*space, key, &draft(key, *version))?;
+        }
+        bulk.add(slab)?;
+    }
+    bulk.commit()
 }
 
 /// The version of a record, after checking every byte of it.

@@ -28,11 +28,17 @@
 //! 6. A place is an address below 2^48 and a multiple of 8 within a region; roots likewise, of a multiple of 64. Both were
 //!    exposed when they were made.
 //! 7. A block lies within its region: its length was checked when it was written.
+//! 8. Regions and blocks of a [`Stage`] are its own, and no published slot leads to them, until [`Prepared::publish`].
+//!
+//! [`Stage`]: bulk::Stage
+//! [`Prepared::publish`]: bulk::Prepared::publish
 #![expect(
     unsafe_code,
     reason = "records are read in place while others are written: a look-up costs a third of what it did with a map \
               of reference-counted records, and a record a quarter less memory; benches/store.rs measures both"
 )]
+
+pub(super) mod bulk;
 
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
@@ -247,6 +253,12 @@ fn slot(tag: u64, address: usize) -> u64 {
     tag << PLACE_BITS | (address as u64) >> 3
 }
 
+/// The tag of a slot.
+#[inline]
+fn tag(slot: u64) -> u64 {
+    slot >> PLACE_BITS
+}
+
 /// The header of a block.
 ///
 /// # Safety
@@ -307,7 +319,7 @@ fn search(table: &[Line], tag: u64, mut is_it: impl FnMut(u64) -> bool) -> Optio
         let mut ends = false;
         for (at, slot) in line.0.iter().enumerate() {
             let slot = slot.load(Ordering::Acquire);
-            if slot >> PLACE_BITS == tag && address(slot) > ALIGNMENT && is_it(slot) {
+            if self::tag(slot) == tag && address(slot) > ALIGNMENT && is_it(slot) {
                 return Some((line, at));
             }
             ends |= slot == EMPTY;
@@ -331,6 +343,22 @@ fn insert(table: &[Line], tag: u64, new: u64) -> bool {
         }
     }
     panic!("a table has room before something is put into it");
+}
+
+/// An empty table with room for so many records.
+fn new_table(records: usize) -> Box<[Line]> {
+    let count = records * ROOM_FIFTHS / 3 / LINE + 1;
+    (0..count.min(LINES_MAX)).map(|_| Line::default()).collect()
+}
+
+/// Copies what is in a table to one that nobody else has yet.
+fn copy_slots(from: &[Line], to: &[Line]) {
+    for old in from.iter().flat_map(|line| &line.0) {
+        let old = old.load(Ordering::Relaxed);
+        if address(old) > ALIGNMENT {
+            insert(to, tag(old), old);
+        }
+    }
 }
 
 /// Whether a packed record is that under a key.
@@ -665,7 +693,10 @@ impl Memory {
 
     /// Frees what nobody sees any more, and cleans a little: for when nothing is written.
     pub(super) fn tend(&self) {
-        let mut writer = self.lock();
+        // While many records are being put there is something to do, and somebody does it.
+        let Ok(mut writer) = self.writer.try_lock() else {
+            return;
+        };
         writer.clean(REGION / 8, self);
         writer.reclaim(self);
     }
@@ -722,6 +753,39 @@ struct Region {
     dead: usize,
 }
 
+impl Region {
+    fn new() -> Self {
+        Self {
+            pages: Pages::new(),
+            used: 0,
+            dead: 0,
+        }
+    }
+
+    /// Its name among the regions.
+    fn number(&self) -> usize {
+        self.pages.0.addr().get() / REGION
+    }
+
+    /// Writes a block; where it is, if there was room.
+    fn write(&mut self, packed: &[u8]) -> Option<usize> {
+        let size = size(packed.len());
+        if self.used + size > REGION {
+            return None;
+        }
+        // SAFETY: there are so many bytes left in the region. Nobody reads them before a slot leads there.
+        let block = unsafe { self.pages.0.add(self.used) };
+        self.used += size;
+        // SAFETY: as above; the header is aligned because sizes and regions are, and the record follows it.
+        unsafe {
+            block.cast::<u32>().write(packed.len() as u32);
+            let record = block.add(HEADER).as_ptr();
+            ptr::copy_nonoverlapping(packed.as_ptr(), record, packed.len());
+        }
+        Some(block.addr().get())
+    }
+}
+
 /// What is freed when nobody looks at it any more.
 #[expect(dead_code, reason = "dropping it is what it is for")]
 enum Garbage {
@@ -750,33 +814,19 @@ impl Writer {
     fn append(&mut self, packed: &[u8], memory: &Memory) -> usize {
         let size = size(packed.len());
         assert!(size <= REGION, "a record fits into a region");
-        let fits = |region: &&mut Region| region.used + size <= REGION;
         let head = self.head.and_then(|head| self.regions.get_mut(&head));
-        let region = match head.filter(fits) {
-            Some(region) => region,
-            None => {
-                let pages = Pages::new();
-                let number = pages.0.addr().get() / REGION;
+        let block = head
+            .and_then(|region| region.write(packed))
+            .unwrap_or_else(|| {
+                let region = Region::new();
+                let number = region.number();
                 self.head = Some(number);
-                self.regions.entry(number).or_insert(Region {
-                    pages,
-                    used: 0,
-                    dead: 0,
-                })
-            }
-        };
-        // SAFETY: there are so many bytes left in the region. Nobody reads them before a slot leads there.
-        let block = unsafe { region.pages.0.add(region.used) };
-        region.used += size;
-        // SAFETY: as above; the header is aligned because sizes and regions are, and the record follows it.
-        unsafe {
-            block.cast::<u32>().write(packed.len() as u32);
-            let record = block.add(HEADER).as_ptr();
-            ptr::copy_nonoverlapping(packed.as_ptr(), record, packed.len());
-        }
+                let region = self.regions.entry(number).or_insert(region);
+                region.write(packed).unwrap_or_default()
+            });
         self.live += size as u64;
         Figures::add(&memory.figures.bytes, packed.len());
-        block.addr().get()
+        block
     }
 
     /// Notes that no slot leads to a block any more.
@@ -801,15 +851,9 @@ impl Writer {
     /// Puts a larger table in the place of a full one, or one without graves; its root.
     fn grow(&mut self, segment: usize, root: u64, memory: &Memory) -> u64 {
         let load = &mut self.loads[segment];
-        let count = (load.live as usize + 1) * ROOM_FIFTHS / 3 / LINE + 1;
-        let table: Box<[Line]> = (0..count.min(LINES_MAX)).map(|_| Line::default()).collect();
+        let table = new_table(load.live as usize + 1);
         // SAFETY: the root of the segment, under the lock.
-        for old in unsafe { lines(root) }.iter().flat_map(|line| &line.0) {
-            let old = old.load(Ordering::Relaxed);
-            if address(old) > ALIGNMENT {
-                insert(&table, old >> PLACE_BITS, old);
-            }
-        }
+        copy_slots(unsafe { lines(root) }, &table);
         load.taken = load.live;
         let new = into_root(table);
         memory.roots[segment].store(new, Ordering::Release);

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::change::Space;
 use super::record::{PackedRef, Record};
+use memory::bulk;
 use memory::{Memory, Seated, Visit};
 
 /// What is known about a key.
@@ -82,6 +83,27 @@ impl Index {
             absent
         });
         absent
+    }
+
+    /// Begins to gather records that are to be put at once.
+    pub(crate) fn stage(&self) -> Stage {
+        Stage {
+            memory: Arc::clone(&self.memory),
+            stage: bulk::Stage::default(),
+            count: 0,
+            sum: 0,
+        }
+    }
+
+    /// Gets everything ready for putting what was gathered. Until what comes out is published or dropped, nothing else can
+    /// be changed.
+    pub(crate) fn prepare(&self, stage: Stage) -> Prepared<'_> {
+        let (mut count, mut sum) = (stage.count, stage.sum);
+        let tables = self.memory.prepare(stage.stage, |old| {
+            count -= 1;
+            sum ^= PackedRef::of_index(old).checksum();
+        });
+        Prepared { tables, count, sum }
     }
 
     /// Removes the record under a key; returns its checksum.
@@ -185,6 +207,39 @@ impl Index {
             3 => Miss::Closed,
             _ => Miss::Loading,
         }
+    }
+}
+
+/// Records that are in memory already, and that nobody finds.
+pub(crate) struct Stage {
+    memory: Arc<Memory>,
+    stage: bulk::Stage,
+    count: i64,
+    sum: u64,
+}
+
+impl Stage {
+    /// Adds a record; it replaces one that was added before under its key.
+    pub(crate) fn add(&mut self, packed: PackedRef<'_>) {
+        self.stage.add(packed.bytes(), &self.memory);
+        self.count += 1;
+        self.sum ^= packed.checksum();
+    }
+}
+
+/// Records that only need to be published, and what the index adds up to then.
+pub(crate) struct Prepared<'i> {
+    tables: bulk::Prepared<'i>,
+    /// How many records there are more.
+    pub(crate) count: i64,
+    /// Exclusive-or of the checksums of those that come and those that they replace.
+    pub(crate) sum: u64,
+}
+
+impl Prepared<'_> {
+    /// Lets readers find the records.
+    pub(crate) fn publish(self) {
+        self.tables.publish();
     }
 }
 

@@ -265,3 +265,62 @@ fn number_of(key: &[u8]) -> u64 {
     let digits = key[7..].iter().take_while(|byte| byte.is_ascii_digit());
     digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
 }
+
+/// Goal: many records at once are as many puts, also for readers beside it, and dropping them is nothing. Method: stages
+/// of new and known keys, some of them twice, against a map.
+#[test]
+fn stages_against_a_map() {
+    let mut random = Random::new("stages against a map");
+    let index = Arc::new(Index::new());
+    let mut model: BTreeMap<(u8, Vec<u8>), Vec<u8>> = BTreeMap::new();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let reader = Reader::new(Arc::clone(&index));
+            while !stop.load(Ordering::Relaxed) {
+                for number in 0..500 {
+                    let whole = reader.with(Space::Handle.number(), &key(number), |found| {
+                        assert!(found.is_whole());
+                    });
+                    drop(whole);
+                }
+            }
+        });
+        for version in 1..40 {
+            let mut stage = index.stage();
+            let mut after = model.clone();
+            for _ in 0..random.below(3_000) {
+                let (space, number) = (Space::ALL[random.below(4) as usize], random.below(4_000));
+                let packed = packed(space, number, version << 20 | random.below(1 << 20));
+                stage.add(packed.view());
+                after.insert((space.number(), key(number)), packed.bytes().to_vec());
+            }
+            let sum = |model: &BTreeMap<_, Vec<u8>>| {
+                model.values().fold(0, |sum, packed| sum ^ checksum(packed))
+            };
+            let prepared = index.prepare(stage);
+            assert_eq!(prepared.count, after.len() as i64 - model.len() as i64);
+            assert_eq!(prepared.sum, sum(&after) ^ sum(&model));
+            if random.below(5) == 0 {
+                drop(prepared);
+            } else {
+                prepared.publish();
+                model = after;
+            }
+            for _ in 0..300 {
+                let number = random.below(4_000);
+                index.remove(Space::Handle.number(), &key(number));
+                model.remove(&(Space::Handle.number(), key(number)));
+            }
+            index.tend();
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(index.len(), model.len());
+    let bytes: usize = model.values().map(Vec::len).sum();
+    assert_eq!(index.bytes(), bytes as u64);
+    for ((space, key), packed) in &model {
+        let same = index.with(*space, key, |found| found.bytes() == packed);
+        assert_eq!(same, Some(true));
+    }
+}

@@ -27,15 +27,19 @@
 //!            8    n    note
 //!          8+n         changes
 //!
-//! change:    0    1    1 = put, 2 = delete
+//! change:    0    1    1 = put, 2 = delete, 3 = run
 //!            1    4    length of what follows
-//!            5         put: the packed record; delete: its space (1), length of the key (2), key
+//!            5         put: the packed record; delete: its space (1), length of the key (2), key;
+//!                      run: its number (8), records in it (8), bytes of its file (8), checksum of its file (8)
 //! ```
+//!
+//! A run (see [`crate::store::run`]) stands for the puts of all of its records, in the order of its file. It is the only
+//! change of its entry.
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::store::change::Space;
-use crate::store::record::Packed;
+use crate::store::record::{Packed, PackedRef};
 
 /// Bytes of the head of a segment, and of that of an entry.
 pub(crate) const HEAD: usize = 64;
@@ -45,6 +49,7 @@ const SEGMENT_MAGIC: &[u8; 8] = b"JXJRNL01";
 const ENTRY_MAGIC: &[u8; 8] = b"JXENTRY1";
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
+const RUN: u8 = 3;
 
 /// A state of the store: after which batch, and what it must add up to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,6 +127,39 @@ pub(crate) enum Step<'a> {
         /// The key.
         key: &'a [u8],
     },
+    /// The records of a run.
+    Run(Named),
+}
+
+/// What the journal says about a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Named {
+    /// The sequence that was kept free for it: the generation of its records.
+    pub(crate) number: u64,
+    /// Records in its file, those included that another one in it replaces.
+    pub(crate) records: u64,
+    /// Bytes of its file.
+    pub(crate) bytes: u64,
+    /// Checksum of the checksums of its blocks.
+    pub(crate) checksum: u64,
+}
+
+impl Named {
+    fn encode(self) -> Vec<u8> {
+        [self.number, self.records, self.bytes, self.checksum]
+            .map(u64::to_be_bytes)
+            .concat()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        (bytes.len() == 32).then_some(())?;
+        Some(Self {
+            number: read_u64(bytes, 0)?,
+            records: read_u64(bytes, 8)?,
+            bytes: read_u64(bytes, 16)?,
+            checksum: read_u64(bytes, 24)?,
+        })
+    }
 }
 
 /// An entry being put together.
@@ -153,6 +191,7 @@ impl EntryWriter {
             Step::Delete { space, key } => {
                 self.put(DELETE, &[&[*space], &(key.len() as u16).to_be_bytes(), key]);
             }
+            Step::Run(named) => self.put(RUN, &[&named.encode()]),
         }
     }
 
@@ -198,6 +237,8 @@ pub(crate) struct Entry<'a> {
     pub(crate) after: Position,
     /// All of its bytes.
     pub(crate) bytes: &'a [u8],
+    /// Where it is in its segment.
+    pub(crate) at: usize,
     body: &'a [u8],
 }
 
@@ -218,6 +259,7 @@ impl<'a> Entry<'a> {
             first,
             after,
             bytes: entry,
+            at: 0,
             body,
         })
     }
@@ -225,13 +267,13 @@ impl<'a> Entry<'a> {
     /// Calls `visit` with every change, in order. False when the body is not what the format says: a program's mistake,
     /// since the checksum was right.
     #[must_use]
-    pub(crate) fn for_each(&self, mut visit: impl FnMut(Change)) -> bool {
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(Change<'a>)) -> bool {
         self.for_each_numbered(|_, change| visit(change))
     }
 
     /// As [`Self::for_each`], with the sequence of each change.
     #[must_use]
-    pub(crate) fn for_each_numbered(&self, mut visit: impl FnMut(u64, Change)) -> bool {
+    pub(crate) fn for_each_numbered(&self, mut visit: impl FnMut(u64, Change<'a>)) -> bool {
         let mut rest = self.body;
         for sequence in self.first..=self.after.sequence {
             if read_batch(&mut rest, &mut |change| visit(sequence, change)).is_none() {
@@ -240,35 +282,47 @@ impl<'a> Entry<'a> {
         }
         rest.is_empty()
     }
+
+    /// The run that the entry names, if it does.
+    pub(crate) fn run(&self) -> Option<Named> {
+        let note = read_u32(self.body, 4)? as usize;
+        let change = self.body.get(8..)?.get(note..)?;
+        (*change.first()? == RUN).then_some(())?;
+        Named::decode(change.get(5..)?)
+    }
 }
 
-impl Change {
-    /// The key with its space before it, and the bytes of the record, or those of the key if none is left.
-    pub(crate) fn place(&self) -> (Vec<u8>, usize) {
+impl Change<'_> {
+    /// The key with its space before it, and the bytes of the record, or those of the key if none is left. None for a run.
+    pub(crate) fn place(&self) -> Option<(Vec<u8>, usize)> {
         match self {
-            Self::Put(packed) => (
+            Self::Put(packed) => Some((
                 [&[packed.space_number()], packed.key()].concat(),
                 packed.bytes().len(),
-            ),
-            Self::Delete { space, key } => ([&[*space], &key[..]].concat(), key.len()),
+            )),
+            Self::Delete { space, key } => Some(([&[*space], *key].concat(), key.len())),
+            Self::Run(_) => None,
         }
     }
 }
 
 /// A change as it was read.
-pub(crate) enum Change {
+#[derive(Clone, Copy)]
+pub(crate) enum Change<'a> {
     /// The record under its key becomes this.
-    Put(Packed),
+    Put(PackedRef<'a>),
     /// No record is left.
     Delete {
         /// Number of the space.
         space: u8,
         /// The key.
-        key: Vec<u8>,
+        key: &'a [u8],
     },
+    /// The records of a run are put.
+    Run(Named),
 }
 
-fn read_batch(rest: &mut &[u8], visit: &mut impl FnMut(Change)) -> Option<()> {
+fn read_batch<'a>(rest: &mut &'a [u8], visit: &mut impl FnMut(Change<'a>)) -> Option<()> {
     let changes = read_u32(rest, 0)?;
     let note = read_u32(rest, 4)? as usize;
     *rest = rest.get(8..)?.get(note..)?;
@@ -278,15 +332,13 @@ fn read_batch(rest: &mut &[u8], visit: &mut impl FnMut(Change)) -> Option<()> {
         let (content, after) = rest.get(5..)?.split_at_checked(length)?;
         *rest = after;
         visit(match kind {
-            PUT => Change::Put(Packed::from_disk(content)?),
+            PUT => Change::Put(PackedRef::from_disk(content)?),
             DELETE => {
                 let (space, key) = (*content.first()?, content.get(3..)?);
                 Space::from_number(space)?;
-                Change::Delete {
-                    space,
-                    key: key.to_vec(),
-                }
+                Change::Delete { space, key }
             }
+            RUN => Change::Run(Named::decode(content)?),
             _ => return None,
         });
     }
@@ -315,8 +367,8 @@ pub(crate) fn for_each_piece(bytes: &[u8], epoch: u64, mut visit: impl FnMut(Pie
     loop {
         let rest = &bytes[at..];
         if let Some(entry) = Entry::read(rest, epoch) {
+            visit(Piece::Entry(Entry { at, ..entry }));
             at += entry.bytes.len();
-            visit(Piece::Entry(entry));
         } else if rest.iter().all(|byte| *byte == 0) {
             return at;
         } else if let Some(skipped) = next_entry(rest, epoch) {

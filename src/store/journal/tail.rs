@@ -25,16 +25,26 @@ pub(crate) struct Tail {
     pub(crate) torn: bool,
 }
 
-/// Reads the entries after `after`, calling `visit` with each in order. An entry that begins before and ends after it is
-/// visited, too: applying a batch again changes nothing.
-///
-/// # Errors
-/// When the row is broken: an entry is missing or damaged and there are entries after it.
+/// As [`read_placed`], without a word on where the entries are.
 pub(crate) fn read(
     dir: &Path,
     epoch: u64,
     after: u64,
     mut visit: impl FnMut(Entry<'_>) -> Result<(), StoreError>,
+) -> Result<Tail, StoreError> {
+    read_placed(dir, epoch, after, |entry, _| visit(entry))
+}
+
+/// Reads the entries after `after`, calling `visit` with each, and the path of its segment, in order. An entry that begins before and ends after it is
+/// visited, too: applying a batch again changes nothing.
+///
+/// # Errors
+/// When the row is broken: an entry is missing or damaged and there are entries after it.
+pub(crate) fn read_placed(
+    dir: &Path,
+    epoch: u64,
+    after: u64,
+    mut visit: impl FnMut(Entry<'_>, &Path) -> Result<(), StoreError>,
 ) -> Result<Tail, StoreError> {
     let mut tail = Tail {
         last: after,
@@ -60,7 +70,7 @@ impl Tail {
         &mut self,
         segment: &Segment,
         epoch: u64,
-        visit: &mut impl FnMut(Entry<'_>) -> Result<(), StoreError>,
+        visit: &mut impl FnMut(Entry<'_>, &Path) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         if segment.first > self.last + 1 {
             return Err(missing(&segment.path, self.last + 1, segment.first));
@@ -93,7 +103,7 @@ impl Tail {
         &mut self,
         piece: Piece<'_>,
         path: &Path,
-        visit: &mut impl FnMut(Entry<'_>) -> Result<(), StoreError>,
+        visit: &mut impl FnMut(Entry<'_>, &Path) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let entry = match piece {
             Piece::Entry(entry) => entry,
@@ -119,7 +129,7 @@ impl Tail {
         }
         if entry.after.sequence > self.last {
             self.last = entry.after.sequence;
-            visit(entry)?;
+            visit(entry, path)?;
         }
         Ok(())
     }
