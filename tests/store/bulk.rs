@@ -338,6 +338,7 @@ fn killed() {
         told = there;
         assert!(!runs(home.path()).iter().any(writing), "an orphan is left");
         if kill % 8 == 7 {
+            eventually("there is a sled", || store.stats().store_bytes > 0);
             let report = store.verify().unwrap();
             assert!(report.is_good(), "{report:?}");
         }

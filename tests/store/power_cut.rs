@@ -107,7 +107,7 @@ fn record(home: &Path, random: &mut Random, unsafe_order: bool) -> Run {
                         break;
                     }
                     // Now and then many at once.
-                    if version % 60 == 59 {
+                    if version % 240 == 239 {
                         let (committed, changes) = import_all(store, version);
                         batches.lock().unwrap().insert(committed, changes);
                         continue;
@@ -128,6 +128,13 @@ fn record(home: &Path, random: &mut Random, unsafe_order: bool) -> Run {
             });
         }
     });
+    // On a busy machine there may have been no time for two.
+    while !unsafe_order && store.stats().snapshots.len() < 2 {
+        let changes = vec![put(Space::Handle, b"K00", number.fetch_add(1, Relaxed))];
+        let committed = store.commit(batch(changes.clone())).unwrap();
+        batches.lock().unwrap().insert(committed.sequence, changes);
+        store.snapshot().unwrap();
+    }
     let snapshots = store.stats().snapshots.len();
     drop(store);
     // Two are kept; a third may have been taken a moment ago, before the oldest is removed.
