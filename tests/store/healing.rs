@@ -125,6 +125,8 @@ fn sled_ahead_of_the_journal() {
     copy_tree(&live, &old);
     let store = open(&config(&live));
     fill(&store, 50..80);
+    // A store that is closed before it has looked at its sled leaves that behind.
+    eventually("sled has it", || store.stats().applied_sequence == 80);
     store.close().unwrap();
     fs::remove_dir_all(live.join("journal")).unwrap();
     copy_tree(&old.join("journal"), &live.join("journal"));
