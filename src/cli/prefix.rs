@@ -194,6 +194,9 @@ fn hosted(way: &mut Way, prefix: Bytes, record: Vec<Value>) -> Result<(), Troubl
         Err(Trouble::Refused(refusal)) if UNKNOWN.contains(&refusal.code) => {
             one_by_one(way, prefix, record)
         }
+        // The reference closes the connection, or answers under another id, when it does not know an operation. If this
+        // one was carried out and its answer lost, the record is found to exist.
+        Err(Trouble::Failed(_)) if matches!(way, Way::Remote(_)) => one_by_one(way, prefix, record),
         done => done.map(drop),
     }
 }
