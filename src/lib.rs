@@ -8,11 +8,14 @@
 //!   [`bulk`], [`maintenance`] and [`demo`] for its data; [`identity`] and [`keyring`] for its keys and site record,
 //!   [`token`] for those of the API.
 //!   [`doctor`] and [`probe`] look at it from outside.
-//! * *Asking*: [`client`]; [`mod@bench`] asks as fast as it can. Shapes: [`json`], [`records`].
+//! * *Asking*: [`client`]; [`ask`] asks for millions at once, and [`batch`] is both ends of that; [`mod@bench`] asks as
+//!   fast as it can. Shapes: [`json`], [`records`].
 //!
 //! The core (`jiexi_proto`, [`resolver`], [`store`]) is synchronous, knows no sockets and reads no
 //! clock but through [`clock`].
 
+pub mod ask;
+pub mod batch;
 pub mod bench;
 pub mod bulk;
 pub mod cli;

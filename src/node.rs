@@ -436,11 +436,25 @@ fn http_config(config: &Config, certificates: &Certificates) -> http::Config {
         read: from.read,
         write: from.write,
         idempotency: from.idempotency,
+        batch: batch_limits(config),
         drain: config.handle.drain,
         sessions: (
             size(config.administration.sessions_max.into()),
             config.administration.session_time,
         ),
+    }
+}
+
+/// What batches may take, as configured.
+fn batch_limits(config: &Config) -> http::BatchLimits {
+    let from = &config.batch;
+    http::BatchLimits {
+        streams: size(from.streams_max.into()),
+        streams_per_token: size(from.streams_per_token.into()),
+        input: from.input_max,
+        ratio: from.ratio_max.into(),
+        spool: from.spool_max,
+        directory: config.spool_dir(),
     }
 }
 

@@ -3,6 +3,7 @@
 //! * [`run`] — arguments in, exit code out; `main` is this and nothing else.
 //! * `init`, `serve` — set a node up and run it.
 //! * `resolve`, `decode` — look at the protocol from outside; `bench` — load for a node, and what it costs.
+//! * `batch` — many handles at once, out of a file into a file.
 //! * `handle`, `value`, `prefix` — change records: `access` is where and by whom, `values` what, `refusal` why not.
 //! * `bulk` (`import`, `export`), `store` — the data of a node, running or stopped.
 //! * `dns` — what the DNS zones of a node say.
@@ -20,6 +21,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 mod access;
 mod audit;
+mod batch;
 mod bench;
 mod bulk;
 mod completions;
@@ -76,6 +78,7 @@ enum Command {
     Init(init::Init),
     Serve(serve::Serve),
     Resolve(resolve::Resolve),
+    Batch(batch::Batch),
     Handle(handle::Handle),
     Value(value::ValueCommand),
     Prefix(prefix::Prefix),
@@ -103,6 +106,7 @@ pub fn run() -> ExitCode {
         Command::Init(command) => command.run(),
         Command::Serve(command) => command.run(&logging),
         Command::Resolve(command) => command.run(),
+        Command::Batch(command) => command.run(),
         Command::Handle(command) => command.run(),
         Command::Value(command) => command.run(),
         Command::Prefix(command) => command.run(),

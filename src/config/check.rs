@@ -98,6 +98,7 @@ pub(super) fn check(config: &Config) -> Vec<(Key, String)> {
         "must lie between 16 and 128",
     );
     check_http(&config.http, &mut need);
+    super::batch::check(&config.batch, &mut need);
     check_dns(&config.dns, config.store_config().case, &mut need);
     need(
         config.history.days > 0,

@@ -18,12 +18,14 @@ use ipnet::IpNet;
 use jiexi_proto::handle::CaseRule;
 use serde::{Deserialize, Serialize};
 
+mod batch;
 mod check;
 mod dns;
 mod env;
 mod file;
 pub mod size;
 
+pub use batch::Batch;
 pub use dns::{Dns, Rule, RuleKind, Zone};
 pub use file::{Origin, Problem, load, load_text};
 
@@ -47,6 +49,8 @@ pub struct Config {
     pub administration: Administration,
     /// The JSON API and pages over HTTP.
     pub http: Http,
+    /// Many questions in one request, over HTTP.
+    pub batch: Batch,
     /// The DNS front end.
     pub dns: Dns,
     /// The log of resolutions and changes.
@@ -69,6 +73,7 @@ impl Default for Config {
             handle: Handle::default(),
             administration: Administration::default(),
             http: Http::default(),
+            batch: Batch::default(),
             dns: Dns::default(),
             history: History::default(),
             operations: Operations::default(),
@@ -147,6 +152,12 @@ impl Config {
     #[must_use]
     pub fn audit_dir(&self) -> PathBuf {
         self.node.data.join(&self.administration.audit)
+    }
+
+    /// The directory where the input of batches waits.
+    #[must_use]
+    pub fn spool_dir(&self) -> PathBuf {
+        self.node.data.join(&self.batch.spool)
     }
 
     /// The file of the node's private key.

@@ -23,7 +23,7 @@ use jiexi_proto::value::{
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
-use super::{JsonError, key, site, value};
+use super::{JsonError, direct::readable, key, site, value};
 
 /// The data of a value of type `kind` as JSON that reads back as the same bytes.
 #[must_use]
@@ -39,66 +39,10 @@ pub fn write(kind: &[u8], data: &Bytes) -> Json {
     if let Some(json) = special.filter(|json| read(json).is_ok_and(|back| back == data[..])) {
         return json;
     }
-    match plain(data) {
+    match readable(data) {
         Some(text) => json!({"format": "string", "value": text}),
         None => json!({"format": "base64", "value": STANDARD.encode(data)}),
     }
-}
-
-/// Appends what [`write()`] gives.
-pub(super) fn append(kind: &[u8], data: &[u8], out: &mut Vec<u8>) {
-    let special =
-        kind == list::TYPE || kind.starts_with(b"HS_PUBKEY") || kind.starts_with(b"HS_SITE");
-    if special {
-        let json = write(kind, &Bytes::copy_from_slice(data));
-        // Writing to memory does not fail.
-        let _ = serde_json::to_writer(out, &json);
-        return;
-    }
-    if kind == Admin::TYPE && append_admin(data, out) {
-        return;
-    }
-    match plain(data) {
-        Some(text) => {
-            out.extend_from_slice(br#"{"format":"string","value":"#);
-            value::text(text, out);
-        }
-        None => {
-            out.extend_from_slice(br#"{"format":"base64","value":"#);
-            value::text(&STANDARD.encode(data), out);
-        }
-    }
-    out.push(b'}');
-}
-
-/// Appends an administrator; false, and nothing appended, when it has no exact form.
-fn append_admin(data: &[u8], out: &mut Vec<u8>) -> bool {
-    let Ok(admin) = Admin::decode(&Bytes::copy_from_slice(data)) else {
-        return false;
-    };
-    let bits = admin.rights.0;
-    let (Ok(handle), false, true) = (
-        std::str::from_utf8(&admin.admin.handle),
-        admin.padded,
-        bits >> ADMIN_BITS == 0,
-    ) else {
-        return false;
-    };
-    out.extend_from_slice(br#"{"format":"admin","value":{"handle":"#);
-    value::text(handle, out);
-    let index = admin.admin.index;
-    let _ = std::io::Write::write_fmt(
-        out,
-        format_args!(r#","index":{index},"permissions":"{bits:012b}"}}}}"#),
-    );
-    true
-}
-
-/// Data that are text without control characters.
-fn plain(data: &[u8]) -> Option<&str> {
-    let text = std::str::from_utf8(data).ok()?;
-    let good = |c: char| !c.is_control() || matches!(c, '\t' | '\n' | '\r');
-    text.chars().all(good).then_some(text)
 }
 
 /// Reads the data of a value.

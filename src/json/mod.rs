@@ -13,11 +13,13 @@
 //! * [`value`] — one value, both ways; what is not said has the usual meaning: `ttl` 86400, `timestamp` now,
 //!   `permissions` "1110" (admin read, admin write, public read, not public write), no `references`.
 //! * [`data`] — the data of a value: `string`, `base64`, `hex`, `admin`, `vlist`, `site`, `key`.
+//! * [`direct`] — a value as text straight from its wire form, for many at a time.
 //!
 //! Writing never loses: data whose JSON form would not read back as the same bytes become base64, and a record that has
 //! no JSON form at all is written as `values_hex`.
 
 pub mod data;
+pub mod direct;
 pub mod key;
 pub mod line;
 pub mod site;

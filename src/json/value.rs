@@ -1,6 +1,5 @@
 //! One handle value as JSON, both ways.
 
-use std::io::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -11,7 +10,7 @@ use jiexi_proto::{
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 
-use super::{JsonError, data};
+use super::{JsonError, data, direct, direct::Direct};
 
 /// The time to live of a value that does not say one, in seconds.
 pub const TTL_DEFAULT: i32 = 86_400;
@@ -46,35 +45,35 @@ pub fn write(value: &Value) -> Option<Json> {
 /// Appends a value as JSON, the same octets as those of [`write()`]; false, and nothing appended, when it takes that.
 #[must_use]
 pub fn append(value: &ValueView<'_>, out: &mut Vec<u8>) -> bool {
-    let ttl = match value.ttl {
-        Ttl::Relative(seconds) => seconds,
-        Ttl::Absolute(_) => return false,
-    };
-    let (Ok(kind), true, true) = (
-        std::str::from_utf8(value.kind),
-        value.references.is_empty(),
-        value.permissions.0 < 16,
-    ) else {
-        return false;
-    };
-    // Writing to memory does not fail.
-    let _ = write!(out, "{{\"index\":{},\"type\":", value.index);
-    text(kind, out);
-    out.extend_from_slice(b",\"data\":");
-    data::append(value.kind, value.data, out);
-    if value.permissions.0 != PERMISSIONS_DEFAULT {
-        let _ = write!(out, ",\"permissions\":\"{:04b}\"", value.permissions.0);
+    let before = out.len();
+    let done = Direct::default().exact(value, out).is_some();
+    if !done {
+        out.truncate(before);
     }
-    let time = UNIX_EPOCH + Duration::from_secs(value.timestamp.into());
-    let time = humantime::format_rfc3339_seconds(time);
-    let _ = write!(out, ",\"ttl\":{ttl},\"timestamp\":\"{time}\"}}");
-    true
+    done
 }
 
 /// Appends a text in quotes.
 pub fn text(text: &str, out: &mut Vec<u8>) {
-    // Writing text to memory does not fail.
-    let _ = serde_json::to_writer(out, text);
+    direct::put_text(text, out);
+}
+
+/// A value as JSON. What has no exact form is shown as nearly as JSON can.
+#[must_use]
+pub fn nearest(exact: &Value) -> Json {
+    write(exact).unwrap_or_else(|| {
+        let near = Value {
+            kind: Bytes::from(String::from_utf8_lossy(&exact.kind).into_owned()),
+            permissions: Permissions(exact.permissions.0 & 0x0F),
+            ttl: match exact.ttl {
+                Ttl::Absolute(end) if end < 0 => Ttl::Absolute(0),
+                ttl => ttl,
+            },
+            references: Vec::new(),
+            ..exact.clone()
+        };
+        write(&near).unwrap_or(Json::Null)
+    })
 }
 
 /// A reference as JSON, as in lists of values.
@@ -196,7 +195,7 @@ fn read_ttl(json: &Json) -> Result<Ttl, JsonError> {
 }
 
 /// Unix seconds as RFC 3339 in UTC.
-fn time_text(seconds: u64) -> String {
+pub(super) fn time_text(seconds: u64) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
 }
 

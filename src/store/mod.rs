@@ -384,6 +384,12 @@ impl Store {
         self.shared.overlay.position().sequence
     }
 
+    /// Times the data were restored from a snapshot, plus one: sequences of two epochs are not compared.
+    #[must_use]
+    pub fn data_epoch(&self) -> u64 {
+        self.shared.identity.epoch
+    }
+
     /// What the store is able to do.
     #[must_use]
     pub fn state(&self) -> State {

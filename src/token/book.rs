@@ -2,6 +2,7 @@
 //! once; use is counted in memory and written down now and then.
 
 use std::collections::HashMap;
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,17 @@ pub struct Use {
     pub today: u64,
 }
 
+/// What a token has of today.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Identifiers a day; none: any number.
+    pub quota: Option<u64>,
+    /// Identifiers asked today.
+    pub used: u64,
+    /// Unix seconds when the next day begins.
+    pub renewal: u32,
+}
+
 #[derive(Debug, Default)]
 struct Counted {
     figures: Use,
@@ -70,6 +82,20 @@ impl Book {
     /// # Errors
     /// See [`Refused`].
     pub fn check(&self, presented: &str, now: u32) -> Result<Grant, Refused> {
+        let token = self.find(presented, now)?;
+        self.count(&token, now)?;
+        Ok(token.grant())
+    }
+
+    /// As [`Self::check`], for what is counted by [`Self::reserve`] or not at all.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub fn check_uncounted(&self, presented: &str, now: u32) -> Result<Grant, Refused> {
+        self.find(presented, now).map(|token| token.grant())
+    }
+
+    fn find(&self, presented: &str, now: u32) -> Result<Token, Refused> {
         let (id, secret) = split(presented).ok_or(Refused::Unknown)?;
         let Some(token) = self.token(id).map_err(|_| Refused::Unavailable)? else {
             // The same work as for a token that exists.
@@ -82,8 +108,7 @@ impl Book {
         if !token.is_valid(now) {
             return Err(Refused::Ended);
         }
-        self.count(&token, now)?;
-        Ok(token.grant())
+        Ok(token)
     }
 
     /// Whether a token that was accepted before is still good; for answers that take long.
@@ -98,10 +123,88 @@ impl Book {
         Ok(found.as_ref().and_then(Token::read))
     }
 
-    fn count(&self, token: &Token, now: u32) -> Result<(), Refused> {
+    /// Takes up to `wanted` requests of a token's quota at once, and says how many: as many as are left of today. With a
+    /// quota they are on disk when this returns, so that a restart gives none of them back. Waits for the disk.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub fn reserve(&self, id: &str, wanted: u64, now: u32) -> Result<u64, Refused> {
+        let token = self.token(id).map_err(|_| Refused::Unavailable)?;
+        let token = token.ok_or(Refused::Unknown)?;
+        let (send, receive) = sync_channel(1);
+        let granted = {
+            let mut counted = self.lock();
+            let entry = self.entry(&mut counted, id, now);
+            let left = token
+                .quota
+                .map(|quota| quota.saturating_sub(entry.figures.today));
+            let granted = left.map_or(wanted, |left| left.min(wanted));
+            if granted == 0 {
+                return Err(used_up(now));
+            }
+            entry.figures.today += granted;
+            entry.figures.last = now;
+            if left.is_none() {
+                return Ok(granted);
+            }
+            entry.written = entry.figures;
+            let batch = Batch {
+                changes: vec![put(use_key(id), &entry.figures, Expect::Any)],
+                ..Batch::default()
+            };
+            // In the queue before anybody else counts: figures are written in their order.
+            let done = move |outcome: Result<_, _>| {
+                // The receiver is there until this returns.
+                let _ = send.send(outcome.is_ok());
+            };
+            self.store.submit(batch, done);
+            granted
+        };
+        match receive.recv() {
+            Ok(true) => Ok(granted),
+            _ => {
+                self.give_back(id, granted, now);
+                Err(Refused::Unavailable)
+            }
+        }
+    }
+
+    /// Gives back what was reserved (at `reserved`, Unix seconds) and not used.
+    pub fn give_back(&self, id: &str, unused: u64, reserved: u32) {
         let mut counted = self.lock();
-        let entry = counted.entry(token.id.clone()).or_insert_with(|| {
-            let written = read_use(&self.store, &token.id).unwrap_or_default();
+        if let Some(entry) = counted.get_mut(id)
+            && entry.figures.day == reserved / DAY
+        {
+            entry.figures.today = entry.figures.today.saturating_sub(unused);
+        }
+    }
+
+    /// The quota of a token (none: no limit) and what of it is used today.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub fn standing(&self, id: &str, now: u32) -> Result<Standing, Refused> {
+        let token = self.token(id).map_err(|_| Refused::Unavailable)?;
+        let quota = token.ok_or(Refused::Unknown)?.quota;
+        let mut counted = self.lock();
+        let used = self.entry(&mut counted, id, now).figures.today;
+        let renewal = (now / DAY + 1).saturating_mul(DAY);
+        Ok(Standing {
+            quota,
+            used,
+            renewal,
+        })
+    }
+
+    /// The figures of a token, of the day of `now`.
+    fn entry<'c>(
+        &self,
+        counted: &'c mut HashMap<String, Counted>,
+        id: &str,
+        now: u32,
+    ) -> &'c mut Counted {
+        let entry = counted.entry(id.to_owned()).or_insert_with(|| {
+            let written = read_use(&self.store, id).unwrap_or_default();
             Counted {
                 figures: written,
                 written,
@@ -111,10 +214,14 @@ impl Book {
         if figures.day != now / DAY {
             (figures.day, figures.today) = (now / DAY, 0);
         }
+        entry
+    }
+
+    fn count(&self, token: &Token, now: u32) -> Result<(), Refused> {
+        let mut counted = self.lock();
+        let figures = &mut self.entry(&mut counted, &token.id, now).figures;
         if token.quota.is_some_and(|quota| figures.today >= quota) {
-            return Err(Refused::Quota {
-                wait: DAY - now % DAY,
-            });
+            return Err(used_up(now));
         }
         figures.today += 1;
         figures.last = now;
@@ -124,7 +231,8 @@ impl Book {
     /// Writes down what was counted since the last time.
     pub fn write_down(&self) {
         let mut changes = Vec::new();
-        for (id, counted) in self.lock().iter_mut() {
+        let mut all = self.lock();
+        for (id, counted) in all.iter_mut() {
             if counted.figures != counted.written {
                 counted.written = counted.figures;
                 changes.push(put(use_key(id), &counted.figures, Expect::Any));
@@ -147,6 +255,13 @@ impl Book {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Counted>> {
         self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The quota of today is used up.
+const fn used_up(now: u32) -> Refused {
+    Refused::Quota {
+        wait: DAY - now % DAY,
     }
 }
 

@@ -8,6 +8,7 @@
 )]
 
 mod abuse;
+mod batch;
 mod battery;
 mod change;
 mod history;

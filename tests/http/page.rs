@@ -204,7 +204,7 @@ fn the_description() {
             );
         }
     }
-    assert_eq!(operations.len(), 11, "{operations:?}");
+    assert_eq!(operations.len(), 13, "{operations:?}");
     let docs = node.get("/docs");
     assert_eq!(docs.status, 200);
     for (path, _) in description["paths"].as_object().unwrap() {

@@ -185,27 +185,53 @@ fn note(app: &App, from: &From, claimed: &Identity, code: ResponseCode) {
     });
 }
 
+/// The token by which a request came, not counted against its quota; for what needs one.
+pub(super) fn token(app: &App, from: &From, headers: &HeaderMap) -> Result<Grant, Refusal> {
+    let value = headers.get(header::AUTHORIZATION);
+    let value = value.ok_or_else(|| needed(from))?;
+    if !from.secure {
+        app.figures.plain_credentials.fetch_add(1, Relaxed);
+        return Err(plain());
+    }
+    let text = value.to_str().ok().filter(|text| text.len() <= LENGTH_MAX);
+    let (scheme, token) = text
+        .and_then(|text| text.trim().split_once(' '))
+        .unwrap_or_default();
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(failed(
+            "this needs an API token: Authorization: Bearer jx_…",
+        ));
+    }
+    let checked = app
+        .tokens
+        .check_uncounted(token.trim(), from.came.unix_seconds);
+    checked.map_err(|refused| token_refused(app, refused))
+}
+
 fn bearer(app: &App, from: &From, token: &str) -> Result<Caller, Refusal> {
-    let named = |status, name, detail: &'static str| {
-        Err(Refusal {
-            code: ResponseCode::AUTHENTICATION_FAILED,
-            ..Refusal::named(status, name, detail)
-        })
+    let checked = app.tokens.check(token, from.came.unix_seconds);
+    let grant = checked.map_err(|refused| token_refused(app, refused))?;
+    Ok(Caller {
+        who: Some(app.registry.vouch_token(&grant)),
+        grant: Some(grant),
+    })
+}
+
+/// Said to a token that is not accepted.
+pub(super) fn token_refused(app: &App, refused: Refused) -> Refusal {
+    let named = |status, name, detail: &'static str| Refusal {
+        code: ResponseCode::AUTHENTICATION_FAILED,
+        ..Refusal::named(status, name, detail)
     };
-    match app.tokens.check(token, from.came.unix_seconds) {
-        Ok(grant) => Ok(Caller {
-            who: Some(app.registry.vouch_token(&grant)),
-            grant: Some(grant),
-        }),
-        Err(Refused::Quota { wait }) => {
+    match refused {
+        Refused::Quota { wait } => {
             let text = "the requests that the token has for today are used up";
-            named(StatusCode::TOO_MANY_REQUESTS, "quota_used_up", text)
-                .map_err(|refusal: Refusal| refusal.after(wait))
+            named(StatusCode::TOO_MANY_REQUESTS, "quota_used_up", text).after(wait)
         }
-        Err(Refused::Unavailable) => Err(Refusal::from(crate::registry::Rejection::busy(
+        Refused::Unavailable => Refusal::from(crate::registry::Rejection::busy(
             "the tokens cannot be read now",
-        ))),
-        Err(Refused::Unknown | Refused::Ended) => {
+        )),
+        Refused::Unknown | Refused::Ended => {
             app.registry.refuse_token();
             let text = "no such token, or it has ended";
             named(StatusCode::UNAUTHORIZED, "token_not_valid", text)

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use bytes::Bytes;
-use jiexi_proto::code::{Permissions, ResponseCode};
+use jiexi_proto::code::ResponseCode;
 use jiexi_proto::message::resolution::{Resolution, ResolutionView};
 use jiexi_proto::value::{Value, ValueView};
 use jiexi_proto::wire::{Reader, Writer};
@@ -361,19 +361,5 @@ fn append_values(found: &Found, body: &mut Vec<u8>) {
 
 /// A value as JSON. What has no exact form is shown as nearly as JSON can.
 pub(super) fn value_json(exact: &Value) -> Json {
-    value::write(exact).unwrap_or_else(|| {
-        let near = Value {
-            kind: Bytes::from(String::from_utf8_lossy(&exact.kind).into_owned()),
-            permissions: Permissions(exact.permissions.0 & 0x0F),
-            ttl: match exact.ttl {
-                jiexi_proto::value::Ttl::Absolute(end) if end < 0 => {
-                    jiexi_proto::value::Ttl::Absolute(0)
-                }
-                ttl => ttl,
-            },
-            references: Vec::new(),
-            ..exact.clone()
-        };
-        value::write(&near).unwrap_or(Json::Null)
-    })
+    value::nearest(exact)
 }

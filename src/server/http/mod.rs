@@ -11,11 +11,13 @@
 //! * `caller`: every credential becomes an identity; `sessions`.
 //! * `asked`: paths and queries. `handles`, `list`: reading. `change`, `idempotency`, `body`: writing. `message`.
 //! * `page`, `location`, `html`: behind a scanned code. `openapi`: the description of all this.
+//! * `batch`: many identifiers in one request.
 //! * `v1`: what the Handle JSON API has no place for.
 //! * `pool`: readers and counters, lent to requests.
 
 mod answer;
 mod asked;
+mod batch;
 mod body;
 mod caller;
 pub mod certificate;
@@ -52,6 +54,7 @@ use rustls::ServerConfig;
 use tokio_util::task::TaskTracker;
 use tower_http::compression::CompressionLayer;
 
+pub use self::batch::Limits as BatchLimits;
 use self::limit::Limit;
 use self::pool::Pool;
 use self::proxy::Trusted;
@@ -99,6 +102,8 @@ pub struct Config {
     pub write: Duration,
     /// How long answers are kept for their idempotency keys.
     pub idempotency: Duration,
+    /// What batches may take.
+    pub batch: BatchLimits,
     /// How long open connections have to end.
     pub drain: Duration,
     /// Sessions: how many, and how long each may last.
@@ -124,6 +129,8 @@ struct App {
     limit: Limit,
     lists: Limit,
     at_work: idempotency::AtWork,
+    /// Batches that run.
+    streams: batch::Streams,
     /// Changes that are being carried out.
     changes: TaskTracker,
     tls: Arc<ServerConfig>,
@@ -206,6 +213,8 @@ fn routes(app: Arc<App>) -> Router {
             get(move |headers: HeaderMap| async move { openapi::for_people(&shown, &headers) }),
         )
         .route("/api/v1/identity", any(v1::identity))
+        .route("/api/v1/quota", any(batch::quota))
+        .route("/api/v1/batch/resolve", any(batch::resolve))
         .route("/api/v1", any(v1::nothing))
         .route("/api/v1/{*rest}", any(v1::nothing))
         .fallback(page::serve)
@@ -285,6 +294,7 @@ impl Http {
             limit: Limit::new(config.rate.0, config.rate.1),
             lists: Limit::new(LIST_RATE, LIST_BURST),
             at_work: idempotency::AtWork::default(),
+            streams: batch::Streams::new(&config.batch)?,
             changes: TaskTracker::new(),
             ids: Ids::new(),
             origins: origins_of(&config.public_url, &addresses),

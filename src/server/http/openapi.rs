@@ -13,7 +13,7 @@ use utoipa::{Modify, OpenApi, ToSchema};
 use super::answer::{Answer, with_type};
 use super::html::{page, text};
 use super::language::Language;
-use super::{change, handles, list, page as pages, sessions, v1};
+use super::{batch, change, handles, list, page as pages, sessions, v1};
 
 /// A parameter that is on or off; its name alone means on.
 pub(super) struct Flag;
@@ -70,7 +70,7 @@ pub(super) struct RecordValues {
     ),
     paths(
         handles::get, change::take, change::deletion, list::serve, sessions::open, sessions::look,
-        sessions::log_in, sessions::end, v1::identity, pages::serve
+        sessions::log_in, sessions::end, v1::identity, batch::resolve, batch::quota, pages::serve
     ),
     components(schemas(RecordValue, RecordValues)),
     modifiers(&Credentials),
@@ -78,6 +78,7 @@ pub(super) struct RecordValues {
         (name = "handles", description = "Records: read, written, listed"),
         (name = "sessions", description = "Challenge and response"),
         (name = "identity", description = "Who one is"),
+        (name = "batch", description = "Many identifiers in one request"),
         (name = "pages", description = "Behind a scanned code"))
 )]
 struct Description;

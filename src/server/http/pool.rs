@@ -31,7 +31,12 @@ impl Scratch {
 impl Scratch {
     /// Counts a look-up in the index.
     pub(super) fn count(&self, result: LookupResult) {
-        self.plain.lookups(result).add(1);
+        self.count_many(result, 1);
+    }
+
+    /// Counts look-ups in the index.
+    pub(super) fn count_many(&self, result: LookupResult, count: u64) {
+        self.plain.lookups(result).add(count);
     }
 }
 

@@ -1,0 +1,268 @@
+//! A batch over HTTP: the file as the body of one request, the answers as they come.
+
+use std::io::{self, Read as _};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::{Body, Frame, Incoming};
+use hyper::client::conn::http1;
+use hyper::{Request, Response, header};
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, ServerName};
+use serde_json::Value as Json;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use url::Url;
+
+use super::sink::Sink;
+use super::{AskError, Plan};
+use crate::batch::coding::{Bounds, Coding, Decompress};
+
+/// Octets of the file that are sent at once, and how many such pieces wait.
+const PIECE: usize = 128 << 10;
+const WAITING: usize = 4;
+/// How long a connection may take, and how long the server may say nothing.
+const CONNECT: Duration = Duration::from_secs(10);
+const SILENCE: Duration = Duration::from_secs(120);
+/// Octets of a refusal that are read.
+const REFUSAL_MAX: usize = 64 << 10;
+
+/// The server, and how it knows us.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Its origin, such as `https://id.example.cn:8000`.
+    pub url: Url,
+    /// The API token.
+    pub token: String,
+    /// Certificates in PEM that are believed beside those of the machine.
+    pub authority: Option<PathBuf>,
+    /// Whether answers may be compressed.
+    pub zstd: bool,
+}
+
+/// Asks; `watch` hears of progress. The summary, if the answers have one.
+///
+/// # Errors
+/// See [`AskError`].
+pub async fn ask(
+    plan: &Plan,
+    server: &Server,
+    sink: &mut Sink,
+    watch: &mut (dyn FnMut(&Sink) + Send),
+) -> Result<Option<Json>, AskError> {
+    let host = server.url.host_str().unwrap_or_default().to_owned();
+    let bare = host.trim_matches(['[', ']']);
+    let port = server.url.port_or_known_default().unwrap_or(80);
+    let connected = timeout(CONNECT, TcpStream::connect((bare, port))).await;
+    let stream = connected
+        .map_err(|_| failed("it does not answer"))?
+        .map_err(failed)?;
+    stream.set_nodelay(true).map_err(failed)?;
+    if server.url.scheme() == "http" {
+        return exchange(stream, plan, server, sink, watch).await;
+    }
+    let name = ServerName::try_from(bare.to_owned()).map_err(failed)?;
+    let connector = TlsConnector::from(Arc::new(trust(server)?));
+    let stream = timeout(CONNECT, connector.connect(name, stream)).await;
+    let stream = stream
+        .map_err(|_| failed("TLS takes too long"))?
+        .map_err(failed)?;
+    exchange(stream, plan, server, sink, watch).await
+}
+
+fn failed(error: impl std::fmt::Display) -> AskError {
+    AskError::Connection(error.to_string())
+}
+
+/// Whose certificates are believed.
+fn trust(server: &Server) -> Result<ClientConfig, AskError> {
+    let mut roots = RootCertStore::empty();
+    if let Some(path) = &server.authority {
+        let wrong = |error: &dyn std::fmt::Display| {
+            AskError::Server(format!("--ca {}: {error}", path.display()))
+        };
+        let all = CertificateDer::pem_file_iter(path).map_err(|error| wrong(&error))?;
+        for certificate in all {
+            let certificate = certificate.map_err(|error| wrong(&error))?;
+            roots.add(certificate).map_err(|error| wrong(&error))?;
+        }
+    }
+    // What of the machine cannot be read is not believed.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    Ok(ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}
+
+async fn exchange<S>(
+    stream: S,
+    plan: &Plan,
+    server: &Server,
+    sink: &mut Sink,
+    watch: &mut (dyn FnMut(&Sink) + Send),
+) -> Result<Option<Json>, AskError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(failed)?;
+    let connection = tokio::spawn(connection);
+    let mut input = plan.open().map_err(AskError::Input)?;
+    let (send, receive) = channel(WAITING);
+    let reader = std::thread::spawn(move || read(&mut *input, &send));
+    let request = request(plan, server, Sending(receive))?;
+    let response = sender.send_request(request).await.map_err(failed)?;
+    let done = receive_all(response, sink, watch).await;
+    connection.abort();
+    match (done, reader.is_finished().then(|| reader.join())) {
+        (_, Some(Ok(Err(error)))) => Err(AskError::Input(error)),
+        (done, _) => done,
+    }
+}
+
+/// Reads the input until its end, or until nobody wants more.
+fn read(input: &mut dyn io::Read, send: &Sender<Option<Bytes>>) -> io::Result<()> {
+    loop {
+        let mut piece = Vec::with_capacity(PIECE);
+        let count = input.take(PIECE as u64).read_to_end(&mut piece)?;
+        let last = count == 0;
+        let sent = send.blocking_send((!last).then(|| piece.into()));
+        if last || sent.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+fn request(plan: &Plan, server: &Server, body: Sending) -> Result<Request<Sending>, AskError> {
+    let mut url = server.url.clone();
+    url.set_path("/api/v1/batch/resolve");
+    {
+        let mut query = url.query_pairs_mut();
+        plan.types
+            .iter()
+            .for_each(|kind| _ = query.append_pair("type", kind));
+        plan.indexes
+            .iter()
+            .for_each(|index| _ = query.append_pair("index", &index.to_string()));
+        if plan.after > 0 {
+            query.append_pair("after", &plan.after.to_string());
+        }
+        if plan.raw {
+            query.append_pair("raw", "true");
+        }
+    }
+    let target = &url[url::Position::BeforePath..url::Position::AfterQuery];
+    let host = &url[url::Position::BeforeHost..url::Position::AfterPort];
+    let mut request = Request::post(target.trim_end_matches('?'))
+        .header(header::HOST, host)
+        .header(header::AUTHORIZATION, format!("Bearer {}", server.token))
+        .header(
+            header::CONTENT_TYPE,
+            format!("{}; charset={}", plan.form.media_type(), plan.charset),
+        )
+        .header(header::ACCEPT, plan.output.media_type());
+    if server.zstd {
+        request = request.header(header::ACCEPT_ENCODING, "zstd");
+    }
+    request
+        .body(body)
+        .map_err(|error| AskError::Server(error.to_string()))
+}
+
+async fn receive_all(
+    response: Response<Incoming>,
+    sink: &mut Sink,
+    watch: &mut (dyn FnMut(&Sink) + Send),
+) -> Result<Option<Json>, AskError> {
+    if response.status() != hyper::StatusCode::OK {
+        return Err(refused(response).await);
+    }
+    let coding = response.headers().get(header::CONTENT_ENCODING);
+    let coding = Coding::named(
+        coding
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default(),
+    );
+    let bounds = Bounds {
+        total: u64::MAX,
+        ratio: u64::MAX,
+    };
+    let coding = coding.ok_or_else(|| failed("an answer in a coding that was not asked for"))?;
+    let mut decompress = Decompress::new(coding, bounds).map_err(failed)?;
+    let mut body = response.into_body();
+
+    loop {
+        let frame = match timeout(SILENCE, body.frame()).await {
+            Err(_) => return Err(failed("nothing came for two minutes")),
+            Ok(None) => break,
+            // Cut: what has come is kept.
+            Ok(Some(Err(_))) => break,
+            Ok(Some(Ok(frame))) => frame,
+        };
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        let mut written = Ok(());
+        let fed = decompress.feed(&data, &mut |piece| {
+            if written.is_ok() {
+                written = sink.take(piece);
+            }
+        });
+        written.map_err(AskError::Output)?;
+        fed.map_err(|_| failed("the answers are damaged"))?;
+        watch(sink);
+    }
+    sink.finish().map_err(AskError::Output)
+}
+
+/// What a refusal says.
+async fn refused(response: Response<Incoming>) -> AskError {
+    let status = response.status();
+    let body = Limited::new(response.into_body(), REFUSAL_MAX)
+        .collect()
+        .await;
+    let json: Option<Json> = body
+        .ok()
+        .and_then(|body| serde_json::from_slice(&body.to_bytes()).ok());
+    let text = |name: &str| {
+        json.as_ref()
+            .and_then(|json| json[name].as_str())
+            .unwrap_or_default()
+            .to_owned()
+    };
+    AskError::Refused(
+        format!("{status}: {} {}", text("title"), text("detail"))
+            .trim_end()
+            .to_owned(),
+    )
+}
+
+/// The body of the request. A piece that is none is its end; without one it is cut.
+struct Sending(Receiver<Option<Bytes>>);
+
+impl Body for Sending {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        self.0.poll_recv(cx).map(|piece| match piece {
+            Some(Some(piece)) => Some(Ok(Frame::data(piece))),
+            Some(None) => None,
+            None => Some(Err(io::ErrorKind::UnexpectedEof.into())),
+        })
+    }
+}

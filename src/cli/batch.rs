@@ -1,0 +1,443 @@
+//! `jiexi batch`: many identifiers at once, out of a file and into a file.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+use serde_json::Value as Json;
+use url::Url;
+
+use super::{Failed, progress, resolve, target};
+use crate::ask::resume::{self, State};
+use crate::ask::sink::Sink;
+use crate::ask::{AskError, Plan, http, pipeline};
+use crate::batch::answer::{Code, Form as OutputForm, Tally};
+use crate::batch::charset::Charset;
+use crate::batch::input::Form as InputForm;
+use crate::clock;
+
+/// The variable that may have the token.
+const TOKEN: &str = "JIEXI_TOKEN";
+/// How often the state beside the output is written.
+const STATE_INTERVAL: Duration = Duration::from_secs(2);
+/// Nobody but its owner reads the output: it may have been asked with rights.
+const MODE: u32 = 0o600;
+
+const EXAMPLES: &str = "\
+Examples:
+  jiexi batch resolve handles.txt --server https://id.example.cn:8000 --token-file token --out records.ndjson
+  jiexi batch resolve parts.csv --type URL -o csv --out urls.csv --token-file token
+  jiexi batch resolve handles.txt --server handle://192.0.2.10 --out records.ndjson
+
+Exit codes: 0 every line has its answer, found or not; 1 not all have (run the same command again to go on), or some
+lines were refused for now (quota, busy); 2 wrong command line.";
+
+/// Ask for many handles at once
+#[derive(Debug, Args)]
+pub(super) struct Batch {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    Resolve(Box<Resolve>),
+}
+
+impl Batch {
+    pub(super) fn run(self) -> Result<(), Failed> {
+        match self.action {
+            Action::Resolve(resolve) => resolve.run(),
+        }
+    }
+}
+
+/// Resolve every handle of a file, and write the records into another
+///
+/// A batch that was interrupted goes on where it was when the same command runs again: FILE.resume beside the output
+/// says so until it is complete. An input that has changed meanwhile is refused.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+struct Resolve {
+    /// The handles: one a line, NDJSON (.ndjson, .jsonl), a JSON array (.json) or CSV with a column "handle" (.csv); - for
+    /// standard input
+    #[arg(value_name = "FILE|-")]
+    file: PathBuf,
+    /// The server: http://, https:// (with an API token) or handle:// for the Handle protocol
+    #[arg(
+        long,
+        short,
+        default_value = "http://127.0.0.1:8000",
+        value_name = "URL"
+    )]
+    server: String,
+    /// The form of the answers
+    #[arg(long, short, value_enum, default_value_t)]
+    output: OutputForm,
+    /// Where the answers go; - for standard output, which cannot be gone on with
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    out: PathBuf,
+    /// File with the API token, which has the right "batch"; without it the variable JIEXI_TOKEN
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Certificates in PEM to believe beside those of the machine, such as the node's own
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Only values of this type; "URL." also takes URL.x. May be repeated; types and indexes are a union
+    #[arg(long = "type", short = 't', value_name = "TYPE")]
+    types: Vec<String>,
+    /// Only the value of this index. May be repeated
+    #[arg(long = "index", short = 'i', value_name = "N", value_parser = clap::value_parser!(u32).range(1..1 << 31))]
+    indexes: Vec<u32>,
+    /// The form of the input, where its name does not say it
+    #[arg(long, value_enum)]
+    input_form: Option<InputForm>,
+    /// The charset of the input, such as gb18030; a byte order mark is believed first
+    #[arg(long, default_value = "utf-8", value_name = "NAME")]
+    charset: String,
+    /// CSV exactly: without it a cell that a spreadsheet would compute begins with an apostrophe
+    #[arg(long)]
+    raw: bool,
+    /// Let the answers come compressed with Zstandard: for slow networks
+    #[arg(long)]
+    zstd: bool,
+    /// Begin anew also where an interrupted batch could be gone on with
+    #[arg(long)]
+    restart: bool,
+}
+
+/// Where the batch is asked.
+enum Way {
+    Http(http::Server),
+    Handle(String),
+}
+
+/// Lines in all (none: not known), and the state to keep beside the output.
+struct Course {
+    total: Option<u64>,
+    state: Option<State>,
+    plan: Plan,
+}
+
+impl Resolve {
+    fn run(self) -> Result<(), Failed> {
+        if Charset::named(&self.charset).is_none() {
+            return Err(Failed::usage(format_args!(
+                "--charset: {:?} is not known",
+                self.charset
+            )));
+        }
+        let way = self.way()?;
+        let course = self.course()?;
+        let (mut sink, mut keeper) = self.sink(&course)?;
+        let bar = match course.total {
+            Some(total) => progress::records("resolving", total),
+            None => progress::unknown("resolving"),
+        };
+        bar.set_position(course.plan.after);
+        let mut watch = |sink: &Sink| {
+            bar.set_position(sink.line());
+            keeper.watch(sink);
+        };
+        let begun = Instant::now();
+        let summary = self.ask(way, &course.plan, &mut sink, &mut watch);
+        bar.finish_and_clear();
+        match summary {
+            Ok(summary) => self.end(&summary, &keeper, &sink, begun.elapsed()),
+            Err(error) => {
+                // What was written is whole lines; the next run reads them.
+                let _ = sink.finish();
+                Err(self.interrupted(&error))
+            }
+        }
+    }
+
+    fn way(&self) -> Result<Way, Failed> {
+        if let Some(place) = self.server.strip_prefix("handle://") {
+            return Ok(Way::Handle(place.trim_end_matches('/').to_owned()));
+        }
+        let url = Url::parse(&self.server).ok().filter(|url| {
+            matches!(url.scheme(), "http" | "https")
+                && url.has_host()
+                && url.path() == "/"
+                && url.query().is_none()
+        });
+        let url = url.ok_or_else(|| {
+            Failed::usage(
+                "--server must be such as https://id.example.cn:8000 or handle://192.0.2.10",
+            )
+        })?;
+        let token = match &self.token_file {
+            Some(path) => fs::read_to_string(path).map_err(|error| {
+                Failed::report(format_args!("--token-file {}: {error}", path.display()))
+            })?,
+            None => std::env::var(TOKEN).map_err(|_| {
+                Failed::usage("an API token is needed: give --token-file FILE, or set JIEXI_TOKEN")
+            })?,
+        };
+        Ok(Way::Http(http::Server {
+            url,
+            token: token.trim().to_owned(),
+            authority: self.ca.clone(),
+            zstd: self.zstd,
+        }))
+    }
+
+    fn form(&self) -> InputForm {
+        self.input_form.unwrap_or_else(|| {
+            match self.file.extension().and_then(|end| end.to_str()) {
+                Some("ndjson" | "jsonl") => InputForm::Ndjson,
+                Some("json") => InputForm::Json,
+                Some("csv") => InputForm::Csv,
+                _ => InputForm::Lines,
+            }
+        })
+    }
+
+    /// What is asked, and from where: from the beginning, or behind what an interrupted run has written.
+    fn course(&self) -> Result<Course, Failed> {
+        let mut plan = Plan {
+            input: (self.file.as_os_str() != "-").then(|| self.file.clone()),
+            form: self.form(),
+            charset: self.charset.clone(),
+            output: self.output,
+            raw: self.raw,
+            types: self.types.clone(),
+            indexes: self.indexes.clone(),
+            after: 0,
+        };
+        let Some(input) = &plan.input else {
+            return Ok(Course {
+                total: None,
+                state: None,
+                plan,
+            });
+        };
+        let named = |error| Failed::report(format_args!("{}: {error}", input.display()));
+        let (hash, lines) = resume::fingerprint(input).map_err(named)?;
+        let total = (plan.form != InputForm::Json).then_some(lines);
+        let Some(out) = self.file_out() else {
+            return Ok(Course {
+                total,
+                state: None,
+                plan,
+            });
+        };
+        let mut state = State {
+            input: hash,
+            asked: self.question(),
+            line: 0,
+            octets: 0,
+        };
+        let shown =
+            |error| Failed::report(format_args!("{}: {error}", resume::path(out).display()));
+        if let Some(before) = State::read(out)
+            .map_err(shown)?
+            .filter(|_| !self.restart && out.exists())
+        {
+            let differs = match (before.input == state.input, before.asked == state.asked) {
+                (false, _) => "the input has changed since",
+                (_, false) => "it was asked otherwise (server, form, filters)",
+                _ => "",
+            };
+            if !differs.is_empty() {
+                return Err(Failed::report(format_args!(
+                    "{} is of an interrupted batch, and {differs}: give --restart to begin anew, or another --out",
+                    out.display()
+                )));
+            }
+            let whole = resume::whole(out, self.output, (before.line, before.octets));
+            (state.line, state.octets) = whole.map_err(shown)?;
+            plan.after = state.line;
+        }
+        Ok(Course {
+            total,
+            state: Some(state),
+            plan,
+        })
+    }
+
+    /// What makes two runs the same batch.
+    fn question(&self) -> String {
+        let parts = (
+            &self.server,
+            self.form().media_type(),
+            &self.charset,
+            self.output.media_type(),
+        );
+        format!("{parts:?} {:?} {:?} {}", self.types, self.indexes, self.raw)
+    }
+
+    fn file_out(&self) -> Option<&Path> {
+        (self.out.as_os_str() != "-").then_some(&*self.out)
+    }
+
+    /// Opens the output, cut to what is whole.
+    fn sink(&self, course: &Course) -> Result<(Sink, Keeper), Failed> {
+        let state = course.state.clone();
+        let (line, octets) = state
+            .as_ref()
+            .map_or((0, 0), |state| (state.line, state.octets));
+        let Some(out) = self.file_out() else {
+            let sink = Sink::new(Box::new(io::stdout()), self.output, 0, 0);
+            return Ok((
+                sink,
+                Keeper {
+                    out: None,
+                    state: None,
+                    written: Instant::now(),
+                },
+            ));
+        };
+        let open = || -> io::Result<File> {
+            let mut options = OpenOptions::new();
+            let file = options
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(MODE)
+                .open(out)?;
+            file.set_len(octets)?;
+            if let Some(state) = &state {
+                state.write(out)?;
+            }
+            let mut file = file;
+            io::Seek::seek(&mut file, io::SeekFrom::Start(octets))?;
+            Ok(file)
+        };
+        let file =
+            open().map_err(|error| Failed::report(format_args!("{}: {error}", out.display())))?;
+        if line > 0 {
+            eprintln!("going on after line {line}");
+        }
+        let keeper = Keeper {
+            out: Some(out.to_owned()),
+            state,
+            written: Instant::now(),
+        };
+        Ok((Sink::new(Box::new(file), self.output, line, octets), keeper))
+    }
+
+    fn ask(
+        &self,
+        way: Way,
+        plan: &Plan,
+        sink: &mut Sink,
+        watch: &mut (dyn FnMut(&Sink) + Send),
+    ) -> Result<Json, AskError> {
+        let stopped = |_| AskError::Connection("cannot start".to_owned());
+        match way {
+            Way::Http(server) => {
+                let asked =
+                    target::block_on(http::ask(plan, &server, sink, watch)).map_err(stopped)?;
+                asked?.ok_or(AskError::Cut)
+            }
+            Way::Handle(place) => {
+                let found = target::block_on(resolve::address(&place)).map_err(stopped)?;
+                let address = found.map_err(|_| AskError::Server("cannot be found".to_owned()))?;
+                let tally = pipeline::ask(plan, address, clock::unix_seconds(), sink, watch)?;
+                Ok(summary_of(&tally))
+            }
+        }
+    }
+
+    /// The answers have their end: is it all?
+    fn end(
+        &self,
+        summary: &Json,
+        keeper: &Keeper,
+        sink: &Sink,
+        took: Duration,
+    ) -> Result<(), Failed> {
+        let lines = summary["lines"].as_u64().unwrap_or(0);
+        let codes = summary["codes"].as_object();
+        let counted = codes
+            .into_iter()
+            .flatten()
+            .map(|(name, count)| format!("{name} {count}"));
+        let counted: Vec<String> = counted.collect();
+        let rate = lines as f64 / took.as_secs_f64().max(0.001);
+        eprintln!(
+            "{lines} lines in {:.1} s ({rate:.0}/s): {}",
+            took.as_secs_f64(),
+            counted.join(", ")
+        );
+        if summary["complete"] != true {
+            let message = summary["message"]
+                .as_str()
+                .unwrap_or("the server ended it early");
+            keeper.keep(sink);
+            return Err(self.interrupted(&AskError::Refused(message.to_owned())));
+        }
+        keeper.forget();
+        let passing = Code::ALL.iter().filter(|code| code.is_passing());
+        let refused: u64 = passing
+            .filter_map(|code| summary["codes"][code.name()].as_u64())
+            .sum();
+        match refused {
+            0 => Ok(()),
+            refused => Err(Failed::report(format_args!(
+                "{refused} lines were refused for now; their answers say why and until when"
+            ))),
+        }
+    }
+
+    fn interrupted(&self, error: &AskError) -> Failed {
+        match self.file_out().filter(|out| resume::path(out).exists()) {
+            Some(_) => Failed::report(format_args!(
+                "{error}\nThe same command goes on from there."
+            )),
+            None => Failed::report(error),
+        }
+    }
+}
+
+/// A summary of what was counted here.
+fn summary_of(tally: &Tally) -> Json {
+    let counted = Code::ALL.iter().filter(|code| tally.of(**code) > 0);
+    let codes = counted.map(|code| (code.name().to_owned(), Json::from(tally.of(*code))));
+    serde_json::json!({
+        "complete": true,
+        "lines": tally.lines(),
+        "codes": serde_json::Map::from_iter(codes),
+    })
+}
+
+/// Keeps the state beside the output.
+struct Keeper {
+    out: Option<PathBuf>,
+    state: Option<State>,
+    written: Instant,
+}
+
+impl Keeper {
+    fn watch(&mut self, sink: &Sink) {
+        if self.written.elapsed() >= STATE_INTERVAL {
+            self.written = Instant::now();
+            self.keep(sink);
+        }
+    }
+
+    fn keep(&self, sink: &Sink) {
+        let (Some(out), Some(state)) = (&self.out, &self.state) else {
+            return;
+        };
+        let (line, octets) = sink.safe();
+        let now = State {
+            line,
+            octets,
+            ..state.clone()
+        };
+        // Without it more is read again; the output itself says where it ends.
+        let _ = now.write(out);
+    }
+
+    fn forget(&self) {
+        if let Some(out) = &self.out {
+            let _ = fs::remove_file(resume::path(out));
+        }
+    }
+}

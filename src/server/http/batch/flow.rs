@@ -1,0 +1,257 @@
+//! The asynchronous ends of a batch: its body comes in, its answers go out.
+//!
+//! A client that does not read its answers while it sends would wait for ever, and the node for it. So when answers have
+//! not been taken for a moment, what arrives goes to a file, and from there to the thread of the batch.
+
+use std::io::SeekFrom;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::Frame;
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
+use tokio::sync::mpsc::{Permit, Receiver, Sender, channel};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
+
+use super::streams::Stream;
+use super::work::{Failure, Input, Job};
+use super::{App, Asked};
+use crate::clock;
+use crate::token::{Grant, Right};
+
+/// Pieces of input, and of answers, that wait in memory.
+const INPUT_WAITING: usize = 16;
+const OUTPUT_WAITING: usize = 4;
+/// How long answers must not have been taken before input goes to the disk.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// Octets that are read from the disk at once.
+const PIECE: usize = 64 << 10;
+/// How much of a refused body is read, and for how long.
+const DISCARDED_MAX: usize = 256 << 10;
+const DISCARDED_TIME: Duration = Duration::from_secs(2);
+/// How often it is looked whether the token is still good, and how long its batch then has to say so.
+const REVOKED_CHECK: Duration = Duration::from_secs(1);
+const REVOKED_GRACE: Duration = Duration::from_secs(2);
+
+/// Reads what little a refused client still sends, and throws it away.
+pub(super) async fn discard(mut body: Body) {
+    let mut left = DISCARDED_MAX;
+    let all = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    let _ = timeout(DISCARDED_TIME, all).await;
+}
+
+/// Starts a batch; the body of its answer.
+pub(super) fn start(app: Arc<App>, grant: Grant, asked: Asked, stream: Stream, body: Body) -> Body {
+    let (send, input) = channel(INPUT_WAITING);
+    let (output, receive) = channel(OUTPUT_WAITING);
+    let stalled = Arc::new(AtomicBool::new(false));
+    let (ended, revoked, cut) = (
+        CancellationToken::new(),
+        CancellationToken::new(),
+        CancellationToken::new(),
+    );
+    tokio::spawn(watch(
+        Arc::clone(&app),
+        grant.id.clone(),
+        ended.clone(),
+        revoked.clone(),
+        cut.clone(),
+    ));
+    let stream = Arc::new(stream);
+    let pump = Pump {
+        body,
+        send,
+        stream: Arc::clone(&stream),
+        stalled: Arc::clone(&stalled),
+        idle: app.config.read,
+    };
+    let (gone, stop) = (ended.clone(), revoked.clone());
+    tokio::spawn(async move {
+        tokio::select! {
+            () = pump.run(stop) => {}
+            () = gone.cancelled() => {}
+        }
+    });
+    let job = Job {
+        app,
+        grant,
+        asked,
+        input,
+        output,
+        stalled,
+        revoked,
+        _stream: stream,
+    };
+    tokio::task::spawn_blocking(move || job.run());
+    Body::new(Outgoing {
+        receive,
+        cut: Box::pin(cut.cancelled_owned()),
+        _ended: ended.drop_guard(),
+    })
+}
+
+/// Ends a batch whose token has ended: kindly, then by cutting its connection.
+async fn watch(
+    app: Arc<App>,
+    token: String,
+    ended: CancellationToken,
+    revoked: CancellationToken,
+    cut: CancellationToken,
+) {
+    let valid = || {
+        app.tokens
+            .is_still_valid(&token, Right::Batch, clock::unix_seconds())
+    };
+    loop {
+        tokio::select! {
+            () = ended.cancelled() => return,
+            () = sleep(REVOKED_CHECK) => {}
+        }
+        if !valid() {
+            revoked.cancel();
+            sleep(REVOKED_GRACE).await;
+            return cut.cancel();
+        }
+    }
+}
+
+/// The answers as a body. When it is dropped, the client is gone or has everything.
+struct Outgoing {
+    receive: Receiver<Bytes>,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    _ended: DropGuard,
+}
+
+impl HttpBody for Outgoing {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if self.cut.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Some(Err(std::io::ErrorKind::ConnectionAborted.into())));
+        }
+        self.receive
+            .poll_recv(cx)
+            .map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+    }
+}
+
+/// Carries the body to the thread.
+struct Pump {
+    body: Body,
+    send: Sender<Input>,
+    stream: Arc<Stream>,
+    stalled: Arc<AtomicBool>,
+    idle: Duration,
+}
+
+impl Pump {
+    async fn run(mut self, revoked: CancellationToken) {
+        let end = tokio::select! {
+            carried = self.carry() => match carried {
+                Ok(()) => Input::End,
+                Err(Some(failure)) => Input::Failed(failure),
+                Err(None) => return,
+            },
+            () = revoked.cancelled() => Input::Failed(Failure::Revoked),
+        };
+        let _ = self.send.send(end).await;
+    }
+
+    /// Fails with a reason that the thread is to say, or none when it listens no more.
+    async fn carry(&mut self) -> Result<(), Option<Failure>> {
+        loop {
+            let Some(piece) = next(&mut self.body, self.idle).await? else {
+                return Ok(());
+            };
+            let mut piece = Some(piece);
+            while let Some(waiting) = piece.take() {
+                // With an own sender in it, because the wait does not end before the arms do.
+                let send = self.send.clone();
+                match timeout(PATIENCE, send.reserve()).await {
+                    Ok(Ok(permit)) => permit.send(Input::Text(waiting)),
+                    Ok(Err(_)) => return Err(None),
+                    Err(_) if !self.stalled.load(Relaxed) => piece = Some(waiting),
+                    Err(_) => {
+                        if self.through_file(waiting).await? {
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes the body into a file and carries it on from there, until all of that is carried on. True when the body has
+    /// ended.
+    async fn through_file(&mut self, first: Bytes) -> Result<bool, Option<Failure>> {
+        let broken = |_| Some(Failure::Spool);
+        let mut file = File::from_std(self.stream.file().map_err(broken)?);
+        let (mut written, mut read, mut ended) = (0, 0, false);
+        let mut piece = Some(first);
+        loop {
+            if let Some(piece) = piece.take() {
+                if !self.stream.spool(piece.len() as u64) {
+                    return Err(Some(Failure::SpoolFull));
+                }
+                file.seek(SeekFrom::Start(written)).await.map_err(broken)?;
+                file.write_all(&piece).await.map_err(broken)?;
+                written += piece.len() as u64;
+            }
+            if read == written {
+                self.stream.unspool();
+                return Ok(ended);
+            }
+            tokio::select! {
+                permit = self.send.reserve() => {
+                    let permit: Permit<'_, Input> = permit.map_err(|_| None)?;
+                    file.flush().await.map_err(broken)?;
+                    file.seek(SeekFrom::Start(read)).await.map_err(broken)?;
+                    let size = PIECE.min(usize::try_from(written - read).unwrap_or(PIECE));
+                    let mut piece = vec![0; size];
+                    file.read_exact(&mut piece).await.map_err(broken)?;
+                    read += size as u64;
+                    permit.send(Input::Text(piece.into()));
+                }
+                next = next(&mut self.body, self.idle), if !ended => {
+                    piece = next?;
+                    ended = piece.is_none();
+                }
+            }
+        }
+    }
+}
+
+/// The next piece of a body; none at its end.
+async fn next(body: &mut Body, idle: Duration) -> Result<Option<Bytes>, Option<Failure>> {
+    loop {
+        match timeout(idle, body.frame()).await {
+            Err(_) => return Err(Some(Failure::Idle)),
+            Ok(None) => return Ok(None),
+            Ok(Some(Err(_))) => return Err(Some(Failure::Cut)),
+            Ok(Some(Ok(frame))) => {
+                // What is no data is trailers.
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
+        }
+    }
+}

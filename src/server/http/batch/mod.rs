@@ -1,0 +1,363 @@
+//! `POST /api/v1/batch/resolve`: many identifiers in one request, answered while they arrive.
+//!
+//! ```text
+//! body → flow (spools when the client does not read) → work (a thread: read, look up, write) → body of the answer
+//! ```
+//!
+//! * `mod.rs`: what is asked, and by whom. `streams`: how many run, and what they keep on disk.
+//! * `flow`: the asynchronous ends of a batch. `work`: its thread. `quota`: reserved a thousand at a time.
+
+mod flow;
+mod quota;
+mod streams;
+mod work;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use bytes::Bytes;
+use jiexi_proto::message::resolution::Resolution;
+use jiexi_proto::wire::Writer as Wire;
+use serde_json::json;
+
+pub(super) use self::streams::Streams;
+use super::App;
+use super::answer::{Answer, Refusal, json, with_type};
+use super::asked;
+use super::caller::{self, Caller};
+use super::language::Language;
+use super::outer::From;
+use crate::batch::answer::Form as OutputForm;
+use crate::batch::charset::Charset;
+use crate::batch::coding::Coding;
+use crate::batch::input::Form as InputForm;
+use crate::token::book::Standing;
+use crate::token::{DAY, Grant, Right};
+
+/// What batches may take.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Batches at once, of all tokens.
+    pub streams: usize,
+    /// Batches at once of one token.
+    pub streams_per_token: usize,
+    /// Octets of an input, after decompression.
+    pub input: u64,
+    /// Octets after decompression for each one before.
+    pub ratio: u64,
+    /// Octets of input on disk, for each token.
+    pub spool: u64,
+    /// Where they are.
+    pub directory: PathBuf,
+}
+
+/// What a batch asks for.
+#[derive(Debug)]
+struct Asked {
+    form: InputForm,
+    charset: Charset,
+    coding: Coding,
+    output: OutputForm,
+    output_coding: Coding,
+    raw: bool,
+    /// Lines up to this one were answered before.
+    after: u64,
+    /// Indexes and types as the resolver reads them; none: all values.
+    filter: Option<Vec<u8>>,
+}
+
+impl Asked {
+    fn read(query: Option<&str>, headers: &HeaderMap) -> Result<Self, Refusal> {
+        let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+        let kind = text(header::CONTENT_TYPE).unwrap_or("text/plain");
+        let (form, charset) = media_type(kind)?;
+        let coded = headers.get_all(header::CONTENT_ENCODING).iter().count();
+        let coding = Coding::named(text(header::CONTENT_ENCODING).unwrap_or_default());
+        let coding = coding.filter(|_| coded <= 1).ok_or_else(|| {
+            unsupported("Content-Encoding must be one of gzip and zstd, and only one")
+        })?;
+        let accept = text(header::ACCEPT)
+            .unwrap_or_default()
+            .to_ascii_lowercase();
+        let csv = accept.contains("text/csv") && !accept.contains("ndjson");
+        let mut asked = Self {
+            form,
+            charset,
+            coding,
+            output: if csv {
+                OutputForm::Csv
+            } else {
+                OutputForm::Ndjson
+            },
+            output_coding: Coding::accepted(text(header::ACCEPT_ENCODING).unwrap_or_default()),
+            raw: false,
+            after: 0,
+            filter: None,
+        };
+        asked.parameters(query)?;
+        Ok(asked)
+    }
+
+    fn parameters(&mut self, query: Option<&str>) -> Result<(), Refusal> {
+        let resolving = asked::Resolving::read(query)?;
+        if resolving.public_only == Some(false) {
+            let text = "a batch has public values only; ask for restricted ones one by one";
+            return Err(Refusal::field("publicOnly", text));
+        }
+        for (name, value) in asked::parameters(query) {
+            match (name.as_str(), value.as_str()) {
+                ("raw", "" | "true" | "1") => self.raw = true,
+                ("raw", "false" | "0") | ("recursive", "false" | "0") => {}
+                ("raw", _) => return Err(Refusal::field("raw", "must be true or false")),
+                ("recursive", _) => {
+                    let text =
+                        "this node asks no other; a foreign prefix has code 301 for its line";
+                    return Err(Refusal::field("recursive", text));
+                }
+                ("after", number) => {
+                    let wrong = |_| Refusal::field("after", "must be the number of a line");
+                    self.after = number.parse().map_err(wrong)?;
+                }
+                _ => {}
+            }
+        }
+        if !resolving.indexes.is_empty() || !resolving.types.is_empty() {
+            let mut body = Vec::new();
+            Resolution {
+                handle: Bytes::new(),
+                indexes: resolving.indexes,
+                types: resolving.types.into_iter().map(Bytes::from).collect(),
+                trailer: None,
+            }
+            .encode(&mut Wire::new(&mut body));
+            let wrong = |_| Refusal::field("type", "too many, or too long");
+            jiexi_proto::message::resolution::ResolutionView::decode(&body).map_err(wrong)?;
+            self.filter = Some(body);
+        }
+        Ok(())
+    }
+}
+
+/// Form and charset of a `Content-Type`.
+fn media_type(kind: &str) -> Result<(InputForm, Charset), Refusal> {
+    let mut parts = kind.split(';').map(str::trim);
+    let form = InputForm::of_type(parts.next().unwrap_or_default()).ok_or_else(|| {
+        unsupported(
+            "Content-Type must be text/plain (a handle a line), application/x-ndjson, application/json (an array) or \
+             text/csv",
+        )
+    })?;
+    let label = parts
+        .filter_map(|parameter| parameter.split_once('='))
+        .find(|(name, _)| name.trim().eq_ignore_ascii_case("charset"))
+        .map_or("utf-8", |(_, value)| value.trim().trim_matches('"'));
+    let charset = Charset::named(label);
+    let charset =
+        charset.ok_or_else(|| unsupported("this charset is not known; gb18030 and utf-8 are"))?;
+    Ok((form, charset))
+}
+
+fn unsupported(text: &'static str) -> Refusal {
+    Refusal::named(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "unsupported_media_type",
+        text,
+    )
+}
+
+/// Many handles at once: the body has a handle a line (`text/plain`), NDJSON, a JSON array, or CSV with a column `handle`.
+///
+/// Answers come in the order of the lines, as NDJSON or (with `Accept: text/csv`) CSV, while the body arrives. The last
+/// record is a summary with `complete`: an answer that has none was cut. `charset=` and one `Content-Encoding` (gzip,
+/// zstd) are understood.
+#[utoipa::path(
+    post, path = "/api/v1/batch/resolve", tag = "batch", operation_id = "batchResolve",
+    params(
+        ("index" = Option<Vec<u32>>, Query, minimum = 1, maximum = 2147483647,
+            description = "Values of these indexes; a union with `type`"),
+        ("type" = Option<Vec<String>>, Query,
+            description = "Values of these types; `URL.` means URL and every URL.x"),
+        ("after" = Option<u64>, Query, description = "Answer only what follows this line; to go on after a cut"),
+        ("raw" = Option<bool>, Query,
+            description = "CSV exactly; without it cells that a spreadsheet would compute begin with an apostrophe")),
+    request_body(content = String, content_type = "text/plain", description = "A handle a line"),
+    responses(
+        (status = 200, description = "An answer for each line, and a summary", content_type = "application/x-ndjson"),
+        (status = 400, description = "A wrong parameter", content_type = "application/problem+json"),
+        (status = 401, description = "An API token is needed", content_type = "application/problem+json"),
+        (status = 403, description = "The token has not the right batch, or came over plain HTTP",
+            content_type = "application/problem+json"),
+        (status = 405, description = "Only POST", content_type = "application/problem+json"),
+        (status = 415, description = "A media type, charset or coding that is not known",
+            content_type = "application/problem+json"),
+        (status = 429, description = "Too many batches of this token, or its quota is used up",
+            content_type = "application/problem+json"),
+        (status = 503, description = "Not now", content_type = "application/problem+json")),
+    security(("token" = []))
+)]
+pub(super) async fn resolve(
+    State(app): State<Arc<App>>,
+    Extension(from): Extension<From>,
+    request: Request<Body>,
+) -> Answer {
+    let language = Language::of(request.headers());
+    let (head, body) = request.into_parts();
+    match begin(&app, &from, &head) {
+        Ok((grant, asked, stream, mut answer)) => {
+            *answer.body_mut() = flow::start(app, grant, asked, stream, body);
+            answer
+        }
+        Err(refusal) if refusal.name() == "method_not_allowed" => {
+            not_allowed(&refusal, &from, language, POST)
+        }
+        Err(refusal) => {
+            // Clients that are refused while they still send may not see why.
+            flow::discard(body).await;
+            refusal.of_problem(from.request(), language)
+        }
+    }
+}
+
+/// Everything that can be refused before the body is looked at; the answer without its body.
+fn begin(
+    app: &App,
+    from: &From,
+    head: &Parts,
+) -> Result<(Grant, Asked, streams::Stream, Answer), Refusal> {
+    only(&head.method, POST)?;
+    let grant = holder(app, from, &head.headers)?;
+    let asked = Asked::read(head.uri.query(), &head.headers)?;
+    let standing = standing(app, from, &grant)?;
+    let wait = standing.renewal.saturating_sub(from.came.unix_seconds);
+    if standing.quota.is_some_and(|quota| standing.used >= quota) {
+        let refused = crate::token::book::Refused::Quota { wait };
+        return Err(caller::token_refused(app, refused));
+    }
+    let stream = app.streams.enter(&grant.id).ok_or_else(|| {
+        let text = "as many batches as may be run already; try again when one has ended";
+        Refusal::named(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", text).after(1)
+    })?;
+    let (kind, coding) = (asked.output.media_type(), asked.output_coding);
+    let mut answer = with_type(StatusCode::OK, kind, Body::empty());
+    let headers = answer.headers_mut();
+    if let Some(name) = coding.name() {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
+    }
+    headers.insert(
+        header::VARY,
+        HeaderValue::from_static("Accept, Accept-Encoding"),
+    );
+    rate_limit(headers, &standing, wait);
+    Ok((grant, asked, stream, answer))
+}
+
+/// What of its quota a token has left today: identifiers asked one by one and in batches alike.
+#[utoipa::path(
+    get, path = "/api/v1/quota", tag = "batch", operation_id = "quota",
+    responses(
+        (status = 200, description = "Quota, use and renewal; `quota` and `remaining` are null without a limit",
+            content_type = "application/json"),
+        (status = 401, description = "An API token is needed", content_type = "application/problem+json"),
+        (status = 403, description = "It came over plain HTTP", content_type = "application/problem+json"),
+        (status = 405, description = "Only GET", content_type = "application/problem+json"),
+        (status = 429, description = "Too many requests", content_type = "application/problem+json"),
+        (status = 503, description = "Not now", content_type = "application/problem+json")),
+    security(("token" = []))
+)]
+pub(super) async fn quota(
+    State(app): State<Arc<App>>,
+    Extension(from): Extension<From>,
+    method: Method,
+    headers: HeaderMap,
+) -> Answer {
+    let language = Language::of(&headers);
+    if let Err(refusal) = only(&method, GET) {
+        return not_allowed(&refusal, &from, language, GET);
+    }
+    let done = || -> Result<Answer, Refusal> {
+        let grant = caller::token(&app, &from, &headers)?;
+        let standing = standing(&app, &from, &grant)?;
+        let renewal =
+            std::time::UNIX_EPOCH + std::time::Duration::from_secs(standing.renewal.into());
+        let body = json!({
+            "token": grant.id,
+            "quota": standing.quota,
+            "used": standing.used,
+            "remaining": standing.quota.map(|quota| quota.saturating_sub(standing.used)),
+            "renewal": humantime::format_rfc3339_seconds(renewal).to_string(),
+            "streams": app.streams.of(&grant.id),
+            "streamsMax": app.config.batch.streams_per_token,
+        });
+        let mut answer = json(StatusCode::OK, &body);
+        let wait = standing.renewal.saturating_sub(from.came.unix_seconds);
+        rate_limit(answer.headers_mut(), &standing, wait);
+        Ok(answer)
+    };
+    done().unwrap_or_else(|refusal| refusal.of_problem(from.request(), language))
+}
+
+/// What may be done with batches, and with quotas.
+const POST: &str = "POST";
+const GET: &str = "GET, HEAD";
+
+fn only(method: &Method, allowed: &str) -> Result<(), Refusal> {
+    match allowed.split(", ").any(|name| name == method.as_str()) {
+        true => Ok(()),
+        false => {
+            let status = StatusCode::METHOD_NOT_ALLOWED;
+            Err(Refusal::named(status, "method_not_allowed", ""))
+        }
+    }
+}
+
+/// Said to another method, with those that are there.
+fn not_allowed(
+    refusal: &Refusal,
+    from: &From,
+    language: Language,
+    allowed: &'static str,
+) -> Answer {
+    let mut answer = refusal.of_problem(from.request(), language);
+    let allowed = HeaderValue::from_static(allowed);
+    answer.headers_mut().insert(header::ALLOW, allowed);
+    answer
+}
+
+/// The token of a request, which must have the right.
+fn holder(app: &App, from: &From, headers: &HeaderMap) -> Result<Grant, Refusal> {
+    let grant = caller::token(app, from, headers)?;
+    if !grant.may(Right::Batch) {
+        // Says which right is missing.
+        let prefix = grant.prefixes().first().cloned().unwrap_or_default();
+        let caller = Caller {
+            who: None,
+            grant: Some(grant.clone()),
+        };
+        caller.allows(Right::Batch, prefix.as_bytes())?;
+    }
+    Ok(grant)
+}
+
+fn standing(app: &App, from: &From, grant: &Grant) -> Result<Standing, Refusal> {
+    let standing = app.tokens.standing(&grant.id, from.came.unix_seconds);
+    standing.map_err(|refused| caller::token_refused(app, refused))
+}
+
+/// The headers of draft-ietf-httpapi-ratelimit-headers.
+fn rate_limit(headers: &mut HeaderMap, standing: &Standing, wait: u32) {
+    let Some(quota) = standing.quota else { return };
+    let left = quota.saturating_sub(standing.used);
+    for (name, text) in [
+        ("ratelimit-policy", format!("\"day\";q={quota};w={DAY}")),
+        ("ratelimit", format!("\"day\";r={left};t={wait}")),
+    ] {
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+}
