@@ -27,6 +27,8 @@ use crate::registry::audit::Audit;
 use crate::registry::auth::Policy;
 use crate::registry::{self, Identity, Registry, permit, table};
 use crate::reload::{Certificates, Reload};
+use crate::resolver::cache::Bounds;
+use crate::server::forward::{self, Forwarder};
 use crate::server::handle::desk::{self, Desk};
 use crate::server::handle::{Shared, stream};
 use crate::server::http::{self, Http};
@@ -108,13 +110,18 @@ impl Node {
         let site_serial = site.serial;
         let mut wire = Vec::new();
         site.encode(&mut wire);
-        let shared = Arc::new(Shared {
+        let mut shared = Shared {
             case: store.case(),
             store: Arc::clone(&store),
             site: Bytes::from(wire),
             site_serial,
             desk: Some(Arc::new(desk)),
-        });
+            forwarder: None,
+        };
+        let forwarder = Arc::new(Forwarder::new(forward_config(config), &shared));
+        shared.forwarder = Some(Arc::clone(&forwarder));
+        metrics.add_source(move |families| forwarder.collect(families));
+        let shared = Arc::new(shared);
         let server = Server::start(bound, &shared, &metrics).map_err(failing("threads"))?;
         let http = Http::start(web, &shared, &registry, &metrics).map_err(failing("[http]"))?;
         let (dns_addresses, dns_tls_addresses) = dns
@@ -364,6 +371,26 @@ fn desk_config(config: &Config) -> desk::Config {
         threads: config.administration.threads.into(),
         queue: size(config.administration.queue.into()),
         challenge_sdk: config.administration.challenge_sdk,
+    }
+}
+
+/// What other nodes are asked, as configured.
+fn forward_config(config: &Config) -> forward::Config {
+    let from = &config.recursion;
+    forward::Config {
+        recursion: from.allow_recursion,
+        upstream: from.upstream.clone(),
+        outbound: from.outbound(&config.node.addresses),
+        deadline: from.deadline,
+        questions: size(from.questions.into()),
+        waiting: size(from.waiting.into()),
+        cache: Bounds {
+            bytes: size(from.cache),
+            life_max: from.ttl_max,
+            stale: from.stale,
+            retry: from.retry,
+        },
+        negative: from.ttl_negative,
     }
 }
 

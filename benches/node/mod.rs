@@ -26,6 +26,7 @@ pub(crate) fn shared(directory: &Path, count: u64) -> Shared {
         site: Bytes::new(),
         site_serial: 1,
         desk: None,
+        forwarder: None,
     }
 }
 

@@ -306,6 +306,8 @@ flags! {
         DNRF = 0x0010_0000 => "DNRF do-not-refer",
         /// A resolution request carries the user's identity in its trailer (id-pointer SDK).
         RECU_AUTH = 0x0000_0004 => "RECU_AUTH recursive-identity",
+        /// The answer is older than its values live: their home cannot be reached (jiexi; others do not look at it).
+        STALE = 0x0000_0001 => "STALE stale",
     }
 }
 

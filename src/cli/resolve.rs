@@ -198,7 +198,10 @@ fn trace(hops: &[Hop]) -> String {
                 output::visible(&String::from_utf8_lossy(&hop.handle)),
                 why(hop),
                 format!("{} {}", hop.server, hop.transport),
-                format!("{code} ({})", hop.code.0),
+                match hop.stale {
+                    true => format!("{code} ({}), stale: its home does not answer", hop.code.0),
+                    false => format!("{code} ({})", hop.code.0),
+                },
                 milliseconds(hop.took),
             ]
         })
@@ -236,6 +239,7 @@ fn trace_json(hop: &Hop) -> Json {
         "server": hop.server.to_string(),
         "transport": hop.transport.to_string(),
         "responseCode": hop.code.0,
+        "stale": hop.stale,
         "milliseconds": hop.took.as_secs_f64() * 1e3,
     })
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use jiexi_proto::{
-    code::OpFlags,
+    code::{OpCode, OpFlags, ResponseCode},
     framing::{Framed, Reassembler, ReassemblyLimits, StreamFramer},
     limits,
     message::{Envelope, Message},
@@ -33,11 +33,19 @@ impl Client {
     /// No answer, or none that makes sense.
     pub async fn ask(&self, place: &Place, question: &Question) -> Result<Reply, ClientError> {
         let mut operation = Operation::resolution(question, false);
-        if self.digest {
-            operation.flags = operation.flags.with(OpFlags::RRDG);
-        }
+        operation.flags = match self.digest {
+            true => self.flags.with(OpFlags::RRDG),
+            false => self.flags,
+        };
         let (message, server, transport) = self.exchange(place, &operation).await?;
-        Ok(Reply::of(message, server, transport))
+        let about = (message.header.op_code, message.header.response_code);
+        let reply = Reply::of(message, server, transport);
+        let other = about == (OpCode::RESOLUTION, ResponseCode::SUCCESS)
+            && !reply.handle.eq_ignore_ascii_case(&question.handle);
+        if other || about.0 != OpCode::RESOLUTION && about.1 == ResponseCode::SUCCESS {
+            return Err(ClientError::NotOurs(server, "it answers something else"));
+        }
+        Ok(reply)
     }
 
     /// Carries out an operation that needs no proof.
@@ -49,18 +57,63 @@ impl Client {
         place: &Place,
         operation: &Operation,
     ) -> Result<(Message, SocketAddr, Transport), ClientError> {
-        let request = Request::new(&operation.message(place.version, self.id(), (self.now)()))?;
+        let mut message = operation.message(place.version, self.id(), (self.now)());
+        message.header.recursion_count = self.recursion_count;
+        let request = Request::new(&message)?;
         let udp = place.udp.filter(|_| self.transports != Transports::Tcp);
         let tcp = place.tcp.filter(|_| self.transports != Transports::Udp);
-        match (udp, tcp) {
+        let waiting = self.wait_for(place, udp.or(tcp))?;
+        let answered = match (udp, tcp) {
             (None, None) => Err(ClientError::NoTransport),
             (None, Some(tcp)) => self.over_tcp(tcp, &request).await,
             (Some(udp), None) => self.over_udp(udp, &request).await,
             (Some(udp), Some(tcp)) => match self.over_udp(udp, &request).await {
-                Err(error) if error.is_silence() => self.over_tcp(tcp, &request).await,
+                Err(error) if error.is_silence() => {
+                    waiting.suspect();
+                    self.over_tcp(tcp, &request).await
+                }
                 answered => answered,
             },
+        };
+        waiting.over(&answered);
+        answered
+    }
+
+    /// Begins to wait for a server, unless it is known to be silent.
+    fn wait_for(
+        &self,
+        place: &Place,
+        server: Option<SocketAddr>,
+    ) -> Result<Waiting<'_>, ClientError> {
+        let watched = server.filter(|_| self.silent.is_some());
+        let waiting = Waiting {
+            client: self,
+            place: *place,
+            watched,
+        };
+        if let (Some(silent), Some(server)) = (&self.silent, watched) {
+            let (down, look) = silent.is_down(server, std::time::Instant::now());
+            if look {
+                waiting.look(server);
+            }
+            if down {
+                waiting.over(&Err::<(), _>(ClientError::Down(server)));
+                return Err(ClientError::Down(server));
+            }
         }
+        Ok(waiting)
+    }
+
+    /// Whether a server may be connected to, seen from the address `local`, or before there is a connection.
+    fn permits(&self, server: SocketAddr, local: Option<SocketAddr>) -> Result<(), ClientError> {
+        let Some(rules) = &self.outbound else {
+            return Ok(());
+        };
+        match local {
+            Some(local) => rules.check(server, Some(local.ip())),
+            None => rules.check_ahead(server),
+        }
+        .map_err(|why| ClientError::Forbidden(server, why))
     }
 
     /// An id for a request.
@@ -82,6 +135,8 @@ impl Client {
         let socket = UdpSocket::bind(local).await.map_err(failed)?;
         // A connected socket hears this server alone.
         socket.connect(server).await.map_err(failed)?;
+        let connected = socket.peer_addr().map_err(failed)?;
+        self.permits(connected, Some(socket.local_addr().map_err(failed)?))?;
         let started = Instant::now();
         let mut pieces = Reassembler::new(ReassemblyLimits {
             messages: 4,
@@ -127,10 +182,16 @@ impl Client {
     ) -> Result<(Connection, Vec<u8>), ClientError> {
         let failed = |error| ClientError::Io(server, Transport::Tcp, error);
         let late = |_| ClientError::TimedOut(server, Transport::Tcp);
+        self.permits(server, None)?;
         let connected = timeout(self.tcp_connect, TcpStream::connect(server))
             .await
             .map_err(late)?;
         let mut stream = connected.map_err(failed)?;
+        let ends = stream
+            .peer_addr()
+            .and_then(|peer| Ok((peer, stream.local_addr()?)));
+        let (peer, local) = ends.map_err(failed)?;
+        self.permits(peer, Some(local))?;
         let sending = async { stream.write_all(&request.message()).await };
         let sent = timeout(self.tcp_answer, sending).await.map_err(late)?;
         sent.map_err(failed)?;
@@ -144,6 +205,63 @@ impl Client {
         Ok((connection, octets))
     }
 }
+
+/// Somebody who waits for a server. Whoever gives up has it looked at: it may have waited for another one.
+struct Waiting<'c> {
+    client: &'c Client,
+    place: Place,
+    /// The server, while it is watched.
+    watched: Option<SocketAddr>,
+}
+
+impl Waiting<'_> {
+    /// The server is silent so far.
+    fn suspect(&self) {
+        if let (Some(silent), Some(server)) = (&self.client.silent, self.watched)
+            && silent.suspect(server, std::time::Instant::now())
+        {
+            self.look(server);
+        }
+    }
+
+    /// There is an answer, or there will be none.
+    fn over<T>(mut self, answered: &Result<T, ClientError>) {
+        if !answered.as_ref().is_err_and(|error| error.is_silence()) {
+            self.watched = None;
+        }
+    }
+
+    /// Finds out whether the server lives: it knows its own site record without asking anybody.
+    fn look(&self, server: SocketAddr) {
+        let Some(silent) = self.client.silent.clone() else {
+            return;
+        };
+        let client = Client {
+            silent: None,
+            udp_waits: LOOKS.to_vec(),
+            tcp_connect: LOOK_TCP,
+            tcp_answer: LOOK_TCP,
+            ..self.client.clone()
+        };
+        let place = self.place;
+        tokio::spawn(async move {
+            let site = client.exchange(&place, &Operation::site()).await;
+            let lives = !site.is_err_and(|error| error.is_silence());
+            silent.looked(server, lives, std::time::Instant::now());
+        });
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.suspect();
+    }
+}
+
+/// How long to wait for the site record of a server that may be down, over UDP.
+const LOOKS: [std::time::Duration; 2] = [std::time::Duration::from_millis(250); 2];
+/// The same over TCP, for the connection and for the answer.
+const LOOK_TCP: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// A connection on which a request was sent.
 pub(super) struct Connection {

@@ -62,6 +62,8 @@ pub struct Hop {
     pub code: ResponseCode,
     /// How long that took.
     pub took: Duration,
+    /// The answer is older than its values live.
+    pub stale: bool,
 }
 
 /// What has been asked so far.
@@ -228,6 +230,7 @@ impl Client {
             transport: reply.transport,
             handle: question.handle.clone(),
             code: reply.code,
+            stale: reply.stale,
         });
         Ok(reply)
     }
@@ -260,7 +263,7 @@ impl Client {
     }
 
     /// The first site among `values` that can be reached with the transports allowed: its server for `handle`.
-    fn place_of(&self, values: &[Value], handle: &[u8]) -> Option<(Place, Lead)> {
+    pub(crate) fn place_of(&self, values: &[Value], handle: &[u8]) -> Option<(Place, Lead)> {
         values
             .iter()
             .filter(|value| is_kind(value, b"HS_SITE"))

@@ -4,6 +4,7 @@
 //! * [`Client::resolve`] — the same, going on to other servers where the answer points there (`follow`), and beginning
 //!   where the prefix is remembered to be at home (`sites`).
 //! * [`Administrator`] — changes and lists: proofs (`proof`), sessions (`session`), retries under the same request id.
+//! * [`outbound`] — where a node that asks on behalf of others may connect to, and who does not answer.
 //! * [`Operation`] — what is asked; `request` — requests ready to be sent, messages as replies.
 //!
 //! An answer that is a refusal is a [`Reply`] like any other; errors are about reaching a server and understanding it.
@@ -12,7 +13,7 @@ use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use jiexi_proto::{
-    code::{ResponseCode, Version},
+    code::{OpFlags, ResponseCode, Version},
     error::DecodeError,
     value::Value,
 };
@@ -21,6 +22,7 @@ mod administrator;
 mod exchange;
 mod follow;
 mod operation;
+pub mod outbound;
 mod proof;
 mod request;
 mod session;
@@ -59,6 +61,14 @@ pub struct Client {
     pub digest: bool,
     /// Unix seconds, for the expiration of questions.
     pub now: fn() -> u32,
+    /// The flags of resolution questions.
+    pub flags: OpFlags,
+    /// How many servers have passed on what is asked.
+    pub recursion_count: u8,
+    /// Where it may connect to; anywhere without.
+    pub outbound: Option<Arc<outbound::Outbound>>,
+    /// Who does not answer, and is not waited for; without, everybody is.
+    pub silent: Option<Arc<outbound::Silent>>,
     /// Where prefixes are at home; shared by all copies of this client.
     sites: Arc<sites::Sites>,
 }
@@ -74,6 +84,10 @@ impl Client {
             tcp_answer: Duration::from_secs(60),
             digest: false,
             now,
+            flags: OpFlags::RESOLUTION,
+            recursion_count: 0,
+            outbound: None,
+            silent: None,
             sites: Arc::default(),
         }
     }
@@ -146,6 +160,8 @@ pub struct Reply {
     pub server: SocketAddr,
     /// Over which transport.
     pub transport: Transport,
+    /// The server remembers this of a home that it cannot reach now.
+    pub stale: bool,
 }
 
 /// Why there is no answer.
@@ -163,6 +179,10 @@ pub enum ClientError {
     TooLong,
     /// The server offers no transport that may be used.
     NoTransport,
+    /// The server must not be connected to.
+    Forbidden(SocketAddr, &'static str),
+    /// The server has been silent and is not asked now.
+    Down(SocketAddr),
     /// Referrals lead back to where they came from.
     Loop(SocketAddr),
     /// Referrals do not end.
@@ -197,6 +217,8 @@ impl fmt::Display for ClientError {
             Self::NoTransport => f.write_str(
                 "the server offers no transport that may be used; leave out --udp or --tcp",
             ),
+            Self::Forbidden(server, why) => write!(f, "{server} is not connected to: {why}"),
+            Self::Down(server) => write!(f, "{server} has been silent and is not asked now"),
             Self::Loop(server) => write!(f, "the referrals lead in a circle, back to {server}"),
             Self::TooManyHops => write!(f, "more than {HOPS_MAX} referrals"),
             Self::NoSite(handle) => write!(

@@ -130,6 +130,7 @@ impl Request {
 impl Reply {
     /// What a message says.
     pub(super) fn of(message: Message, server: SocketAddr, transport: Transport) -> Self {
+        let stale = message.header.flags.contains(OpFlags::STALE);
         let (mut handle, mut values, mut text) = (Bytes::new(), Vec::new(), String::new());
         match message.body {
             Body::Resolved(HandleValues {
@@ -152,6 +153,7 @@ impl Reply {
             message: text,
             server,
             transport,
+            stale,
         }
     }
 }

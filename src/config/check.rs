@@ -97,6 +97,7 @@ pub(super) fn check(config: &Config) -> Vec<(Key, String)> {
         "amplification_ipv6_prefix",
         "must lie between 16 and 128",
     );
+    check_recursion(config, &mut need);
     check_http(&config.http, &mut need);
     super::batch::check(&config.batch, &mut need);
     check_dns(&config.dns, config.store_config().case, &mut need);
@@ -153,6 +154,53 @@ pub(super) fn check(config: &Config) -> Vec<(Key, String)> {
         "is empty; name a file",
     );
     found
+}
+
+/// What cannot work in `[recursion]`.
+fn check_recursion(config: &Config, need: &mut impl FnMut(bool, &str, &str, &str)) {
+    let recursion = &config.recursion;
+    let mut need = |good, name, message: &str| need(good, "recursion", name, message);
+    let rules = recursion.outbound(&config.node.addresses);
+    for server in &recursion.upstream {
+        if let Err(why) = rules.check(*server, None) {
+            need(
+                false,
+                "upstream",
+                &format!("{server} cannot be asked: {why}"),
+            );
+        }
+    }
+    need(
+        (Duration::from_millis(100)..=Duration::from_secs(60)).contains(&recursion.deadline),
+        "deadline",
+        "must lie between 100ms and 60s; clients do not wait longer",
+    );
+    need(
+        (4..=16_384).contains(&recursion.questions),
+        "questions",
+        "must lie between 4 and 16384; each has a socket",
+    );
+    need(
+        (4..=1 << 20).contains(&recursion.waiting),
+        "waiting",
+        "must lie between 4 and 1048576",
+    );
+    need(recursion.cache >= 1 << 20, "cache", "is below 1MiB");
+    let lives = [
+        ("ttl_max", recursion.ttl_max, 7),
+        ("ttl_negative", recursion.ttl_negative, 1),
+        ("stale", recursion.stale, 30),
+        ("retry", recursion.retry, 1),
+    ];
+    for (name, value, days) in lives {
+        let message = format!("is above {days} days");
+        need(value <= Duration::from_secs(days * 86_400), name, &message);
+    }
+    need(
+        recursion.retry >= Duration::from_millis(100),
+        "retry",
+        "is below 100ms",
+    );
 }
 
 /// What cannot work in `[http]`.

@@ -23,11 +23,13 @@ mod check;
 mod dns;
 mod env;
 mod file;
+mod recursion;
 pub mod size;
 
 pub use batch::Batch;
 pub use dns::{Dns, Rule, RuleKind, Zone};
 pub use file::{Origin, Problem, load, load_text};
+pub use recursion::{Ports, Recursion};
 
 /// The commented template: every key, its default, and why.
 pub const TEMPLATE: &str = include_str!("../../config/jiexi.toml");
@@ -47,6 +49,8 @@ pub struct Config {
     pub handle: Handle,
     /// Who administers, and how they prove it.
     pub administration: Administration,
+    /// Handles that are at home elsewhere.
+    pub recursion: Recursion,
     /// The JSON API and pages over HTTP.
     pub http: Http,
     /// Many questions in one request, over HTTP.
@@ -72,6 +76,7 @@ impl Default for Config {
             node: Node::default(),
             handle: Handle::default(),
             administration: Administration::default(),
+            recursion: Recursion::default(),
             http: Http::default(),
             batch: Batch::default(),
             dns: Dns::default(),

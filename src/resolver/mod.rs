@@ -7,11 +7,13 @@
 //! * [`Query`]: a question, with its [`Filter`] of indexes and types.
 //! * [`Answer`]: what is to be said; not found, referral and denied are answers, not errors.
 //! * [`Selection`]: the chosen values of a record, counted and copied in stored order.
+//! * [`cache`]: what other nodes answered.
 //!
 //! The order of decisions is the reference server's: not homed, found, prefix referral, not
 //! found, no such value, access.
 
 mod authority;
+pub mod cache;
 mod selection;
 
 pub use authority::Authority;

@@ -10,6 +10,7 @@
 //! * [`handle`]: the Handle protocol, over UDP worker threads and TCP tasks.
 //! * [`http`]: the JSON API and pages.
 //! * [`dns`]: identifiers for DNS clients, over UDP, TCP and TLS.
+//! * [`forward`]: questions about handles at home elsewhere, asked there and remembered.
 //! * [`accept`]: connections: cap, back-off, the longest idle one.
 //! * [`datagram`]: UDP worker threads of any protocol.
 //! * [`budget`]: the guard against amplification. [`certificate`]: that of TLS, which changes while clients come.
@@ -20,6 +21,7 @@ pub mod budget;
 pub mod certificate;
 pub mod datagram;
 pub mod dns;
+pub mod forward;
 pub mod handle;
 pub mod http;
 

@@ -223,6 +223,7 @@ pub(crate) fn shared_by(
         site,
         site_serial: 1,
         desk: Some(Arc::new(Desk::new(registry, staff))),
+        forwarder: None,
     }
 }
 

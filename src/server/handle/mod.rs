@@ -18,11 +18,12 @@ pub mod udp;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
-use jiexi_proto::code::ResponseCode;
+use jiexi_proto::code::{OpFlags, ResponseCode};
 use jiexi_proto::handle::CaseRule;
-use jiexi_proto::{OpCode, Version};
+use jiexi_proto::{MessageView, OpCode, Version};
 
 use self::parse::{Resolution, Step};
 use self::reply::{Reply, Stamp};
@@ -30,6 +31,7 @@ use crate::clock::Now;
 use crate::history::Event;
 use crate::metrics::{Cell, LookupResult, Op, Outcome, Reason};
 use crate::resolver::{self, Answer, Authority, Query};
+use crate::server::forward::{Forwarder, Told};
 use crate::store::{Lookup, Reader, Session, Store, StoreError};
 
 /// The most requests answered in one go.
@@ -54,12 +56,21 @@ pub struct Shared {
     pub site_serial: u16,
     /// What is not answered at once goes here; without a desk it is declined.
     pub desk: Option<Arc<desk::Desk>>,
+    /// Asks other nodes; without it, what is at home elsewhere is refused.
+    pub forwarder: Option<Arc<Forwarder>>,
 }
 
 impl Shared {
     /// The homed prefixes as they are now, with the site of this node for those without a record.
     fn authority(&self) -> Result<Authority, StoreError> {
         Authority::load(&self.store).map(|authority| authority.announcing(&self.site))
+    }
+
+    /// Who asks other nodes what this one cannot say, when the one who asked wants that.
+    fn forwarder_for(&self, request: &MessageView<'_>) -> Option<&Arc<Forwarder>> {
+        let wanted = request.header.flags.contains(OpFlags::RECU);
+        let forwarder = self.forwarder.as_ref();
+        forwarder.filter(|forwarder| wanted && forwarder.is_open())
     }
 }
 
@@ -251,6 +262,7 @@ impl Responder {
             keys,
             stamp,
             resolved: None,
+            now: now.instant,
         };
         for (step, found) in steps.iter().zip(&found) {
             if replies.octets.len() > Replies::LIMIT {
@@ -313,6 +325,7 @@ struct Encoder<'r, 's> {
     stamp: Stamp,
     /// The last request, if it was a resolution.
     resolved: Option<Resolved>,
+    now: Instant,
 }
 
 impl<'s> Encoder<'_, 's> {
@@ -361,7 +374,7 @@ impl<'s> Encoder<'_, 's> {
         Disposition::Reply(out.len())
     }
 
-    /// Decides and answers one resolution; none when it takes proof of who asks.
+    /// Decides and answers one resolution; none when it takes proof of who asks, or another node.
     fn resolve(
         &mut self,
         asked: &Resolution<'_>,
@@ -376,7 +389,17 @@ impl<'s> Encoder<'_, 's> {
             refer: asked.refer,
         };
         let request = &asked.message;
-        let (code, text) = match resolver::resolve(self.authority, self.session, &query, found) {
+        let answer = resolver::resolve(self.authority, self.session, &query, found);
+        let elsewhere = match answer {
+            Answer::NotResponsible => true,
+            Answer::PrefixReferral(_) => !self.follows_referrals(asked),
+            _ => false,
+        };
+        if elsewhere && let Some(forwarder) = self.shared.forwarder_for(request) {
+            let told = forwarder.recall(request, query.key, self.now)?;
+            return Some(self.tell(asked, &told, out));
+        }
+        let (code, text) = match answer {
             Answer::Values(selection) => {
                 let mut reply = Reply::begin(out, self.stamp, request, ResponseCode::SUCCESS);
                 reply.put_block(asked.handle);
@@ -384,10 +407,7 @@ impl<'s> Encoder<'_, 's> {
                 if reply.finish() {
                     return Some(Outcome::Success);
                 }
-                (
-                    ResponseCode::ERROR,
-                    "the values do not fit one message: ask by index or type",
-                )
+                (ResponseCode::ERROR, TOO_LONG)
             }
             Answer::PrefixReferral(selection) if self.follows_referrals(asked) => {
                 let mut reply =
@@ -422,10 +442,34 @@ impl<'s> Encoder<'_, 's> {
         Some(outcome_of(code))
     }
 
+    /// Answers with what is remembered of another node.
+    fn tell(&self, asked: &Resolution<'_>, told: &Told, out: &mut Vec<u8>) -> Outcome {
+        let (request, stamp) = (&asked.message, self.stamp);
+        let known = &told.known;
+        let mut reply = Reply::passed_on(out, stamp, request, known.code, told.is_stale());
+        if known.code == ResponseCode::SUCCESS {
+            reply.put_block(asked.handle);
+            reply.body().extend_from_slice(&known.body);
+        } else {
+            reply.put_block(&known.body);
+        }
+        if reply.finish() {
+            return outcome_of(known.code);
+        }
+        let code = ResponseCode::ERROR;
+        let mut reply = Reply::passed_on(out, stamp, request, code, false);
+        reply.put_block(TOO_LONG.as_bytes());
+        finish(reply);
+        outcome_of(code)
+    }
+
     fn follows_referrals(&self, asked: &Resolution<'_>) -> bool {
         asked.message.envelope.reply_version() >= FOLLOWS_REFERRALS
     }
 }
+
+/// Said instead of an answer that does not fit a message.
+const TOO_LONG: &str = "the values do not fit one message: ask by index or type";
 
 /// Ends an answer that is short by construction.
 fn finish(reply: Reply<'_>) {

@@ -20,6 +20,17 @@ pub(super) const REPEATED: OpFlags = OpFlags(
 /// The flags of a refusal made before the request was understood, as recorded.
 const REFUSAL: OpFlags = OpFlags(OpFlags::RECU.0 | OpFlags::CACR.0 | OpFlags::PUBL.0);
 
+/// Where the flags stand in the header.
+const FLAGS: usize = 8;
+
+/// The flags of a response with what another node answered: this one is no authority about it.
+pub(super) fn passed_on(flags: OpFlags, stale: bool) -> OpFlags {
+    match stale {
+        true => flags.without(OpFlags::AUTH).with(OpFlags::STALE),
+        false => flags.without(OpFlags::AUTH),
+    }
+}
+
 /// A response being written at the end of a buffer.
 #[derive(Debug)]
 pub(super) struct Reply<'o> {
@@ -67,6 +78,25 @@ impl<'o> Reply<'o> {
         );
         if digest {
             reply.put_digest(version, request.signed);
+        }
+        reply
+    }
+
+    /// Begins the response to `request` with what another node answered; `stale` when its values live no longer.
+    pub(super) fn passed_on(
+        out: &'o mut Vec<u8>,
+        stamp: Stamp,
+        request: &MessageView<'_>,
+        code: ResponseCode,
+        stale: bool,
+    ) -> Self {
+        let reply = Self::begin(out, stamp, request, code);
+        let at = reply.start + ENVELOPE_SIZE + FLAGS;
+        if let Some(field) = reply.out.get_mut(at..at + 4) {
+            let flags = field
+                .iter()
+                .fold(0, |flags, octet| flags << 8 | u32::from(*octet));
+            field.copy_from_slice(&passed_on(OpFlags(flags), stale).0.to_be_bytes());
         }
         reply
     }

@@ -19,7 +19,7 @@ use crate::server::datagram::{Buffers, Front, Incoming, Outgoing, Peer, Place, s
 
 /// What an answer of the desk costs the budget of its source, octets: a signed answer with a site
 /// record, and the work that goes into it.
-const DEFERRED_COST: usize = 1_500;
+pub(super) const DEFERRED_COST: usize = 1_500;
 
 /// The largest buffer of cut-up answers that is kept between batches.
 const KEEP_PIECES: usize = 256 * 1024;

@@ -16,12 +16,14 @@ use super::letter::{Letter, Outcome, Seal, Within, block};
 use super::{Answer, Desk, Job, Sink, Work};
 use crate::clock::Now;
 use crate::history::Event;
-use crate::metrics::{Cell, Metrics, Transport};
+use crate::metrics::{Cell, Metrics, Reason, Transport};
 use crate::registry::figures::{Proved, SESSION};
 use crate::registry::plan::Request;
 use crate::registry::{Authenticated, Registry, Rejection, cipher};
 use crate::resolver::{self, Filter, Query, Selection};
+use crate::server::forward::{Forwarder, Question, Told};
 use crate::server::handle::reply::{Reply, Stamp};
+use crate::server::handle::udp::DEFERRED_COST;
 use crate::server::handle::{Shared, op_of, outcome_of};
 use crate::store::{Lookup, Reader};
 
@@ -37,6 +39,8 @@ pub(super) enum Step {
     Answer(Outcome, Seal),
     /// Who asks must be proved first.
     Prove,
+    /// Another node is to be asked.
+    Forward(Arc<Forwarder>, Box<Question>),
 }
 
 impl Step {
@@ -99,6 +103,7 @@ impl Counter {
             match work {
                 Work::Job(job) => self.serve(job),
                 Work::Settled(settled) => self.settled(*settled),
+                Work::Told(letter, told) => self.told(*letter, &told),
                 Work::More(listing, answer) => {
                     let _ = answer.send(self.next_page(*listing));
                 }
@@ -346,6 +351,7 @@ impl Counter {
         };
         match step {
             Step::Prove => self.ask(letter, message),
+            Step::Forward(forwarder, question) => self.forward(letter, &forwarder, *question),
             step => self.finish(letter, step),
         }
     }
@@ -379,7 +385,19 @@ impl Counter {
         session.find(&[&key], &mut found);
         let text = |code, text| Step::refuse(letter, &Rejection::new(code, text));
         use crate::resolver::Answer as Said;
-        match resolver::resolve(&self.authority, &session, &query, &found[0]) {
+        let said = resolver::resolve(&self.authority, &session, &query, &found[0]);
+        let elsewhere = match said {
+            Said::NotResponsible => true,
+            Said::PrefixReferral(_) => letter.envelope.reply_version() < Version::V2_10,
+            _ => false,
+        };
+        if elsewhere
+            && let Some(forwarder) = self.shared.forwarder_for(&view)
+            && let Some(question) = Question::read(&view, &key)
+        {
+            return Step::Forward(Arc::clone(forwarder), Box::new(question));
+        }
+        match said {
             // Within a session, whoever does not ask for public values only must be known.
             Said::Values(selection)
                 if public_only || letter.within.is_none() && letter.who.is_none() =>
@@ -428,6 +446,35 @@ impl Counter {
             Said::Loading => text(ResponseCode::SERVER_TOO_BUSY, "still loading"),
             Said::Damaged => text(ResponseCode::ERROR, "the stored record is damaged"),
         }
+    }
+
+    /// Has another node asked. Meanwhile this thread does something else.
+    fn forward(&self, letter: Letter, forwarder: &Arc<Forwarder>, question: Question) {
+        let (desk, source) = (Arc::clone(&self.desk), letter.sender().source());
+        desk.leave();
+        let then = move |told| desk.come_back(Work::Told(Box::new(letter), told));
+        forwarder.ask(question, source, Box::new(then));
+    }
+
+    /// Another node was asked. Over UDP an answer that costs more than was paid for it is not sent: it is remembered,
+    /// so that the client's next try is answered by a worker, who knows what the network of the client may have.
+    fn told(&self, letter: Letter, told: &Told) {
+        let outcome = letter
+            .asked()
+            .and_then(|view| ResolutionView::decode(view.body).ok())
+            .map(|asked| Outcome::told(letter.op, asked.handle, told));
+        let step = match outcome {
+            Some(outcome)
+                if letter.sink.transport() == Transport::Udp
+                    && outcome.body.len() > DEFERRED_COST =>
+            {
+                self.udp.dropped(Reason::RateLimited).add(1);
+                return self.desk.done();
+            }
+            Some(outcome) => Step::Answer(outcome, Seal::AsAsked),
+            None => unsupported(&letter),
+        };
+        self.finish(letter, step);
     }
 
     /// Values that only administrators may read, for one of them.

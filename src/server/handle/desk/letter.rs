@@ -23,7 +23,9 @@ use crate::registry::retry::Key;
 use crate::registry::session::Session;
 use crate::registry::source::Sender;
 use crate::registry::{Authenticated, Rejection};
-use crate::server::handle::reply::{REPEATED, Stamp};
+use crate::server::forward::Told;
+use crate::server::handle::TOO_LONG;
+use crate::server::handle::reply::{REPEATED, Stamp, passed_on};
 
 /// A session that a request belongs to.
 #[derive(Clone, Debug)]
@@ -76,9 +78,24 @@ pub(super) struct Outcome {
     pub(super) body: Bytes,
     /// Something that existed was overwritten.
     pub(super) overwritten: bool,
+    /// Another node answered this; whether its values live no longer.
+    pub(super) passed_on: Option<bool>,
 }
 
 impl Outcome {
+    /// What another node answered to a question for `handle`.
+    pub(super) fn told(op: OpCode, handle: &[u8], told: &Told) -> Self {
+        let body = match told.known.code {
+            ResponseCode::SUCCESS => [&block(handle)[..], &told.known.body].concat(),
+            _ => block(&told.known.body),
+        };
+        Self {
+            code: told.known.code,
+            passed_on: Some(told.is_stale()),
+            ..Self::success(op, body)
+        }
+    }
+
     /// Success with a body.
     pub(super) fn success(op: OpCode, body: impl Into<Bytes>) -> Self {
         Self {
@@ -86,6 +103,7 @@ impl Outcome {
             op,
             body: body.into(),
             overwritten: false,
+            passed_on: None,
         }
     }
 
@@ -96,6 +114,7 @@ impl Outcome {
             op,
             body: Bytes::from(block(rejection.text.as_bytes())),
             overwritten: false,
+            passed_on: None,
         }
     }
 }
@@ -186,6 +205,9 @@ impl Letter {
             true => self.flags().with(OpFlags::OVRW),
             false => self.flags(),
         };
+        let flags = outcome
+            .passed_on
+            .map_or(flags, |stale| passed_on(flags, stale));
         self.page(outcome, flags, seal, key, stamp)
     }
 
@@ -278,8 +300,7 @@ impl Letter {
 
     /// Said instead of an answer that does not fit a message.
     fn too_large(&self, key: &NodeKey, stamp: Stamp) -> Vec<u8> {
-        let text = "the values do not fit one message: ask by index or type";
-        let rejection = Rejection::new(ResponseCode::ERROR, text);
+        let rejection = Rejection::new(ResponseCode::ERROR, TOO_LONG);
         self.answer(
             &Outcome::refusal(self.op, &rejection),
             Seal::AsAsked,

@@ -52,6 +52,7 @@ use crate::metrics::{Metrics, Transport};
 use crate::registry::Registry;
 use crate::registry::retry::Retries;
 use crate::registry::source::{Sender, Source};
+use crate::server::forward::Told;
 
 /// How the desk is staffed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,12 +162,13 @@ enum Work {
     Job(Job),
     More(Box<Listing>, oneshot::Sender<Answer>),
     Settled(Box<Settled>),
+    Told(Box<Letter>, Told),
 }
 
 #[derive(Default)]
 struct Queue {
     /// What is under way: it is ended before something new is begun.
-    settled: VecDeque<Box<Settled>>,
+    begun: VecDeque<Work>,
     new: Turns<Work>,
     closed: bool,
 }
@@ -179,6 +181,8 @@ pub struct Desk {
     changed: Condvar,
     /// Requests that wait or are under way.
     open: AtomicUsize,
+    /// Requests that wait for other nodes.
+    away: AtomicUsize,
     /// Requests turned away because the queue was full.
     turned_away: AtomicU64,
     retries: Retries<Letter, Outcome>,
@@ -205,6 +209,7 @@ impl Desk {
             queue: Mutex::default(),
             changed: Condvar::new(),
             open: AtomicUsize::new(0),
+            away: AtomicUsize::new(0),
             turned_away: AtomicU64::new(0),
             retries: Retries::new(keep),
             copies: AtomicUsize::new(0),
@@ -342,7 +347,24 @@ impl Desk {
         {
             return closer.settled(settled);
         }
-        self.lock().settled.push_back(Box::new(settled));
+        self.go_on_with(Work::Settled(Box::new(settled)));
+    }
+
+    /// A request waits for another node, and no longer for this one: it is one of those that the forwarder bounds.
+    fn leave(&self) {
+        self.away.fetch_add(1, Relaxed);
+        self.open.fetch_sub(1, Relaxed);
+    }
+
+    /// What was waited for is here.
+    fn come_back(&self, work: Work) {
+        self.open.fetch_add(1, Relaxed);
+        self.away.fetch_sub(1, Relaxed);
+        self.go_on_with(work);
+    }
+
+    fn go_on_with(&self, work: Work) {
+        self.lock().begun.push_back(work);
         self.changed.notify_one();
     }
 
@@ -360,13 +382,13 @@ impl Desk {
     fn next(&self) -> Option<Work> {
         let mut queue = self.lock();
         loop {
-            if let Some(settled) = queue.settled.pop_front() {
-                return Some(Work::Settled(settled));
+            if let Some(work) = queue.begun.pop_front() {
+                return Some(work);
             }
             if let Some(work) = queue.new.pop() {
                 return Some(work);
             }
-            if queue.closed && self.open.load(Relaxed) == 0 {
+            if queue.closed && self.away.load(Relaxed) == 0 && self.open.load(Relaxed) == 0 {
                 // The others may be waiting for this moment as well.
                 self.changed.notify_all();
                 return None;
