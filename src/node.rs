@@ -379,6 +379,7 @@ fn forward_config(config: &Config) -> forward::Config {
     let from = &config.recursion;
     forward::Config {
         recursion: from.allow_recursion,
+        authentication: from.authentication,
         upstream: from.upstream.clone(),
         outbound: from.outbound(&config.node.addresses),
         deadline: from.deadline,

@@ -325,7 +325,7 @@ pub(super) fn server_of<'a>(site: &'a SiteRecord, handle: &[u8]) -> Option<(usiz
 }
 
 /// Where a server takes questions.
-fn query_place(site: &SiteRecord, server: &Server) -> Place {
+pub(super) fn query_place(site: &SiteRecord, server: &Server) -> Place {
     Place {
         udp: interface(server, Protocol::UDP, InterfaceKind::QUERY),
         tcp: interface(server, Protocol::TCP, InterfaceKind::QUERY),

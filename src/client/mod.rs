@@ -5,6 +5,7 @@
 //!   where the prefix is remembered to be at home (`sites`).
 //! * [`Administrator`] — changes and lists: proofs (`proof`), sessions (`session`), retries under the same request id.
 //! * [`outbound`] — where a node that asks on behalf of others may connect to, and who does not answer.
+//! * [`Client::ask_home`] — an answer that only the home of a handle can have given (`certified`).
 //! * [`Operation`] — what is asked; `request` — requests ready to be sent, messages as replies.
 //!
 //! An answer that is a refusal is a [`Reply`] like any other; errors are about reaching a server and understanding it.
@@ -19,6 +20,7 @@ use jiexi_proto::{
 };
 
 mod administrator;
+mod certified;
 mod exchange;
 mod follow;
 mod operation;

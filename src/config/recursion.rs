@@ -18,6 +18,8 @@ use crate::client::outbound::Outbound;
 pub struct Recursion {
     /// Whether handles that are at home elsewhere are resolved for whoever asks.
     pub allow_recursion: bool,
+    /// Whether users whose keys are at home elsewhere may prove themselves.
+    pub authentication: bool,
     /// Servers that know where prefixes are at home, asked one after the other.
     pub upstream: Vec<SocketAddr>,
     /// Networks that may be connected to although they are not public.
@@ -52,6 +54,7 @@ impl Default for Recursion {
     fn default() -> Self {
         Self {
             allow_recursion: false,
+            authentication: false,
             upstream: Vec::new(),
             outbound_allow: Vec::new(),
             outbound_ports: vec![Ports(1024..=u16::MAX)],

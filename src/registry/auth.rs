@@ -190,18 +190,64 @@ pub fn verify(
     claim: &Claim,
     asked: &[Vec<u8>],
 ) -> Result<Option<(Authenticated, usize)>, Unavailable> {
-    let Ok(proof) = Proof::decode(&claim.kind, &claim.answer) else {
-        return Ok(None);
-    };
     let found = records.record(&claim.identity.handle)?;
     let values = found.map_or_else(Vec::new, |record| records.values(&record));
-    Ok(match &proof {
+    Ok(verify_by(&values, nobody, policy, claim, asked))
+}
+
+/// As [`verify`], by the values of the handle of the identity.
+fn verify_by(
+    values: &[Value],
+    nobody: &Nobody,
+    policy: Policy,
+    claim: &Claim,
+    asked: &[Vec<u8>],
+) -> Option<(Authenticated, usize)> {
+    match &Proof::decode(&claim.kind, &claim.answer).ok()? {
         Proof::Signature { hash, signature } => {
-            by_signature(nobody, policy, claim, &values, asked, hash, signature)
+            by_signature(nobody, policy, claim, values, asked, hash, signature)
         }
-        secret if claim.kind == Proof::SECRET_KEY => by_secret(claim, &values, asked, secret),
+        secret if claim.kind == Proof::SECRET_KEY => by_secret(claim, values, asked, secret),
         _ => None,
-    })
+    }
+}
+
+/// What the home of an identity says, when that is another node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// These are its public keys.
+    Keys(Vec<Value>),
+    /// Which challenge its secret key has answered, if one of them.
+    Verified(Option<usize>),
+    /// Nothing that tells right from wrong.
+    Unavailable,
+}
+
+/// As [`verify`], by what the home of the identity says.
+///
+/// # Errors
+/// The home says nothing. A wrong proof is `Ok(None)`.
+pub fn verify_elsewhere(
+    said: &Elsewhere,
+    nobody: &Nobody,
+    policy: Policy,
+    claim: &Claim,
+    asked: &[Vec<u8>],
+) -> Result<Option<(Authenticated, usize)>, Unavailable> {
+    match said {
+        // A secret is nothing that a home tells.
+        Elsewhere::Keys(values) if claim.kind == Proof::PUBLIC_KEY => {
+            Ok(verify_by(values, nobody, policy, claim, asked))
+        }
+        Elsewhere::Verified(place)
+            if claim.kind == Proof::SECRET_KEY && claim.identity.index != 0 =>
+        {
+            let who = || proved(claim, claim.identity.index, Method::SecretKey);
+            Ok(place.map(|place| (who(), place)))
+        }
+        Elsewhere::Keys(_) | Elsewhere::Verified(_) => Ok(None),
+        Elsewhere::Unavailable => Err(Unavailable),
+    }
 }
 
 fn by_signature(

@@ -13,13 +13,13 @@ use rsa::rand_core::TryCryptoRng;
 
 use super::Rejection;
 use super::audit::{Audit, Event};
-use super::auth::{self, Authenticated, Claim, Identity, Policy};
+use super::auth::{self, Authenticated, Claim, Elsewhere, Identity, Policy};
 use super::figures::{self, Ended, Figures, Proved};
 use super::keys::NodeKey;
 use super::nobody::Nobody;
 use super::permit::{self, Authority, Need, Permit};
 use super::plan::{self, Becomes, Request};
-use super::records::{Held, Records};
+use super::records::{Held, Records, Unavailable};
 use super::seal::Sealer;
 use super::source::Sender;
 use super::table::{Limits, Table};
@@ -146,11 +146,49 @@ impl Registry {
         sender: Sender,
         now: Instant,
     ) -> Result<(Authenticated, usize), Rejection> {
-        let attempt = Attempt {
-            identity: &claim.identity,
-            sender,
-            guessable: claim.kind != Proof::PUBLIC_KEY,
-        };
+        self.judge(claim, sender, now, || {
+            auth::verify(
+                &self.records,
+                &self.nobody,
+                self.config.policy,
+                claim,
+                asked,
+            )
+        })
+    }
+
+    /// As [`Self::authenticate`], by what the home of the identity says when that is another node.
+    ///
+    /// # Errors
+    /// As [`Self::authenticate`]; 3 also when the home says nothing.
+    pub fn authenticate_elsewhere(
+        &self,
+        claim: &Claim,
+        asked: &[Vec<u8>],
+        said: &Elsewhere,
+        sender: Sender,
+        now: Instant,
+    ) -> Result<(Authenticated, usize), Rejection> {
+        self.judge(claim, sender, now, || {
+            auth::verify_elsewhere(said, &self.nobody, self.config.policy, claim, asked)
+        })
+    }
+
+    /// Whether the identity of a claim is at home elsewhere, and its proof is worth asking there.
+    #[must_use]
+    pub fn is_elsewhere(&self, claim: &Claim, sender: Sender, now: Instant) -> bool {
+        self.throttle.allows(attempt(claim, sender), now)
+            && self.records.is_responsible(&claim.identity.handle) == Ok(false)
+    }
+
+    fn judge(
+        &self,
+        claim: &Claim,
+        sender: Sender,
+        now: Instant,
+        verify: impl FnOnce() -> Result<Option<(Authenticated, usize)>, Unavailable>,
+    ) -> Result<(Authenticated, usize), Rejection> {
+        let attempt = attempt(claim, sender);
         let method = match &claim.kind[..] {
             b"HS_PUBKEY" => figures::method_of(auth::Method::Rsa),
             _ => figures::method_of(auth::Method::SecretKey),
@@ -161,13 +199,7 @@ impl Registry {
                 "too many wrong answers: please wait a moment",
             ));
         }
-        match auth::verify(
-            &self.records,
-            &self.nobody,
-            self.config.policy,
-            claim,
-            asked,
-        ) {
+        match verify() {
             Ok(Some((who, place))) => {
                 self.throttle.succeeded(attempt, now);
                 self.figures
@@ -437,6 +469,15 @@ impl Registry {
 pub const READ: Need = Need::OnHandle(AdminRights::READ_VALUE);
 /// What listing the handles below a prefix needs.
 pub const LIST: Need = Need::OnHandle(AdminRights::LIST_HANDLES);
+
+/// A claim, as far as its limits are concerned.
+fn attempt(claim: &Claim, sender: Sender) -> Attempt<'_> {
+    Attempt {
+        identity: &claim.identity,
+        sender,
+        guessable: claim.kind != Proof::PUBLIC_KEY,
+    }
+}
 
 /// A name that nobody has: the stem and a random UUID (version 4).
 fn minted<R: TryCryptoRng + ?Sized>(stem: &[u8], random: &mut R) -> Result<Bytes, Rejection> {

@@ -18,6 +18,9 @@ use jiexi_proto::code::ResponseCode;
 /// What an entry takes besides its key and its answer, octets: two map slots, allocations.
 const OVERHEAD: usize = 192;
 
+/// An answer that takes more than this part of the whole is not remembered: too much would give way for it.
+const LARGE: usize = 4;
+
 /// How much is remembered, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -128,7 +131,11 @@ impl Cache {
 
     /// Remembers an answer that lives as long as this. Answers that nothing was found are not told when that is over.
     pub fn learn(&mut self, key: &[u8], known: Known, life: Duration, now: Instant) {
-        let life = life.min(self.bounds.life_max);
+        let large = known.body.len() > self.bounds.bytes / LARGE;
+        let life = match large {
+            true => Duration::ZERO,
+            false => life.min(self.bounds.life_max),
+        };
         // What lives no moment is not to be remembered at all.
         let stale = match known.code == ResponseCode::SUCCESS && !life.is_zero() {
             true => self.bounds.stale,
@@ -324,9 +331,7 @@ mod tests {
             SECOND,
             now,
         );
-        assert!(
-            cache.is_empty() && cache.bytes() == 0,
-            "larger than everything"
-        );
+        assert_eq!(cache.find(b"big", now), Found::Absent);
+        assert!(matches!(cache.find(b"often", now), Found::Fresh(_)));
     }
 }

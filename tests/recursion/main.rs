@@ -3,6 +3,7 @@
 //!
 //! * [`chains`]: who is asked, and what the answer looks like; circles; restricted values.
 //! * [`failures`]: homes that are dead, slow, frozen or forged, and what is told then.
+//! * [`identity`]: users whose keys are at home elsewhere.
 //! * [`bounds`]: addresses, memory, queues, equal questions, what strangers may cost.
 
 #![expect(
@@ -16,4 +17,6 @@ mod chains;
 #[expect(dead_code, reason = "no DSA, no sessions and no encryption here")]
 mod client;
 mod failures;
+mod identity;
+mod login;
 mod node;

@@ -32,6 +32,8 @@ const SITE_TYPES: &[&[u8]] = &[
 pub(super) struct Fetched {
     pub(super) known: Known,
     pub(super) life: Duration,
+    /// The node that was asked remembers it, and cannot reach its home either.
+    pub(super) stale: bool,
 }
 
 /// Why there is no answer.
@@ -79,7 +81,7 @@ impl Local {
     }
 
     /// The values by which this node delegates the prefix of a handle, or names who knows it.
-    fn site_values(&mut self, folded: &[u8]) -> Vec<Value> {
+    pub(super) fn site_values(&mut self, folded: &[u8]) -> Vec<Value> {
         if self.authority.is_stale(&self.store)
             && let Ok(authority) = Authority::load(&self.store)
         {
@@ -171,9 +173,13 @@ impl Forwarder {
                 body: Bytes::from(text),
             },
             life: self.config.negative,
+            stale: false,
         };
         match reply.code {
-            ResponseCode::SUCCESS => Ok(self.values(reply.values)),
+            ResponseCode::SUCCESS => Ok(Fetched {
+                stale: reply.stale,
+                ..self.values(reply.values)
+            }),
             ResponseCode::HANDLE_NOT_FOUND
             | ResponseCode::VALUES_NOT_FOUND
             | ResponseCode::INVALID_HANDLE
@@ -218,6 +224,7 @@ impl Forwarder {
         Fetched {
             known: Known { code, body },
             life: life.unwrap_or(self.config.negative),
+            stale: false,
         }
     }
 
@@ -251,7 +258,7 @@ fn flags(question: &Question) -> OpFlags {
 }
 
 /// How long a value lives from now on.
-fn life(value: &Value, now: u32) -> Duration {
+pub(super) fn life(value: &Value, now: u32) -> Duration {
     let seconds = match value.ttl {
         Ttl::Relative(seconds) => u64::try_from(seconds).unwrap_or(0),
         Ttl::Absolute(until) => u64::try_from(until).unwrap_or(0).saturating_sub(now.into()),

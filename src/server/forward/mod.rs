@@ -8,6 +8,7 @@
 //!
 //! * [`question`]: what is asked, and what makes two questions equal.
 //! * [`fetch`]: one question asked elsewhere: where, and what the answer is worth.
+//! * [`identity`]: who asks, when their key is at home elsewhere.
 //! * [`figures`]: what is counted.
 //!
 //! What waits is bounded: in all, for each source network, for each prefix. Nothing here is asked more than
@@ -15,6 +16,7 @@
 
 mod fetch;
 mod figures;
+mod identity;
 mod question;
 
 use std::collections::HashMap;
@@ -31,6 +33,8 @@ use tokio::time::timeout;
 
 use self::fetch::{Failure, Fetched, Local};
 use self::figures::Figures;
+use self::identity::Identities;
+pub use self::identity::ThenProve;
 pub use self::question::Question;
 use crate::client::outbound::{Outbound, Silent};
 use crate::client::{Client, Transports};
@@ -54,6 +58,8 @@ const PARTS: usize = 16;
 pub struct Config {
     /// Whether anybody may ask for handles that are at home elsewhere.
     pub recursion: bool,
+    /// Whether identities at home elsewhere may prove themselves.
+    pub authentication: bool,
     /// Where prefixes are asked for that this node delegates to nobody, one after the other.
     pub upstream: Vec<SocketAddr>,
     /// Where may be connected to.
@@ -162,6 +168,7 @@ pub struct Forwarder {
     cache: [Mutex<Cache>; PARTS],
     hasher: foldhash::fast::RandomState,
     table: Mutex<Table>,
+    identities: Identities,
     figures: Figures,
     runtime: tokio::runtime::Handle,
 }
@@ -194,6 +201,7 @@ impl Forwarder {
             cache: std::array::from_fn(|_| part()),
             hasher: foldhash::fast::RandomState::default(),
             table: Mutex::default(),
+            identities: Identities::new(config.cache.retry),
             figures: Figures::default(),
             runtime: tokio::runtime::Handle::current(),
             config,
@@ -299,7 +307,14 @@ impl Forwarder {
         let now = Instant::now();
         let mut part = self.part(question);
         match fetched {
-            Ok(Fetched { known, life }) => {
+            // What is old already is not remembered as new.
+            Ok(Fetched {
+                known, stale: true, ..
+            }) => Told {
+                known,
+                manner: Manner::Stale,
+            },
+            Ok(Fetched { known, life, .. }) => {
                 part.learn(&question.key, known.clone(), life, now);
                 let manner = Manner::Answered;
                 Told { known, manner }

@@ -12,6 +12,7 @@ use jiexi_proto::{Message, OpCode};
 
 use super::counter::{Counter, Step, decoded};
 use super::letter::{Letter, Outcome, Seal, block};
+use super::proof::{For, Proved, Proving};
 use crate::clock::Now;
 use crate::registry::audit::Event;
 use crate::registry::auth::Claim;
@@ -20,7 +21,6 @@ use crate::registry::permit::Need;
 use crate::registry::plan::Request;
 use crate::registry::retry::{Begin, Key};
 use crate::registry::session::Challenge;
-use crate::registry::source::Sender;
 use crate::registry::table::Found;
 use crate::registry::{Authenticated, Identity, LIST, READ, Rejection};
 use crate::store::{Batch, CommitError, Committed};
@@ -275,7 +275,7 @@ impl Counter {
         self.send(letter, octets, ResponseCode::AUTHENTICATION_NEEDED);
     }
 
-    /// An answer to a challenge: if it is right, the request that was challenged is carried out.
+    /// An answer to a challenge.
     pub(super) fn proof(&mut self, letter: Letter, message: Message) {
         let Body::Answer(answer) = &message.body else {
             let step = Step::refuse(&letter, &Rejection::bare(ResponseCode::PROTOCOL_ERROR));
@@ -292,11 +292,21 @@ impl Counter {
             }
         };
         let claim = self.claim(&letter, answer);
-        let asked: Vec<Vec<u8>> = candidates.iter().map(|(_, asked)| asked.asked()).collect();
-        // Who knows the id of the challenge has received it where they say they are.
-        let sender = Sender::proven(letter.peer.ip());
-        let now = Now::read().instant;
-        let proved = self.registry().authenticate(&claim, &asked, sender, now);
+        self.check(Proving {
+            letter,
+            claim,
+            what: For::Request(candidates),
+        });
+    }
+
+    /// A proof was checked: if it is right, the request that was challenged is carried out.
+    pub(super) fn request_proved(
+        &mut self,
+        mut letter: Letter,
+        claim: &Claim,
+        candidates: Vec<(u32, Challenge)>,
+        proved: Proved,
+    ) {
         let (who, place) = match proved {
             Ok(proved) => proved,
             Err(rejection) => {

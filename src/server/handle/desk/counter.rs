@@ -103,6 +103,7 @@ impl Counter {
             match work {
                 Work::Job(job) => self.serve(job),
                 Work::Settled(settled) => self.settled(*settled),
+                Work::Proof(proving, said) => self.home_said(*proving, &said),
                 Work::Told(letter, told) => self.told(*letter, &told),
                 Work::More(listing, answer) => {
                     let _ = answer.send(self.next_page(*listing));

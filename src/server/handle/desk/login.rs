@@ -19,8 +19,10 @@ use jiexi_proto::{Message, OpCode, Version};
 
 use super::counter::{Counter, Step};
 use super::letter::Letter;
+use super::proof::{For, Proved, Proving};
 use crate::clock::Now;
 use crate::registry::audit::Event;
+use crate::registry::auth::Claim;
 use crate::registry::{Authenticated, Identity, Rejection};
 
 /// What the SDK says it does not know of the site, in every request.
@@ -148,12 +150,24 @@ impl Counter {
         self.send(letter, octets, ResponseCode::AUTHENTICATION_NEEDED);
     }
 
+    /// Goes on with a login: its proof is to be checked.
+    pub(super) fn logged_in(&mut self, mut letter: Letter, message: &Message) {
+        letter.op = OpCode::LOGIN;
+        match self.login_claim(&letter, message) {
+            Ok((claim, asked)) => self.check(Proving {
+                letter,
+                claim,
+                what: For::Login(asked),
+            }),
+            Err((user, rejection)) => self.login_proved(letter, user, Err(rejection)),
+        }
+    }
+
     /// Ends a login: the proof is right and the connection is theirs, or it is refused. Success
     /// and refusal carry the operation of the login; the SDK understands no other.
-    pub(super) fn logged_in(&self, mut letter: Letter, message: &Message) {
-        letter.op = OpCode::LOGIN;
-        let step = match self.check_login(&letter, message) {
-            Ok(who) => {
+    pub(super) fn login_proved(&self, letter: Letter, user: Identity, proved: Proved) {
+        let step = match proved {
+            Ok((who, _)) => {
                 self.note_login(&letter, who.identity(), "accepted", ResponseCode::SUCCESS);
                 if let Some(line) = &letter.line {
                     line.bind(Bound {
@@ -164,7 +178,7 @@ impl Counter {
                 }
                 Step::success(&letter, Bytes::new())
             }
-            Err((user, rejection)) => {
+            Err(rejection) => {
                 // Whoever is turned away unheard is counted, not written down: they may be many.
                 if rejection.code != ResponseCode::SERVER_TOO_BUSY {
                     self.note_login(&letter, &user, "refused", rejection.code);
@@ -175,12 +189,12 @@ impl Counter {
         self.finish(letter, step);
     }
 
-    /// Checks the proof of a login against what was asked on this connection.
-    fn check_login(
+    /// The claim in a proof, and what was asked on this connection.
+    fn login_claim(
         &self,
         letter: &Letter,
         message: &Message,
-    ) -> Result<Authenticated, (Identity, Rejection)> {
+    ) -> Result<(Claim, Vec<u8>), (Identity, Rejection)> {
         let nobody = || Identity {
             handle: Vec::new(),
             index: 0,
@@ -192,20 +206,15 @@ impl Counter {
         let Body::Answer(answer) = &message.body else {
             return Err(bare(pending.user, ResponseCode::PROTOCOL_ERROR));
         };
-        let registry = self.registry();
         let waited = letter.came.saturating_duration_since(pending.made);
-        if waited > registry.config.limits.auth_time {
+        if waited > self.registry().config.limits.auth_time {
             return Err(bare(pending.user, ResponseCode::AUTHENTICATION_TIMEOUT));
         }
         let claim = self.claim(letter, answer);
         if claim.identity != pending.user {
             return Err(bare(pending.user, ResponseCode::AUTHENTICATION_FAILED));
         }
-        let now = Now::read().instant;
-        let proved = registry.authenticate(&claim, &[pending.asked], letter.sender(), now);
-        proved
-            .map(|(who, _)| who)
-            .map_err(|rejection| (claim.identity, rejection))
+        Ok((claim, pending.asked))
     }
 
     fn note_login(

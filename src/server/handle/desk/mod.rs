@@ -12,6 +12,7 @@
 //! * `counter`: one thread's work on one request: open, decode, decide.
 //! * `copying`: the whole node, or its changes, for a mirror.
 //! * `login`: an identity bound to a connection.
+//! * `proof`: what a user has signed, checked by the keys here or by their home.
 //! * `letter`: one request with all that its answer needs, and the answer: sign, encrypt.
 
 mod change;
@@ -20,6 +21,7 @@ mod counter;
 mod letter;
 mod list;
 mod login;
+mod proof;
 mod session;
 mod turns;
 
@@ -45,11 +47,13 @@ use self::change::Settled;
 pub(super) use self::counter::Counter;
 pub(crate) use self::counter::change_of;
 use self::letter::{Letter, Outcome};
+use self::proof::Proving;
 use self::turns::Turns;
 use super::Shared;
 use super::reply::{Reply, Stamp};
 use crate::metrics::{Metrics, Transport};
 use crate::registry::Registry;
+use crate::registry::auth::Elsewhere;
 use crate::registry::retry::Retries;
 use crate::registry::source::{Sender, Source};
 use crate::server::forward::Told;
@@ -163,6 +167,7 @@ enum Work {
     More(Box<Listing>, oneshot::Sender<Answer>),
     Settled(Box<Settled>),
     Told(Box<Letter>, Told),
+    Proof(Box<Proving>, Elsewhere),
 }
 
 #[derive(Default)]

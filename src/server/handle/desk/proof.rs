@@ -1,0 +1,94 @@
+//! Proofs, of challenges and of logins: checked with the keys that are here, or with what the home of the user says when
+//! that is another node. No thread waits for it.
+
+use std::sync::Arc;
+
+use super::Work;
+use super::counter::Counter;
+use super::letter::Letter;
+use crate::clock::Now;
+use crate::registry::auth::{Claim, Elsewhere};
+use crate::registry::session::Challenge;
+use crate::registry::source::Sender;
+use crate::registry::{Authenticated, Rejection};
+use crate::server::forward::Forwarder;
+
+/// What a proof is for.
+#[derive(Debug)]
+pub(super) enum For {
+    /// A request that was challenged, as one of these.
+    Request(Vec<(u32, Challenge)>),
+    /// A login: nonce and digest of the challenge.
+    Login(Vec<u8>),
+}
+
+/// A proof that is to be checked.
+#[derive(Debug)]
+pub(super) struct Proving {
+    pub(super) letter: Letter,
+    pub(super) claim: Claim,
+    pub(super) what: For,
+}
+
+/// Who it is, and which of the challenges they have answered.
+pub(super) type Proved = Result<(Authenticated, usize), Rejection>;
+
+impl Proving {
+    /// Nonces and digests that may be answered.
+    fn asked(&self) -> Vec<Vec<u8>> {
+        match &self.what {
+            For::Request(candidates) => candidates.iter().map(|(_, asked)| asked.asked()).collect(),
+            For::Login(asked) => vec![asked.clone()],
+        }
+    }
+
+    /// Who knows the id of the challenge has received it where they say they are.
+    fn sender(&self) -> Sender {
+        Sender::proven(self.letter.peer.ip())
+    }
+}
+
+impl Counter {
+    /// Checks a proof, here or by its user's home, and goes on with what it is for.
+    pub(super) fn check(&mut self, proving: Proving) {
+        let now = Now::read().instant;
+        let registry = self.registry();
+        if let Some(forwarder) = &self.shared.forwarder
+            && forwarder.proves()
+            && registry.is_elsewhere(&proving.claim, proving.sender(), now)
+        {
+            return self.ask_home(&Arc::clone(forwarder), proving);
+        }
+        let proved = registry.authenticate(&proving.claim, &proving.asked(), proving.sender(), now);
+        self.checked(proving, proved);
+    }
+
+    fn ask_home(&self, forwarder: &Arc<Forwarder>, proving: Proving) {
+        let (desk, source) = (Arc::clone(&self.desk), proving.letter.sender().source());
+        let (claim, asked) = (proving.claim.clone(), proving.asked());
+        desk.leave();
+        let then = move |said| desk.come_back(Work::Proof(Box::new(proving), said));
+        forwarder.prove(claim, asked, source, Box::new(then));
+    }
+
+    /// The home of the user has been asked.
+    pub(super) fn home_said(&mut self, proving: Proving, said: &Elsewhere) {
+        let now = Now::read().instant;
+        let (claim, asked) = (&proving.claim, proving.asked());
+        let registry = self.registry();
+        let proved = registry.authenticate_elsewhere(claim, &asked, said, proving.sender(), now);
+        self.checked(proving, proved);
+    }
+
+    fn checked(&mut self, proving: Proving, proved: Proved) {
+        let Proving {
+            letter,
+            claim,
+            what,
+        } = proving;
+        match what {
+            For::Request(candidates) => self.request_proved(letter, &claim, candidates, proved),
+            For::Login(_) => self.login_proved(letter, claim.identity, proved),
+        }
+    }
+}
