@@ -121,6 +121,12 @@ impl Forwarder {
         source: Source,
         then: ThenProve,
     ) {
+        // Whose keys are known waits for nobody.
+        if claim.kind == Proof::PUBLIC_KEY
+            && let Some(known) = self.identities.find(&key_of(&claim))
+        {
+            return then(Elsewhere::Keys(values_in(&known.body)));
+        }
         if !self
             .identities
             .begin(source, self.config.questions.div_ceil(4))
@@ -164,10 +170,6 @@ impl Forwarder {
     /// The public keys of an identity.
     async fn keys_of(&self, client: &Client, claim: &Claim) -> Result<Vec<Value>, ClientError> {
         let index = claim.identity.index;
-        let key = [&claim.identity.handle[..], &index.to_be_bytes()].concat();
-        if let Some(known) = self.identities.find(&key) {
-            return Ok(values_in(&known.body));
-        }
         let site = self.site_of(client, claim).await?;
         let kind = Bytes::from_static(Proof::PUBLIC_KEY);
         let question = client::Question {
@@ -186,8 +188,8 @@ impl Forwarder {
             (ResponseCode::HANDLE_NOT_FOUND | ResponseCode::VALUES_NOT_FOUND, _) => Vec::new(),
             _ => return Err(ClientError::NotOurs(home, UNUSABLE)),
         };
-        self.identities
-            .learn(&key, &values, self.config.cache.retry);
+        let none = self.config.cache.retry;
+        self.identities.learn(&key_of(claim), &values, none);
         Ok(values)
     }
 
@@ -247,6 +249,12 @@ impl Forwarder {
         }
         Err(failed)
     }
+}
+
+/// By what its keys are remembered.
+fn key_of(claim: &Claim) -> Vec<u8> {
+    let index = claim.identity.index.to_be_bytes();
+    [&claim.identity.handle[..], &index].concat()
 }
 
 /// Values in wire form, one after the other.

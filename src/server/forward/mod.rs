@@ -231,6 +231,12 @@ impl Forwarder {
         if question.hops >= HOPS_MAX {
             return self.tell(then, TOO_FAR.to_told());
         }
+        // What is known is told however many wait for what is not.
+        if !question.authoritative
+            && let (_, Some(told)) = self.remembered(&question, Instant::now())
+        {
+            return self.tell(then, told);
+        }
         let mut begin = false;
         let mut table = self.lock();
         let share = match source.is_claimed() {
@@ -283,7 +289,7 @@ impl Forwarder {
     /// One question from its beginning to its end.
     async fn run(self: Arc<Self>, question: Question) {
         let (stands_in, known) = self.remembered(&question, Instant::now());
-        // Somebody may have got the answer since it was looked for.
+        // Another one may have got the answer since it was looked for.
         if let Some(told) = known.filter(|_| !question.authoritative) {
             return self.end(&question, &told);
         }
