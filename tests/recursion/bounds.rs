@@ -86,7 +86,10 @@ fn equal_questions_are_one_question() {
         std::thread::sleep(Duration::from_millis(150));
         vec![octets(&found(asked, "once"))]
     });
-    let node = Node::recursive(&[upstream.address]).start();
+    // So that no question is repeated.
+    let node = Node::recursive(&[upstream.address])
+        .with("recursion_deadline", "60s")
+        .start();
     let sockets: Vec<_> = (0..MANY).map(|_| socket(node.address, PATIENCE)).collect();
     for (id, socket) in (0..MANY).zip(&sockets) {
         let handle = if id % 2 == 0 {
@@ -151,7 +154,7 @@ fn what_hangs_elsewhere_does_not_stop_the_node() {
     let upstream = Impostor::new(|_| Vec::new());
     let node = Node::new(&[record("88.118/own", &[(1, "URL", "own", 60, true)])])
         .recursing(&[upstream.address])
-        .with("recursion_deadline", "4s")
+        .with("recursion_deadline", "10s")
         .with("recursion_waiting", "8")
         .with("administration_queue", "16")
         .start();
@@ -197,7 +200,7 @@ fn strangers_cannot_make_the_node_flood_others() {
         .with("handle_amplification_rate", "1KiB")
         .with("handle_amplification_burst", "256KiB")
         .start();
-    let first = socket(node.address, Duration::from_millis(800));
+    let first = socket(node.address, Duration::from_secs(2));
     first
         .send(&octets(&question("10.7/large", 1)))
         .expect("sent");
@@ -207,6 +210,11 @@ fn strangers_cannot_make_the_node_flood_others() {
         received += length;
     }
     assert_eq!(received, 0, "not before it is remembered");
+    let start = Instant::now();
+    while node.metric("jiexi_forward_cache_entries") < 1.0 {
+        assert!(start.elapsed() < PATIENCE, "it is remembered");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     for _ in 0..60 {
         first
             .send(&octets(&question("10.7/large", 2)))

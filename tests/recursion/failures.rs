@@ -38,7 +38,7 @@ fn trace(node: &Node, handle: &str, arguments: &[&str]) -> String {
 fn a_dead_home_leaves_its_last_answers_for_a_while() {
     let mut home = Node::home("10.7", &records());
     let node = Node::recursive(&[home.address])
-        .with("recursion_stale", "8s")
+        .with("recursion_stale", "15s")
         .with("recursion_retry", "500ms")
         .start();
     for handle in ["10.7/short", "10.7/long"] {
@@ -50,7 +50,7 @@ fn a_dead_home_leaves_its_last_answers_for_a_while() {
     std::thread::sleep(Duration::from_millis(1_100));
     for _ in 0..20 {
         let answer = ask_udp(node.address, &question("10.7/SHORT", 2));
-        if learnt.elapsed() < Duration::from_secs(8) {
+        if learnt.elapsed() < Duration::from_secs(15) {
             assert_eq!((code(&answer), is_stale(&answer)), (1, true), "{answer:?}");
             assert_eq!(values(&answer)[0].data, &b"short"[..]);
         }
@@ -61,11 +61,11 @@ fn a_dead_home_leaves_its_last_answers_for_a_while() {
     let behind = Node::recursive(&[node.address]).start();
     for id in 10..12 {
         let answer = ask_udp(behind.address, &question("10.7/short", id));
-        if learnt.elapsed() < Duration::from_secs(7) {
+        if learnt.elapsed() < Duration::from_secs(14) {
             assert_eq!((code(&answer), is_stale(&answer)), (1, true), "{answer:?}");
         }
     }
-    if learnt.elapsed() < Duration::from_secs(7) {
+    if learnt.elapsed() < Duration::from_secs(14) {
         let told = trace(&node, "10.7/short", &[]);
         assert!(told.contains("stale"), "{told}");
         let told = trace(&node, "10.7/short", &["-o", "json"]);
@@ -87,10 +87,10 @@ fn a_dead_home_leaves_its_last_answers_for_a_while() {
         );
     }
     assert!(
-        began.elapsed() < Duration::from_secs(4),
+        began.elapsed() < Duration::from_secs(20),
         "nobody waits for the dead"
     );
-    std::thread::sleep(Duration::from_secs(10).saturating_sub(learnt.elapsed()));
+    std::thread::sleep(Duration::from_secs(17).saturating_sub(learnt.elapsed()));
     assert_eq!(
         code(&ask_udp(node.address, &question("10.7/short", 6))),
         2,
@@ -109,7 +109,7 @@ fn a_dead_home_leaves_its_last_answers_for_a_while() {
 fn a_frozen_home_holds_nobody_up_for_long() {
     let home = Node::home("10.7", &records());
     let node = Node::recursive(&[home.address])
-        .with("recursion_deadline", "3s")
+        .with("recursion_deadline", "8s")
         .with("recursion_retry", "1s")
         .start();
     assert_eq!(code(&ask_udp(node.address, &question("10.7/short", 1))), 1);
@@ -120,13 +120,13 @@ fn a_frozen_home_holds_nobody_up_for_long() {
     assert_eq!((code(&answer), is_stale(&answer)), (1, true));
     let took = began.elapsed();
     assert!(
-        took < Duration::from_millis(2_500),
+        took < Duration::from_secs(6),
         "before the deadline: {took:?}"
     );
     let began = Instant::now();
     assert_eq!(code(&ask(node.address, &question("10.7/other", 3))), 2);
     assert!(
-        began.elapsed() < Duration::from_secs(8),
+        began.elapsed() < Duration::from_secs(20),
         "{:?}",
         began.elapsed()
     );
@@ -136,7 +136,7 @@ fn a_frozen_home_holds_nobody_up_for_long() {
         let began = Instant::now();
         let name = format!("10.7/n{}", start.elapsed().as_millis());
         assert_eq!(code(&ask(node.address, &question(&name, 4))), 2);
-        if began.elapsed() < Duration::from_millis(200) {
+        if began.elapsed() < Duration::from_millis(500) {
             break;
         }
         assert!(start.elapsed() < PATIENCE, "it is left alone at last");

@@ -185,7 +185,7 @@ fn a_home_that_is_down_holds_up_its_own_users_only() {
         assert_eq!(code(&Line::new(node.address).log_in(&alice, &rsa)), 1);
     }
     assert!(
-        began.elapsed() < Duration::from_secs(10),
+        began.elapsed() < Duration::from_secs(30),
         "{:?}",
         began.elapsed()
     );
