@@ -259,9 +259,9 @@ impl Drop for Waiting<'_> {
 }
 
 /// How long to wait for the site record of a server that may be down, over UDP.
-const LOOKS: [std::time::Duration; 2] = [std::time::Duration::from_millis(250); 2];
+const LOOKS: [std::time::Duration; 2] = [std::time::Duration::from_millis(500); 2];
 /// The same over TCP, for the connection and for the answer.
-const LOOK_TCP: std::time::Duration = std::time::Duration::from_millis(500);
+const LOOK_TCP: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// A connection on which a request was sent.
 pub(super) struct Connection {
