@@ -55,7 +55,12 @@ fn program() -> Command {
             command.env_remove(name);
         }
     }
-    command.stdout(Stdio::null()).stderr(Stdio::null());
+    // A disk that is nearly full is not what is tested here.
+    command
+        .env("JIEXI_STORE_DISK_FREE_MIN", "64MiB")
+        .env("JIEXI_STORE_DISK_FREE_PERCENT", "0")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     command
 }
 
@@ -188,8 +193,6 @@ impl Node {
             .env("JIEXI_HANDLE_PORT", self.address.port().to_string())
             .env("JIEXI_HTTP_LISTEN", "")
             .env("JIEXI_OPERATIONS_LISTEN", self.operations.to_string())
-            .env("JIEXI_STORE_DISK_FREE_MIN", "64MiB")
-            .env("JIEXI_STORE_DISK_FREE_PERCENT", "0")
             .env("JIEXI_HANDLE_AMPLIFICATION_RATE", "1GiB")
             .env("JIEXI_HANDLE_AMPLIFICATION_BURST", "1GiB")
             .envs(self.settings.iter().map(|(name, value)| (name, value)))
