@@ -381,45 +381,26 @@ fn a_full_desk_says_so_at_once_and_lookups_go_on() {
 }
 
 #[test]
-fn wrong_answers_are_slowed_and_unknown_identities_take_as_long() {
+fn wrong_answers_are_slowed_and_nobody_is_locked_out() {
     let node = Node::start();
     let try_as = |user: &Reference, key: &Key, id: u32| {
         let asked = create("88.118.8/slow", id);
         let challenge = ask(node.address, &asked);
         let answer = client::answer(&asked, &challenge, user, key, id + 1000);
-        let start = Instant::now();
-        let code = code(&ask(node.address, &answer));
-        (code, start.elapsed())
+        code(&ask(node.address, &answer))
     };
     let wrong = Key::Secret(b"wrong".to_vec());
     let nobody = Reference {
         handle: Bytes::from_static(b"88.118.8/nobody"),
         index: 301,
     };
-    let (mut known, mut unknown) = (Vec::new(), Vec::new());
-    for id in 0..9 {
-        let (code, time) = try_as(&user(301), &wrong, id);
-        assert_eq!(code, 403);
-        known.push(time);
-        let (code, time) = try_as(&nobody, &wrong, 100 + id);
-        assert_eq!(code, 400);
-        unknown.push(time);
-    }
-    known.sort();
-    unknown.sort();
-    let ratio = unknown[4].as_secs_f64() / known[4].as_secs_f64();
-    println!(
-        "wrong key {:?}, unknown identity {:?}, ratio {ratio:.2}",
-        known[4], unknown[4]
-    );
-    assert!((0.5..2.0).contains(&ratio), "{ratio}");
-    let mut codes = Vec::new();
-    for id in 200..206 {
-        codes.push(try_as(&user(301), &wrong, id).0);
-    }
-    assert!(codes.contains(&3), "{codes:?}");
+    assert_eq!(try_as(&user(301), &wrong, 0), 403);
+    assert_eq!(try_as(&nobody, &wrong, 100), 400);
+    // Ten at once, then one a second.
+    let mut codes = (200..240).map(|id| try_as(&user(301), &wrong, id));
+    assert!(codes.any(|code| code == 3), "40 wrong answers were heard");
     assert_eq!(
-        try_as(&user(300), &rsa(), 300).0,
+        try_as(&user(300), &rsa(), 300),
         1,
         "somebody else is not slowed"
     );
