@@ -39,23 +39,28 @@ pub(crate) fn changes(
     let mut last: HashMap<(u8, Vec<u8>), (u64, bool)> = HashMap::new();
     // What a bulk import changed is in no journal, and too much for a list.
     let mut bulk = false;
-    tail::read(shared.dir(), shared.identity.epoch, after, |entry| {
-        let whole = entry.for_each_numbered(|sequence, change| {
-            let (space, key, put) = match &change {
-                Change::Put(packed) => (packed.space_number(), packed.key().to_vec(), true),
-                Change::Delete { space, key } => (*space, key.to_vec(), false),
-                Change::Run(_) => {
-                    bulk |= sequence > after && sequence <= until;
-                    return;
+    tail::read(
+        shared.dir(),
+        shared.identity.epoch,
+        (after, until),
+        |entry| {
+            let whole = entry.for_each_numbered(|sequence, change| {
+                let (space, key, put) = match &change {
+                    Change::Put(packed) => (packed.space_number(), packed.key().to_vec(), true),
+                    Change::Delete { space, key } => (*space, key.to_vec(), false),
+                    Change::Run(_) => {
+                        bulk |= sequence > after && sequence <= until;
+                        return;
+                    }
+                };
+                if sequence > after && sequence <= until {
+                    last.insert((space, key), (sequence, put));
                 }
-            };
-            if sequence > after && sequence <= until {
-                last.insert((space, key), (sequence, put));
-            }
-        });
-        debug_assert!(whole, "the checksum of the entry was right");
-        Ok(())
-    })?;
+            });
+            debug_assert!(whole, "the checksum of the entry was right");
+            Ok(())
+        },
+    )?;
     if bulk {
         return Ok(None);
     }

@@ -78,11 +78,9 @@ fn sled(
         return Err(StoreError::Closed);
     }
     let to = shared.overlay.durable();
-    journal::tail::read(shared.dir(), shared.identity.epoch, from, |entry| {
-        if entry.first <= to.sequence {
-            tally.entry(entry, to, shared)?;
-        }
-        Ok(())
+    let epoch = shared.identity.epoch;
+    journal::tail::read(shared.dir(), epoch, (from, to.sequence), |entry| {
+        tally.entry(entry, to, shared).map(drop)
     })?;
     report.sled_records = records.len() as u64;
     for (hash, checksum) in records {

@@ -397,10 +397,10 @@ pub(crate) fn read_u64(bytes: &[u8], at: usize) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn entry(first: u64, last: u64) -> Vec<u8> {
+    pub(in super::super) fn entry(first: u64, last: u64) -> Vec<u8> {
         let mut writer = EntryWriter::default();
         writer.begin();
         for _ in first..=last {

@@ -25,18 +25,19 @@ pub(crate) struct Tail {
     pub(crate) torn: bool,
 }
 
-/// As [`read_placed`], without a word on where the entries are.
+/// As [`read_placed`], beside a writer: `until` is durable, and what comes after it is not looked at. Of that a later
+/// entry may be there before an earlier one is whole, because a file is read piece by piece.
 pub(crate) fn read(
     dir: &Path,
     epoch: u64,
-    after: u64,
+    (after, until): (u64, u64),
     mut visit: impl FnMut(Entry<'_>) -> Result<(), StoreError>,
 ) -> Result<Tail, StoreError> {
-    read_placed(dir, epoch, after, |entry, _| visit(entry))
+    read_until(dir, epoch, (after, until), |entry, _| visit(entry))
 }
 
-/// Reads the entries after `after`, calling `visit` with each, and the path of its segment, in order. An entry that begins before and ends after it is
-/// visited, too: applying a batch again changes nothing.
+/// Reads the entries after `after`, calling `visit` with each, and the path of its segment, in order. An entry that
+/// begins before and ends after it is visited, too: applying a batch again changes nothing.
 ///
 /// # Errors
 /// When the row is broken: an entry is missing or damaged and there are entries after it.
@@ -44,13 +45,23 @@ pub(crate) fn read_placed(
     dir: &Path,
     epoch: u64,
     after: u64,
+    visit: impl FnMut(Entry<'_>, &Path) -> Result<(), StoreError>,
+) -> Result<Tail, StoreError> {
+    read_until(dir, epoch, (after, u64::MAX), visit)
+}
+
+fn read_until(
+    dir: &Path,
+    epoch: u64,
+    (after, until): (u64, u64),
     mut visit: impl FnMut(Entry<'_>, &Path) -> Result<(), StoreError>,
 ) -> Result<Tail, StoreError> {
     let mut tail = Tail {
         last: after,
         ..Tail::default()
     };
-    let segments = segments(dir)?;
+    let mut segments = segments(dir)?;
+    segments.retain(|segment| segment.first <= until.max(after.saturating_add(1)));
     let begin = segments
         .iter()
         .rposition(|segment| segment.first <= after + 1);
@@ -60,7 +71,7 @@ pub(crate) fn read_placed(
         return Err(missing(&oldest.path, after + 1, oldest.first));
     }
     for segment in &segments[begin.unwrap_or(0)..] {
-        tail.read_segment(segment, epoch, &mut visit)?;
+        tail.read_segment(segment, epoch, until, &mut visit)?;
     }
     Ok(tail)
 }
@@ -70,6 +81,7 @@ impl Tail {
         &mut self,
         segment: &Segment,
         epoch: u64,
+        until: u64,
         visit: &mut impl FnMut(Entry<'_>, &Path) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         if segment.first > self.last + 1 {
@@ -92,7 +104,7 @@ impl Tail {
         self.torn = false;
         let end = for_each_piece(&bytes, epoch, |piece| {
             if outcome.is_ok() {
-                outcome = self.read_piece(piece, &segment.path, visit);
+                outcome = self.read_piece(piece, &segment.path, until, visit);
             }
         });
         self.end = Some((segment.path.clone(), end as u64));
@@ -103,9 +115,11 @@ impl Tail {
         &mut self,
         piece: Piece<'_>,
         path: &Path,
+        until: u64,
         visit: &mut impl FnMut(Entry<'_>, &Path) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let entry = match piece {
+            Piece::Entry(entry) if entry.first > until => return Ok(()),
             Piece::Entry(entry) => entry,
             Piece::Hole { at } => {
                 self.damage
@@ -169,16 +183,42 @@ pub(crate) fn copy(
     if until <= after {
         return Ok(());
     }
-    let tail = read(dir, epoch, after, |entry| {
-        // Behind `until` the writer may be at work.
-        if entry.first <= until {
-            take(entry.bytes)
-        } else {
-            Ok(())
-        }
-    })?;
+    let tail = read(dir, epoch, (after, until), |entry| take(entry.bytes))?;
     if tail.last < until {
         return Err(missing(&directory(dir), tail.last + 1, until));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::SUFFIX;
+    use super::super::entry::{segment_head, tests::entry};
+    use super::*;
+
+    /// Goal: who reads beside the writer is not disturbed by an entry that came while the file was being read, before the
+    /// one in front of it was seen whole; a hole in what is durable is an error.
+    #[test]
+    fn what_comes_meanwhile_is_not_looked_at() {
+        let home = tempfile::tempdir().expect("a directory");
+        segment_with(home.path(), &[entry(1, 1), vec![0; 512], entry(3, 3)]);
+        let read_until = |until| {
+            let mut seen = Vec::new();
+            let outcome = read(home.path(), 7, (0, until), |entry| {
+                seen.push(entry.after.sequence);
+                Ok(())
+            });
+            (outcome.map(|tail| tail.last).ok(), seen)
+        };
+        assert_eq!(read_until(1), (Some(1), vec![1]));
+        assert_eq!(read_until(3), (None, vec![1]));
+    }
+
+    fn segment_with(home: &Path, entries: &[Vec<u8>]) {
+        let dir = directory(home);
+        fs::create_dir(&dir).expect("a directory");
+        let mut bytes = segment_head(7, Position::default());
+        entries.iter().for_each(|entry| bytes.extend(entry));
+        fs::write(dir.join(format!("{:020}.{SUFFIX}", 1)), bytes).expect("written");
+    }
 }
