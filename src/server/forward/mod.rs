@@ -6,10 +6,10 @@
 //!                                        └→ cache ─→ told to everyone who waits ─→ desk ─→ answer
 //! ```
 //!
-//! * [`question`]: what is asked, and what makes two questions equal.
-//! * [`fetch`]: one question asked elsewhere: where, and what the answer is worth.
-//! * [`identity`]: who asks, when their key is at home elsewhere.
-//! * [`figures`]: what is counted.
+//! * `question`: what is asked, and what makes two questions equal.
+//! * `fetch`: one question asked elsewhere: where, and what the answer is worth.
+//! * `identity`: who asks, when their key is at home elsewhere.
+//! * `figures`: what is counted.
 //!
 //! What waits is bounded: in all, for each source network, for each prefix. Nothing here is asked more than
 //! [`HOPS_MAX`] servers away, longer than the deadline, or at an address that the rules forbid.
