@@ -98,6 +98,11 @@ java -cp 'target/classes:target/lib/*' interop.Prepare \
 node a 88.118 "$port_a"
 node b 88.118.9 "$port_b"
 node c 88.300 "$port_c"
+# As an operator does: the enterprise's node is set up by itself, and its prefix delegated by one command at the parent.
+port_d=$(free_port)
+node d 88.300.7 "$port_d"
+JIEXI_HTTP_PORT=0 "$JIEXI" handle create 88.300.7/pump --value 1:URL=https://d.example.cn/pump --data "$work/d" >/dev/null
+"$JIEXI" prefix add 88.300.7 --site "127.0.0.1:$port_d" --data "$work/c" >/dev/null
 
 status=0
 mvn -B -ntp -Dstyle.color=never surefire:test \

@@ -8,6 +8,7 @@ import java.util.List;
 import net.handle.hdllib.AbstractMessage;
 import net.handle.hdllib.AbstractResponse;
 import net.handle.hdllib.HandleException;
+import net.handle.hdllib.HandleValue;
 import net.handle.hdllib.ResolutionRequest;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
@@ -42,6 +43,19 @@ class ReferralTest {
     @Covers(Operation.REFER)
     void prefixReferral(Transport transport) throws Exception {
         follows(transport, "88.118.7/x");
+    }
+
+    /** 0.NA/88.300.7 at C is what `jiexi prefix add --site` made of it; C has no handle of it. */
+    @ParameterizedTest
+    @EnumSource
+    @Covers(Operation.REFER)
+    void delegatedByCommand(Transport transport) throws Exception {
+        Client client = Setting.nodeC(transport);
+        AbstractResponse atC =
+                client.resolver.sendRequestToSite(Client.request("88.300.7/pump", ALL), client.site);
+        assertEquals(AbstractMessage.RC_SERVER_NOT_RESP, atC.responseCode);
+        HandleValue url = client.resolve("88.300.7/pump", List.of("URL")).get(0);
+        assertEquals("https://d.example.cn/pump", url.getDataAsString());
     }
 
     @ParameterizedTest

@@ -15,6 +15,10 @@ final class Setting {
         return new Client(text("b.address"), Integer.parseInt(text("b.port")), transport);
     }
 
+    static Client nodeC(Transport transport) {
+        return new Client(text("c.address"), Integer.parseInt(text("c.port")), transport);
+    }
+
     /** The node as `jiexi init` leaves it; its administrator's client knows no more than where it listens. */
     static Client nodeC(Session session) {
         String address = text("c.address");
