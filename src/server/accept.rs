@@ -1,7 +1,7 @@
 //! Accepting connections: the cap, back-off that never gives up, and who has been idle longest.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +19,9 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 struct Bell {
     notify: Notify,
     drain: AtomicBool,
+    cut: Notify,
+    /// Work that takes long, see [`Ticket::work`].
+    at_work: AtomicUsize,
 }
 
 /// An open connection in the list.
@@ -29,7 +32,7 @@ struct Link {
     older: Option<usize>,
 }
 
-/// The open connections, ordered by when they were last of use.
+/// The open connections; those without work ordered by when they were last of use.
 #[derive(Debug, Default)]
 struct List {
     links: Vec<Option<Link>>,
@@ -58,6 +61,7 @@ impl List {
         place
     }
 
+    /// Without work: see [`Ticket::work`].
     fn remove(&mut self, place: usize) {
         self.detach(place);
         self.links[place] = None;
@@ -153,6 +157,13 @@ impl Registry {
         }
     }
 
+    /// Cuts every connection.
+    pub fn cut(&self) {
+        for link in self.list().links.iter().flatten() {
+            link.bell.cut.notify_one();
+        }
+    }
+
     fn list(&self) -> MutexGuard<'_, List> {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -180,7 +191,42 @@ pub struct Ticket {
 impl Ticket {
     /// The connection was of use just now.
     pub fn touch(&self) {
-        self.registry.list().touch(self.place);
+        let mut list = self.registry.list();
+        if !self.is_at_work() {
+            list.touch(self.place);
+        }
+    }
+
+    /// Work that may take hours, such as a batch. Until it is dropped the connection is not idle, however long ago its
+    /// last request was.
+    #[must_use]
+    pub fn work(self: &Arc<Self>) -> Work {
+        let mut list = self.registry.list();
+        if self.bell.at_work.fetch_add(1, Relaxed) == 0 {
+            list.detach(self.place);
+        }
+        drop(list);
+        Work(Arc::clone(self))
+    }
+
+    /// Whether there is such work.
+    #[must_use]
+    pub fn is_at_work(&self) -> bool {
+        self.bell.at_work.load(Relaxed) > 0
+    }
+
+    /// Ends the connection, whatever it does.
+    pub fn cut(&self) {
+        self.bell.cut.notify_one();
+    }
+
+    /// Waits until this connection is cut.
+    pub async fn was_cut(&self) -> Why {
+        self.bell.cut.notified().await;
+        match self.bell.drain.load(Relaxed) {
+            true => Why::Drain,
+            false => Why::Deadline,
+        }
     }
 
     /// Waits until this connection is told to close.
@@ -198,6 +244,28 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         self.registry.list().remove(self.place);
         self.registry.proven.closed(self.peer);
+    }
+}
+
+/// Work under way on a connection.
+#[derive(Debug)]
+pub struct Work(Arc<Ticket>);
+
+impl Work {
+    /// The connection.
+    #[must_use]
+    pub const fn ticket(&self) -> &Arc<Ticket> {
+        &self.0
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        let mut list = self.0.registry.list();
+        if self.0.bell.at_work.fetch_sub(1, Relaxed) == 1 {
+            list.attach(self.0.place);
+        }
+        drop(list);
     }
 }
 

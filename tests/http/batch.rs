@@ -665,6 +665,89 @@ fn streams_are_few_and_end_with_their_token() {
     );
 }
 
+/// A connection that is kept, with one answered request behind it.
+fn kept(node: &Node) -> TcpStream {
+    let mut stream = TcpStream::connect(("127.0.0.1", node.http)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+        .write_all(b"GET /api/handles/88.118.20/pump HTTP/1.1\r\nHost: x\r\n\r\n")
+        .unwrap();
+    let (mut heard, mut piece) = (Vec::new(), [0; 4_096]);
+    while !heard.ends_with(b"]}") {
+        let count = stream.read(&mut piece).unwrap();
+        assert!(count > 0, "an answer");
+        heard.extend_from_slice(&piece[..count]);
+    }
+    stream
+}
+
+/// Goal: a connection with a batch is not idle, however long ago its request was. Method: one connection more than there
+/// may be; the one to close is that which does nothing.
+#[test]
+fn a_running_batch_is_not_idle() {
+    let node = Node::with(&[PLAIN, ("JIEXI_HTTP_CONNECTIONS_MAX", "2")]);
+    let (_, token) = token(&node, &[]);
+    let mut batch = Client::open(&node, &token);
+    batch.send(b"88.118.20/pump\n").unwrap();
+    batch.hear("\"line\":1,");
+    let mut idle = kept(&node);
+    let _third = kept(&node);
+    assert_eq!(idle.read(&mut [0]).unwrap(), 0, "closed by the node");
+    batch.send(b"88.118.20/pump\n").unwrap();
+    batch.hear("\"line\":2,");
+    batch.end();
+    assert_eq!(parts(&batch.rest()).1["complete"], true);
+}
+
+/// Goal: a node that stops waits for no batch to end; the client is told, and pays for no more than it got.
+#[test]
+fn a_node_that_stops_ends_batches() {
+    let mut node = Node::with(&[PLAIN]);
+    let (_, token) = token(&node, &["--quota", "5000"]);
+    let mut batch = Client::open(&node, &token);
+    batch.send(b"88.118.20/pump\n").unwrap();
+    batch.hear("\"line\":1,");
+    // Nobody reads this one's end: it holds nothing up either.
+    let mut deaf = Client::open(&node, &token);
+    let piece = "88.118.20/none\n".repeat(500);
+    deaf.send(piece.as_bytes()).unwrap();
+    node.terminate();
+    let (records, summary) = parts(&batch.rest());
+    assert_eq!(
+        (records.len(), &summary["complete"], &summary["code"]),
+        (1, &false.into(), &"busy".into())
+    );
+    let text = deaf.rest();
+    let answered = parts(&text).0.len() as u64;
+    node.start();
+    let header = format!("Authorization: Bearer {token}");
+    let quota = node.ask("https", "/api/v1/quota", &["-H", &header]).json();
+    assert_eq!(quota["used"], 1 + answered, "the rest is given back");
+}
+
+/// Goal: a token that ends takes its batch along also when the client reads nothing. Method: no other deadline is near.
+#[test]
+fn a_revoked_token_cuts_who_reads_nothing() {
+    let node = Node::with(&[PLAIN, ("JIEXI_HTTP_WRITE", "1h"), ("JIEXI_HTTP_READ", "1h")]);
+    let (id, token) = token(&node, &[]);
+    let mut deaf = Client::open(&node, &token);
+    let piece = "88.118.20/pump\n".repeat(4_000);
+    for _ in 0..20 {
+        deaf.send(piece.as_bytes()).unwrap();
+    }
+    node.must(&["token", "revoke", &id, "--config", &node.config()]);
+    let error = loop {
+        if let Err(error) = deaf.send(piece.as_bytes()) {
+            break error;
+        }
+    };
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+    assert!(
+        matches!(error.kind(), BrokenPipe | ConnectionReset),
+        "cut, not only deaf itself: {error}"
+    );
+}
+
 /// Runs `jiexi batch resolve`; whether it ended well, and what it said.
 fn command(node: &Node, token: &str, input: &str, more: &[&str]) -> (bool, String) {
     let file = node.path("batch.token");

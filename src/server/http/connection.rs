@@ -124,13 +124,14 @@ where
 {
     let (read, write) = (app.config.read, app.config.write);
     let late = Arc::new(AtomicBool::new(false));
+    let ticket = Arc::new(ticket);
     let stream = Impatient {
         stream,
         patience: write,
         waiting: None,
         late: Arc::clone(&late),
+        ticket: Arc::clone(&ticket),
     };
-    let ticket = Arc::new(ticket);
     let asked = Arc::new(AtomicBool::new(false));
     let service = Outer {
         app,
@@ -144,12 +145,19 @@ where
     tokio::pin!(connection);
     let why = tokio::select! {
         ended = connection.as_mut() => return ended_by(ended.as_ref().err().map(|error| &**error), &late),
+        why = ticket.was_cut() => return why,
         why = ticket.told_to_close() => why,
         () = first_request(read, &asked) => return Why::Idle,
     };
     connection.as_mut().graceful_shutdown();
-    let _ = timeout(LINGER, connection).await;
-    why
+    loop {
+        tokio::select! {
+            _ = connection.as_mut() => return why,
+            why = ticket.was_cut() => return why,
+            // A batch takes as long as it takes: it is told in other ways to end.
+            () = sleep(LINGER) => if !ticket.is_at_work() { return why },
+        }
+    }
 }
 
 /// Ends when no request came within the time that one has.
@@ -207,6 +215,7 @@ struct Impatient<S> {
     patience: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
     late: Arc<AtomicBool>,
+    ticket: Arc<Ticket>,
 }
 
 impl<S> Impatient<S> {
@@ -238,8 +247,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            // Who sends is there: many clients read nothing before they have sent a whole batch.
+        if buf.filled().len() > before && self.ticket.is_at_work() {
+            // Who sends is there: many clients read nothing before they have sent a whole batch. Nobody else holds an
+            // answer up by sending.
             self.waiting = None;
         }
         polled

@@ -51,6 +51,8 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::routing::{any, get};
 use ipnet::IpNet;
 use rustls::ServerConfig;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::compression::CompressionLayer;
 
@@ -72,6 +74,8 @@ use crate::token::book::Book;
 /// Lists a second that one source network may ask for, and at once.
 const LIST_RATE: u32 = 2;
 const LIST_BURST: u32 = 20;
+/// How long the threads of batches have to end whose connections are gone.
+const BATCHES_END: Duration = Duration::from_secs(2);
 /// How often the use of tokens is written down.
 const USE_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -131,6 +135,8 @@ struct App {
     at_work: idempotency::AtWork,
     /// Batches that run.
     streams: batch::Streams,
+    /// Set when they are to end, because the node does.
+    stopping: CancellationToken,
     /// Changes that are being carried out.
     changes: TaskTracker,
     tls: Arc<ServerConfig>,
@@ -295,6 +301,7 @@ impl Http {
             lists: Limit::new(LIST_RATE, LIST_BURST),
             at_work: idempotency::AtWork::default(),
             streams: batch::Streams::new(&config.batch)?,
+            stopping: CancellationToken::new(),
             changes: TaskTracker::new(),
             ids: Ids::new(),
             origins: origins_of(&config.public_url, &addresses),
@@ -339,19 +346,36 @@ impl Http {
         })
     }
 
-    /// Stops accepting, lets what was asked be answered, and ends every change that was begun.
+    /// Stops accepting, lets what was asked be answered, and ends every change that was begun. A batch may take hours:
+    /// after half of the time it is ended with a summary that says so.
     /// Returns how many connections were left at the deadline.
     pub async fn drain(self) -> usize {
         self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
         self.connections.drain();
-        let deadline = tokio::time::Instant::now() + self.app.config.drain;
-        while self.connections.count() > 0 && tokio::time::Instant::now() < deadline {
-            tokio::time::sleep(super::DRAIN_INTERVAL).await;
-        }
+        let drain = self.app.config.drain;
+        let deadline = Instant::now() + drain;
+        let none_is_open = || self.connections.count() == 0;
+        until(deadline - drain / 2, none_is_open).await;
+        self.app.stopping.cancel();
+        until(deadline, none_is_open).await;
+        let left = self.connections.count();
+        self.connections.cut();
         self.app.changes.close();
-        let _ = tokio::time::timeout(self.app.config.drain, self.app.changes.wait()).await;
+        let _ = tokio::time::timeout(drain, self.app.changes.wait()).await;
+        // Their threads give back what they have not used.
+        until(Instant::now() + BATCHES_END, || {
+            !self.app.streams.any_runs()
+        })
+        .await;
         self.app.tokens.write_down();
-        self.connections.count()
+        left
+    }
+}
+
+/// Waits until something is so, or until the deadline.
+async fn until(deadline: Instant, is_so: impl Fn() -> bool) {
+    while !is_so() && Instant::now() < deadline {
+        tokio::time::sleep(super::DRAIN_INTERVAL).await;
     }
 }
 

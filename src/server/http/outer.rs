@@ -106,8 +106,10 @@ impl hyper::service::Service<Request<Incoming>> for Outer {
             return Serving::Done(Some(visit.end(app, answer, Some(counted))));
         }
         let (app, router) = (Arc::clone(app), self.router.clone());
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(Arc::clone(&self.ticket));
         Serving::Working(Box::pin(async move {
-            let answer = route(&app, router, &visit.from, request.map(Body::new)).await;
+            let answer = route(&app, router, &visit.from, request).await;
             visit.end(&app, answer, None)
         }))
     }

@@ -5,8 +5,8 @@
 
 use std::io::SeekFrom;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use super::streams::Stream;
 use super::work::{Failure, Input, Job};
 use super::{App, Asked};
 use crate::clock;
+use crate::server::accept::{Ticket, Work};
 use crate::token::{Grant, Right};
 
 /// Pieces of input, and of answers, that wait in memory.
@@ -36,9 +37,36 @@ const PIECE: usize = 64 << 10;
 /// How much of a refused body is read, and for how long.
 const DISCARDED_MAX: usize = 256 << 10;
 const DISCARDED_TIME: Duration = Duration::from_secs(2);
-/// How often it is looked whether the token is still good, and how long its batch then has to say so.
+/// How often it is looked whether the token is still good; how long its batch then has to say so; and how long its end
+/// may take to be heard before the connection is cut. Together less than the five seconds that are promised.
 const REVOKED_CHECK: Duration = Duration::from_secs(1);
 const REVOKED_GRACE: Duration = Duration::from_secs(2);
+const REVOKED_CUT: Duration = Duration::from_secs(1);
+
+/// Tells a batch to end, and why.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Halt {
+    told: CancellationToken,
+    why: Arc<OnceLock<Failure>>,
+}
+
+impl Halt {
+    fn tell(&self, why: Failure) {
+        // Who was told before goes by the first reason.
+        let _ = self.why.set(why);
+        self.told.cancel();
+    }
+
+    /// Why it is to end, if it is.
+    pub(super) fn why(&self) -> Option<Failure> {
+        self.why.get().copied()
+    }
+
+    async fn wait(&self) -> Failure {
+        self.told.cancelled().await;
+        self.why().unwrap_or(Failure::Stopping)
+    }
+}
 
 /// Reads what little a refused client still sends, and throws it away.
 pub(super) async fn discard(mut body: Body) {
@@ -55,22 +83,36 @@ pub(super) async fn discard(mut body: Body) {
 }
 
 /// Starts a batch; the body of its answer.
-pub(super) fn start(app: Arc<App>, grant: Grant, asked: Asked, stream: Stream, body: Body) -> Body {
+pub(super) fn start(
+    app: Arc<App>,
+    grant: Grant,
+    asked: Asked,
+    stream: Stream,
+    body: Body,
+    work: Work,
+) -> Body {
     let (send, input) = channel(INPUT_WAITING);
     let (output, receive) = channel(OUTPUT_WAITING);
     let stalled = Arc::new(AtomicBool::new(false));
-    let (ended, revoked, cut) = (
+    let (ended, cut, halt) = (
         CancellationToken::new(),
         CancellationToken::new(),
-        CancellationToken::new(),
+        Halt::default(),
     );
-    tokio::spawn(watch(
-        Arc::clone(&app),
-        grant.id.clone(),
-        ended.clone(),
-        revoked.clone(),
-        cut.clone(),
-    ));
+    let watch = Watch {
+        app: Arc::clone(&app),
+        token: grant.id.clone(),
+        halt: halt.clone(),
+        cut: cut.clone(),
+        connection: Arc::clone(work.ticket()),
+    };
+    let gone = ended.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = watch.run() => {}
+            () = gone.cancelled() => {}
+        }
+    });
     let stream = Arc::new(stream);
     let pump = Pump {
         body,
@@ -79,7 +121,7 @@ pub(super) fn start(app: Arc<App>, grant: Grant, asked: Asked, stream: Stream, b
         stalled: Arc::clone(&stalled),
         idle: app.config.read,
     };
-    let (gone, stop) = (ended.clone(), revoked.clone());
+    let (gone, stop) = (ended.clone(), halt.clone());
     tokio::spawn(async move {
         tokio::select! {
             () = pump.run(stop) => {}
@@ -93,7 +135,7 @@ pub(super) fn start(app: Arc<App>, grant: Grant, asked: Asked, stream: Stream, b
         input,
         output,
         stalled,
-        revoked,
+        halt,
         _stream: stream,
     };
     tokio::task::spawn_blocking(move || job.run());
@@ -101,31 +143,43 @@ pub(super) fn start(app: Arc<App>, grant: Grant, asked: Asked, stream: Stream, b
         receive,
         cut: Box::pin(cut.cancelled_owned()),
         _ended: ended.drop_guard(),
+        _work: work,
     })
 }
 
-/// Ends a batch whose token has ended: kindly, then by cutting its connection.
-async fn watch(
+/// Ends a batch whose token has ended or whose node stops.
+struct Watch {
     app: Arc<App>,
     token: String,
-    ended: CancellationToken,
-    revoked: CancellationToken,
+    halt: Halt,
     cut: CancellationToken,
-) {
-    let valid = || {
-        app.tokens
-            .is_still_valid(&token, Right::Batch, clock::unix_seconds())
-    };
-    loop {
-        tokio::select! {
-            () = ended.cancelled() => return,
-            () = sleep(REVOKED_CHECK) => {}
+    connection: Arc<Ticket>,
+}
+
+impl Watch {
+    /// A stopping node tells the batch and cuts what is left itself. With its token a batch ends kindly, then by cutting
+    /// its answer, then its connection: what a client does not read says nothing to it.
+    async fn run(self) {
+        loop {
+            tokio::select! {
+                () = self.app.stopping.cancelled() => return self.halt.tell(Failure::Stopping),
+                () = sleep(REVOKED_CHECK) => {}
+            }
+            if !self.is_valid() {
+                self.halt.tell(Failure::Revoked);
+                sleep(REVOKED_GRACE).await;
+                self.cut.cancel();
+                sleep(REVOKED_CUT).await;
+                return self.connection.cut();
+            }
         }
-        if !valid() {
-            revoked.cancel();
-            sleep(REVOKED_GRACE).await;
-            return cut.cancel();
-        }
+    }
+
+    fn is_valid(&self) -> bool {
+        let now = clock::unix_seconds();
+        self.app
+            .tokens
+            .is_still_valid(&self.token, Right::Batch, now)
     }
 }
 
@@ -134,6 +188,7 @@ struct Outgoing {
     receive: Receiver<Bytes>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     _ended: DropGuard,
+    _work: Work,
 }
 
 impl HttpBody for Outgoing {
@@ -163,14 +218,14 @@ struct Pump {
 }
 
 impl Pump {
-    async fn run(mut self, revoked: CancellationToken) {
+    async fn run(mut self, halt: Halt) {
         let end = tokio::select! {
             carried = self.carry() => match carried {
                 Ok(()) => Input::End,
                 Err(Some(failure)) => Input::Failed(failure),
                 Err(None) => return,
             },
-            () = revoked.cancelled() => Input::Failed(Failure::Revoked),
+            why = halt.wait() => Input::Failed(why),
         };
         let _ = self.send.send(end).await;
     }

@@ -36,6 +36,7 @@ use crate::batch::answer::Form as OutputForm;
 use crate::batch::charset::Charset;
 use crate::batch::coding::Coding;
 use crate::batch::input::Form as InputForm;
+use crate::server::accept::Ticket;
 use crate::token::book::Standing;
 use crate::token::{DAY, Grant, Right};
 
@@ -203,13 +204,14 @@ fn unsupported(text: &'static str) -> Refusal {
 pub(super) async fn resolve(
     State(app): State<Arc<App>>,
     Extension(from): Extension<From>,
+    Extension(ticket): Extension<Arc<Ticket>>,
     request: Request<Body>,
 ) -> Answer {
     let language = Language::of(request.headers());
     let (head, body) = request.into_parts();
     match begin(&app, &from, &head) {
         Ok((grant, asked, stream, mut answer)) => {
-            *answer.body_mut() = flow::start(app, grant, asked, stream, body);
+            *answer.body_mut() = flow::start(app, grant, asked, stream, body, ticket.work());
             answer
         }
         Err(refusal) if refusal.name() == "method_not_allowed" => {

@@ -50,6 +50,11 @@ impl Streams {
         })))
     }
 
+    /// Whether any batch runs.
+    pub(in super::super) fn any_runs(&self) -> bool {
+        !self.lock().is_empty()
+    }
+
     /// How many batches of a token run.
     pub(super) fn of(&self, token: &str) -> usize {
         self.lock().get(token).map_or(0, |held| held.streams)

@@ -10,8 +10,8 @@ use jiexi_proto::handle;
 use jiexi_proto::message::resolution::ResolutionView;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::mpsc::{Receiver, Sender};
-use tokio_util::sync::CancellationToken;
 
+use super::flow::Halt;
 use super::quota::{Share, Turn};
 use super::streams::Stream;
 use super::{App, Asked as Wanted};
@@ -58,6 +58,8 @@ pub(super) enum Failure {
     SpoolFull,
     /// The token has ended.
     Revoked,
+    /// The node stops.
+    Stopping,
     /// See [`Refused`].
     Coding(Refused),
     /// The frame of the input is broken.
@@ -76,6 +78,7 @@ impl Failure {
                 "the answers were not read, and no more input is kept for this token ([batch] spool_max)",
             ),
             Self::Revoked => ("token_not_valid", "the token has ended"),
+            Self::Stopping => ("busy", "the node stops: go on when it is there again"),
             Self::Coding(Refused::Damaged) => (
                 "invalid_request",
                 "the compressed body is damaged, cut, or needs a window above 8 MiB",
@@ -102,7 +105,7 @@ pub(super) struct Job {
     pub(super) output: Sender<Bytes>,
     /// Set while answers are not taken.
     pub(super) stalled: Arc<AtomicBool>,
-    pub(super) revoked: CancellationToken,
+    pub(super) halt: Halt,
     /// Counts as long as this works.
     pub(super) _stream: Arc<Stream>,
 }
@@ -211,7 +214,7 @@ impl Job {
     /// before they have sent everything.
     fn discard(&mut self) {
         let begun = Instant::now();
-        while begun.elapsed() < DISCARDED_TIME && !self.revoked.is_cancelled() {
+        while begun.elapsed() < DISCARDED_TIME && self.halt.why().is_none() {
             match self.input.try_recv() {
                 Ok(Input::Text(_)) => {}
                 Ok(Input::End | Input::Failed(_)) | Err(TryRecvError::Disconnected) => return,
@@ -290,12 +293,12 @@ impl Job {
         exit: &mut Exit,
     ) -> Result<(), Stop> {
         let mut done = Ok(());
-        let (app, grant, revoked) = (&self.app, &self.grant, &self.revoked);
+        let (app, grant, halt) = (&self.app, &self.grant, &self.halt);
         let (after, filter) = (self.asked.after, self.asked.filter.as_deref());
         self.asked.charset.decode(plain, last, &mut |text| {
             if done.is_ok() {
                 line.reader.push(text, &mut line.asked);
-                done = answer(app, grant, revoked, after, filter, line, exit);
+                done = answer(app, grant, halt, after, filter, line, exit);
             }
         });
         done
@@ -306,7 +309,7 @@ impl Job {
         answer(
             &self.app,
             &self.grant,
-            &self.revoked,
+            &self.halt,
             self.asked.after,
             filter,
             line,
@@ -328,7 +331,7 @@ struct Line {
 fn answer(
     app: &App,
     grant: &Grant,
-    revoked: &CancellationToken,
+    halt: &Halt,
     after: u64,
     filter: Option<&[u8]>,
     line: &mut Line,
@@ -337,8 +340,8 @@ fn answer(
     let items = line.asked.items();
     let mut at = items.partition_point(|item| item.line <= after);
     while at < items.len() {
-        if revoked.is_cancelled() {
-            return Err(Stop::Failed(Failure::Revoked));
+        if let Some(why) = halt.why() {
+            return Err(Stop::Failed(why));
         }
         let end = items.len().min(at + GROUP);
         line.keys
