@@ -101,6 +101,8 @@ enum Decoding {
     Zstd {
         decoder: Box<RawZstd<'static>>,
         inside: bool,
+        /// One for the whole stream: it may come octet by octet.
+        made: Vec<u8>,
     },
 }
 
@@ -133,6 +135,7 @@ impl Decompress {
                 Decoding::Zstd {
                     decoder,
                     inside: false,
+                    made: vec![0; ZSTD_STEP],
                 }
             }
         };
@@ -173,9 +176,13 @@ impl Decompress {
                 }
                 Ok(())
             }
-            Decoding::Zstd { decoder, inside } => {
-                unzstd(decoder, inside, octets, &mut |piece| pass(piece, true))
-            }
+            Decoding::Zstd {
+                decoder,
+                inside,
+                made,
+            } => unzstd(decoder, inside, octets, made, &mut |piece| {
+                pass(piece, true)
+            }),
         }
     }
 
@@ -201,12 +208,12 @@ fn unzstd(
     decoder: &mut RawZstd<'_>,
     inside: &mut bool,
     octets: &[u8],
+    made: &mut [u8],
     each: &mut dyn FnMut(&[u8]) -> Result<(), Refused>,
 ) -> Result<(), Refused> {
     let mut input = InBuffer::around(octets);
-    let mut made = vec![0; ZSTD_STEP];
     loop {
-        let mut output = OutBuffer::around(&mut made[..]);
+        let mut output = OutBuffer::around(&mut *made);
         let hint = decoder
             .run(&mut input, &mut output)
             .map_err(|_| Refused::Damaged)?;
