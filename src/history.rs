@@ -230,6 +230,12 @@ pub struct Pen {
 }
 
 impl Pen {
+    /// Whether the page takes more than it has. For those who can wait until it does: it is taken away at once.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        !lock(&self.seat.page).is_half_full()
+    }
+
     /// Adds an entry.
     pub fn note(&self, event: Event, handle: &[u8]) {
         self.note_all([(event, handle)]);

@@ -15,7 +15,7 @@ use jiexi_proto::message::{Body, Message};
 use super::sink::Sink;
 use super::{AskError, Plan};
 use crate::batch::answer::{Code, Summary, Tally, Writer};
-use crate::batch::charset::Charset;
+use crate::batch::charset::{Charset, Decode};
 use crate::batch::input::{Asked, Fault, Input};
 use crate::client::{Operation, Question};
 
@@ -75,14 +75,14 @@ fn requests(
     let failed = |error: io::Error| AskError::Connection(error.to_string());
     let mut file = plan.open().map_err(AskError::Input)?;
     let unknown = || AskError::Refused(format!("the charset {:?} is not known", plan.charset));
-    let mut charset = Charset::named(&plan.charset).ok_or_else(unknown)?;
+    let mut decode = Decode::new(Charset::named(&plan.charset).ok_or_else(unknown)?);
     let (mut input, mut asked) = (Input::new(plan.form), Asked::default());
     let mut out = BufWriter::with_capacity(PIECE, stream);
     let (mut piece, mut id, mut last) = (vec![0; PIECE], 0_u32, false);
     while !last {
         let count = file.read(&mut piece).map_err(AskError::Input)?;
         last = count == 0;
-        charset.decode(&piece[..count], last, &mut |text| {
+        decode.decode(&piece[..count], last, &mut |text| {
             input.push(text, &mut asked)
         });
         let whole = match last {

@@ -7,37 +7,50 @@ pub const UNDECODABLE: u8 = 0xFF;
 /// Octets that are decoded at once.
 const STEP: usize = 32 << 10;
 
-/// Decodes a stream. A byte order mark is believed before the charset that was named, and left out.
-pub struct Charset {
-    decoder: Decoder,
-}
-
-impl std::fmt::Debug for Charset {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Charset")
-            .field(&self.decoder.encoding().name())
-            .finish()
-    }
-}
+/// A charset that is known.
+#[derive(Clone, Copy, Debug)]
+pub struct Charset(&'static Encoding);
 
 impl Charset {
     /// The charset of a label such as `utf-8` or `gb18030`; none when it is not known.
     #[must_use]
     pub fn named(label: &str) -> Option<Self> {
-        let encoding = Encoding::for_label_no_replacement(label.trim().as_bytes())?;
-        Some(Self {
-            decoder: encoding.new_decoder(),
-        })
+        Encoding::for_label_no_replacement(label.trim().as_bytes()).map(Self)
+    }
+}
+
+/// Decodes a stream. A byte order mark is believed before the charset that was named, and left out.
+pub struct Decode {
+    decoder: Decoder,
+    /// One for the whole stream: it may come octet by octet.
+    text: Vec<u8>,
+}
+
+impl std::fmt::Debug for Decode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Decode")
+            .field(&self.decoder.encoding().name())
+            .finish()
+    }
+}
+
+impl Decode {
+    /// A stream in a charset.
+    #[must_use]
+    pub fn new(charset: Charset) -> Self {
+        Self {
+            decoder: charset.0.new_decoder(),
+            text: vec![0; STEP],
+        }
     }
 
     /// Calls `each` with the text of `octets`, in pieces; `last` when no more follow.
     pub fn decode(&mut self, mut octets: &[u8], last: bool, each: &mut dyn FnMut(&[u8])) {
-        let mut text = vec![0; STEP];
+        let Self { decoder, text } = self;
         loop {
             let room = text.len() - 1;
             let (result, read, written) =
-                self.decoder
-                    .decode_to_utf8_without_replacement(octets, &mut text[..room], last);
+                decoder.decode_to_utf8_without_replacement(octets, &mut text[..room], last);
             octets = &octets[read..];
             let mut end = written;
             if matches!(result, DecoderResult::Malformed(..)) {
@@ -57,11 +70,12 @@ mod tests {
     use super::*;
 
     fn decoded(label: &str, octets: &[u8], step: usize) -> Vec<u8> {
-        let (mut charset, mut out) = (Charset::named(label).unwrap(), Vec::new());
+        let charset = Charset::named(label).unwrap();
+        let (mut decode, mut out) = (Decode::new(charset), Vec::new());
         for piece in octets.chunks(step) {
-            charset.decode(piece, false, &mut |text| out.extend_from_slice(text));
+            decode.decode(piece, false, &mut |text| out.extend_from_slice(text));
         }
-        charset.decode(b"", true, &mut |text| out.extend_from_slice(text));
+        decode.decode(b"", true, &mut |text| out.extend_from_slice(text));
         out
     }
 

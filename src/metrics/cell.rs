@@ -121,7 +121,7 @@ labels! {
 }
 
 impl Op {
-    /// Whether it is a resolution, a change or a list: those are remembered.
+    /// Whether it is a resolution, a change or a list: those are remembered. Of a batch every line is, as a resolution.
     #[must_use]
     pub const fn is_remembered(self) -> bool {
         !matches!(
@@ -132,6 +132,7 @@ impl Op {
                 | Self::Session
                 | Self::Login
                 | Self::Replicate
+                | Self::Batch
                 | Self::Other
         )
     }

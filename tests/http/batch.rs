@@ -17,7 +17,7 @@ const PLAIN: (&str, &str) = ("JIEXI_HTTP_PLAIN_LOOPBACK", "true");
 const MANY: usize = 200_000;
 
 /// A token's id and itself.
-fn token(node: &Node, more: &[&str]) -> (String, String) {
+pub(crate) fn token(node: &Node, more: &[&str]) -> (String, String) {
     let fixed = [
         "token",
         "create",
@@ -41,7 +41,7 @@ fn token(node: &Node, more: &[&str]) -> (String, String) {
 }
 
 /// A batch by curl, over TLS, with a body from a file.
-fn post(node: &Node, token: &str, query: &str, body: &[u8], headers: &[&str]) -> Reply {
+pub(crate) fn post(node: &Node, token: &str, query: &str, body: &[u8], headers: &[&str]) -> Reply {
     let file = node.path("body");
     fs::write(&file, body).unwrap();
     let (data, auth) = (

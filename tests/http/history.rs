@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use serde_json::Value as Json;
 
+use crate::batch::{post, token};
 use crate::node::{Node, PATIENCE};
 
 const BODY: &str = r#"[{"index":1,"type":"N","data":"x"}]"#;
@@ -133,6 +134,56 @@ fn every_front_end_is_remembered() {
         assert!(seen.contains(&expected), "{expected:?} in {seen:#?}");
     }
     assert!(lines.iter().all(|line| line["net"] == "127.0.0.0/24"));
+}
+
+/// Goal: a line of a batch is remembered and counted as the look-up that it is.
+#[test]
+fn every_line_of_a_batch_is_remembered() {
+    let mut node = Node::new();
+    let figures = |node: &Node| {
+        [
+            ("requests", "op=\"resolve\""),
+            ("requests", "op=\"batch\""),
+            ("responses", "outcome=\"invalid\""),
+            ("responses", "outcome=\"not_responsible\""),
+        ]
+        .map(|(name, label)| {
+            // The labels of a metric are sorted.
+            let mut labels = [label, "protocol=\"http\"", "transport=\"tls\""];
+            labels.sort_unstable();
+            node.metric(&format!("jiexi_{name}_total{{{}}}", labels.join(",")))
+        })
+    };
+    let (_, token) = token(&node, &[]);
+    let before = figures(&node);
+    let body = b"88.118.20/pump\n88.118.20/none\n10.1/x\n\xff\n88.118.20/secret";
+    let answer = post(&node, &token, "", body, &[]);
+    let after = figures(&node);
+    node.terminate();
+    let lines = lines(&node);
+    let mut seen: Vec<[&str; 4]> = lines
+        .iter()
+        .map(|line| ["op", "handle", "outcome", "via"].map(|name| field(line, name)))
+        .collect();
+    seen.sort_unstable();
+    assert_eq!(
+        seen,
+        [
+            ["resolve", "10.1/x", "not_responsible", "https"],
+            ["resolve", "88.118.20/none", "not_found", "https"],
+            ["resolve", "88.118.20/pump", "success", "https"],
+            ["resolve", "88.118.20/secret", "values_not_found", "https"],
+        ],
+        "{}",
+        answer.body
+    );
+    assert!(lines.iter().all(|line| line["net"] == "127.0.0.0/24"));
+    let risen: Vec<f64> = after
+        .iter()
+        .zip(before)
+        .map(|(now, then)| now - then)
+        .collect();
+    assert_eq!(risen, [5.0, 1.0, 1.0, 1.0]);
 }
 
 /// Method: the file of the day is `/dev/full`, which opens and takes nothing.

@@ -46,6 +46,8 @@ pub(super) struct Peer {
 pub(super) struct From {
     /// The client.
     pub(super) address: IpAddr,
+    /// Whether it came over TLS to this node.
+    pub(super) tls: bool,
     /// Whether credentials may be looked at.
     pub(super) secure: bool,
     /// Its certificate.
@@ -153,8 +155,6 @@ async fn route(app: &App, router: Router, from: &From, mut request: Request<Body
 /// One request, from its head to its answer.
 struct Visit {
     from: From,
-    /// Whether it came over TLS.
-    tls: bool,
     /// Whether scripts of other sites may read the answer.
     open_to_scripts: bool,
     /// Octets of its body.
@@ -172,13 +172,13 @@ impl Visit {
         let anonymous = !headers.contains_key(header::AUTHORIZATION);
         Self {
             from: From {
+                tls: peer.tls,
                 secure: peer.tls || local || app.trusted.says_tls(peer.address, headers),
                 client: peer.client.clone(),
                 id: app.ids.next(),
                 address,
                 came: Now::read(),
             },
-            tls: peer.tls,
             open_to_scripts: anonymous && matches!(*request.method(), Method::GET | Method::HEAD),
             received: length_of(headers),
             uri: request.uri().clone(),
@@ -196,7 +196,7 @@ impl Visit {
             });
         let sent = answer.body().size_hint().exact().unwrap_or(0);
         app.pool.with(|scratch| {
-            let cell = scratch.cell(self.tls);
+            let cell = scratch.cell(self.from.tls);
             cell.requests(counted.op).add(1);
             cell.responses(counted.outcome).add(1);
             cell.received_bytes.add(self.received);
@@ -269,7 +269,7 @@ fn decorate(answer: &mut Answer, from: &From, open_to_scripts: bool) {
 }
 
 /// How an answer is counted that says nothing about itself.
-fn outcome_of(status: StatusCode) -> Outcome {
+pub(super) fn outcome_of(status: StatusCode) -> Outcome {
     match status.as_u16() {
         100..400 => Outcome::Success,
         401 => Outcome::Challenge,

@@ -31,12 +31,7 @@ impl Scratch {
 impl Scratch {
     /// Counts a look-up in the index.
     pub(super) fn count(&self, result: LookupResult) {
-        self.count_many(result, 1);
-    }
-
-    /// Counts look-ups in the index.
-    pub(super) fn count_many(&self, result: LookupResult, count: u64) {
-        self.plain.lookups(result).add(count);
+        self.plain.lookups(result).add(1);
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 
 use super::streams::Stream;
-use super::work::{Failure, Input, Job};
+use super::work::{Failure, Input, Job, Origin};
 use super::{App, Asked};
 use crate::clock;
 use crate::server::accept::{Ticket, Work};
@@ -82,69 +82,83 @@ pub(super) async fn discard(mut body: Body) {
     let _ = timeout(DISCARDED_TIME, all).await;
 }
 
-/// Starts a batch; the body of its answer.
-pub(super) fn start(
-    app: Arc<App>,
-    grant: Grant,
-    asked: Asked,
-    stream: Stream,
-    body: Body,
-    work: Work,
-) -> Body {
-    let (send, input) = channel(INPUT_WAITING);
-    let (output, receive) = channel(OUTPUT_WAITING);
-    let stalled = Arc::new(AtomicBool::new(false));
-    let (ended, cut, halt) = (
-        CancellationToken::new(),
-        CancellationToken::new(),
-        Halt::default(),
-    );
-    let watch = Watch {
-        app: Arc::clone(&app),
-        token: grant.id.clone(),
-        halt: halt.clone(),
-        cut: cut.clone(),
-        connection: Arc::clone(work.ticket()),
-    };
-    let gone = ended.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            () = watch.run() => {}
-            () = gone.cancelled() => {}
-        }
-    });
-    let stream = Arc::new(stream);
-    let pump = Pump {
-        body,
-        send,
-        stream: Arc::clone(&stream),
-        stalled: Arc::clone(&stalled),
-        idle: app.config.read,
-    };
-    let (gone, stop) = (ended.clone(), halt.clone());
-    tokio::spawn(async move {
-        tokio::select! {
-            () = pump.run(stop) => {}
-            () = gone.cancelled() => {}
-        }
-    });
-    let job = Job {
-        app,
-        grant,
-        asked,
-        input,
-        output,
-        stalled,
-        halt,
-        _stream: stream,
-    };
-    tokio::task::spawn_blocking(move || job.run());
-    Body::new(Outgoing {
-        receive,
-        cut: Box::pin(cut.cancelled_owned()),
-        _ended: ended.drop_guard(),
-        _work: work,
-    })
+/// A batch that may begin.
+pub(super) struct Flow {
+    pub(super) app: Arc<App>,
+    pub(super) grant: Grant,
+    pub(super) asked: Asked,
+    pub(super) stream: Stream,
+    pub(super) origin: Origin,
+    pub(super) work: Work,
+}
+
+impl Flow {
+    /// Starts it; the body of its answer.
+    pub(super) fn start(self, body: Body) -> Body {
+        let Self {
+            app,
+            grant,
+            asked,
+            stream,
+            origin,
+            work,
+        } = self;
+        let (send, input) = channel(INPUT_WAITING);
+        let (output, receive) = channel(OUTPUT_WAITING);
+        let stalled = Arc::new(AtomicBool::new(false));
+        let (ended, cut, halt) = (
+            CancellationToken::new(),
+            CancellationToken::new(),
+            Halt::default(),
+        );
+        let watch = Watch {
+            app: Arc::clone(&app),
+            token: grant.id.clone(),
+            halt: halt.clone(),
+            cut: cut.clone(),
+            connection: Arc::clone(work.ticket()),
+        };
+        let gone = ended.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = watch.run() => {}
+                () = gone.cancelled() => {}
+            }
+        });
+        let stream = Arc::new(stream);
+        let pump = Pump {
+            body,
+            send,
+            stream: Arc::clone(&stream),
+            stalled: Arc::clone(&stalled),
+            idle: app.config.read,
+        };
+        let (gone, stop) = (ended.clone(), halt.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = pump.run(stop) => {}
+                () = gone.cancelled() => {}
+            }
+        });
+        let job = Job {
+            app,
+            grant,
+            asked,
+            input,
+            output,
+            stalled,
+            halt,
+            origin,
+            _stream: stream,
+        };
+        tokio::task::spawn_blocking(move || job.run());
+        Body::new(Outgoing {
+            receive,
+            cut: Box::pin(cut.cancelled_owned()),
+            _ended: ended.drop_guard(),
+            _work: work,
+        })
+    }
 }
 
 /// Ends a batch whose token has ended or whose node stops.

@@ -25,18 +25,22 @@ use jiexi_proto::message::resolution::Resolution;
 use jiexi_proto::wire::Writer as Wire;
 use serde_json::json;
 
+use self::flow::Flow;
 pub(super) use self::streams::Streams;
+use self::work::Origin;
 use super::App;
 use super::answer::{Answer, Refusal, json, with_type};
 use super::asked;
 use super::caller::{self, Caller};
 use super::language::Language;
-use super::outer::From;
+use super::outer::{Counted, From, outcome_of};
 use crate::batch::answer::Form as OutputForm;
 use crate::batch::charset::Charset;
 use crate::batch::coding::Coding;
 use crate::batch::input::Form as InputForm;
+use crate::metrics::Op;
 use crate::server::accept::Ticket;
+
 use crate::token::book::Standing;
 use crate::token::{DAY, Grant, Right};
 
@@ -207,22 +211,33 @@ pub(super) async fn resolve(
     Extension(ticket): Extension<Arc<Ticket>>,
     request: Request<Body>,
 ) -> Answer {
-    let language = Language::of(request.headers());
     let (head, body) = request.into_parts();
-    match begin(&app, &from, &head) {
-        Ok((grant, asked, stream, mut answer)) => {
-            *answer.body_mut() = flow::start(app, grant, asked, stream, body, ticket.work());
-            answer
-        }
-        Err(refusal) if refusal.name() == "method_not_allowed" => {
-            not_allowed(&refusal, &from, language, POST)
+    let mut answer = match begin(&app, &from, &head) {
+        Ok((grant, asked, stream, answer)) => {
+            let origin = Origin {
+                client: from.address,
+                tls: from.tls,
+            };
+            let flow = Flow {
+                app,
+                grant,
+                asked,
+                stream,
+                origin,
+                work: ticket.work(),
+            };
+            answer.map(|_| flow.start(body))
         }
         Err(refusal) => {
             // Clients that are refused while they still send may not see why.
             flow::discard(body).await;
-            refusal.of_problem(from.request(), language)
+            refused(&refusal, &from, &head.headers, POST)
         }
-    }
+    };
+    // The request itself; its lines are look-ups.
+    let (op, outcome) = (Op::Batch, outcome_of(answer.status()));
+    answer.extensions_mut().insert(Counted { op, outcome });
+    answer
 }
 
 /// Everything that can be refused before the body is looked at; the answer without its body.
@@ -277,11 +292,8 @@ pub(super) async fn quota(
     method: Method,
     headers: HeaderMap,
 ) -> Answer {
-    let language = Language::of(&headers);
-    if let Err(refusal) = only(&method, GET) {
-        return not_allowed(&refusal, &from, language, GET);
-    }
     let done = || -> Result<Answer, Refusal> {
+        only(&method, GET)?;
         let grant = caller::token(&app, &from, &headers)?;
         let standing = standing(&app, &from, &grant)?;
         let renewal =
@@ -300,7 +312,7 @@ pub(super) async fn quota(
         rate_limit(answer.headers_mut(), &standing, wait);
         Ok(answer)
     };
-    done().unwrap_or_else(|refusal| refusal.of_problem(from.request(), language))
+    done().unwrap_or_else(|refusal| refused(&refusal, &from, &headers, GET))
 }
 
 /// What may be done with batches, and with quotas.
@@ -317,16 +329,13 @@ fn only(method: &Method, allowed: &str) -> Result<(), Refusal> {
     }
 }
 
-/// Said to another method, with those that are there.
-fn not_allowed(
-    refusal: &Refusal,
-    from: &From,
-    language: Language,
-    allowed: &'static str,
-) -> Answer {
-    let mut answer = refusal.of_problem(from.request(), language);
-    let allowed = HeaderValue::from_static(allowed);
-    answer.headers_mut().insert(header::ALLOW, allowed);
+/// Said instead; to another method with those that are there.
+fn refused(refusal: &Refusal, from: &From, headers: &HeaderMap, allowed: &'static str) -> Answer {
+    let mut answer = refusal.of_problem(from.request(), Language::of(headers));
+    if answer.status() == StatusCode::METHOD_NOT_ALLOWED {
+        let allowed = HeaderValue::from_static(allowed);
+        answer.headers_mut().insert(header::ALLOW, allowed);
+    }
     answer
 }
 

@@ -1,5 +1,6 @@
 //! The thread of a batch: octets are read, looked up many at a time, and written.
 
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -16,10 +17,14 @@ use super::quota::{Share, Turn};
 use super::streams::Stream;
 use super::{App, Asked as Wanted};
 use crate::batch::answer::{Code, Summary, Writer};
+use crate::batch::charset::Decode;
 use crate::batch::coding::{Bounds, Compress, Decompress, Refused};
-use crate::batch::input::{Asked, Input as Reader};
-use crate::metrics::LookupResult;
+use crate::batch::input::{Asked, Input as Reader, Item};
+use crate::clock::Now;
+use crate::history::{Event, Pen};
+use crate::metrics::{Cell, LookupResult, Op};
 use crate::resolver::{self, Answer, Filter, Query};
+use crate::server::handle::{lookup_result, outcome_of};
 use crate::server::http::pool::Scratch;
 use crate::store::Lookup;
 use crate::token::Grant;
@@ -30,6 +35,9 @@ const GROUP: usize = 128;
 const PIECE: usize = 128 << 10;
 const PIECE_MAX: usize = 1 << 20;
 
+/// How long the log of resolutions is waited for, and the pause between two looks.
+const LOG_TIME: Duration = Duration::from_secs(1);
+const LOG_PAUSE: Duration = Duration::from_millis(1);
 /// How long input of a batch that has failed is taken and thrown away, and the pause when there is none.
 const DISCARDED_TIME: Duration = Duration::from_secs(5);
 const DISCARDED_PAUSE: Duration = Duration::from_millis(5);
@@ -96,6 +104,13 @@ impl Failure {
     }
 }
 
+/// Where a batch comes from, for what is counted and remembered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Origin {
+    pub(super) client: IpAddr,
+    pub(super) tls: bool,
+}
+
 /// A batch.
 pub(super) struct Job {
     pub(super) app: Arc<App>,
@@ -106,6 +121,7 @@ pub(super) struct Job {
     /// Set while answers are not taken.
     pub(super) stalled: Arc<AtomicBool>,
     pub(super) halt: Halt,
+    pub(super) origin: Origin,
     /// Counts as long as this works.
     pub(super) _stream: Arc<Stream>,
 }
@@ -182,22 +198,25 @@ impl Job {
             holds: false,
         };
         let mut line = Line {
-            reader: Reader::new(self.asked.form),
-            asked: Asked::default(),
-            writer: Writer::new(self.asked.output, self.asked.raw),
-            share: Share::new(Arc::clone(&self.app.tokens), &self.grant.id),
-            keys: Keys::default(),
+            decode: Decode::new(self.asked.charset),
+            rest: Rest {
+                reader: Reader::new(self.asked.form),
+                asked: Asked::default(),
+                writer: Writer::new(self.asked.output, self.asked.raw),
+                share: Share::new(Arc::clone(&self.app.tokens), &self.grant.id),
+                keys: Keys::default(),
+            },
         };
         let failure = match self.work(&mut decompress, &mut line, &mut exit) {
             Ok(()) => None,
             Err(Stop::Failed(failure)) => Some(failure.said()),
             Err(Stop::Gone) => return,
         };
-        line.writer.summary(&Summary {
+        line.rest.writer.summary(&Summary {
             position: Some(position),
             failure,
         });
-        let last = line.writer.take();
+        let last = line.rest.writer.take();
         let told = exit.send(last, true);
         if failure.is_some() && told.is_ok() {
             self.discard();
@@ -233,7 +252,7 @@ impl Job {
             let next = match self.input.try_recv() {
                 Err(TryRecvError::Empty) => {
                     // Nothing waits: what is known is said before more is waited for.
-                    exit.send(line.writer.take(), true)?;
+                    exit.send(line.rest.writer.take(), true)?;
                     self.input.blocking_recv()
                 }
                 next => next.ok(),
@@ -279,47 +298,50 @@ impl Job {
         done?;
         fed.map_err(|refused| Stop::Failed(Failure::Coding(refused)))?;
         self.plain(b"", true, line, exit)?;
-        let whole = line.reader.finish(&mut line.asked);
-        self.answer(line, exit)?;
+        let whole = line.rest.reader.finish(&mut line.rest.asked);
+        self.question().answer(&mut line.rest, exit)?;
         whole.map_err(|reason| Stop::Failed(Failure::Input(reason)))
     }
 
-    /// Text before its charset is known.
+    /// Text in the charset of the input.
     fn plain(
-        &mut self,
+        &self,
         plain: &[u8],
         last: bool,
         line: &mut Line,
         exit: &mut Exit,
     ) -> Result<(), Stop> {
-        let mut done = Ok(());
-        let (app, grant, halt) = (&self.app, &self.grant, &self.halt);
-        let (after, filter) = (self.asked.after, self.asked.filter.as_deref());
-        self.asked.charset.decode(plain, last, &mut |text| {
+        let (mut done, question) = (Ok(()), self.question());
+        let Line { decode, rest } = line;
+        decode.decode(plain, last, &mut |text| {
             if done.is_ok() {
-                line.reader.push(text, &mut line.asked);
-                done = answer(app, grant, halt, after, filter, line, exit);
+                rest.reader.push(text, &mut rest.asked);
+                done = question.answer(rest, exit);
             }
         });
         done
     }
 
-    fn answer(&self, line: &mut Line, exit: &mut Exit) -> Result<(), Stop> {
-        let filter = self.asked.filter.as_deref();
-        answer(
-            &self.app,
-            &self.grant,
-            &self.halt,
-            self.asked.after,
-            filter,
-            line,
-            exit,
-        )
+    fn question(&self) -> Question<'_> {
+        Question {
+            app: &self.app,
+            grant: &self.grant,
+            halt: &self.halt,
+            origin: self.origin,
+            after: self.asked.after,
+            filter: self.asked.filter.as_deref(),
+        }
     }
 }
 
-/// The parts of a batch that lines go through.
+/// The parts of a batch that its text goes through.
 struct Line {
+    decode: Decode,
+    rest: Rest,
+}
+
+/// Those behind the charset.
+struct Rest {
     reader: Reader,
     asked: Asked,
     writer: Writer,
@@ -327,40 +349,60 @@ struct Line {
     keys: Keys,
 }
 
-/// Answers what was read.
-fn answer(
-    app: &App,
-    grant: &Grant,
-    halt: &Halt,
+/// What is the same for all lines.
+struct Question<'q> {
+    app: &'q App,
+    grant: &'q Grant,
+    halt: &'q Halt,
+    origin: Origin,
     after: u64,
-    filter: Option<&[u8]>,
-    line: &mut Line,
-    exit: &mut Exit,
-) -> Result<(), Stop> {
-    let items = line.asked.items();
-    let mut at = items.partition_point(|item| item.line <= after);
-    while at < items.len() {
-        if let Some(why) = halt.why() {
-            return Err(Stop::Failed(why));
-        }
-        let end = items.len().min(at + GROUP);
-        line.keys
-            .prepare(app, grant, &mut line.share, &line.asked, at..end);
-        while at < end {
-            at += app.pool.with_authority(|scratch| {
-                line.keys
-                    .answer(scratch, filter, &line.asked, at..end, &mut line.writer)
-            });
-            // Nothing of the store is held while a client is waited for.
-            if line.writer.len() >= PIECE {
-                exit.send(line.writer.take(), false)?;
+    filter: Option<&'q [u8]>,
+}
+
+impl Question<'_> {
+    /// Answers what was read.
+    fn answer(&self, line: &mut Rest, exit: &mut Exit) -> Result<(), Stop> {
+        let items = line.asked.items();
+        let mut at = items.partition_point(|item| item.line <= self.after);
+        while at < items.len() {
+            if let Some(why) = self.halt.why() {
+                return Err(Stop::Failed(why));
+            }
+            let end = items.len().min(at + GROUP);
+            line.keys
+                .prepare(self, &mut line.share, &line.asked, at..end);
+            self.wait_for_log();
+            while at < end {
+                at += self.app.pool.with_authority(|scratch| {
+                    line.keys
+                        .answer(scratch, self, &line.asked, at..end, &mut line.writer)
+                });
+                // Nothing of the store is held while a client is waited for.
+                if line.writer.len() >= PIECE {
+                    exit.send(line.writer.take(), false)?;
+                }
             }
         }
+        line.asked.clear();
+        match line.reader.broken() {
+            Some(reason) => Err(Stop::Failed(Failure::Input(reason))),
+            None => Ok(()),
+        }
     }
-    line.asked.clear();
-    match line.reader.broken() {
-        Some(reason) => Err(Stop::Failed(Failure::Input(reason))),
-        None => Ok(()),
+
+    /// Gives the log of resolutions time to take what it was given: a batch is faster than it. When it takes nothing, answers
+    /// go on, and it counts what it loses.
+    fn wait_for_log(&self) {
+        let begun = Instant::now();
+        let has_room = || {
+            self.app.pool.with(|scratch| {
+                let pen = scratch.cell(self.origin.tls).pen();
+                pen.is_none_or(Pen::has_room)
+            })
+        };
+        while !has_room() && begun.elapsed() < LOG_TIME {
+            std::thread::sleep(LOG_PAUSE);
+        }
     }
 }
 
@@ -385,8 +427,7 @@ impl Keys {
     /// Decides what is done with each line of a group.
     fn prepare(
         &mut self,
-        app: &App,
-        grant: &Grant,
+        question: &Question<'_>,
         share: &mut Share,
         asked: &Asked,
         group: Range<usize>,
@@ -394,7 +435,7 @@ impl Keys {
         self.octets.clear();
         self.plans.clear();
         self.first = group.start;
-        let case = app.shared.store.case();
+        let case = question.app.shared.store.case();
         for item in &asked.items()[group] {
             let plan = match item.fault.map_or_else(|| share.take(), |_| Turn::Taken) {
                 Turn::UsedUp(end) => Plan::Say(Code::Quota, "", Some(end)),
@@ -406,7 +447,7 @@ impl Keys {
                         let text = asked.handle(item).as_bytes();
                         handle::canonical(text, case, &mut self.octets);
                         let key = start..self.octets.len();
-                        match grant.covers(&self.octets[key.clone()]) {
+                        match question.grant.covers(&self.octets[key.clone()]) {
                             true => Plan::Find(key),
                             false => {
                                 Plan::Say(Code::NotAllowed, "the token is for other prefixes", None)
@@ -423,11 +464,12 @@ impl Keys {
     fn answer(
         &self,
         scratch: &mut Scratch,
-        filter: Option<&[u8]>,
+        question: &Question<'_>,
         asked: &Asked,
         range: Range<usize>,
         writer: &mut Writer,
     ) -> usize {
+        let begun = Now::read();
         let plans = &self.plans[range.start - self.first..range.end - self.first];
         let mut keys = [&[][..]; GROUP];
         let mut count = 0;
@@ -437,19 +479,22 @@ impl Keys {
                 count += 1;
             }
         }
-        let view = filter.and_then(|filter| ResolutionView::decode(filter).ok());
-        let filter = view.map_or(Filter::All, |view| Filter::asked(view.indexes, view.types));
-        let mut figures = [0_u64; 3];
+        let view = question.filter.map(ResolutionView::decode);
+        let filter = match view {
+            Some(Ok(view)) => Filter::asked(view.indexes, view.types),
+            _ => Filter::All,
+        };
         let session = scratch.reader.session();
         let mut found = [Lookup::Absent; GROUP];
         session.find(&keys[..count], &mut found);
+        let mut said = [(Code::Error, None); GROUP];
         let (mut next, mut done) = (0, 0);
-        for (item, plan) in asked.items()[range].iter().zip(plans) {
-            done += 1;
+        for (item, plan) in asked.items()[range.clone()].iter().zip(plans) {
             let text = asked.handle(item);
-            match plan {
+            said[done] = match plan {
                 Plan::Say(code, message, renewal) => {
                     writer.refused(item.line, text, *code, message, *renewal);
+                    (*code, None)
                 }
                 Plan::Find(_) => {
                     let query = Query {
@@ -458,38 +503,76 @@ impl Keys {
                         public_only: true,
                         refer: false,
                     };
-                    figures[match found[next] {
-                        Lookup::Found(_) | Lookup::Damaged => 0,
-                        Lookup::Absent => 1,
-                        Lookup::Loading => 2,
-                    }] += 1;
-                    let said =
-                        resolver::resolve(&scratch.authority, &session, &query, &found[next]);
-                    say(&said, item.line, text, writer);
+                    let found = &found[next];
                     next += 1;
+                    let answer = resolver::resolve(&scratch.authority, &session, &query, found);
+                    let code = say(&answer, item.line, text, writer);
+                    (code, Some(lookup_result(found)))
                 }
-            }
+            };
+            done += 1;
             if writer.len() >= PIECE_MAX {
                 break;
             }
         }
         drop(session);
-        for (result, count) in [LookupResult::Hit, LookupResult::Miss, LookupResult::Loading]
-            .into_iter()
-            .zip(figures)
-        {
-            scratch.count_many(result, count);
-        }
+        let items = &asked.items()[range.start..range.start + done];
+        let cell = scratch.cell(question.origin.tls);
+        count_all(cell, &said[..done], begun);
+        remember(cell, question.origin, begun, asked, items, &said[..done]);
         done
     }
 }
 
+/// Code of a line, and what the index said, where it was asked.
+type Said = (Code, Option<LookupResult>);
+
+/// Counts every line as the look-up that it is.
+fn count_all(cell: &Cell, said: &[Said], begun: Now) {
+    let mut outcomes = [0_u64; Code::ALL.len()];
+    let mut lookups = [0_u64; LookupResult::ALL.len()];
+    for (code, lookup) in said {
+        outcomes[*code as usize] += 1;
+        if let Some(lookup) = lookup {
+            lookups[*lookup as usize] += 1;
+        }
+    }
+    let lines = said.len() as u64;
+    cell.requests(Op::Resolve).add(lines);
+    for (code, count) in Code::ALL.into_iter().zip(outcomes) {
+        cell.responses(outcome_of(code.response())).add(count);
+    }
+    for (lookup, count) in LookupResult::ALL.iter().zip(lookups) {
+        cell.lookups(*lookup).add(count);
+    }
+    cell.durations.observe(begun.instant.elapsed(), lines);
+}
+
+/// Writes every line that names a handle into the log of resolutions.
+fn remember(cell: &Cell, origin: Origin, now: Now, asked: &Asked, items: &[Item], said: &[Said]) {
+    let Some(pen) = cell.pen() else { return };
+    let named = items
+        .iter()
+        .zip(said)
+        .filter(|(item, _)| item.fault.is_none());
+    pen.note_all(named.map(|(item, (code, _))| {
+        let event = Event {
+            time: now.unix_seconds,
+            client: origin.client,
+            op: Op::Resolve,
+            outcome: outcome_of(code.response()),
+        };
+        (event, asked.handle(item).as_bytes())
+    }));
+}
+
 /// Writes what the resolver says.
-fn say(said: &Answer<'_, '_>, line: u64, handle: &str, writer: &mut Writer) {
+fn say(said: &Answer<'_, '_>, line: u64, handle: &str, writer: &mut Writer) -> Code {
     let (code, message) = match said {
         Answer::Values(selection) => {
             let values = selection.public().map(|entry| entry.wire);
-            return writer.found(line, handle, values);
+            writer.found(line, handle, values);
+            return Code::Success;
         }
         Answer::NoSuchHandle | Answer::PrefixReferral(_) => (Code::HandleNotFound, ""),
         // Nothing but public values is asked for here.
@@ -501,4 +584,5 @@ fn say(said: &Answer<'_, '_>, line: u64, handle: &str, writer: &mut Writer) {
         Answer::Damaged => (Code::Error, "the stored record is damaged"),
     };
     writer.refused(line, handle, code, message, None);
+    code
 }
