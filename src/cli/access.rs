@@ -345,6 +345,13 @@ impl Way {
         }
     }
 
+    /// Keeps to the node that was named: what is done to a prefix there must not be done to its record elsewhere.
+    pub(super) const fn stay(&mut self) {
+        if let Self::Remote(remote) = self {
+            remote.admin.stay();
+        }
+    }
+
     /// Ends what is open.
     pub(super) fn close(&mut self) {
         if let Self::Remote(remote) = self {

@@ -141,6 +141,9 @@ fn add(
     });
     let key = key.transpose()?;
     let mut way = common.access.open(false)?;
+    if site.is_none() {
+        way.stay();
+    }
     let sites = match site {
         Some(server) => vec![site_at(server)?],
         None => way.sites()?,
@@ -329,6 +332,8 @@ fn remove(prefix: &str, force: bool, common: &Common) -> Result<(), Failed> {
     let handle = handle_of(prefix)?;
     let prefix = &line::bare_prefix(&handle);
     let mut way = common.access.open(false)?;
+    // The node to which a prefix is delegated has a record of the same name, and handles below it: both stay.
+    way.stay();
     let mut below = 0_u64;
     let mut each = |_: &str| {
         below += 1;

@@ -4,7 +4,7 @@
 //! ```text
 //!  perform ─→ attempt ─→ request ──────→ 402 challenge ─→ proof ─→ answer       outside of sessions
 //!    │            └─→ set-up ─→ request with MAC ─→ (402 ─→ proof) ─→ answer    in one; the proof only once
-//!    ├ 301: the site of the prefix is looked up, once      ├ no answer: the same ids again, on a new connection
+//!    ├ 301: the site of the prefix is looked up, for it    ├ no answer: the same ids again, on a new connection
 //!    ├ 500 in a session: another session, once             └ 3: again after a pause
 //!    └ all of it under one request id, so that a server that keeps answers makes a change once
 //! ```
@@ -88,7 +88,12 @@ pub struct Answer {
 /// Somebody with a key, at work on one server.
 pub struct Administrator {
     client: Client,
+    /// The server that was named: where every operation begins but those in `gone_for`.
+    named: Target,
+    /// The server that is spoken with now.
     target: Target,
+    /// The prefix for which the named server was left for `target`.
+    gone_for: Option<Bytes>,
     credentials: Option<Credentials>,
     protection: Protection,
     session: Option<Session>,
@@ -114,7 +119,7 @@ struct Reached {
 impl Administrator {
     /// Somebody who has not asked for anything yet. Without credentials, nothing that needs a proof can be done.
     #[must_use]
-    pub const fn new(
+    pub fn new(
         client: Client,
         target: Target,
         credentials: Option<Credentials>,
@@ -123,7 +128,9 @@ impl Administrator {
         Self {
             client,
             follows: target.key.is_none(),
+            named: target.clone(),
             target,
+            gone_for: None,
             credentials,
             protection,
             session: None,
@@ -162,6 +169,11 @@ impl Administrator {
         }
     }
 
+    /// From now on no other server than the one that was named is gone to, whatever it says.
+    pub const fn stay(&mut self) {
+        self.follows = false;
+    }
+
     /// Ends the session, if there is one. That it could not be ended is nobody's trouble: it ends by itself.
     pub async fn close(&mut self) {
         let Some(session) = &mut self.session else {
@@ -186,23 +198,34 @@ impl Administrator {
         self.client.site(&self.target.place).await
     }
 
-    /// To the server that is responsible.
+    /// To the server that is responsible: the named one, or where it sends us for the prefix of this operation. What was
+    /// found out about one prefix says nothing about another, nor about the record of that prefix, which stays above.
     async fn reach(&mut self, operation: &Operation) -> Result<Reached, ClientError> {
+        let prefix = operation.home().filter(|_| self.follows);
+        if self.gone_for.is_some() && self.gone_for != prefix {
+            self.turn_to(self.named.clone(), None).await;
+        }
         let reached = self.persist(operation).await?;
         let moved = reached.message.header.response_code == ResponseCode::SERVER_NOT_RESPONSIBLE;
-        let Some(handle) = operation.handle().filter(|_| moved && self.follows) else {
+        let (Some(prefix), Some(handle), true) = (prefix, operation.handle(), moved) else {
             return Ok(reached);
         };
         let client = self.client.clone();
-        let found = client.site_of(self.target.place, handle).await;
+        let found = client.site_of(self.target.place, &prefix).await;
         // Nobody there knows the prefix; then what was said stands.
         let next = found.ok().and_then(|site| Target::of(&site, handle));
         let Some(next) = next.filter(|next| next.place.tcp != self.target.place.tcp) else {
             return Ok(reached);
         };
+        self.turn_to(next, Some(prefix)).await;
+        self.persist(operation).await
+    }
+
+    /// Leaves the server that was spoken with for another one.
+    async fn turn_to(&mut self, next: Target, gone_for: Option<Bytes>) {
         self.close().await;
         self.target = next;
-        self.persist(operation).await
+        self.gone_for = gone_for;
     }
 
     /// Again while the server is too busy, and with another session if it has lost ours.

@@ -306,7 +306,7 @@ fn site_question(handle: Bytes) -> Question {
 }
 
 /// The prefix handle of a handle that is none itself.
-fn prefix_of(handle: &[u8]) -> Option<Bytes> {
+pub(super) fn prefix_of(handle: &[u8]) -> Option<Bytes> {
     let mut prefix = Vec::new();
     handle::prefix_handle(handle, &mut prefix);
     (prefix != handle::ROOT).then(|| Bytes::from(prefix))

@@ -11,7 +11,7 @@ use jiexi_proto::{
     },
 };
 
-use super::Question;
+use super::{Question, follow};
 use crate::registry::plan::Request;
 
 /// How long a question is worth something; servers ignore it, the reference sends half a day.
@@ -91,6 +91,18 @@ impl Operation {
         }
     }
 
+    /// The prefix handle of the prefix whose site takes the operation, where it goes to another server than the one that
+    /// was asked. A change of a prefix handle goes nowhere else: it is held by the home of the prefix above, while the site
+    /// in it is that of the prefix itself, where a record of the same name is not the one that was meant.
+    pub(super) fn home(&self) -> Option<Bytes> {
+        let handle = self.handle()?;
+        let below = matches!(self.op, OpCode::LIST_HANDLES | OpCode::RESOLUTION);
+        match handle::is_prefix_handle(handle) {
+            true => below.then(|| canonical(handle)),
+            false => follow::prefix_of(handle),
+        }
+    }
+
     /// The message: `version` is that of the server's site record, `now` is Unix seconds.
     #[must_use]
     pub fn message(&self, version: Version, request_id: u32, now: u32) -> Message {
@@ -102,6 +114,13 @@ impl Operation {
         let header = Header::request(self.op, self.flags, expiration);
         Message::new(envelope, header, self.body.clone())
     }
+}
+
+/// A prefix handle in the one form in which it is remembered.
+fn canonical(handle: &[u8]) -> Bytes {
+    let mut out = Vec::new();
+    handle::canonical(handle, handle::CaseRule::Whole, &mut out);
+    out.into()
 }
 
 impl From<&Request> for Operation {

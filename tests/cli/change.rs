@@ -38,7 +38,7 @@ impl Way<'_> {
 }
 
 /// Sets a node for a prefix up in `name`.
-fn init(directory: &Path, name: &str, prefix: &str, port: u16) {
+pub(crate) fn init(directory: &Path, name: &str, prefix: &str, port: u16) {
     let port = port.to_string();
     let arguments = [
         "init",
@@ -54,12 +54,12 @@ fn init(directory: &Path, name: &str, prefix: &str, port: u16) {
     run(directory, &arguments).expect(0);
 }
 
-fn serve(directory: &Path, name: &str, port: u16) -> Running {
+pub(crate) fn serve(directory: &Path, name: &str, port: u16) -> Running {
     let configuration = format!("{name}/jiexi.toml");
     Running::start_with(directory, &["serve", "--config", &configuration], port)
 }
 
-fn words(text: &str) -> Vec<String> {
+pub(crate) fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 

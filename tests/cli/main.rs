@@ -4,6 +4,7 @@
 //! * `codes` — exit codes and help; `config` — checking and the template; `decode` — recorded messages
 //! * `init` — what a new node consists of; `bulk` — import and export on a stopped node
 //! * `change` — handles, values and prefixes, on the node of this machine and on one elsewhere
+//! * `removal` — prefixes and handles go where they were meant to, and from nowhere else
 //! * `dns` — zones: served, checked, exported
 //! * `doctor` — `status`, `doctor`, completions and man pages
 //! * `node` — everything again through the control socket of a running one, and `resolve` against it
@@ -23,5 +24,6 @@ mod dns;
 mod doctor;
 mod init;
 mod node;
+mod removal;
 mod sm2;
 mod support;
