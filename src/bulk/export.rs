@@ -15,14 +15,12 @@ use jiexi_proto::value;
 use super::Counts;
 use crate::{
     json::line,
-    registry::seal::Sealer,
+    registry::seal::{self, Sealer},
     store::{OwnedRecord, Space, Store, StoreError},
 };
 
 /// Records read from the store at once.
 const PAGE: usize = 512;
-/// The type of values that are secrets.
-const SECRET: &[u8] = b"HS_SECKEY";
 
 /// How to export.
 #[derive(Debug, Clone, Default)]
@@ -108,8 +106,7 @@ fn write_record(
     } else {
         let (mut values, mut left_out) = (Vec::new(), 0);
         for entry in record.entries() {
-            // Types are compared without case when they are asked for, so a secret is one in any case.
-            let secret = entry.sealed || value::type_of(entry.wire).eq_ignore_ascii_case(SECRET);
+            let secret = entry.sealed || seal::is_secret(value::type_of(entry.wire));
             let opened = match (secret && !options.with_secrets, entry.sealed) {
                 (true, _) => None,
                 (false, false) => Some(Cow::Borrowed(entry.wire)),

@@ -12,7 +12,11 @@ use super::{
     record, refusal,
     values::{self, Values},
 };
-use crate::{client::Question, json::line, registry::plan::Request};
+use crate::{
+    client::Question,
+    json::line,
+    registry::{plan::Request, seal},
+};
 
 /// What `--help` says at its end.
 const EXAMPLES: &str = "\
@@ -218,7 +222,7 @@ fn get(question: &Question, with_secrets: bool, common: &Common) -> Result<(), F
     let (handle, values) = read.map_err(|trouble| common.explain(trouble, &subject))?;
     let chosen = values.into_iter().filter(|value| wanted(value, question));
     let (hidden, shown): (Vec<Value>, Vec<Value>) =
-        chosen.partition(|value| value.kind == values::SECRET && !with_secrets);
+        chosen.partition(|value| seal::is_secret(&value.kind) && !with_secrets);
     if !hidden.is_empty() {
         eprintln!(
             "jiexi: secret values that are not shown: {}; --with-secrets shows them",

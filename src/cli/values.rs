@@ -25,10 +25,9 @@ use crate::{
     identity::ADMIN_INDEX,
     json::{data, site, value},
     keyring,
+    registry::seal,
 };
 
-/// The type whose data are secret.
-pub(super) const SECRET: &[u8] = b"HS_SECKEY";
 /// Permissions of secrets: for administrators only.
 const SECRET_PERMISSIONS: u8 = 0b1100;
 
@@ -118,7 +117,7 @@ impl Values {
     }
 
     fn value(&self, index: u32, kind: &str, data: Vec<u8>) -> Value {
-        let permissions = match kind.as_bytes() == SECRET {
+        let permissions = match seal::is_secret(kind.as_bytes()) {
             true => self.permissions & SECRET_PERMISSIONS,
             false => self.permissions,
         };
@@ -136,7 +135,7 @@ impl Values {
 
 /// Whether one of these must not be seen by others.
 pub(super) fn has_secret(values: &[Value]) -> bool {
-    values.iter().any(|value| value.kind == SECRET)
+    values.iter().any(|value| seal::is_secret(&value.kind))
 }
 
 /// Reads `INDEX:TYPE=…`.
@@ -155,10 +154,10 @@ fn parts<'a>(option: &str, text: &'a str) -> Result<(u32, &'a str, &'a str), Fai
     })
 }
 
-/// Data out of text on the command line.
+/// Data out of text on the command line. Types are the same in any case, as for the node.
 fn from_text(kind: &str, text: &str) -> Result<Vec<u8>, Failed> {
-    match kind.as_bytes() {
-        SECRET => Err(Failed::usage(
+    match &kind.to_ascii_uppercase().into_bytes()[..] {
+        seal::SECRET_TYPE => Err(Failed::usage(
             "a secret on the command line is seen by everybody on this machine: put it into a file and give \
              --value-file INDEX:HS_SECKEY=FILE",
         )),
@@ -183,6 +182,7 @@ fn from_text(kind: &str, text: &str) -> Result<Vec<u8>, Failed> {
 /// Data out of a file.
 fn from_file(kind: &str, path: &Path) -> Result<Vec<u8>, Failed> {
     let shown = path.display();
+    let kind = kind.to_ascii_uppercase();
     match kind.as_bytes() {
         b"HS_PUBKEY" if path != Path::new("-") => {
             let key = keyring::read_public(path, None).map_err(Failed::report)?;
@@ -192,7 +192,7 @@ fn from_file(kind: &str, path: &Path) -> Result<Vec<u8>, Failed> {
     }
     let octets = contents(path)?;
     match kind.as_bytes() {
-        SECRET => {
+        seal::SECRET_TYPE => {
             let line = octets.split(|octet| *octet == b'\n').next();
             let line = line.unwrap_or_default();
             let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -237,7 +237,7 @@ fn from_json(path: &Path) -> Result<Vec<Value>, Failed> {
         let says = json.get("permissions").is_some();
         let read = value::read(json, clock::unix_seconds());
         let mut value = read.map_err(|error| wrong(&format_args!("values[{place}]: {error}")))?;
-        if value.kind == SECRET && !says {
+        if seal::is_secret(&value.kind) && !says {
             value.permissions = Permissions(SECRET_PERMISSIONS);
         }
         values.push(value);

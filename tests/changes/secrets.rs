@@ -289,6 +289,114 @@ fn commands(node: &Node, directory: &Path, said: &mut Said) {
     said.add("resolve", &resolve.stderr);
 }
 
+/// The commands that administrators change records with: on the node of this machine, from elsewhere with a proof for
+/// each request, and in a session. The type of a secret is written as a user may write it.
+fn administer(node: &Node, directory: &Path, said: &mut Said) {
+    let path = |name: &str| directory.join(name).to_str().expect("a path").to_owned();
+    let (secret, json) = (path("secret"), path("values.json"));
+    let text = String::from_utf8_lossy(SECRET);
+    std::fs::write(&secret, SECRET).expect("written");
+    let written = format!(r#"[{{"index":4,"type":"Hs_SecKey","data":"{text}"}}]"#);
+    std::fs::write(&json, written).expect("written");
+    let (first, second) = (
+        format!("1:hs_seckey={secret}"),
+        format!("2:HS_SECKEY={secret}"),
+    );
+    let (broken, visible) = (format!("hs_seckey={secret}"), format!("5:hs_seckey={text}"));
+    let (server, key) = (node.address.to_string(), node.data.join("admin.key"));
+    let key = key.to_str().expect("a path");
+    let who = [
+        "--server",
+        &server,
+        "--identity",
+        "300:0.NA/88.118",
+        "--key",
+        key,
+    ];
+    let encrypted = [&who[..], &["--encrypt"]].concat();
+    for (tag, way) in [("here", &[][..]), ("proofs", &who), ("session", &encrypted)] {
+        let handle = &format!("88.118/{tag}");
+        let mut command = |arguments: &[&str], expected: i32| {
+            let table = said.run(node, &[arguments, way].concat());
+            assert_eq!(table.0, expected, "{tag}: {arguments:?}: {}", table.1);
+            table.1
+        };
+        command(&["handle", "create", handle, "--value-file", &first], 0);
+        command(
+            &[
+                "handle",
+                "create",
+                handle,
+                "--value-file",
+                &first,
+                "-o",
+                "json",
+            ],
+            1,
+        );
+        for expected in [0, 1] {
+            let added = [
+                "value",
+                "add",
+                handle,
+                "--value-file",
+                &second,
+                "-o",
+                "json",
+            ];
+            command(&added, expected);
+        }
+        command(
+            &[
+                "value",
+                "set",
+                handle,
+                "--value-file",
+                &first,
+                "--value",
+                "3:URL=u",
+            ],
+            0,
+        );
+        command(&["value", "set", handle, "--json", &json], 0);
+        command(&["value", "set", handle, "--value", &visible], 2);
+        command(&["value", "set", handle, "--value-file", &broken], 2);
+        for more in [
+            &[][..],
+            &["--type", "HS_SECKEY"],
+            &["--type", "hs_seckey", "--index", "3"],
+        ] {
+            for form in ["table", "json"] {
+                command(&[&["handle", "get", handle, "-o", form], more].concat(), 0);
+            }
+        }
+        command(&["handle", "list", "88.118", "-o", "json"], 0);
+        command(&["value", "rm", handle, "2"], 0);
+        command(
+            &[
+                "handle",
+                "put",
+                handle,
+                "--value-file",
+                &first,
+                "-o",
+                "json",
+            ],
+            0,
+        );
+        let shown = ["handle", "get", handle, "--with-secrets"];
+        let shown = Said::default().run(node, &[&shown[..], way].concat());
+        assert!(
+            holds(shown.1.as_bytes(), SECRET),
+            "{tag}: with the flag it does"
+        );
+        // Readable by administrators only, without a word about it.
+        let public = ["resolve", handle, "--server", &server];
+        let public = program().args(public).output().expect("runs");
+        said.add("resolve", &public.stdout);
+    }
+}
+
 /// The options of keys: what a wrong one says, and what shows a key.
 fn keys(node: &Node, directory: &Path, said: &mut Said) {
     let path = |name: &str| directory.join(name).to_str().expect("a path").to_owned();
@@ -365,6 +473,7 @@ fn no_output_tells_a_secret() {
         let session = node.session(9);
         confide(&node, said);
         commands(&node, directory.path(), said);
+        administer(&node, directory.path(), said);
         keys(&node, directory.path(), said);
         said.add("metrics", &get(node.operations, "/metrics"));
         said.add("health", &get(node.operations, "/health"));
