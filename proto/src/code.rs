@@ -95,6 +95,8 @@ open_code! {
         /// Makes a prefix at home here and creates its record, both or neither. Jiexi's own: the reference has no one
         /// operation for it, and a server that does not know it refuses it whole, as it would not an unknown flag.
         HOME_AND_CREATE = 300_100 => "HOME_AND_CREATE",
+        /// Ends that a prefix is at home here and deletes its record, both or neither. Jiexi's own, as the one above.
+        UNHOME_AND_DELETE = 300_101 => "UNHOME_AND_DELETE",
         /// Binds an identity to the connection (id-pointer SDK).
         LOGIN = 2001 => "LOGIN_ID_SYSTEM",
     }

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{
     Failed,
-    access::{Trouble, Way},
+    access::{Changed, Trouble, Way},
     handle::Common,
     output::{self, Format},
     resolve, target,
@@ -85,7 +85,8 @@ enum Action {
     },
     /// Remove a prefix: the node is no longer its home, and its record goes
     ///
-    /// Refused while there are handles below it.
+    /// Refused while there are handles below it. All of it is one commit, on any jiexi, as for "prefix add". A prefix that
+    /// the node has delegated is removed there and nowhere else: what the other node has of it stays.
     Rm {
         /// The prefix
         prefix: String,
@@ -221,7 +222,11 @@ fn one_by_one(way: &mut Way, prefix: Bytes, record: Vec<Value>) -> Result<(), Tr
     way.change(&[created(prefix.clone(), record)]).map(drop).or_else(|trouble| {
         // A prefix that has a record already may have been homed before.
         if !matches!(&trouble, Trouble::Refused(refusal) if refusal.code == ResponseCode::HANDLE_ALREADY_EXISTS) {
-            way.change(&[Request::Unhome { prefix }])?;
+            let unhome = Request::Unhome {
+                prefix,
+                record: false,
+            };
+            way.change(&[unhome])?;
         }
         Err(trouble)
     })
@@ -352,20 +357,66 @@ fn remove(prefix: &str, force: bool, common: &Common) -> Result<(), Failed> {
             "{prefix}: handles below it: {below}; remove them first, or say --force"
         )));
     }
-    let delete = Request::Delete {
-        handle: handle.clone(),
+    let done = match homed {
+        true => unhomed(&mut way, handle),
+        false => way.change(&[Request::Delete { handle }]),
     };
-    let mut requests = vec![delete];
-    if homed {
-        requests.push(Request::Unhome { prefix: handle });
-    }
-    let mut done = way.change(&requests);
-    let bare = matches!(&done, Err(Trouble::Refused(refusal)) if refusal.code == ResponseCode::HANDLE_NOT_FOUND);
-    if bare && homed {
-        // Homed, but without a record.
-        done = way.change(requests.get(1..).unwrap_or_default());
-    }
     way.close();
     let changed = done.map_err(|trouble| common.explain(trouble, prefix))?;
     common.say(&changed, "removed")
+}
+
+/// Unhomes a prefix and deletes its record: in one commit where the server can.
+fn unhomed(way: &mut Way, prefix: Bytes) -> Result<Changed, Trouble> {
+    let unhome = |record| Request::Unhome {
+        prefix: prefix.clone(),
+        record,
+    };
+    match way.change(&[unhome(true)]) {
+        // Homed, but without a record.
+        Err(Trouble::Refused(refusal)) if refusal.code == ResponseCode::HANDLE_NOT_FOUND => {
+            way.change(&[unhome(false)])
+        }
+        Err(Trouble::Refused(refusal)) if UNKNOWN.contains(&refusal.code) => in_steps(way, prefix),
+        // As for the one commit of prefix add. If this one was carried out and its answer lost, nothing is left to do.
+        Err(Trouble::Failed(_)) if matches!(way, Way::Remote(_)) => in_steps(way, prefix),
+        done => done,
+    }
+}
+
+/// Unhomes a prefix elsewhere and then deletes its record; undoes the first when the second is refused. In this order
+/// nobody is at home in a prefix without administrators if the way breaks off in between, and prefix rm does the rest.
+fn in_steps(way: &mut Way, prefix: Bytes) -> Result<Changed, Trouble> {
+    let delete = [Request::Delete {
+        handle: prefix.clone(),
+    }];
+    let unhome = [Request::Unhome {
+        prefix: prefix.clone(),
+        record: false,
+    }];
+    let home = [Request::Home {
+        prefix,
+        record: None,
+    }];
+    let unhomed = way.change(&unhome)?;
+    match way.change(&delete) {
+        Err(Trouble::Refused(refusal)) if refusal.code == ResponseCode::HANDLE_NOT_FOUND => {
+            Ok(unhomed)
+        }
+        // It has the record as the home of the prefix itself, and of none above.
+        Err(Trouble::Refused(refusal)) if refusal.code == ResponseCode::SERVER_NOT_RESPONSIBLE => {
+            way.change(&home)?;
+            match way.change(&delete) {
+                Err(Trouble::Refused(refusal))
+                    if refusal.code == ResponseCode::HANDLE_NOT_FOUND => {}
+                deleted => drop(deleted?),
+            }
+            way.change(&unhome)
+        }
+        Err(Trouble::Refused(refusal)) => {
+            way.change(&home)?;
+            Err(Trouble::Refused(refusal))
+        }
+        done => done,
+    }
 }

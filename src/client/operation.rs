@@ -169,7 +169,13 @@ impl From<&Request> for Operation {
                 record: Some(given),
             } => (OpCode::HOME_AND_CREATE, OpFlags(0), values(prefix, given)),
             Request::Home { prefix, .. } => return Self::about(OpCode::HOME_NA, prefix.clone()),
-            Request::Unhome { prefix } => return Self::about(OpCode::UNHOME_NA, prefix.clone()),
+            Request::Unhome { prefix, record } => {
+                let op = match record {
+                    true => OpCode::UNHOME_AND_DELETE,
+                    false => OpCode::UNHOME_NA,
+                };
+                return Self::about(op, prefix.clone());
+            }
         };
         Self {
             op,

@@ -116,7 +116,7 @@ impl Registry {
         let key = self.subject(request)?;
         if request.is_homing() {
             return match request.record() {
-                Some(create) => self.examine_after(&create, std::slice::from_ref(request)),
+                Some(record) => self.examine_after(&record, std::slice::from_ref(request)),
                 None => Ok(()),
             };
         }
@@ -304,9 +304,9 @@ impl Registry {
         let held = current.as_deref().unwrap_or_default();
         let permit = self.authority().check(who, &key, held, need)?;
         let record = match request.record() {
-            Some(create) => {
-                let homed = std::slice::from_ref(&request);
-                self.decide_after(&create, homed, who, now, random)?
+            Some(record) => {
+                let homing = std::slice::from_ref(&request);
+                self.decide_after(&record, homing, who, now, random)?
                     .batch
                     .changes
             }

@@ -68,6 +68,8 @@ pub enum Request {
     Unhome {
         /// The prefix handle, or the bare prefix.
         prefix: Bytes,
+        /// Whether its record is deleted in the same commit.
+        record: bool,
     },
 }
 
@@ -82,7 +84,7 @@ impl Request {
             | Self::Remove { handle, .. }
             | Self::Modify { handle, .. }
             | Self::Home { prefix: handle, .. }
-            | Self::Unhome { prefix: handle } => handle,
+            | Self::Unhome { prefix: handle, .. } => handle,
         }
     }
 
@@ -97,30 +99,36 @@ impl Request {
             Self::Modify { .. } => "modify",
             Self::Home { record: None, .. } => "home",
             Self::Home { .. } => "home and create",
-            Self::Unhome { .. } => "unhome",
+            Self::Unhome { record: false, .. } => "unhome",
+            Self::Unhome { .. } => "unhome and delete",
         }
     }
 
-    /// The creation of the record that a prefix is homed with.
+    /// The creation of the record that a prefix is homed with, or the deletion of the one that it is unhomed with.
     #[must_use]
     pub fn record(&self) -> Option<Self> {
-        let Self::Home {
-            prefix,
-            record: Some(values),
-        } = self
-        else {
-            return None;
-        };
-        let handle = match prefix.contains(&b'/') {
+        let handle = |prefix: &Bytes| match prefix.contains(&b'/') {
             true => prefix.clone(),
             false => Bytes::from([handle::PREFIX_SPACE, prefix].concat()),
         };
-        Some(Self::Create {
-            handle,
-            values: values.clone(),
-            overwrite: false,
-            mint: false,
-        })
+        match self {
+            Self::Home {
+                prefix,
+                record: Some(values),
+            } => Some(Self::Create {
+                handle: handle(prefix),
+                values: values.clone(),
+                overwrite: false,
+                mint: false,
+            }),
+            Self::Unhome {
+                prefix,
+                record: true,
+            } => Some(Self::Delete {
+                handle: handle(prefix),
+            }),
+            _ => None,
+        }
     }
 
     /// Whether it is about a prefix being homed.

@@ -1,7 +1,12 @@
 //! Goal: what is removed is what was meant, on the node that was meant. Method: real nodes, of which one has delegated a
 //! prefix to the other and both have a record of it, and somebody who may remove either.
 
-use std::path::Path;
+use std::{
+    io::{Read, Write},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    path::Path,
+    thread,
+};
 
 use crate::{
     change::{init, serve, words},
@@ -118,4 +123,126 @@ fn each_handle_is_removed_at_its_own_home() {
         two.delegate();
     }
     assert_eq!((two.parent.stop(), two.child.stop()), (0, 0));
+}
+
+/// The octets of the envelope, behind which the operation code stands.
+const ENVELOPE: usize = 20;
+
+/// One message of a connection.
+fn message(from: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut octets = vec![0; ENVELOPE];
+    from.read_exact(&mut octets)?;
+    let length = u32::from_be_bytes(octets[16..20].try_into().expect("four octets"));
+    octets.resize(ENVELOPE + length as usize, 0);
+    from.read_exact(&mut octets[ENVELOPE..])?;
+    Ok(octets)
+}
+
+/// What a server does with an operation that it does not know.
+#[derive(Clone, Copy)]
+enum Unknown {
+    /// It says so.
+    Refused,
+    /// It closes the connection, as the reference does.
+    Closed,
+}
+
+/// Passes on to `server` what comes, but for the operations that jiexi alone knows: those reach it as one that nobody
+/// knows, or not at all. Returns where.
+fn without_own_operations(server: String, unknown: Unknown) -> String {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let pass = move |mut from: TcpStream| -> std::io::Result<()> {
+        let mut request = message(&mut from)?;
+        let operation = &mut request[ENVELOPE..ENVELOPE + 4];
+        if (300_100..300_200_u32).any(|own| own.to_be_bytes() == operation) {
+            if matches!(unknown, Unknown::Closed) {
+                return Ok(());
+            }
+            operation.copy_from_slice(&300_999_u32.to_be_bytes());
+        }
+        let mut to = TcpStream::connect(&server)?;
+        to.write_all(&request)?;
+        from.write_all(&message(&mut to)?)
+    };
+    thread::spawn(move || {
+        for connection in listener.incoming().map_while(Result::ok) {
+            // A client that is gone takes no answer.
+            let _ = pass(connection);
+        }
+    });
+    address
+}
+
+/// Goal: a prefix elsewhere goes with its record, in one change or not at all; on a server that has no operation for it,
+/// in steps.
+#[test]
+fn a_prefix_elsewhere_is_removed_in_one_change() {
+    let directory = directory();
+    let directory = directory.path();
+    let port = free_port();
+    init(directory, "a", "88.118", port);
+    let node = serve(directory, "a", port);
+    let local = |command: &str| {
+        let words = words(&format!("{command} --data a"));
+        run(
+            directory,
+            &words.iter().map(String::as_str).collect::<Vec<_>>(),
+        )
+    };
+    let by = |server: &str, who: &str, command: &str| {
+        let words = words(&format!("{command} --server {server} --identity {who}"));
+        run(
+            directory,
+            &words.iter().map(String::as_str).collect::<Vec<_>>(),
+        )
+    };
+    let sequence = || {
+        let stats = local("store stats -o json").expect(0).json();
+        stats["sequence"].as_u64().expect("a number")
+    };
+    let homed = || local("prefix list").expect(0).stdout.contains("88.118.9");
+    let key = "key new --out own.key";
+    run(directory, &key.split(' ').collect::<Vec<_>>()).expect(0);
+    let add = || local("prefix add 88.118.9 --hosted --admin-key own.key").expect(0);
+    let administrator = "300:0.NA/88.118 --key a/admin.key";
+    let server = node.server();
+
+    add();
+    let before = sequence();
+    let refused = by(
+        &server,
+        "300:0.NA/88.118.9 --key own.key",
+        "prefix rm 88.118.9",
+    )
+    .expect(1);
+    assert!(refused.stderr.contains("code 400"), "{}", refused.stderr);
+    assert_eq!(
+        (sequence(), homed()),
+        (before, true),
+        "for server administrators only"
+    );
+    for how in ["", "--session", "--encrypt"] {
+        let before = sequence();
+        by(&server, administrator, &format!("prefix rm 88.118.9 {how}")).expect(0);
+        assert_eq!((sequence(), homed()), (before + 1, false), "one change");
+        local("handle get 0.NA/88.118.9").expect(3);
+        add();
+    }
+    // Homed without a record.
+    local("handle rm 0.NA/88.118.9").expect(0);
+    by(&server, administrator, "prefix rm 88.118.9").expect(0);
+    assert!(!homed());
+
+    for unknown in [Unknown::Refused, Unknown::Closed] {
+        add();
+        let relay = without_own_operations(server.clone(), unknown);
+        let before = sequence();
+        by(&relay, administrator, "prefix rm 88.118.9").expect(0);
+        assert_eq!((sequence(), homed()), (before + 2, false), "in steps");
+        local("handle get 0.NA/88.118.9").expect(3);
+    }
+    let trail = local("audit -o json").expect(0).stdout;
+    assert!(trail.contains("unhome and delete"), "{trail}");
+    assert_eq!(node.stop(), 0);
 }

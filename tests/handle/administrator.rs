@@ -19,6 +19,7 @@ use jiexi_proto::message::Body;
 use jiexi_proto::value::{Reference, Value};
 
 use crate::client::{ask_octets, read_one};
+use crate::hazards::put;
 use crate::node::{Node, keys, private_key};
 
 /// All ways of protecting requests.
@@ -152,7 +153,11 @@ fn every_operation_by_every_key_under_every_protection() {
             }),
             ResponseCode::SUCCESS
         );
-        assert_eq!(said(&Request::Unhome { prefix }), ResponseCode::SUCCESS);
+        let unhome = Request::Unhome {
+            prefix,
+            record: false,
+        };
+        assert_eq!(said(&unhome), ResponseCode::SUCCESS);
         let sessions = node.desk.registry().table.sessions();
         assert_eq!(
             sessions,
@@ -161,6 +166,38 @@ fn every_operation_by_every_key_under_every_protection() {
         );
         run(administrator.close());
         assert_eq!(node.desk.registry().table.sessions(), 0, "and it is ended");
+    }
+}
+
+/// Goal: a prefix and its record go together or not at all.
+#[test]
+fn a_prefix_whose_record_may_not_be_deleted_stays_homed() {
+    let node = Node::start();
+    let registry = node.desk.registry();
+    let prefix = Bytes::from_static(b"0.NA/20.500");
+    let home = Request::Home {
+        prefix: prefix.clone(),
+        record: None,
+    };
+    let mut first = administrator(node.address, 300, Protection::Proofs);
+    assert_eq!(code(&mut first, &home), ResponseCode::SUCCESS);
+    put(
+        &node,
+        "0.NA/20.500",
+        &[jiexi::identity::admin_value(&prefix, 200, 0)],
+    );
+    let before = committed(&node);
+    for protection in PROTECTIONS {
+        // A server administrator may unhome it, but has no right on its record.
+        let mut administrator = administrator(node.address, 300, protection);
+        let removal = Request::Unhome {
+            prefix: prefix.clone(),
+            record: true,
+        };
+        let refused = code(&mut administrator, &removal);
+        assert_eq!(refused, ResponseCode::INVALID_ADMIN, "{protection:?}");
+        assert_eq!(committed(&node), before, "{protection:?}");
+        assert_eq!(registry.records.is_homed(&prefix), Ok(true));
     }
 }
 

@@ -104,6 +104,7 @@ impl Body {
             | OpCode::LIST_HANDLES
             | OpCode::HOME_NA
             | OpCode::UNHOME_NA
+            | OpCode::UNHOME_AND_DELETE
             | OpCode::LIST_HOMED_NAS
             | OpCode::SESSION_TERMINATE
             | OpCode::GET_NEXT_TXN_ID

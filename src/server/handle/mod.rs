@@ -500,7 +500,7 @@ fn op_of(op: OpCode) -> Op {
         OpCode::RESPONSE_TO_CHALLENGE => Op::Challenge,
         OpCode::VERIFY_CHALLENGE => Op::Verify,
         OpCode::HOME_NA | OpCode::HOME_AND_CREATE => Op::Home,
-        OpCode::UNHOME_NA => Op::Unhome,
+        OpCode::UNHOME_NA | OpCode::UNHOME_AND_DELETE => Op::Unhome,
         OpCode::SESSION_SETUP | OpCode::SESSION_TERMINATE | OpCode::SESSION_EXCHANGEKEY => {
             Op::Session
         }

@@ -157,6 +157,7 @@ const fn is_served(op: OpCode) -> bool {
             | OpCode::HOME_NA
             | OpCode::UNHOME_NA
             | OpCode::HOME_AND_CREATE
+            | OpCode::UNHOME_AND_DELETE
             | OpCode::LIST_HOMED_NAS
             | OpCode::SESSION_SETUP
             | OpCode::SESSION_TERMINATE

@@ -655,13 +655,13 @@ pub(super) const fn is_change(op: OpCode) -> bool {
             | OpCode::HOME_NA
             | OpCode::UNHOME_NA
             | OpCode::HOME_AND_CREATE
+            | OpCode::UNHOME_AND_DELETE
             | OpCode::LIST_HOMED_NAS
             | OpCode::RETRIEVE_TXN_LOG
             | OpCode::DUMP_HANDLES
     )
 }
 
-/// The change that a message asks for.
 /// Writes a resolution, a change or a list down.
 fn remember(cell: &Cell, letter: &Letter, code: ResponseCode) {
     let op = op_of(letter.op);
@@ -681,6 +681,7 @@ fn remember(cell: &Cell, letter: &Letter, code: ResponseCode) {
     pen.note(event, handle.unwrap_or_default());
 }
 
+/// The change that a message asks for.
 pub(crate) fn change_of(message: &Message) -> Option<Request> {
     let overwrite = message.header.flags.contains(OpFlags::OVRW);
     let mint = message.header.flags.contains(OpFlags::MINT);
@@ -717,6 +718,11 @@ pub(crate) fn change_of(message: &Message) -> Option<Request> {
         },
         (OpCode::UNHOME_NA, Body::Handle(handle)) => Request::Unhome {
             prefix: handle.clone(),
+            record: false,
+        },
+        (OpCode::UNHOME_AND_DELETE, Body::Handle(handle)) => Request::Unhome {
+            prefix: handle.clone(),
+            record: true,
         },
         _ => return None,
     })
