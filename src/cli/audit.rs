@@ -117,14 +117,14 @@ fn verify(place: &Place, known: &[Known], form: Format) -> Result<(), Failed> {
         Failed::report(format_args!("audit trail {}: {error}", directory.display()))
     })?;
     let good = report.problems.is_empty();
-    match form {
+    let printed = match form {
         Format::Json => output::print_json(&json!({
             "good": good,
             "entries": report.entries,
             "last": report.sequence,
             "hash": report.hash,
             "problems": report.problems,
-        }))?,
+        })),
         Format::Table => {
             let mut text = format!(
                 "{} entries, the last one is {}:{}\n",
@@ -134,11 +134,11 @@ fn verify(place: &Place, known: &[Known], form: Format) -> Result<(), Failed> {
                 .problems
                 .iter()
                 .for_each(|problem| text.extend([problem, "\n"]));
-            output::print(&text)?;
+            output::print(&text)
         }
-    }
+    };
     match good {
-        true => Ok(()),
+        true => printed,
         false => Err(Failed::report("the audit trail is not whole")),
     }
 }

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value as Json;
 use url::Url;
 
-use super::{Failed, progress, resolve, target};
+use super::{Failed, exit, progress, resolve, target};
 use crate::ask::resume::{self, State};
 use crate::ask::sink::Sink;
 use crate::ask::{AskError, Plan, http, pipeline};
@@ -311,7 +311,7 @@ impl Resolve {
         let file =
             open().map_err(|error| Failed::report(format_args!("{}: {error}", out.display())))?;
         if line > 0 {
-            eprintln!("going on after line {line}");
+            exit::say(format_args!("going on after line {line}"));
         }
         let keeper = Keeper {
             out: Some(out.to_owned()),
@@ -360,11 +360,11 @@ impl Resolve {
             .map(|(name, count)| format!("{name} {count}"));
         let counted: Vec<String> = counted.collect();
         let rate = lines as f64 / took.as_secs_f64().max(0.001);
-        eprintln!(
+        exit::say(format_args!(
             "{lines} lines in {:.1} s ({rate:.0}/s): {}",
             took.as_secs_f64(),
             counted.join(", ")
-        );
+        ));
         if summary["complete"] != true {
             let message = summary["message"]
                 .as_str()
@@ -386,6 +386,11 @@ impl Resolve {
     }
 
     fn interrupted(&self, error: &AskError) -> Failed {
+        if let AskError::Output(error) = error
+            && error.kind() == io::ErrorKind::BrokenPipe
+        {
+            return Failed::output("the output cannot be written", error);
+        }
         match self.file_out().filter(|out| resume::path(out).exists()) {
             Some(_) => Failed::report(format_args!(
                 "{error}\nThe same command goes on from there."

@@ -12,7 +12,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value as Json, json};
 
 use super::{
-    Failed,
+    Failed, exit,
     output::{self, Format},
     place::Place,
     target,
@@ -228,11 +228,11 @@ impl Lookups {
             report.map_err(|failure| Failed::report(format_args!("{server}: {failure}")))?;
         let written = written.map_err(Failed::report)?;
         if report.lost > 0 && self.transport == Transport::Udp {
-            eprintln!(
+            exit::say(format_args!(
                 "jiexi: {} requests got no answer: the node was overrun, or its UDP budget for this network \
                  (handle.amplification_rate) is below this load",
                 report.lost
-            );
+            ));
         }
         self.print(&plan, &report, written)
     }
@@ -366,12 +366,8 @@ struct Generate {
 
 impl Generate {
     fn run(self) -> Result<(), Failed> {
-        match self.write() {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failed::report(
-                format_args!("cannot write the records: {error}"),
-            )),
-            _ => Ok(()),
-        }
+        self.write()
+            .map_err(|error| Failed::output("cannot write the records", &error))
     }
 
     fn write(&self) -> io::Result<()> {

@@ -14,7 +14,7 @@ use indicatif::ProgressBar;
 use tokio::io::AsyncRead;
 
 use super::{
-    Failed, output,
+    Failed, exit, output,
     place::Place,
     progress,
     target::{self, Target},
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     bulk::{
         Counts,
-        export::{self, export},
+        export::{self, ExportError, export},
         import::{self, Event, ImportError, import},
     },
     clock,
@@ -132,9 +132,8 @@ impl Import {
         };
         let watch = |event: Event<'_>| match event {
             Event::Progress(counts) => show(bar, &counts),
-            Event::Skipped(bad) => {
-                bar.suspend(|| eprintln!("jiexi: {name}:{}: {}", bad.line, bad.message))
-            }
+            Event::Skipped(bad) => bar
+                .suspend(|| exit::say(format_args!("jiexi: {name}:{}: {}", bad.line, bad.message))),
         };
         import(input, store, options, &watch).map_err(|stopped| {
             bar.finish_and_clear();
@@ -159,7 +158,7 @@ impl Import {
         let on_progress = |progress: Progress| match progress {
             Progress::Counts(counts) => show(bar, &counts),
             Progress::Skipped { line, message } => {
-                bar.suspend(|| eprintln!("jiexi: {name}:{line}: {message}"))
+                bar.suspend(|| exit::say(format_args!("jiexi: {name}:{line}: {message}")))
             }
             Progress::Total(_) => {}
         };
@@ -218,7 +217,12 @@ impl Export {
                 let done = export(&store, &mut destination, &options, &|counts| {
                     bar.set_position(counts.records)
                 });
-                let done = done.map_err(|error| Failed::report(format_args!("{name}: {error}")));
+                let done = done.map_err(|error| match error {
+                    ExportError::Write(error) => {
+                        Failed::output(format_args!("{name}: cannot write the export"), &error)
+                    }
+                    error => Failed::report(format_args!("{name}: {error}")),
+                });
                 target::close(&store).and(done)
             }
         };
@@ -226,14 +230,14 @@ impl Export {
         let counts = done?;
         destination
             .finish()
-            .map_err(|error| Failed::report(format_args!("{name}: {error}")))?;
+            .map_err(|error| Failed::output(name, &error))?;
         // Standard output may be the export itself.
-        eprintln!("exported {}", summary(&counts));
+        exit::say(format_args!("exported {}", summary(&counts)));
         if counts.secrets_left_out > 0 {
-            eprintln!(
+            exit::say(format_args!(
                 "{} secret values were left out; --with-secrets writes them",
                 counts.secrets_left_out
-            );
+            ));
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value as Json, json};
 
 use super::{
-    Failed,
+    Failed, exit,
     output::{self, Format},
     place::Place,
     target::{self, Target},
@@ -177,11 +177,11 @@ impl Export {
             sink.write_all(lines.as_bytes()).map_err(ExportError::Write)
         })?;
         sink.flush()
-            .map_err(|error| Failed::report(format_args!("cannot write the zone: {error}")))?;
-        eprintln!(
+            .map_err(|error| Failed::output("cannot write the zone", &error))?;
+        exit::say(format_args!(
             "{} names with {} records; {} identifiers have no name, {} no records",
             counts.names, counts.records, counts.nameless, counts.empty
-        );
+        ));
         records.close()
     }
 }
@@ -254,9 +254,7 @@ impl Records {
         };
         export::export(&view, zone, each).map_err(|error| match error {
             ExportError::Store(error) => Failed::report(error),
-            ExportError::Write(error) => {
-                Failed::report(format_args!("cannot write the zone: {error}"))
-            }
+            ExportError::Write(error) => Failed::output("cannot write the zone", &error),
         })
     }
 

@@ -27,16 +27,16 @@ pub(super) struct Doctor {
 impl Doctor {
     pub(super) fn run(self) -> Result<(), Failed> {
         let findings = self.findings()?;
-        match self.output {
-            Format::Table => output::print(&text(&findings))?,
-            Format::Json => output::print_json(&findings.iter().map(report).collect())?,
-        }
+        let printed = match self.output {
+            Format::Table => output::print(&text(&findings)),
+            Format::Json => output::print_json(&findings.iter().map(report).collect()),
+        };
         match findings
             .iter()
             .filter(|finding| finding.verdict == Verdict::Bad)
             .count()
         {
-            0 => Ok(()),
+            0 => printed,
             bad => Err(Failed::report(format_args!(
                 "{bad} of {} checks failed",
                 findings.len()

@@ -6,8 +6,13 @@
 //! | 1 | failed; a message is on stderr |
 //! | 2 | the command line or an argument on it is wrong |
 //! | 3 | not found: no such handle, or none of its values match |
+//! | 141 | whoever read the output has gone away (`\| head`): nothing more is said, as by other tools, whose shell reports 128 + SIGPIPE |
 
-use std::{fmt, process::ExitCode};
+use std::{
+    fmt,
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 /// A command did not succeed, and the reason has been reported already; nothing more is to be printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,27 +28,57 @@ enum Reason {
     Usage,
     /// What was looked for does not exist.
     NotFound,
+    /// Nobody reads the output any more.
+    Unread,
+}
+
+/// Says something on stderr. That nobody reads it any more is nobody's trouble; the macro for it would panic.
+pub(super) fn say(text: impl fmt::Display) {
+    drop(writeln!(io::stderr(), "{text}"));
 }
 
 impl Failed {
     /// Reports a failure on stderr.
     pub fn report(message: impl fmt::Display) -> Self {
-        eprintln!("jiexi: {message}");
+        say(format_args!("jiexi: {message}"));
         Self(Reason::Failure)
     }
 
     /// Reports a wrong command line on stderr.
     pub fn usage(message: impl fmt::Display) -> Self {
-        eprintln!("jiexi: {message}\nFor more information, try '--help'.");
+        say(format_args!(
+            "jiexi: {message}\nFor more information, try '--help'."
+        ));
         Self(Reason::Usage)
     }
 
     /// Reports on stderr that there is no such thing.
     pub fn not_found(message: impl fmt::Display) -> Self {
-        eprintln!("jiexi: {message}");
+        say(format_args!("jiexi: {message}"));
         Self(Reason::NotFound)
     }
 }
+
+impl Failed {
+    /// Reports that output cannot be written to `name`, unless that is because nobody reads it.
+    pub(super) fn output(name: impl fmt::Display, error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self(Reason::Unread),
+            _ => Self::report(format_args!("{name}: {error}")),
+        }
+    }
+
+    /// One outcome of two failures: something not found or unread only where that is all there is to say.
+    pub(super) fn and(self, other: Self) -> Self {
+        match self.0 {
+            Reason::NotFound | Reason::Unread => other,
+            Reason::Failure | Reason::Usage => self,
+        }
+    }
+}
+
+/// 128 + SIGPIPE.
+const UNREAD: u8 = 141;
 
 /// The exit code of an outcome.
 pub(super) fn code(outcome: Result<(), Failed>) -> ExitCode {
@@ -52,5 +87,6 @@ pub(super) fn code(outcome: Result<(), Failed>) -> ExitCode {
         Err(Failed(Reason::Failure)) => 1,
         Err(Failed(Reason::Usage)) => 2,
         Err(Failed(Reason::NotFound)) => 3,
+        Err(Failed(Reason::Unread)) => UNREAD,
     })
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{
     Failed,
     access::{Access, Changed, Trouble},
+    exit,
     output::{self, Format},
     record, refusal,
     values::{self, Values},
@@ -224,10 +225,10 @@ fn get(question: &Question, with_secrets: bool, common: &Common) -> Result<(), F
     let (hidden, shown): (Vec<Value>, Vec<Value>) =
         chosen.partition(|value| seal::is_secret(&value.kind) && !with_secrets);
     if !hidden.is_empty() {
-        eprintln!(
+        exit::say(format_args!(
             "jiexi: secret values that are not shown: {}; --with-secrets shows them",
             hidden.len()
-        );
+        ));
     }
     if shown.is_empty() && hidden.is_empty() {
         let text = format_args!("{subject}: the handle has no value as asked for (code 200)");

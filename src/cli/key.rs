@@ -269,7 +269,8 @@ impl Destination {
     fn put(&self, octets: &[u8]) -> Result<(), Failed> {
         if self.out == Path::new("-") {
             use std::io::Write as _;
-            return std::io::stdout().write_all(octets).map_err(Failed::report);
+            let written = std::io::stdout().write_all(octets);
+            return written.map_err(|error| Failed::output("standard output", &error));
         }
         write(&self.out, octets)
     }

@@ -62,7 +62,7 @@ Start here:
   jiexi resolve 88.118.1/...               ask it
   jiexi handle create 88.118/a --value 1:URL=https://example.cn/a
 
-Exit codes: 0 done or found, 1 failed, 2 wrong command line, 3 not found.";
+Exit codes: 0 done or found, 1 failed, 2 wrong command line, 3 not found, 141 nobody reads the output any more.";
 
 /// An identifier resolution node for the industrial internet (工业互联网标识解析二级节点).
 #[derive(Debug, Parser)]

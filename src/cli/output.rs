@@ -20,15 +20,10 @@ pub(super) enum Format {
 /// Writes text to stdout. A reader that went away (`| head`) ends the command quietly, as other tools do.
 pub(super) fn print(text: &str) -> Result<(), Failed> {
     let mut stdout = io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
+    let written = stdout.write_all(text.as_bytes());
+    written
         .and_then(|()| stdout.flush())
-    {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failed::report(
-            format_args!("cannot write the output: {error}"),
-        )),
-        _ => Ok(()),
-    }
+        .map_err(|error| Failed::output("cannot write the output", &error))
 }
 
 /// Writes a JSON value, indented.

@@ -85,9 +85,8 @@ pub(super) fn explain(trouble: Trouble, subject: &str, access: &Access, form: Fo
         };
         let code = refusal.code.0;
         let answer = json!({"responseCode": code, "handle": subject, "message": message});
-        if let Err(failed) = output::print_json(&answer) {
-            return failed;
-        }
+        // That it cannot be written is no reason to say less about what was refused.
+        let _ = output::print_json(&answer);
     }
     let help = match help.is_empty() {
         true => help,

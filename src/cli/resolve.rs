@@ -8,7 +8,7 @@ use jiexi_proto::{code::ResponseCode, handle};
 use serde_json::{Value as Json, json};
 
 use super::{
-    Failed,
+    Failed, exit,
     output::{self, Format},
     record, resolve_dns, target,
 };
@@ -103,25 +103,26 @@ impl Resolve {
         let (resolved, hops) = resolved?;
         let text = self.output == Format::Table || resolved.is_err();
         if self.trace && text {
-            eprint!("{}", trace(&hops));
+            exit::say(trace(&hops).trim_end());
         }
         self.print(&resolved.map_err(Failed::report)?, &hops)
     }
 
     /// Prints the answer; its code decides how the command ends.
     fn print(&self, reply: &Reply, hops: &[Hop]) -> Result<(), Failed> {
+        let mut printed = Ok(());
         if self.output == Format::Json {
             let mut answer = answer(&self.handle, reply);
             if let Some(object) = answer.as_object_mut().filter(|_| self.trace) {
                 object.insert("trace".into(), hops.iter().map(trace_json).collect());
             }
-            output::print_json(&answer)?;
+            printed = output::print_json(&answer);
         }
         match reply.code {
             ResponseCode::SUCCESS if self.output == Format::Table => {
                 output::print(&record::table(&reply.values))
             }
-            ResponseCode::SUCCESS => Ok(()),
+            ResponseCode::SUCCESS => printed,
             ResponseCode::HANDLE_NOT_FOUND => Err(Failed::not_found(format_args!(
                 "{}: no such handle (code 100)",
                 self.handle

@@ -9,7 +9,7 @@ use hickory_proto::rr::{Name, Record, RecordType};
 use serde_json::{Value as Json, json};
 
 use super::{
-    Failed,
+    Failed, exit,
     output::{self, Format},
 };
 use crate::server::dns::name::{Mapping, Scheme};
@@ -58,11 +58,11 @@ pub(super) fn resolve(
         let answer = ask(&name, kind, asking)?;
         if asking.trace {
             let code = answer.metadata.response_code;
-            eprintln!(
+            exit::say(format_args!(
                 "{} {name} {kind}: {code} ({} records)",
                 asking.server,
                 answer.answers.len()
-            );
+            ));
         }
         match answer.metadata.response_code {
             ResponseCode::NoError => found.extend(answer.answers),

@@ -43,12 +43,12 @@ impl Status {
         let scrape = Scrape::read(&asked("/metrics")?.1);
         let ready: Json = serde_json::from_str(&ready).unwrap_or_default();
         let report = report(&ready, &scrape, clock::unix_seconds().into());
-        match self.output {
-            Format::Json => output::print_json(&report)?,
-            Format::Table => output::print(&table(&report))?,
-        }
+        let printed = match self.output {
+            Format::Json => output::print_json(&report),
+            Format::Table => output::print(&table(&report)),
+        };
         match code {
-            200 => Ok(()),
+            200 => printed,
             _ => Err(Failed::report(format_args!(
                 "the node is not ready: {}",
                 ready["reason"].as_str().unwrap_or("no reason is given")

@@ -56,12 +56,12 @@ impl Store {
         let config = self.place.load()?;
         let action = self.action.into_action()?;
         let report = perform(&config, action)?;
-        match self.output {
-            Format::Json => output::print_json(&report.json)?,
-            Format::Table => output::print(&lines(&report.json))?,
-        }
+        let printed = match self.output {
+            Format::Json => output::print_json(&report.json),
+            Format::Table => output::print(&lines(&report.json)),
+        };
         if report.good {
-            Ok(())
+            printed
         } else {
             Err(Failed::report(
                 "the store is not as it should be; see the report",

@@ -60,6 +60,6 @@ pub(super) fn explain(error: ControlError) -> Failed {
         ControlError::Failed(failure) => Failed::report(failure.message),
         ControlError::Connection(error) => Failed::report(format_args!("control socket: {error}")),
         ControlError::Input(error) => Failed::report(format_args!("input: {error}")),
-        ControlError::Output(error) => Failed::report(format_args!("output: {error}")),
+        ControlError::Output(error) => Failed::output("output", &error),
     }
 }
