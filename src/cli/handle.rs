@@ -87,6 +87,9 @@ enum Action {
         common: Common,
     },
     /// Remove handles
+    ///
+    /// One that does not exist, or may not be removed, is reported and the others are removed all the same. The exit code
+    /// is then 3 if nothing else was wrong than that some do not exist, else 1.
     Rm {
         /// The handles
         #[arg(required = true, value_name = "HANDLE")]
@@ -259,26 +262,43 @@ fn wanted(value: &Value, question: &Question) -> bool {
     everything || question.indexes.contains(&value.index) || question.types.iter().any(kind)
 }
 
-/// Removes handles one after the other, up to the first that cannot be.
+/// Removes handles one after the other. One that cannot be removed is reported and keeps no other from being removed; a
+/// node that cannot be asked does.
 fn remove(handles: &[String], common: &Common) -> Result<(), Failed> {
     let names: Vec<Bytes> = handles
         .iter()
         .map(|handle| checked(handle))
         .collect::<Result<_, _>>()?;
     let mut way = common.access.open(false)?;
-    let remove = || {
-        for handle in names {
-            let subject = String::from_utf8_lossy(&handle).into_owned();
-            let changed = way
-                .change(&[Request::Delete { handle }])
-                .map_err(|trouble| common.explain(trouble, &subject))?;
-            common.say(&changed, "removed")?;
+    let mut outcome = Ok(());
+    for (place, handle) in names.iter().enumerate() {
+        let delete = Request::Delete {
+            handle: handle.clone(),
+        };
+        let (done, asked) = match way.change(&[delete]) {
+            Ok(changed) => (common.say(&changed, "removed"), true),
+            Err(trouble) => {
+                let asked = matches!(trouble, Trouble::Refused(_));
+                let subject = String::from_utf8_lossy(handle);
+                (Err(common.explain(trouble, &subject)), asked)
+            }
+        };
+        if let Err(failed) = done {
+            outcome = Err(outcome
+                .err()
+                .map_or(failed, |earlier: Failed| earlier.and(failed)));
         }
-        Ok(())
-    };
-    let removed = remove();
+        let left = names.len() - place - 1;
+        if !asked && left > 0 {
+            let text = format_args!("handles that were not tried after this: {left}");
+            outcome = Err(Failed::report(text));
+        }
+        if !asked {
+            break;
+        }
+    }
     way.close();
-    removed
+    outcome
 }
 
 fn list(prefix: &str, common: &Common) -> Result<(), Failed> {

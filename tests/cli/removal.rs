@@ -125,6 +125,69 @@ fn each_handle_is_removed_at_its_own_home() {
     assert_eq!((two.parent.stop(), two.child.stop()), (0, 0));
 }
 
+/// Goal: a handle that is not there keeps no other from being removed, and the exit code tells what was wrong.
+#[test]
+fn a_missing_handle_keeps_no_other_from_being_removed() {
+    let directory = directory();
+    let directory = directory.path();
+    let port = free_port();
+    init(directory, "a", "88.118", port);
+    let node = serve(directory, "a", port);
+    let remote = format!(
+        "--server {} --identity 300:0.NA/88.118 --key a/admin.key",
+        node.server()
+    );
+    for way in ["--data a", &remote, &format!("{remote} --session")] {
+        let command = |text: &str| {
+            let words = words(&format!("{text} {way}"));
+            run(
+                directory,
+                &words.iter().map(String::as_str).collect::<Vec<_>>(),
+            )
+        };
+        let create = || {
+            for handle in ["88.118/a", "88.118/c"] {
+                command(&format!("handle create {handle} --value 1:URL=x")).expect(0);
+            }
+        };
+        create();
+        let mixed = command("handle rm 88.118/a 88.118/missing 88.118/c").expect(3);
+        assert_eq!(
+            mixed.stdout, "removed 88.118/a\nremoved 88.118/c\n",
+            "{way}"
+        );
+        assert!(
+            mixed.stderr.contains("88.118/missing") && mixed.stderr.contains("code 100"),
+            "{}",
+            mixed.stderr
+        );
+        create();
+        let mixed = command("handle rm 88.118/missing 10.99/x 88.118/a 88.118/c -o json").expect(1);
+        let said =
+            serde_json::Deserializer::from_str(&mixed.stdout).into_iter::<serde_json::Value>();
+        let codes: Vec<_> = said
+            .map(|answer| answer.expect("JSON")["responseCode"].as_u64())
+            .collect();
+        assert_eq!(codes, [Some(100), Some(301), Some(1), Some(1)], "{way}");
+        for handle in ["88.118/a", "88.118/c"] {
+            command(&format!("handle get {handle}")).expect(3);
+        }
+    }
+    let server = node.server();
+    assert_eq!(node.stop(), 0);
+    let words = words(&format!("handle rm 88.118/a 88.118/b --server {server}"));
+    let silent = run(
+        directory,
+        &words.iter().map(String::as_str).collect::<Vec<_>>(),
+    )
+    .expect(1);
+    assert!(
+        silent.stderr.contains("not tried after this: 1"),
+        "{}",
+        silent.stderr
+    );
+}
+
 /// The octets of the envelope, behind which the operation code stands.
 const ENVELOPE: usize = 20;
 
