@@ -221,6 +221,11 @@ impl Access {
         self.server.is_none() && self.site_record.is_none()
     }
 
+    /// Whether who asks is proved by a secret, and not by a private key.
+    pub(super) const fn proves_by_secret(&self) -> bool {
+        self.key.is_none()
+    }
+
     /// Who asks, for people.
     pub(super) fn identity(&self) -> Option<&str> {
         self.identity.as_deref()

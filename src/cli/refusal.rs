@@ -42,9 +42,16 @@ impl Refusal {
             ResponseCode::INSUFFICIENT_PERMISSIONS => {
                 format!("{who} lacks the right to do this; the HS_ADMIN values say who has it")
             }
-            ResponseCode::AUTHENTICATION_FAILED => format!(
-                "the key is not that of {who}: compare \"jiexi key show\" with the HS_PUBKEY value of that handle"
-            ),
+            ResponseCode::AUTHENTICATION_FAILED => match access.proves_by_secret() {
+                true => format!(
+                    "the secret is not that of {who}: the first line of --secret-file, or JIEXI_SECRET, must be the data \
+                     of the HS_SECKEY value with that index; an HS_PUBKEY value there takes --key"
+                ),
+                false => format!(
+                    "the key is not that of {who}: compare \"jiexi key show\" with the HS_PUBKEY value with that index; \
+                     an HS_SECKEY value there takes --secret-file"
+                ),
+            },
             ResponseCode::AUTHENTICATION_NEEDED => {
                 "the node wants another proof than the one it was given".into()
             }
