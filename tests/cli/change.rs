@@ -343,9 +343,10 @@ fn secrets_come_from_files_and_the_environment_only() {
     );
     let (code, said) = create("not the secret", "88.118/wrong");
     assert!(
-        code == Some(1) && said.contains("code 403") && said.contains("jiexi key show"),
+        code == Some(1) && said.contains("code 403") && said.contains("HS_SECKEY"),
         "{said}"
     );
+    assert!(!said.contains("jiexi key show"), "no file is meant: {said}");
     assert!(!said.contains("not the secret"), "{said}");
     let help = run(directory, &["handle", "create", "--help"])
         .expect(0)
@@ -404,6 +405,16 @@ fn refusals_say_what_to_do() {
         &format!("--server {server} --identity 300:0.NA/88.118 --key other.key"),
         1,
         "code 403",
+    );
+    create(
+        &format!("--server {server} --identity 300:0.NA/88.118 --key other.key"),
+        1,
+        "\"jiexi key show\" with the HS_PUBKEY value",
+    );
+    create(
+        &format!("--server {server} --identity 300:0.NA/88.118 --secret-file admin.txt"),
+        1,
+        "an HS_PUBKEY value there takes --key",
     );
     create(
         &format!("--server {server} --identity 300:88.118/who --key other.key"),
