@@ -37,8 +37,13 @@ impl Run {
 
 /// The program with no configuration from outside: an empty working directory and no variables of ours.
 pub(crate) fn jiexi(directory: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_jiexi"));
+    let mut command = without_variables(Command::new(env!("CARGO_BIN_EXE_jiexi")));
     command.current_dir(directory);
+    command
+}
+
+/// A command with no variables of ours.
+pub(crate) fn without_variables(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("JIEXI_") {
             command.env_remove(name);
