@@ -178,6 +178,23 @@ pub struct Claim {
     pub version: Version,
 }
 
+impl Claim {
+    /// How it is proved, if it is right: of a signature by its form, which is that of the key.
+    #[must_use]
+    pub fn method(&self) -> Method {
+        let by_signature = || match Proof::decode(&self.kind, &self.answer).ok()? {
+            Proof::Signature { hash, signature } => {
+                Shape::of_signature(Hash::named(&hash)?, &signature, true)
+            }
+            _ => None,
+        };
+        match &self.kind[..] {
+            Proof::PUBLIC_KEY => by_signature().map_or(Method::Rsa, Shape::method),
+            _ => Method::SecretKey,
+        }
+    }
+}
+
 /// Checks a claim against what was asked of the client: `asked` are nonce and request digest, one
 /// after the other, of each challenge it may answer. Returns which one it answered.
 ///
@@ -281,12 +298,7 @@ fn by_signature(
     for (place, message) in asked.iter().enumerate() {
         for (index, key) in &keys {
             if key.verifies(hash, &claim.user, message, signature) {
-                let method = match key {
-                    VerifyingKey::Rsa(_) => Method::Rsa,
-                    VerifyingKey::Dsa(_) => Method::Dsa,
-                    VerifyingKey::Sm2(_) => Method::Sm2,
-                };
-                return Some((proved(claim, *index, method), place));
+                return Some((proved(claim, *index, key.shape().method()), place));
             }
         }
     }

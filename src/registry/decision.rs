@@ -189,10 +189,7 @@ impl Registry {
         verify: impl FnOnce() -> Result<Option<(Authenticated, usize)>, Unavailable>,
     ) -> Result<(Authenticated, usize), Rejection> {
         let attempt = attempt(claim, sender);
-        let method = match &claim.kind[..] {
-            b"HS_PUBKEY" => figures::method_of(auth::Method::Rsa),
-            _ => figures::method_of(auth::Method::SecretKey),
-        };
+        let method = figures::method_of(claim.method());
         if !self.throttle.allows(attempt, now) {
             self.figures.proved(method, Proved::Error);
             return Err(Rejection::busy(

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use jiexi_proto::value::key::{PublicKey, magnitude, number};
 
+use super::auth::Method;
 use super::keys::{Hash, NodeKey, VerifyingKey};
 use super::sm2;
 
@@ -46,6 +47,15 @@ impl Shape {
         RSA_SIZES
             .contains(&signature.len())
             .then_some(Self::Rsa(signature.len()))
+    }
+
+    /// What a proof of this shape is by.
+    pub(super) const fn method(self) -> Method {
+        match self {
+            Self::Rsa(_) => Method::Rsa,
+            Self::Dsa(_) => Method::Dsa,
+            Self::Sm2 => Method::Sm2,
+        }
     }
 
     /// Of a key: what it signs has this shape. None for keys whose form must be computed with to know it.

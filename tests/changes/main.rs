@@ -9,10 +9,11 @@
 )]
 
 #[path = "../handle/client.rs"]
-#[expect(dead_code, reason = "this test needs no DSA and no encryption")]
+#[expect(dead_code, reason = "no SM2, and no encryption here")]
 mod client;
 #[expect(dead_code, reason = "the benchmark beside asks for the process, too")]
 mod node;
+mod old;
 mod secrets;
 
 use std::net::{SocketAddr, TcpStream};

@@ -134,7 +134,7 @@ fn forms(secret: &[u8]) -> Vec<Vec<u8>> {
     forms
 }
 
-fn get(address: SocketAddr, path: &str) -> Vec<u8> {
+pub(crate) fn get(address: SocketAddr, path: &str) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).expect("connected");
     write!(
         stream,
