@@ -73,6 +73,25 @@ struct Walk {
     /// How the next server came to be asked.
     lead: Option<Lead>,
     asked: HashSet<(Place, Question)>,
+    /// The prefix handle whose site may be learnt: that of the handle that was asked for. What servers on the way say of
+    /// other prefixes serves this walk only, or the home of one prefix could move the others.
+    about: Option<Bytes>,
+    /// A service referral was followed: who is asked now has this handle, and no say about its prefix.
+    lent: bool,
+}
+
+impl Walk {
+    fn about(prefix: Option<Bytes>) -> Self {
+        Self {
+            about: prefix,
+            ..Self::default()
+        }
+    }
+
+    fn may_teach(&self, prefix: &[u8]) -> bool {
+        let about = self.about.as_ref();
+        !self.lent && about.is_some_and(|about| about.eq_ignore_ascii_case(prefix))
+    }
 }
 
 /// The future of a walk that may begin another one.
@@ -103,7 +122,7 @@ impl Client {
         question: Question,
         hops: &mut Vec<Hop>,
     ) -> Result<Reply, ClientError> {
-        let mut walk = Walk::default();
+        let mut walk = Walk::about(prefix_of(&question.handle));
         let resolved = self.begin(&mut walk, place, question).await;
         *hops = walk.hops;
         resolved
@@ -116,7 +135,7 @@ impl Client {
         place: Place,
         question: Question,
     ) -> Result<Reply, ClientError> {
-        let prefix = prefix_of(&question.handle);
+        let prefix = walk.about.clone();
         if let Some(prefix) = &prefix
             && let Some(values) = self.sites.find(prefix, (self.now)())
             && let Some((known, _)) = self.place_of(&values, &question.handle)
@@ -131,6 +150,7 @@ impl Client {
             }
         }
         walk.lead = None;
+        walk.lent = false;
         walk.asked.clear();
         self.walk(walk, place, question).await
     }
@@ -146,7 +166,7 @@ impl Client {
         let values = match known {
             Some(values) => values,
             None => {
-                let mut walk = Walk::default();
+                let mut walk = Walk::about(Some(prefix.clone()));
                 self.prefix_sites(&mut walk, place, prefix).await?.values
             }
         };
@@ -156,7 +176,7 @@ impl Client {
         sites.next().ok_or_else(|| ClientError::NoSite(name()))
     }
 
-    /// Asks for the record of a prefix, and remembers the site in it.
+    /// Asks for the record of a prefix, and remembers the site in it if it is the one the walk is about.
     async fn prefix_sites(
         &self,
         walk: &mut Walk,
@@ -168,7 +188,9 @@ impl Client {
             .await?;
         let site = |value: &&Value| is_kind(value, b"HS_SITE");
         let sites: Vec<Value> = reply.values.iter().filter(site).cloned().collect();
-        self.sites.learn(prefix, &sites, (self.now)());
+        if walk.may_teach(&prefix) {
+            self.sites.learn(prefix, &sites, (self.now)());
+        }
         Ok(reply)
     }
 
@@ -177,6 +199,7 @@ impl Client {
         Box::pin(async move {
             loop {
                 let reply = self.step(walk, place, &question).await?;
+                walk.lent |= reply.code == ResponseCode::SERVICE_REFERRAL;
                 let sites = match reply.code {
                     ResponseCode::SERVICE_REFERRAL | ResponseCode::PREFIX_REFERRAL
                         if reply.handle.is_empty() =>

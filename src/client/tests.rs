@@ -304,6 +304,97 @@ async fn referrals_are_followed_but_not_in_a_circle() {
     }
 }
 
+/// A server that answers each handle in its own way until it is dropped.
+fn oracle(
+    socket: UdpSocket,
+    answers: impl Fn(&[u8]) -> (ResponseCode, Body) + Send + 'static,
+) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        loop {
+            let (request, peer) = receive(&socket).await;
+            // Envelope and header, then the handle with its length.
+            let length = u32::from_be_bytes(request[44..48].try_into().expect("four octets"));
+            let (code, body) = answers(&request[48..48 + length as usize]);
+            let message = answer(&request, code, body, false);
+            let piece = &pieces(&message)[0];
+            socket.send_to(piece, peer).await.expect("sends");
+        }
+    })
+}
+
+/// The record of a prefix, or what a referral names, with the site at `port` of the loopback address.
+fn home(handle: &'static [u8], port: u16) -> Body {
+    let address = "127.0.0.1".parse().expect("an address");
+    let site = identity::site_record(address, port, Bytes::new(), "");
+    Body::Resolved(HandleValues {
+        handle: Bytes::from_static(handle),
+        values: identity::site_values(&[site], 0),
+    })
+}
+
+/// A client that has patience, and what it remembers of a prefix once it asked at `from`.
+async fn learns(from: SocketAddr, prefix: &[u8]) -> (Vec<Bytes>, bool) {
+    let mut client = client(Transports::Udp);
+    client.udp_waits = vec![Duration::from_secs(20)];
+    let mut hops = Vec::new();
+    let place = Place::at(from);
+    let _ = client.resolve_along(place, question(), &mut hops).await;
+    let asked = hops.into_iter().map(|hop| hop.handle).collect();
+    (asked, client.sites.find(prefix, 0).is_some())
+}
+
+#[tokio::test]
+async fn nobody_says_where_the_prefix_of_another_is_at_home() {
+    let not_mine = || {
+        let nothing = Body::Opaque(Bytes::new());
+        (ResponseCode::SERVER_NOT_RESPONSIBLE, nothing)
+    };
+    let ((second, to), (third, lent)) = (udp().await, udp().await);
+    let mut answering = vec![oracle(second, |_| (ResponseCode::SUCCESS, found(5)))];
+
+    // Who is asked about a prefix is believed about it.
+    let (first, from) = udp().await;
+    answering.push(oracle(first, move |handle| match handle {
+        b"0.NA/88.118" => (ResponseCode::SUCCESS, home(b"0.NA/88.118", to.port())),
+        _ => not_mine(),
+    }));
+    let (asked, learnt) = learns(from, b"0.NA/88.118").await;
+    assert!(learnt, "{asked:?}");
+
+    // It tells of another one.
+    let (first, from) = udp().await;
+    answering.push(oracle(first, move |handle| match handle {
+        b"0.NA/88.999" => (ResponseCode::SUCCESS, home(b"0.NA/88.999", to.port())),
+        b"88.999/service" => not_mine(),
+        _ => {
+            let named = Referral {
+                handle: Bytes::from_static(b"88.999/service"),
+                values: None,
+            };
+            (ResponseCode::PREFIX_REFERRAL, Body::Referral(named))
+        }
+    }));
+    let (asked, learnt) = learns(from, b"0.NA/88.999").await;
+    assert!(asked.contains(&Bytes::from_static(b"0.NA/88.999")));
+    assert!(!learnt, "{asked:?}");
+
+    // It was lent one handle, and tells of the whole prefix.
+    let (first, from) = udp().await;
+    answering.push(oracle(first, move |_| {
+        (ResponseCode::SERVICE_REFERRAL, referral(lent.port()))
+    }));
+    answering.push(oracle(third, move |handle| match handle {
+        b"0.NA/88.118" => (ResponseCode::SUCCESS, home(b"0.NA/88.118", to.port())),
+        _ => not_mine(),
+    }));
+    let (asked, learnt) = learns(from, b"0.NA/88.118").await;
+    assert!(asked.contains(&Bytes::from_static(b"0.NA/88.118")));
+    assert!(!learnt, "{asked:?}");
+    for task in answering {
+        task.abort();
+    }
+}
+
 /// One request of a scripted server: what came, and how it is answered; `None` closes the connection without a word.
 async fn scripted(listener: &TcpListener, reply: impl FnOnce(&[u8]) -> Option<Message>) -> Vec<u8> {
     let (mut stream, _) = listener.accept().await.expect("accepts");
