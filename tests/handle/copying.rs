@@ -399,6 +399,25 @@ fn secrets_leave_inside_tls_only_and_only_where_the_setting_says_so() {
     }
 }
 
+/// Goal: a mirror that breaks its handshake off takes nothing from the next. Method: more of them than copies may be made at
+/// the same time, of a node that has more than waits on its way; each is closed, and a copy is whole after them.
+#[test]
+fn a_broken_handshake_ends_its_copy() {
+    let node = Node::start();
+    for number in 0..800 {
+        let large = value(1, b"URL", 0x0E, &[b'u'; 1_000]);
+        put(&node, &format!("88.118.8/C{number}"), &[large]);
+    }
+    for _ in 0..3 {
+        let mut stream = begun(&node, &dump(Version::V2_11));
+        stream.write_all(&[0; 64]).expect("written");
+        // What the server says of it is its matter; that it closes is seen here.
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    }
+    let blocks = dumped(&inside(begun(&node, &dump(Version::V2_11))), false);
+    assert!(blocks.len() > 800, "{}", blocks.len());
+}
+
 /// Stops the writers, also when the test fails.
 struct Stopping<'a>(&'a AtomicBool);
 

@@ -33,7 +33,7 @@ use super::letter::{Letter, Outcome, Seal};
 use super::{Answer, Desk, Sink};
 use crate::clock::Now;
 use crate::metrics::Why;
-use crate::registry::keys::Hash;
+use crate::registry::keys::{Hash, NodeKey};
 use crate::registry::{Registry, Rejection};
 use crate::server::certificate::Identity;
 use crate::server::http::certificate;
@@ -189,32 +189,10 @@ where
     let (signed, key) = (copying.form.is_signed(), copying.desk.registry.key.clone());
     let (give, chunks) = mpsc::channel(WAITING);
     let work = tokio::task::spawn_blocking(move || copying.make(&give));
+    // Both take the chunks with them when they end, however they end: the work would wait for ever to give the next.
     let sent = match signed {
         true => forward(io, chunks, limit).await,
-        false => {
-            let acceptor = certificate::anonymous(&key)
-                .and_then(Identity::load)
-                .and_then(|identity| identity.server(None, &[]))
-                .map(TlsAcceptor::from);
-            let acceptor = match acceptor {
-                Ok(acceptor) => acceptor,
-                Err(error) => {
-                    tracing::error!(%error, "a copy for a mirror has no certificate");
-                    return Why::Error;
-                }
-            };
-            let mut start = Vec::new();
-            StreamStart::Tls.encode(&mut Writer::new(&mut start));
-            let shaken = async {
-                io.write_all(&start).await?;
-                acceptor.accept(io).await
-            };
-            match timeout(limit, shaken).await {
-                Ok(Ok(mut inside)) => forward(&mut inside, chunks, limit).await,
-                Ok(Err(_)) => Err(Why::Error),
-                Err(_) => Err(Why::Deadline),
-            }
-        }
+        false => forward_inside(io, &key, chunks, limit).await,
     };
     match (sent, work.await) {
         (Err(why), _) => why,
@@ -223,6 +201,37 @@ where
             tracing::warn!(?failed, "a copy for a mirror was not completed");
             Why::Error
         }
+    }
+}
+
+/// Opens TLS as its server and sends chunks there.
+async fn forward_inside<T>(
+    io: &mut T,
+    key: &NodeKey,
+    chunks: mpsc::Receiver<Vec<u8>>,
+    limit: Duration,
+) -> Result<(), Why>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let acceptor = certificate::anonymous(key)
+        .and_then(Identity::load)
+        .and_then(|identity| identity.server(None, &[]))
+        .map(TlsAcceptor::from);
+    let acceptor = acceptor.map_err(|error| {
+        tracing::error!(%error, "a copy for a mirror has no certificate");
+        Why::Error
+    })?;
+    let mut start = Vec::new();
+    StreamStart::Tls.encode(&mut Writer::new(&mut start));
+    let shaken = async {
+        io.write_all(&start).await?;
+        acceptor.accept(io).await
+    };
+    match timeout(limit, shaken).await {
+        Ok(Ok(mut inside)) => forward(&mut inside, chunks, limit).await,
+        Ok(Err(_)) => Err(Why::Error),
+        Err(_) => Err(Why::Deadline),
     }
 }
 
