@@ -213,6 +213,27 @@ fn more_streams_than_are_allowed() {
     });
 }
 
+/// No abuse, but only bare frames show it: clients drop such a body, or the connection.
+#[test]
+fn an_answer_to_head_has_no_body() {
+    let node = node();
+    let mut line = Line::open(&node);
+    let await_frame = |line: &mut Line, kind: u8, stream: u32| loop {
+        let frame = line.receive().expect("a frame");
+        let is_body = frame.kind == DATA && !frame.payload.is_empty();
+        assert!(!(is_body && frame.stream == 1), "a body after HEAD");
+        if frame.kind == kind && frame.stream == stream {
+            break;
+        }
+    };
+    let head = fields("HEAD", "/api/handles/88.118.20/pump", &[]);
+    let flags = END_STREAM | END_HEADERS;
+    line.send(HEADERS, flags, 1, &head).expect("sent");
+    await_frame(&mut line, HEADERS, 1);
+    line.send(HEADERS, flags, 3, &get()).expect("sent");
+    await_frame(&mut line, DATA, 3);
+}
+
 #[test]
 fn continuation_without_end() {
     survives(|node| {

@@ -135,6 +135,12 @@ fn methods_and_scripts_of_other_sites() {
         head.header("content-length"),
         Some(node.get(path).body.len().to_string()).as_deref()
     );
+    let varies = |reply: &crate::node::Reply| {
+        let vary = reply.header("vary").unwrap_or_default().to_lowercase();
+        vary.contains("accept-encoding")
+    };
+    let zipped = node.ask("http", path, &["--compressed"]);
+    assert!(varies(&node.get(path)) && varies(&zipped) && varies(&head));
     let options = node.ask("http", path, &["-X", "OPTIONS"]);
     assert_eq!(
         (options.status, options.header("allow")),

@@ -103,8 +103,11 @@ impl hyper::service::Service<Request<Incoming>> for Outer {
             return Serving::Done(Some(visit.end(app, answer, None)));
         }
         if is_plain_resolution(&request) {
-            let (answer, counted) =
+            let (mut answer, counted) =
                 handles::get(app, &visit.from, request.uri(), request.headers());
+            // Whoever asks another way may get it compressed; caches must know.
+            let vary = HeaderValue::from_static("accept-encoding");
+            answer.headers_mut().append(header::VARY, vary);
             return Serving::Done(Some(visit.end(app, answer, Some(counted))));
         }
         let (app, router) = (Arc::clone(app), self.router.clone());
@@ -135,9 +138,9 @@ impl Future for Serving {
 }
 
 /// Whether a handle is resolved and nothing else is to be done: this needs no routes, and what is not to be compressed
-/// is not looked at again.
+/// is not looked at again. HEAD has routes: there the body is taken off, which HTTP/2 would send.
 fn is_plain_resolution<B>(request: &Request<B>) -> bool {
-    matches!(*request.method(), Method::GET | Method::HEAD)
+    *request.method() == Method::GET
         && request.uri().path().len() > handles::ROUTE.len()
         && request.uri().path().starts_with(handles::ROUTE)
         && !request.headers().contains_key(header::ACCEPT_ENCODING)
