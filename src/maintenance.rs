@@ -144,7 +144,7 @@ fn restore_stopped(config: &Config, path: &Path) -> Result<Report, String> {
             )
         })
     };
-    let mut report = json!({"restored": snapshot(&info)});
+    let mut report = json!({"restored": restored(&info, path)});
     if directory.exists() {
         moved(&directory, &old)?;
         report["old_store"] = old.display().to_string().into();
@@ -179,8 +179,15 @@ fn restore_open(store: &Store, settings: &store::Config, path: &Path) -> Result<
     }
     wanted.close().map_err(|error| error.to_string())?;
     Ok(Report::done(
-        json!({"restored": snapshot(&info), "changes": changed}),
+        json!({"restored": restored(&info, path), "changes": changed}),
     ))
+}
+
+/// What was restored, under the name it was asked for by: that of the copy means nothing to anybody.
+fn restored(info: &SnapshotInfo, path: &Path) -> Json {
+    let mut report = snapshot(info);
+    report["path"] = path.display().to_string().into();
+    report
 }
 
 /// A directory that goes when it is no longer needed.

@@ -25,6 +25,7 @@ use crate::observe;
 use crate::ops;
 use crate::registry::audit::Audit;
 use crate::registry::auth::Policy;
+use crate::registry::keys::NodeKey;
 use crate::registry::{self, Identity, Registry, permit, table};
 use crate::reload::{Certificates, Reload};
 use crate::resolver::cache::Bounds;
@@ -309,6 +310,16 @@ pub fn read_site(path: &Path) -> Result<SiteRecord, StartError> {
     json::site::read(&json).map_err(failing(shown()))
 }
 
+/// The audit trail, open to be added to: by one process at a time, as the store is.
+///
+/// # Errors
+/// When it is not usable; the message names its directory.
+pub fn audit_trail(config: &Config, key: &NodeKey) -> Result<Audit, StartError> {
+    let directory = config.audit_dir();
+    Audit::open(&directory, key, clock::unix_seconds().into())
+        .map_err(failing(format_args!("audit trail {}", directory.display())))
+}
+
 /// What decides about changes, with the node's key and the audit trail.
 ///
 /// # Errors
@@ -316,9 +327,7 @@ pub fn read_site(path: &Path) -> Result<SiteRecord, StartError> {
 pub fn registry_of(config: &Config, store: &Arc<Store>) -> Result<Arc<Registry>, StartError> {
     let path = config.node_key();
     let key = identity::node_key(&path).map_err(failing("the node's key"))?;
-    let directory = config.audit_dir();
-    let audit = Audit::open(&directory, &key, clock::unix_seconds().into())
-        .map_err(failing(format_args!("audit trail {}", directory.display())))?;
+    let audit = audit_trail(config, &key)?;
     let administration = &config.administration;
     let mut limits = table::Limits {
         auth_time: administration.auth_time,

@@ -92,6 +92,7 @@ impl Import {
             Target::Stopped(store) => {
                 let sealer = identity::sealer(&config.node_key()).map_err(Failed::report)?;
                 let done = self.direct(&store, sealer, &name, &bar).and_then(tell);
+                target::note(&config, "import", done.is_ok(), Some(store.sequence()));
                 if done.is_ok() {
                     follow(&store);
                 }

@@ -101,7 +101,11 @@ impl Action {
 /// Does it where the data are.
 fn perform(config: &Config, action: StoreAction) -> Result<Report, Failed> {
     let Some(node) = target::running(config)? else {
-        return maintenance::on_stopped(config, &action).map_err(Failed::report);
+        let done = maintenance::on_stopped(config, &action);
+        if matches!(action, StoreAction::Restore { .. }) {
+            target::note(config, "restore", done.is_ok(), None);
+        }
+        return done.map_err(Failed::report);
     };
     let command = Command::Store { action };
     let outcome =

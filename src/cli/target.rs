@@ -2,9 +2,13 @@
 
 use super::Failed;
 use crate::{
+    clock,
     config::Config,
-    control::client::{ControlError, Node},
-    maintenance,
+    control::{
+        client::{ControlError, Node},
+        registry,
+    },
+    identity, maintenance, node,
     store::Store,
 };
 
@@ -32,6 +36,21 @@ pub(super) fn running(config: &Config) -> Result<Option<Node>, Failed> {
     Node::connect(&socket).map_err(|error| {
         Failed::report(format_args!("control socket {}: {error}", socket.display()))
     })
+}
+
+/// Writes an import or a restore on a stopped node into its audit trail. What is done is done: when the trail cannot be
+/// written, that is said and no more.
+pub(super) fn note(config: &Config, operation: &str, good: bool, change: Option<u64>) {
+    let noted = identity::node_key(&config.node_key())
+        .map_err(|error| error.to_string())
+        .and_then(|key| node::audit_trail(config, &key).map_err(|error| error.to_string()))
+        .map(|audit| {
+            let uid = nix::unistd::getuid().as_raw();
+            registry::note_whole(&audit, operation, uid, clock::unix_seconds(), good, change);
+        });
+    if let Err(error) = noted {
+        eprintln!("jiexi: the audit trail does not tell of this {operation}: {error}");
+    }
 }
 
 /// Closes the store of a stopped node.

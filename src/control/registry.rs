@@ -15,6 +15,7 @@ use jiexi_proto::value::site::SiteRecord;
 use super::command::{Ask, Octets, PrefixRow, Told};
 use crate::identity;
 use crate::json::line;
+use crate::registry::audit::{Audit, Event};
 use crate::registry::plan::Request;
 use crate::registry::{Authenticated, Registry, Rejection};
 use crate::server::handle::desk::change_of;
@@ -44,6 +45,33 @@ pub fn perform(
         Ask::Prefixes => return prefixes(&registry.records.store, lines),
     };
     Ok(told.unwrap_or_else(refused))
+}
+
+/// Writes down that user `uid` imported or restored, which is one event whatever it changed; `change` is the place in the
+/// journal of the last change if there is any.
+pub fn note_whole(
+    audit: &Audit,
+    operation: &str,
+    uid: u32,
+    now: u32,
+    good: bool,
+    change: Option<u64>,
+) {
+    let who = Authenticated::local(uid);
+    let code = match good {
+        true => ResponseCode::SUCCESS,
+        false => ResponseCode::ERROR,
+    };
+    audit.record(&Event {
+        time: now.into(),
+        identity: Some(who.identity()),
+        source: SOURCE.to_owned(),
+        operation,
+        handle: b"",
+        result: if good { "committed" } else { "failed" },
+        code: code.0,
+        change,
+    });
 }
 
 fn refused(rejection: Rejection) -> Told {

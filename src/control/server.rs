@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    command::{Command, Failure, Outcome, PROTOCOL, Progress, Request},
+    command::{Command, Failure, Outcome, PROTOCOL, Progress, Request, StoreAction},
     frame::{self, CHUNK, Frame, Kind},
     registry,
 };
@@ -110,6 +110,14 @@ struct Context {
 impl Context {
     fn store(&self) -> Arc<Store> {
         Arc::clone(&self.registry.records.store)
+    }
+
+    /// Writes an import or a restore down.
+    fn note(&self, operation: &str, uid: u32, good: bool) {
+        if let Some(audit) = self.registry.audit() {
+            let change = Some(self.registry.records.store.sequence());
+            registry::note_whole(audit, operation, uid, (self.now)(), good, change);
+        }
     }
 
     fn sealer(&self) -> Option<Sealer> {
@@ -250,7 +258,11 @@ async fn perform(
     context: &Context,
 ) -> Result<Outcome, Failure> {
     match command {
-        Command::Import { keep_going } => do_import(keep_going, from, to, context).await,
+        Command::Import { keep_going } => {
+            let done = do_import(keep_going, from, to, context).await;
+            context.note("import", uid, done.is_ok());
+            done
+        }
         Command::Export { hex, with_secrets } => {
             let options = export::Options {
                 hex,
@@ -261,8 +273,12 @@ async fn perform(
         }
         Command::Store { action } => {
             let (store, settings) = (context.store(), Arc::clone(&context.settings));
+            let restores = matches!(action, StoreAction::Restore { .. });
             let done =
                 spawn_blocking(move || maintenance::on_open(&store, &settings, &action)).await;
+            if restores {
+                context.note("restore", uid, matches!(done, Ok(Ok(_))));
+            }
             let report = done.map_err(|_| internal())?.map_err(plain)?;
             Ok(Outcome::Report {
                 good: report.good,

@@ -298,7 +298,21 @@ pub(crate) fn store_commands(directory: &Path, data: &str) {
         before.len() + 1,
         "rebuilding loses nothing"
     );
-    command(&["restore", &path, "--yes"]).expect(0);
+    let restored = command(&["restore", &path, "--yes"]).expect(0).json();
+    let from = restored["restored"]["path"].as_str().expect("a path");
+    assert!(from.ends_with(&path), "{from}, not {path}");
+    let trail = run(directory, &["audit", "--data", data, "-o", "json"]).expect(0);
+    let operations: Vec<_> = trail
+        .stdout
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).expect("JSON")["operation"].clone()
+        })
+        .collect();
+    assert!(
+        operations.ends_with(&["import".into(), "import".into(), "restore".into()]),
+        "{operations:?}"
+    );
     assert_eq!(
         export(directory, data, &["--with-secrets"]),
         before,
