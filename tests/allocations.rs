@@ -77,6 +77,8 @@ static ALLOCATOR: Counting = Counting;
 #[path = "handle/node.rs"]
 #[expect(dead_code, reason = "this test needs no streams")]
 mod node;
+#[path = "support/ports.rs"]
+mod ports;
 
 #[path = "dns/node.rs"]
 #[expect(dead_code, reason = "this test needs a part of it")]

@@ -27,6 +27,8 @@ use sha2::{Digest as _, Sha256};
 #[path = "handle/node.rs"]
 #[expect(dead_code, reason = "this test needs no sockets")]
 mod node;
+#[path = "support/ports.rs"]
+mod ports;
 
 /// Requests of a run.
 const REQUESTS: usize = 60_000;

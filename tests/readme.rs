@@ -9,16 +9,21 @@
     reason = "helpers of a test: a failed assumption is a failed test"
 )]
 
+#[path = "support/ports.rs"]
+mod ports;
+
 use std::{
     fs,
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
+
+use crate::ports::free_port;
 
 const README: &str = include_str!("../README.md");
 /// Filling the demo node is the longest that any server takes.
@@ -201,12 +206,6 @@ impl Shell {
             && stream.read_to_string(&mut answer).is_ok()
             && answer.starts_with("HTTP/1.1 200")
     }
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    listener.local_addr().expect("it is bound").port()
 }
 
 #[test]

@@ -19,6 +19,8 @@ mod client;
 #[path = "../../tests/changes/node.rs"]
 #[expect(dead_code, reason = "what only tests need")]
 mod node;
+#[path = "../../tests/support/ports.rs"]
+mod ports;
 
 use std::io::Write as _;
 use std::net::TcpStream;

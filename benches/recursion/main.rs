@@ -21,6 +21,8 @@ mod login;
 #[path = "../../tests/recursion/node.rs"]
 #[expect(dead_code, reason = "what only tests need")]
 mod node;
+#[path = "../../tests/support/ports.rs"]
+mod ports;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -14,6 +14,8 @@ mod client;
 #[expect(dead_code, reason = "the benchmark beside asks for the process, too")]
 mod node;
 mod old;
+#[path = "../support/ports.rs"]
+mod ports;
 mod secrets;
 
 use std::net::{SocketAddr, TcpStream};

@@ -1,6 +1,6 @@
 //! The real program as a node of its own: set up by `init`, started, killed.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use jiexi_proto::value::{Reference, Ttl, Value};
 use jiexi_proto::{Message, OpCode};
 
 use crate::client::{Key, Session, answer, octets, open_session, read_one, request};
+use crate::ports::free_port;
 
 /// How long a start may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,8 +28,7 @@ pub(crate) struct Node {
 }
 
 fn free() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("an address")
+    (Ipv4Addr::LOCALHOST, free_port()).into()
 }
 
 pub(crate) fn program() -> Command {

@@ -6,7 +6,8 @@ use std::{fs, path::Path};
 use serde_json::{Value as Json, json};
 
 use crate::{
-    node::{Running, free_port},
+    node::Running,
+    ports::free_port,
     support::{Run, directory, jiexi, run, run_with},
 };
 

@@ -1,22 +1,11 @@
 //! DNS from the command line: a node with a zone, asked, checked and exported, running and stopped.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, UdpSocket};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use super::ports::free_port;
 use super::support::{directory, jiexi, node, run, run_with};
-
-/// A port that is free for UDP and TCP.
-fn free_port() -> u16 {
-    loop {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = listener.local_addr().expect("an address").port();
-        if UdpSocket::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
 
 const ZONE: &str = r#"
 [[dns.zones]]

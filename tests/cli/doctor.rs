@@ -2,38 +2,20 @@
 //! node whose ports are all in its file, with DNS and a certificate that openssl makes.
 
 use std::fs;
-use std::net::{TcpListener, UdpSocket};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
+use crate::ports::free_port;
 use crate::support::{Run, directory, jiexi, node};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Ports that nobody has, over TCP or UDP, and that nobody gets who asks for any: they are below those.
-fn free_ports(count: usize) -> Vec<TcpListener> {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = u16::try_from(std::process::id() % 9_000).expect("small");
-    let mut found = Vec::new();
-    while found.len() < count {
-        let port = 20_000 + (first + NEXT.fetch_add(1, Relaxed)) % 10_000;
-        let both = (
-            TcpListener::bind(("127.0.0.1", port)),
-            UdpSocket::bind(("127.0.0.1", port)),
-        );
-        if let (Ok(listener), Ok(_)) = both {
-            found.push(listener);
-        }
-    }
-    found
-}
-
-/// A node in `directory`, not started, every port of its own.
-fn set_up(directory: &Path) -> (PathBuf, Vec<TcpListener>) {
+/// A node in `directory`, not started, every port of its own, and the ports.
+fn set_up(directory: &Path) -> (PathBuf, [u16; 5]) {
     let data = node(directory, "n");
     let made = Command::new("openssl")
         .args([
@@ -46,16 +28,15 @@ fn set_up(directory: &Path) -> (PathBuf, Vec<TcpListener>) {
         .stderr(Stdio::null())
         .status();
     assert!(made.expect("openssl").success());
-    let ports = free_ports(5);
-    let port = |at: usize| ports[at].local_addr().expect("an address").port();
+    let ports = [(); 5].map(|()| free_port());
     let file = data.join("jiexi.toml");
     let mut text = fs::read_to_string(&file).expect("a file");
     for (from, to) in [
-        ("port = 2641", format!("port = {}", port(0))),
-        ("port = 8000", format!("port = {}", port(1))),
-        ("\nport = 53\n", format!("\nport = {}\n", port(2))),
-        ("tls_port = 853", format!("tls_port = {}", port(3))),
-        ("127.0.0.1:9641", format!("127.0.0.1:{}", port(4))),
+        ("port = 2641", format!("port = {}", ports[0])),
+        ("port = 8000", format!("port = {}", ports[1])),
+        ("\nport = 53\n", format!("\nport = {}\n", ports[2])),
+        ("tls_port = 853", format!("tls_port = {}", ports[3])),
+        ("127.0.0.1:9641", format!("127.0.0.1:{}", ports[4])),
         (
             r#"listen = ["0.0.0.0", "::"]"#,
             r#"listen = ["127.0.0.1"]"#.into(),
@@ -79,7 +60,7 @@ fn set_up(directory: &Path) -> (PathBuf, Vec<TcpListener>) {
     // The site record names the port, as `init --port` would have it.
     let site = data.join("site.json");
     let text = fs::read_to_string(&site).expect("a file");
-    fs::write(&site, text.replace("2641", &port(0).to_string())).expect("written");
+    fs::write(&site, text.replace("2641", &ports[0].to_string())).expect("written");
     (data, ports)
 }
 
@@ -137,8 +118,7 @@ impl Drop for Served {
 #[test]
 fn a_node_that_runs_answers_by_every_protocol() {
     let directory = directory();
-    let (data, ports) = set_up(directory.path());
-    drop(ports);
+    let (data, _) = set_up(directory.path());
     let serve = jiexi(directory.path())
         .args(["serve", "--data", "n"])
         .stderr(Stdio::null())
@@ -195,6 +175,8 @@ fn a_node_that_does_not_run_is_told_why() {
     let (data, ports) = set_up(directory.path());
     ask(directory.path(), "status").expect(1);
     // The ports are taken, as by another program.
+    let holders =
+        ports.map(|port| TcpListener::bind(("127.0.0.1", port)).expect("the port is this test's"));
     let found = findings(directory.path());
     let taken = verdicts(&found, "ports");
     assert_eq!(
@@ -202,7 +184,7 @@ fn a_node_that_does_not_run_is_told_why() {
         5,
         "{found:?}"
     );
-    drop(ports);
+    drop(holders);
     assert_eq!(verdicts(&findings(directory.path()), "ports"), ["ok"]);
     let (file, key) = (data.join("jiexi.toml"), data.join("node.key"));
     fs::remove_file(&key).expect("removed");

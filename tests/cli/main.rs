@@ -26,6 +26,8 @@ mod dns;
 mod doctor;
 mod init;
 mod node;
+#[path = "../support/ports.rs"]
+mod ports;
 mod removal;
 mod sm2;
 mod support;

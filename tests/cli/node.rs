@@ -4,11 +4,10 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
-    net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv4Addr, TcpStream},
     os::unix::{fs::PermissionsExt, net::UnixStream, process::CommandExt},
     path::Path,
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
 
@@ -16,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::{
     bulk,
+    ports::free_port,
     support::{directory, jiexi, node, run, run_with, vectors, without_variables},
 };
 
@@ -99,20 +99,6 @@ impl Drop for Running {
     fn drop(&mut self) {
         if self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
             self.terminate();
-        }
-    }
-}
-
-/// A port of the loopback address that is free for TCP and UDP, never the same one twice. From below the range that the
-/// kernel hands out by itself, so that no connection of another test takes it in between.
-pub(crate) fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = u16::try_from(10_000 + std::process::id() % 20_000).expect("below 65,536");
-    loop {
-        let port = first + NEXT.fetch_add(1, Ordering::Relaxed) % 2_000;
-        let address = (Ipv4Addr::LOCALHOST, port);
-        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
-            return port;
         }
     }
 }

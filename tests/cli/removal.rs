@@ -10,7 +10,8 @@ use std::{
 
 use crate::{
     change::{init, serve, words},
-    node::{Running, free_port},
+    node::Running,
+    ports::free_port,
     support::{Run, directory, run},
 };
 

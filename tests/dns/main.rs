@@ -12,6 +12,8 @@ mod both_ways;
 mod labels;
 mod node;
 mod peers;
+#[path = "../support/ports.rs"]
+mod ports;
 mod rules;
 mod tls;
 mod transports;

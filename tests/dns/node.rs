@@ -27,6 +27,8 @@ use jiexi_proto::value::site::{
 };
 use jiexi_proto::value::{Ttl, Value};
 
+use crate::ports::free_port;
+
 /// How long an answer may take before a test gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -338,7 +340,7 @@ pub(crate) fn config() -> serve::Config {
     serve::Config {
         plain: server::Config {
             section: "dns",
-            listen: vec!["127.0.0.1:0".parse().expect("an address")],
+            listen: vec![(Ipv4Addr::LOCALHOST, free_port()).into()],
             workers: 1,
             receive_buffer: 256 * 1024,
             streams: stream::Config::default(),

@@ -20,6 +20,7 @@ use jiexi::store::Store;
 use jiexi_proto::handle::CaseRule;
 
 use crate::node::{Node, PUBLIC, TIME, config, question, value, with_edns};
+use crate::ports::free_port;
 
 /// How many names the zone has.
 const NAMES: usize = 100_000;
@@ -39,11 +40,6 @@ impl Drop for Peer {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-fn free_port() -> u16 {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
-    socket.local_addr().expect("an address").port()
 }
 
 fn spawn(name: &'static str, command: &mut Command, port: u16) -> Peer {

@@ -27,7 +27,7 @@ fn datagrams() {
 #[test]
 fn rfc2181_4_1_answers_from_the_address_asked() {
     let mut all = config();
-    all.plain.listen = vec!["0.0.0.0:0".parse().expect("an address")];
+    all.plain.listen = vec![([0, 0, 0, 0], crate::ports::free_port()).into()];
     let node = Node::start(all);
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     socket

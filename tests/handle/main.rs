@@ -25,6 +25,8 @@ mod datagrams;
 mod hazards;
 mod hostile;
 mod node;
+#[path = "../support/ports.rs"]
+mod ports;
 mod replay;
 mod sdk;
 mod streams;

@@ -18,6 +18,8 @@ use jiexi_proto::handle::{self, CaseRule};
 use jiexi_proto::value::ValueView;
 use jiexi_proto::value::key::{KeyFile, PrivateKey};
 
+use crate::ports::free_port;
+
 /// Prefixes that the reference server had homed when the scenarios were recorded.
 const HOMED: [&str; 3] = ["0.NA/88.118.8", "0.NA/88.118", "0.NA/0.NA"];
 
@@ -41,14 +43,21 @@ pub(crate) struct Node {
     pub(crate) directory: tempfile::TempDir,
 }
 
+/// The same address, with a port of [`free_port`] in the place of none. One that the kernel picks is free for the first
+/// socket only, and a node binds TCP and UDP.
+fn with_port(address: &str) -> SocketAddr {
+    let mut address: SocketAddr = address.parse().expect("an address with a port");
+    if address.port() == 0 {
+        address.set_port(free_port());
+    }
+    address
+}
+
 /// A configuration for tests: free ports, and no guard unless the test sets one.
 pub(crate) fn config(listen: &[&str]) -> Config {
     Config {
         section: "handle",
-        listen: listen
-            .iter()
-            .map(|address| address.parse().expect("an address"))
-            .collect(),
+        listen: listen.iter().map(|address| with_port(address)).collect(),
         workers: 2,
         receive_buffer: 256 * 1024,
         streams: stream::Config::default(),

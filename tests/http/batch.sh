@@ -10,7 +10,7 @@ lines=${LINES:-200000}
 "$environment/bin/python" -c 'import requests' 2>/dev/null || "$environment/bin/pip" install --quiet requests
 work=$(mktemp -d)
 trap 'kill $node 2>/dev/null || true; wait; rm -rf "$work"' EXIT
-free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+. tests/support/ports.sh
 http=$(free_port) operations=$(free_port) JIEXI_HANDLE_PORT=$(free_port)
 export JIEXI_HANDLE_LISTEN=127.0.0.1 JIEXI_HANDLE_PORT JIEXI_HTTP_LISTEN=127.0.0.1 JIEXI_HTTP_PORT=$http
 export JIEXI_HTTP_PLAIN_LOOPBACK=true JIEXI_OPERATIONS_LISTEN=127.0.0.1:$operations

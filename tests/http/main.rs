@@ -15,6 +15,8 @@ mod history;
 mod login;
 mod node;
 mod page;
+#[path = "../support/ports.rs"]
+mod ports;
 mod proxies;
 mod resolve;
 mod tls;

@@ -1,13 +1,14 @@
 //! A node set up, filled and served, and curl.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
+
+use crate::ports::free_port;
 
 /// The prefix of the node.
 pub(crate) const PREFIX: &str = "88.118.20";
@@ -311,12 +312,6 @@ pub(crate) fn curl(arguments: &[&str]) -> Reply {
         headers: String::from_utf8_lossy(&output.stderr).into_owned(),
         body: body.to_owned(),
     }
-}
-
-/// A port that was free a moment ago.
-pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("bound").port()
 }
 
 /// Writes a certificate and its key in PEM.

@@ -13,7 +13,7 @@ trap '[[ -z $pid ]] || kill "$pid" 2>/dev/null || true; rm -rf "$work"' EXIT
 if [[ ! -x $tools/bin/python ]]; then python3 -m venv "$tools"; fi
 "$tools/bin/pip" install --quiet --disable-pip-version-check pyhandle==1.5.0 mock==5.2.0
 
-free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+. tests/support/ports.sh
 http=$(free_port)
 operations=$(free_port)
 export JIEXI_HANDLE_LISTEN=127.0.0.1 JIEXI_HANDLE_PORT JIEXI_HTTP_LISTEN=127.0.0.1 JIEXI_HTTP_PORT=$http

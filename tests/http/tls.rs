@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use jiexi::identity::KeyPair;
 
-use crate::node::{Node, PATIENCE, free_port, write_certificate};
+use crate::node::{Node, PATIENCE, write_certificate};
+use crate::ports::free_port;
 
 #[test]
 fn versions() {

@@ -39,19 +39,7 @@ trap finish EXIT
 # Maven resets colours at its end even where it uses none.
 plain() { sed -u 's/\x1b\[[0-9;]*m//g'; }
 
-# A TCP port of loopback where nobody listens.
-free_port() {
-    local port
-    for _ in {1..100}; do
-        port=$((20000 + RANDOM % 10000))
-        if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
-            echo "$port"
-            return
-        fi
-    done
-    echo "interop: no free port" >&2
-    return 1
-}
+. "$root/tests/support/ports.sh"
 
 # True when the node says on its operations port that it is ready.
 ready() {

@@ -31,7 +31,7 @@ check() {
     fi
 }
 
-free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+. tests/support/ports.sh
 # until_answers URL: within a minute.
 until_answers() {
     for _ in $(seq 600); do

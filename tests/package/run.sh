@@ -32,7 +32,7 @@ check() {
 clean=(env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive)
 inside() { chroot "$root" "${clean[@]}" "$@"; }
 as_jiexi() { inside runuser -u jiexi -- env "${ports[@]}" "$@"; }
-free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+. tests/support/ports.sh
 not() { ! "$@"; }
 
 # newer FILE: the same package with a higher version.

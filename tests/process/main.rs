@@ -6,8 +6,11 @@
     reason = "helpers of a test: a failed assumption is a failed test"
 )]
 
+#[path = "../support/ports.rs"]
+mod ports;
+
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -15,6 +18,8 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use crate::ports::free_port;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -43,11 +48,6 @@ fn answer(stream: &mut TcpStream) -> std::io::Result<u32> {
     let mut message = vec![0; length as usize];
     stream.read_exact(&mut message)?;
     Ok(u32::from_be_bytes(message[4..8].try_into().expect("four")))
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address").port()
 }
 
 /// A node in a process of its own.

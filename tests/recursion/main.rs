@@ -20,3 +20,5 @@ mod failures;
 mod identity;
 mod login;
 mod node;
+#[path = "../support/ports.rs"]
+mod ports;

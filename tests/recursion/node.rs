@@ -1,6 +1,6 @@
 //! The real program as a node with prefixes and records of its own, and a socket that stands in for one.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -18,6 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::client::{octets, read_one, request};
+use crate::ports::free_port;
 
 /// How long anything may take before a test gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -36,16 +37,7 @@ pub(crate) struct Node {
 
 /// An address of loopback that nobody has, and that no client gets while nobody listens there.
 pub(crate) fn free() -> SocketAddr {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    // Below the ports that clients are given, elsewhere for each run that may go on at the same time.
-    let start = std::process::id() as usize * 97;
-    loop {
-        let port = 12_000 + (start + NEXT.fetch_add(1, SeqCst)) % 18_000;
-        let any = (Ipv4Addr::UNSPECIFIED, u16::try_from(port).expect("a port"));
-        if TcpListener::bind(any).is_ok() && UdpSocket::bind(any).is_ok() {
-            return SocketAddr::from((Ipv4Addr::LOCALHOST, any.1));
-        }
-    }
+    (Ipv4Addr::LOCALHOST, free_port()).into()
 }
 
 fn program() -> Command {
