@@ -14,6 +14,7 @@ mod node;
 mod peers;
 #[path = "../support/ports.rs"]
 mod ports;
+mod remembered;
 mod rules;
 mod tls;
 mod transports;

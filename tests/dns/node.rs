@@ -1,5 +1,6 @@
 //! A DNS front end in this process: a store with a few records behind real sockets.
 
+use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::{Name, RecordType};
 use jiexi::clock::Now;
 use jiexi::config;
+use jiexi::history::{self, History};
 use jiexi::metrics::{Metrics, Protocol, Transport};
 use jiexi::records;
 use jiexi::server::dns::cookie::Cookies;
@@ -237,8 +239,15 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// As [`Self::new`], with other settings.
+    pub(crate) fn with(change: impl FnOnce(&mut Shared)) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let shared = Arc::new(shared(store(directory.path())));
+        let mut shared = shared(store(directory.path()));
+        change(&mut shared);
+        let shared = Arc::new(shared);
         let metrics = Metrics::default();
         let responder = || {
             let cell = metrics.cell_of(Protocol::Dns, Transport::Udp);
@@ -332,7 +341,8 @@ pub(crate) struct Node {
     pub(crate) shared: Arc<Shared>,
     pub(crate) address: SocketAddr,
     pub(crate) tls: Option<SocketAddr>,
-    _directory: tempfile::TempDir,
+    history: Arc<History>,
+    directory: tempfile::TempDir,
 }
 
 /// Settings of a node: no budget unless the test sets one.
@@ -358,9 +368,23 @@ pub(crate) fn config() -> serve::Config {
 
 impl Node {
     pub(crate) fn start(config: serve::Config) -> Self {
+        Self::start_with(config, |_| {})
+    }
+
+    /// As [`Self::start`], with other settings of what workers share.
+    pub(crate) fn start_with(config: serve::Config, change: impl FnOnce(&mut Shared)) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let shared = Arc::new(shared(store(directory.path())));
+        let mut shared = shared(store(directory.path()));
+        change(&mut shared);
+        let shared = Arc::new(shared);
         let metrics = Arc::new(Metrics::default());
+        let history = History::open(history::Config {
+            directory: directory.path().join("history"),
+            days: 180,
+            budget: 1 << 30,
+        });
+        let history = Arc::new(history.expect("a log"));
+        metrics.remember_in(&history);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -378,8 +402,24 @@ impl Node {
             shared,
             address,
             tls,
-            _directory: directory,
+            history,
+            directory,
         }
+    }
+
+    /// The lines of the log of resolutions, which ends with this.
+    pub(crate) fn remembered(&self) -> Vec<serde_json::Value> {
+        self.history.close();
+        let files = std::fs::read_dir(self.directory.path().join("history")).expect("the log");
+        let mut text = String::new();
+        for file in files {
+            let file = std::fs::File::open(file.expect("a file").path()).expect("opens");
+            flate2::read::MultiGzDecoder::new(file)
+                .read_to_string(&mut text)
+                .expect("gzip");
+        }
+        let lines = text.lines().map(serde_json::from_str);
+        lines.collect::<Result<_, _>>().expect("JSON")
     }
 
     /// A UDP socket connected to the node.

@@ -7,8 +7,9 @@ use std::time::Duration;
 use hickory_proto::op::Message;
 use hickory_proto::rr::RecordType;
 use jiexi::server::budget;
+use jiexi::server::dns::Channel;
 
-use crate::node::{Node, config, exchange, framed, option, question, receive, with_edns};
+use crate::node::{Bench, Node, config, exchange, framed, option, question, receive, with_edns};
 
 const CNC: &str = "cnc-1.88-118-1.id.example.net.";
 
@@ -39,6 +40,37 @@ fn rfc2181_4_1_answers_from_the_address_asked() {
         socket.send_to(&asked, to).expect("sent");
         let (_, from) = socket.recv_from(&mut [0; 2048]).expect("an answer");
         assert_eq!(from.ip().to_string(), host);
+    }
+}
+
+/// Goal: what the server says it receives (RFC 6891 §6.2.3) it does, however long its answers may be. Method: over real
+/// sockets, a question padded to just that length.
+#[test]
+fn rfc6891_6_2_3_what_is_received_is_what_is_said() {
+    const PADDING: u16 = 12;
+    let said = |answer: &Message| answer.edns.as_ref().expect("an OPT record").max_payload();
+    let bare = question(CNC, RecordType::NAPTR);
+    for udp_payload in [512, 1232, 4096] {
+        let node = Node::start_with(config(), |shared| shared.udp_payload = udp_payload);
+        let asked = with_edns(bare.clone(), &[(PADDING, b"")]);
+        let least = asked.to_vec().expect("encodes").len();
+        let received = said(&node.ask(&asked));
+        assert!(
+            (512..=udp_payload).contains(&received),
+            "{received} of {udp_payload}"
+        );
+        assert!(received == udp_payload || udp_payload > 1232, "{received}");
+        let padding = vec![0; usize::from(received) - least];
+        let longest = with_edns(bare.clone(), &[(PADDING, &padding)]);
+        let length = longest.to_vec().expect("encodes").len();
+        assert_eq!(length, usize::from(received));
+        assert_eq!(node.ask(&longest).answers.len(), 2);
+        // Both ways say the same.
+        let mut bench = Bench::with(|shared| shared.udp_payload = udp_payload);
+        let plain = with_edns(bare.clone(), &[]);
+        for channel in [Channel::Udp, Channel::Tcp] {
+            assert_eq!(said(&bench.message(&plain, channel)), received);
+        }
     }
 }
 

@@ -162,7 +162,7 @@ impl<'r, 's> Reply<'r, 's> {
         };
         let shared = self.view.shared;
         let mut edns = Edns::new();
-        edns.set_max_payload(shared.udp_payload);
+        edns.set_max_payload(shared.receives());
         edns.set_dnssec_ok(asked.flags().dnssec_ok);
         self.limit = self
             .channel

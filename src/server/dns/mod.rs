@@ -43,9 +43,9 @@ use self::cookie::Cookies;
 use self::plain::Plain;
 use self::view::View;
 use self::zone::Zones;
-use super::datagram::BATCH;
+use super::datagram::{BATCH, BUFFER};
 use crate::clock::Now;
-use crate::history::Event;
+use crate::history::{Event, Pen};
 use crate::metrics::{Cell, LookupResult, Op, Outcome, Reason};
 use crate::resolver::Authority;
 use crate::store::{Lookup, Reader, Store, StoreError};
@@ -94,6 +94,12 @@ impl Shared {
     /// When the store cannot be read.
     pub fn authority(&self) -> Result<Authority, StoreError> {
         Authority::load(&self.store).map(|authority| authority.announcing(&self.site))
+    }
+
+    /// The longest question over UDP, octets, as OPT records say it (RFC 6891 §6.2.3): no longer than the answers, and
+    /// than what is received whole.
+    fn receives(&self) -> u16 {
+        u16::try_from(BUFFER).map_or(self.udp_payload, |buffer| self.udp_payload.min(buffer))
     }
 }
 
@@ -190,6 +196,7 @@ pub struct Responder {
     keys: Vec<u8>,
     /// The key of a question that went the full way.
     key: Vec<u8>,
+    notes: Notes,
     /// Whether plain questions go the short way.
     plain: bool,
 }
@@ -207,6 +214,7 @@ impl Responder {
             cell,
             keys: Vec::with_capacity(BATCH * name::NAME_MAX),
             key: Vec::new(),
+            notes: Notes::default(),
             plain: true,
         }
     }
@@ -272,14 +280,19 @@ impl Responder {
                     full::respond(&view, request, *client, channel, now, &mut self.key, out)
                 }
             };
-            let key = short.map_or(&self.key[..], |_| wanted[place]);
-            remember(&self.cell, &written, now, *client, key);
+            if let (Some(_), Ok(written)) = (self.cell.pen(), &written) {
+                let key = short.map_or(&self.key[..], |_| wanted[place]);
+                self.notes.add(written, *client, key);
+            }
             let answer = count(&self.cell, written).map(|written| Answer {
                 octets: start..written.end,
                 options: written.options,
                 proven: written.proven,
             });
             replies.push(answer);
+        }
+        if let Some(pen) = self.cell.pen() {
+            self.notes.write(pen, now);
         }
     }
 
@@ -293,19 +306,43 @@ impl Responder {
     }
 }
 
-/// Writes a resolution of an identifier down.
-fn remember(cell: &Cell, written: &Result<Written, Reason>, now: Now, client: IpAddr, key: &[u8]) {
-    if let (Some(pen), Ok(written)) = (cell.pen(), written)
-        && written.op == Op::Resolve
-        && !key.is_empty()
-    {
-        let event = Event {
-            time: now.unix_seconds,
-            client,
-            op: Op::Resolve,
-            outcome: written.outcome,
-        };
-        pen.note(event, key);
+/// The resolutions of a batch, for the log: all at once, for each time takes a lock.
+#[derive(Debug, Default)]
+struct Notes {
+    /// Their handles, back to back.
+    keys: Vec<u8>,
+    /// Outcome, client, and where the handle ends.
+    resolved: Vec<(Outcome, IpAddr, usize)>,
+}
+
+impl Notes {
+    /// Adds an answer if it is a resolution.
+    fn add(&mut self, written: &Written, client: IpAddr, key: &[u8]) {
+        if written.op == Op::Resolve && !key.is_empty() {
+            self.keys.extend_from_slice(key);
+            let end = self.keys.len();
+            self.resolved.push((written.outcome, client, end));
+        }
+    }
+
+    /// Writes them down and forgets them.
+    fn write(&mut self, pen: &Pen, now: Now) {
+        if !self.resolved.is_empty() {
+            let mut start = 0;
+            pen.note_all(self.resolved.iter().map(|&(outcome, client, end)| {
+                let event = Event {
+                    time: now.unix_seconds,
+                    client,
+                    op: Op::Resolve,
+                    outcome,
+                };
+                let key = &self.keys[start..end];
+                start = end;
+                (event, key)
+            }));
+        }
+        self.keys.clear();
+        self.resolved.clear();
     }
 }
 

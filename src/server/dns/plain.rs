@@ -309,7 +309,7 @@ impl<'z> Plain<'z> {
         };
         let start = out.len();
         out.extend_from_slice(&[0, 0, 41]);
-        out.extend_from_slice(&view.shared.udp_payload.to_be_bytes());
+        out.extend_from_slice(&view.shared.receives().to_be_bytes());
         out.extend_from_slice(&[0, 0, u8::from(opt.dnssec_ok) << 7, 0]);
         match opt.cookie {
             Some(Cookie::Unproven(cookie) | Cookie::Proven(cookie)) => {

@@ -97,7 +97,8 @@ pub enum Place<'s> {
 }
 
 impl<'s> View<'s> {
-    /// What stands at `relative`, a name below `zone` in lower case; `key` is working memory.
+    /// What stands at `relative`, a name below `zone` in lower case; `key` becomes the handle that it is of, for the log:
+    /// as text the name itself where it is of none, which has no slash.
     pub fn locate(&self, zone: &Zone, relative: &[u8], key: &mut Vec<u8>) -> Place<'s> {
         if relative.is_empty() {
             return Place::Apex;
@@ -107,7 +108,10 @@ impl<'s> View<'s> {
         let found = match zone.mapping.read(identifier, key) {
             Named::Handle => self.resolve(key, self.session.get(Space::Handle, key)),
             Named::Hashed => self.hashed(zone, identifier, key),
-            Named::Nothing => Place::Nothing,
+            Named::Nothing => {
+                put_text(identifier, key);
+                Place::Nothing
+            }
         };
         match found {
             Place::Values(values, _) if self.has_records(zone, &values) => {
@@ -141,8 +145,10 @@ impl<'s> View<'s> {
     }
 
     /// The handle behind a hashed label, if it is one of the zone and this is its name.
-    fn hashed(&self, zone: &Zone, identifier: &[u8], key: &[u8]) -> Place<'s> {
-        let handle = match self.session.get(Space::System, key) {
+    fn hashed(&self, zone: &Zone, identifier: &[u8], key: &mut Vec<u8>) -> Place<'s> {
+        let found = self.session.get(Space::System, key);
+        put_text(identifier, key);
+        let handle = match found {
             Lookup::Found(record) => record.handle(),
             Lookup::Absent => return Place::Nothing,
             Lookup::Loading => return Place::Loading,
@@ -152,6 +158,8 @@ impl<'s> View<'s> {
         if !zone.mapping.write(handle, &mut name) || name != identifier {
             return Place::Nothing;
         }
+        key.clear();
+        key.extend_from_slice(handle);
         self.resolve(handle, self.session.get(Space::Handle, handle))
     }
 
@@ -191,6 +199,17 @@ impl<'s> View<'s> {
             |_, _, _, _| any = true,
         );
         any
+    }
+}
+
+/// Replaces `text` by a name in wire form with dots between its labels.
+fn put_text(name: &[u8], text: &mut Vec<u8>) {
+    text.clear();
+    for label in labels(name) {
+        if !text.is_empty() {
+            text.push(b'.');
+        }
+        text.extend_from_slice(label);
     }
 }
 
