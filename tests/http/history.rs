@@ -186,10 +186,8 @@ fn every_line_of_a_batch_is_remembered() {
     assert_eq!(risen, [5.0, 1.0, 1.0, 1.0]);
 }
 
-/// Method: the file of the day is `/dev/full`, which opens and takes nothing.
-#[test]
-fn a_full_disk_loses_entries_and_no_answers() {
-    let node = Node::new();
+/// Has today's file, and tomorrow's, be this device.
+fn write_to(node: &Node, device: &str) {
     let day = jiexi::clock::unix_seconds() / 86_400;
     for day in [day, day + 1] {
         let seconds = u64::from(day) * 86_400;
@@ -199,35 +197,75 @@ fn a_full_disk_loses_entries_and_no_answers() {
             .data()
             .join(format!("history/{}.ndjson.gz", &date[..10]));
         let _ = std::fs::remove_file(&file);
-        std::os::unix::fs::symlink("/dev/full", file).expect("linked");
+        std::os::unix::fs::symlink(device, file).expect("linked");
     }
+}
+
+/// Asks until entries were lost so many times; how many were.
+fn ask_until_lost(node: &Node, times: usize) -> f64 {
     let begun = Instant::now();
-    // Several members, none of which is taken.
-    let (mut lost, mut asked, mut members) = (0.0, 0.0, 0);
-    while members < 3 {
+    let (mut lost, mut asked, mut seen) = (0.0, 0.0, 0);
+    while seen < times {
         assert_eq!(node.get("/api/handles/88.118.20/pump").status, 200);
         asked += 1.0;
         let now = node.metric("jiexi_history_lost_total");
-        members += i32::from(now > lost);
+        seen += usize::from(now > lost);
         lost = now;
         assert!(lost <= asked, "{lost} of {asked}");
         assert!(begun.elapsed() < PATIENCE, "{lost} lost of {asked}");
         std::thread::sleep(Duration::from_millis(100));
     }
-    let log = node.log();
-    let said = log.matches("cannot be written").count();
-    assert_eq!(said, 1, "said once: {log}");
-    for file in files(&node) {
+    lost
+}
+
+/// Gives the disk back; the log goes on, and says so once.
+fn ask_until_written(node: &Node) {
+    for file in files(node) {
         std::fs::remove_file(file).expect("removed");
     }
-    while files(&node).is_empty() {
+    let begun = Instant::now();
+    // It is said after the sync, which comes after the file.
+    while node.log().matches("is written again").count() == 0 {
         assert_eq!(node.get("/api/handles/88.118.20/pump").status, 200);
-        assert!(
-            begun.elapsed() < 2 * PATIENCE,
-            "nothing is written: {}",
-            node.log()
-        );
+        assert!(begun.elapsed() < PATIENCE, "{}", node.log());
         std::thread::sleep(Duration::from_millis(100));
     }
-    assert_eq!(node.log().matches("is written again").count(), 1);
+    assert!(!files(node).is_empty());
+}
+
+/// Method: the file of the day is `/dev/full`, which opens and takes nothing.
+#[test]
+fn a_full_disk_loses_entries_and_no_answers() {
+    let node = Node::new();
+    write_to(&node, "/dev/full");
+    // Several members, none of which is taken.
+    ask_until_lost(&node, 3);
+    let said = |what| node.log().matches(what).count();
+    assert_eq!(said("cannot be written"), 1, "said once: {}", node.log());
+    ask_until_written(&node);
+    assert_eq!(said("is written again"), 1);
+}
+
+/// Goal: what was written and may not be on the disk counts as lost, and as no recovery. Method: the file of the day is
+/// `/dev/null`, which takes everything and refuses to sync.
+#[test]
+fn what_cannot_be_synced_is_lost() {
+    let mut node = Node::new();
+    write_to(&node, "/dev/null");
+    let lost = ask_until_lost(&node, 3);
+    let said = |node: &Node, what| node.log().matches(what).count();
+    assert_eq!(
+        (
+            said(&node, "cannot be written"),
+            said(&node, "is written again")
+        ),
+        (1, 0),
+        "{}",
+        node.log()
+    );
+    ask_until_written(&node);
+    node.terminate();
+    assert_eq!(said(&node, "is written again"), 1);
+    assert!(!lines(&node).is_empty());
+    assert!(lost >= 3.0, "{lost}");
 }
