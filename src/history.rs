@@ -160,6 +160,7 @@ impl History {
             day: clock::unix_seconds() / DAY,
             alarmed: false,
             failing: false,
+            written: false,
             unsynced: 0,
             empty: Page::new(),
             stamp: Stamp::default(),
@@ -308,8 +309,10 @@ struct Writer {
     entries: u64,
     day: u32,
     alarmed: bool,
-    /// The disk did not take the last member.
+    /// The disk did not take something, and has not taken anything for sure since.
     failing: bool,
+    /// The last member was written; whether the disk has it is not known before the sync.
+    written: bool,
     /// Entries in members that may not be on the disk yet.
     unsynced: u64,
     /// What is given to a worker for its page.
@@ -393,11 +396,7 @@ impl Writer {
         match append(&path, &self.text) {
             Ok(()) => {
                 self.unsynced += self.entries;
-                if self.failing {
-                    let lost = self.shared.figures.lost.load(Relaxed);
-                    tracing::warn!(lost, "the log of resolutions is written again");
-                }
-                self.failing = false;
+                self.written = true;
             }
             Err(error) => self.lose(self.entries, &path, &error),
         }
@@ -416,9 +415,18 @@ impl Writer {
             // Somebody took the file away.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => self.lose(self.unsynced, &path, &error),
-            Ok(()) => {}
+            Ok(()) => self.recover(),
         }
         self.unsynced = 0;
+    }
+
+    /// The disk has what was written: says so if it did not before.
+    fn recover(&mut self) {
+        if self.failing && self.written {
+            let lost = self.shared.figures.lost.load(Relaxed);
+            tracing::warn!(lost, "the log of resolutions is written again");
+            self.failing = false;
+        }
     }
 
     /// Counts entries that the disk did not take; says so the first time.
@@ -429,6 +437,7 @@ impl Writer {
                 "the log of resolutions cannot be written: entries are lost until it can; jiexi_history_lost_total counts them");
         }
         self.failing = true;
+        self.written = false;
     }
 
     /// Counts the files; removes those that are too old, and the oldest when they are too large.
