@@ -247,13 +247,10 @@ impl Shared {
         self.writer()
     }
 
-    /// The writer, unless somebody writes.
+    /// The writer, unless somebody writes, or waits to: between two who write, it is nobody's to take.
     pub(crate) fn idle_writer(&self) -> Option<MutexGuard<'_, Option<Writer>>> {
-        match self.writer.try_lock() {
-            Ok(writer) => Some(writer),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
+        let _turn = free(&self.turn)?;
+        free(&self.writer)
     }
 
     /// Lets another process have the directory.
@@ -266,6 +263,15 @@ impl Shared {
 
     fn status(&self) -> MutexGuard<'_, Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is behind a lock that nobody has.
+fn free<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(held) => Some(held),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
     }
 }
 
@@ -295,5 +301,36 @@ pub(crate) fn lock(dir: &Path) -> Result<File, StoreError> {
             }
             Err(fs::TryLockError::WouldBlock) => return Err(StoreError::Locked { path }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiexi_proto::handle::CaseRule;
+
+    /// Goal: who waits for the writer is next, whoever looks whether it is free meanwhile. Method: the turn is what one
+    /// has who waits, and the writer is free, as in the moment in which it goes from one to the next.
+    #[test]
+    fn who_waits_is_not_overtaken() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = Config {
+            dir: directory.path().to_path_buf(),
+            ..Config::default()
+        };
+        let identity = Identity {
+            case: CaseRule::Whole,
+            epoch: 1,
+        };
+        let lock = lock(directory.path()).unwrap();
+        let shared = Shared::new(config, identity, lock);
+        let waiting = shared.turn.lock().unwrap();
+        assert!(shared.idle_writer().is_none(), "somebody is next");
+        drop(waiting);
+        assert!(shared.idle_writer().is_some());
+        let writing = shared.writer_in_turn();
+        assert!(shared.idle_writer().is_none(), "somebody writes");
+        drop(writing);
+        assert!(shared.idle_writer().is_some());
     }
 }
