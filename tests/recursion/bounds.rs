@@ -93,9 +93,9 @@ fn equal_questions_are_one_question() {
     let sockets: Vec<_> = (0..MANY).map(|_| socket(node.address, PATIENCE)).collect();
     for (id, socket) in (0..MANY).zip(&sockets) {
         let handle = if id % 2 == 0 {
-            "10.7/many"
+            "10.a/many"
         } else {
-            "10.7/MANY"
+            "10.A/many"
         };
         socket.send(&octets(&question(handle, id))).expect("sent");
     }
@@ -105,9 +105,9 @@ fn equal_questions_are_one_question() {
         assert_eq!(buffer[8..12], id.to_be_bytes(), "its own");
         assert_eq!(buffer[24..28], [0, 0, 0, 1]);
         let name: &[u8] = if id % 2 == 0 {
-            b"10.7/many"
+            b"10.a/many"
         } else {
-            b"10.7/MANY"
+            b"10.A/many"
         };
         assert!(
             buffer[..length]
