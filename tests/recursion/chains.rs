@@ -12,7 +12,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::client::{octets, read_one};
 use crate::node::{
-    Node, PATIENCE, ask, ask_udp, code, question, question_for, record, text, values,
+    Impostor, Node, PATIENCE, ask, ask_udp, code, found, question, question_for, record, text,
+    values,
 };
 
 fn pump() -> Vec<String> {
@@ -74,6 +75,31 @@ fn an_answer_of_another_node_is_the_answer() {
         }
     }
     assert_eq!(node.metric("jiexi_forward_fetches_total"), 6.0, "each once");
+}
+
+/// Goal: only the home of a prefix knows whether the case of its suffixes matters, so that each spelling is a question of
+/// its own; that of the prefix matters nowhere. Method: a home that gives each spelling a value of its own.
+#[test]
+fn suffixes_are_remembered_as_they_are_written() {
+    let home = Impostor::new(|asked| match &asked.body {
+        Body::Resolution(resolution) => {
+            let spelling = String::from_utf8_lossy(&resolution.handle);
+            vec![octets(&found(asked, &spelling))]
+        }
+        _ => Vec::new(),
+    });
+    let node = Node::recursive(&[home.address]).start();
+    let told = |handle: &str| {
+        let answer = ask(node.address, &question(handle, 1));
+        String::from_utf8_lossy(&values(&answer)[0].data).into_owned()
+    };
+    for _ in 0..2 {
+        for handle in ["10.A/pump", "10.A/Pump", "10.A/PUMP"] {
+            assert_eq!(told(handle), handle);
+        }
+        assert_eq!(told("10.a/Pump"), "10.A/Pump", "remembered");
+    }
+    assert_eq!(node.metric("jiexi_forward_fetches_total"), 3.0, "each once");
 }
 
 #[test]

@@ -81,16 +81,16 @@ impl Local {
     }
 
     /// The values by which this node delegates the prefix of a handle, or names who knows it.
-    pub(super) fn site_values(&mut self, folded: &[u8]) -> Vec<Value> {
+    pub(super) fn site_values(&mut self, handle: &[u8]) -> Vec<Value> {
         if self.authority.is_stale(&self.store)
             && let Ok(authority) = Authority::load(&self.store)
         {
             self.authority = authority;
         }
         let mut key = Vec::new();
-        match handle::is_prefix_handle(folded) {
-            true => key.extend_from_slice(folded),
-            false => handle::prefix_handle(folded, &mut key),
+        match handle::is_prefix_handle(handle) {
+            true => key.extend_from_slice(handle),
+            false => handle::prefix_handle(handle, &mut key),
         }
         let query = Query {
             key: &key,
@@ -152,7 +152,7 @@ impl Forwarder {
             .local
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .site_values(question.folded());
+            .site_values(question.handle());
         match client.place_of(&values, &question.asked.handle) {
             Some((place, _)) => vec![place],
             None => self

@@ -214,9 +214,9 @@ impl Forwarder {
         self.config.recursion
     }
 
-    /// What can be told without asking anybody about `key`, the folded handle of the resolution in `message`.
-    pub fn recall(&self, message: &MessageView<'_>, key: &[u8], now: Instant) -> Option<Told> {
-        let question = Question::read(message, key)?;
+    /// What can be told without asking anybody about the resolution in `message`.
+    pub fn recall(&self, message: &MessageView<'_>, now: Instant) -> Option<Told> {
+        let question = Question::read(message)?;
         let told = match question.hops >= HOPS_MAX {
             true => TOO_FAR.to_told(),
             false if question.authoritative => return None,

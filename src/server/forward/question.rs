@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use jiexi_proto::code::OpFlags;
+use jiexi_proto::handle::CaseRule;
 use jiexi_proto::message::resolution::ResolutionView;
 use jiexi_proto::{MessageView, handle};
 
@@ -12,9 +13,9 @@ use crate::client;
 pub struct Question {
     /// Handle, types and indexes, as they were written.
     pub(super) asked: client::Question,
-    /// What the answer depends on: the folded handle, the filter, and whether restricted values are left out.
+    /// What the answer depends on: the handle, the filter, and whether restricted values are left out.
     pub(super) key: Bytes,
-    /// Octets of the folded handle within the key.
+    /// Octets of the handle within the key.
     handle: usize,
     /// Restricted values are left out.
     pub(super) public_only: bool,
@@ -38,14 +39,19 @@ impl std::hash::Hash for Question {
     }
 }
 
-/// Octets of the key before the folded handle: whether restricted values are left out.
+/// Octets of the key before the handle: whether restricted values are left out.
 const LEAD: usize = 1;
 
 impl Question {
-    /// The resolution in a message; `folded` is the name its handle is stored under.
+    /// The resolution in a message.
+    ///
+    /// The case of its prefix makes no difference anywhere; whether that of its suffix does, its home alone knows, whatever
+    /// the rule of this node is.
     #[must_use]
-    pub fn read(message: &MessageView<'_>, folded: &[u8]) -> Option<Self> {
+    pub fn read(message: &MessageView<'_>) -> Option<Self> {
         let view = ResolutionView::decode(message.body).ok()?;
+        let mut handle = Vec::with_capacity(view.handle.len() + handle::PREFIX_SPACE.len());
+        handle::canonical(view.handle, CaseRule::Prefix, &mut handle);
         let asked = client::Question {
             handle: Bytes::copy_from_slice(view.handle),
             types: view.types.iter().map(Bytes::copy_from_slice).collect(),
@@ -56,37 +62,37 @@ impl Question {
             public_only: flags.contains(OpFlags::PUBL),
             authoritative: flags.contains(OpFlags::AUTH),
             hops: message.header.recursion_count,
-            key: key(&asked, folded, flags.contains(OpFlags::PUBL)),
-            handle: folded.len(),
+            key: key(&asked, &handle, flags.contains(OpFlags::PUBL)),
+            handle: handle.len(),
             asked,
         })
     }
 
-    /// Its handle, folded.
-    pub(super) fn folded(&self) -> &[u8] {
+    /// Its handle, with the prefix folded.
+    pub(super) fn handle(&self) -> &[u8] {
         &self.key[LEAD..LEAD + self.handle]
     }
 
     /// Its prefix, by which questions under way are counted.
     pub(super) fn prefix(&self) -> &[u8] {
-        let folded = self.folded();
-        match handle::is_prefix_handle(folded) {
-            true => folded,
-            false => handle::split(folded).map_or(folded, |(prefix, _)| prefix),
+        let handle = self.handle();
+        match handle::is_prefix_handle(handle) {
+            true => handle,
+            false => handle::split(handle).map_or(handle, |(prefix, _)| prefix),
         }
     }
 }
 
 /// The octets that are the same for all questions with the same answer, and for no other.
-fn key(asked: &client::Question, folded: &[u8], public_only: bool) -> Bytes {
-    let mut key = Vec::with_capacity(LEAD + folded.len() + 32);
+fn key(asked: &client::Question, handle: &[u8], public_only: bool) -> Bytes {
+    let mut key = Vec::with_capacity(LEAD + handle.len() + 32);
     key.push(u8::from(public_only));
-    key.extend_from_slice(folded);
+    key.extend_from_slice(handle);
     let mut number = |octets: &[u8], length: usize| {
         key.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
         key.extend_from_slice(octets);
     };
-    number(&[], folded.len());
+    number(&[], handle.len());
     number(&[], asked.indexes.len());
     for index in &asked.indexes {
         number(&index.to_be_bytes(), 4);
@@ -101,7 +107,7 @@ fn key(asked: &client::Question, folded: &[u8], public_only: bool) -> Bytes {
 mod tests {
     use super::*;
 
-    fn of(folded: &str, types: &[&'static str], indexes: &[u32]) -> Bytes {
+    fn of(handle: &str, types: &[&'static str], indexes: &[u32]) -> Bytes {
         let asked = client::Question {
             handle: Bytes::new(),
             types: types
@@ -110,7 +116,7 @@ mod tests {
                 .collect(),
             indexes: indexes.to_vec(),
         };
-        key(&asked, folded.as_bytes(), true)
+        key(&asked, handle.as_bytes(), true)
     }
 
     /// Goal: no two different questions have the same key.
@@ -118,6 +124,7 @@ mod tests {
     fn keys_differ_as_questions_do() {
         let keys = [
             of("1/A", &[], &[]),
+            of("1/a", &[], &[]),
             of("1/AB", &[], &[]),
             of("1/A", &["URL"], &[]),
             of("1/A", &["UR", "L"], &[]),

@@ -396,7 +396,7 @@ impl<'s> Encoder<'_, 's> {
             _ => false,
         };
         if elsewhere && let Some(forwarder) = self.shared.forwarder_for(request) {
-            let told = forwarder.recall(request, query.key, self.now)?;
+            let told = forwarder.recall(request, self.now)?;
             return Some(self.tell(asked, &told, out));
         }
         let (code, text) = match answer {

@@ -394,7 +394,7 @@ impl Counter {
         };
         if elsewhere
             && let Some(forwarder) = self.shared.forwarder_for(&view)
-            && let Some(question) = Question::read(&view, &key)
+            && let Some(question) = Question::read(&view)
         {
             return Step::Forward(Arc::clone(forwarder), Box::new(question));
         }
