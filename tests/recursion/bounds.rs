@@ -4,6 +4,8 @@ use std::io::Read as _;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use jiexi_proto::Message;
+use jiexi_proto::code::OpFlags;
 use jiexi_proto::value::site::SiteRecord;
 
 use crate::client::octets;
@@ -184,53 +186,82 @@ fn what_hangs_elsewhere_does_not_stop_the_node() {
     assert!(began.elapsed() < PATIENCE);
 }
 
-/// An answer larger than what was paid for it is sent over UDP from memory only, where the guard knows its price.
+/// A record that takes a dozen datagrams and more, whose values live so many seconds.
+fn large(handle: &str, ttl: u32) -> String {
+    let long = "y".repeat(1_000);
+    let values: Vec<_> = (1..=12)
+        .map(|index| (index, "URL", &long[..], ttl, true))
+        .collect();
+    record(handle, &values)
+}
+
+/// Goal: what is larger than was paid for it costs the network it goes to, whether it is remembered or has just come.
 #[test]
 fn strangers_cannot_make_the_node_flood_others() {
-    let large: Vec<_> = (1..=12)
-        .map(|index| (index, "URL", "x", 3_600, true))
-        .collect();
-    let long = "y".repeat(1_000);
-    let large: Vec<_> = large
-        .into_iter()
-        .map(|(index, kind, _, ttl, public)| (index, kind, &long[..], ttl, public))
-        .collect();
-    let home = Node::home("10.7", &[record("10.7/large", &large)]);
-    let node = Node::recursive(&[home.address])
-        .with("handle_amplification_rate", "1KiB")
-        .with("handle_amplification_burst", "256KiB")
+    let home = Node::home("10.7", &[large("10.7/kept", 3_600), large("10.7/gone", 0)]);
+    for handle in ["10.7/kept", "10.7/gone"] {
+        let node = Node::recursive(&[home.address])
+            .with("handle_amplification_rate", "1KiB")
+            .with("handle_amplification_burst", "256KiB")
+            .start();
+        let answer = ask_udp(node.address, &question(handle, 1));
+        assert_eq!(values(&answer).len(), 12, "the first one is paid for");
+        let flood = socket(node.address, PATIENCE);
+        for _ in 0..60 {
+            flood.send(&octets(&question(handle, 2))).expect("sent");
+        }
+        let dropped =
+            r#"jiexi_dropped_total{protocol="handle",reason="rate_limited",transport="udp"}"#;
+        let start = Instant::now();
+        while node.metric(dropped) == 0.0 {
+            assert!(start.elapsed() < PATIENCE, "it does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let sent = node.metric(r#"jiexi_sent_bytes_total{protocol="handle",transport="udp"}"#);
+        assert!(sent > 12_000.0, "{sent}");
+        assert!(
+            sent < 2.0 * 256.0 * 1024.0,
+            "{sent}: a burst of each worker that the sockets meet"
+        );
+        assert_eq!(
+            values(&ask(node.address, &question(handle, 3))).len(),
+            12,
+            "over TCP at once"
+        );
+    }
+}
+
+/// Goal: an answer that takes several datagrams comes even when nothing is remembered of it: its values live no moment,
+/// its home was insisted on, or it is old already.
+#[test]
+fn large_answers_come_whether_or_not_they_are_remembered() {
+    let records = [
+        large("10.7/kept", 3_600),
+        large("10.7/gone", 0),
+        large("10.7/short", 1),
+    ];
+    let mut home = Node::home("10.7", &records);
+    let node = Node::recursive(&[home.address]).start();
+    let whole = |of: &Node, asked: &Message| {
+        let answer = ask_udp(of.address, asked);
+        assert_eq!(values(&answer).len(), 12);
+        answer.header.flags.contains(OpFlags::STALE)
+    };
+    for id in 1..4 {
+        assert!(!whole(&node, &question("10.7/kept", id)));
+        assert!(!whole(&node, &question("10.7/gone", id)));
+        let mut asked = question("10.7/kept", id);
+        asked.header.flags = asked.header.flags.with(OpFlags::AUTH);
+        assert!(!whole(&node, &asked));
+    }
+    assert!(!whole(&node, &question("10.7/short", 4)));
+    home.kill();
+    std::thread::sleep(Duration::from_millis(1_100));
+    let behind = Node::recursive(&[node.address])
+        .with("recursion_deadline", "60s")
         .start();
-    let first = socket(node.address, Duration::from_secs(2));
-    first
-        .send(&octets(&question("10.7/large", 1)))
-        .expect("sent");
-    let mut received = 0;
-    let mut buffer = [0; 2048];
-    while let Ok(length) = first.recv(&mut buffer) {
-        received += length;
+    for id in 5..7 {
+        assert!(whole(&node, &question("10.7/short", id)));
+        assert!(whole(&behind, &question("10.7/short", id)));
     }
-    assert_eq!(received, 0, "not before it is remembered");
-    let start = Instant::now();
-    while node.metric("jiexi_forward_cache_entries") < 1.0 {
-        assert!(start.elapsed() < PATIENCE, "it is remembered");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    for _ in 0..60 {
-        first
-            .send(&octets(&question("10.7/large", 2)))
-            .expect("sent");
-    }
-    while let Ok(length) = first.recv(&mut buffer) {
-        received += length;
-    }
-    assert!(received > 12_000, "{received}");
-    assert!(
-        received < 2 * 256 * 1024,
-        "{received}: each worker has a burst"
-    );
-    assert_eq!(
-        values(&ask(node.address, &question("10.7/large", 3))).len(),
-        12,
-        "over TCP at once"
-    );
 }

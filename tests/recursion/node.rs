@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use jiexi_proto::code::{OpFlags, Permissions, ResponseCode};
+use jiexi_proto::framing::{Reassembler, ReassemblyLimits};
 use jiexi_proto::message::Body;
 use jiexi_proto::message::resolution::Resolution;
 use jiexi_proto::message::values::HandleValues;
@@ -317,13 +318,19 @@ pub(crate) fn socket(node: SocketAddr, patience: Duration) -> UdpSocket {
     socket
 }
 
-/// The answer over UDP, which fits a datagram.
+/// The answer over UDP, in as many datagrams as it takes.
 pub(crate) fn ask_udp(node: SocketAddr, asked: &Message) -> Message {
     let socket = socket(node, PATIENCE);
     socket.send(&octets(asked)).expect("sent");
+    let mut pieces = Reassembler::new(ReassemblyLimits::default());
     let mut buffer = [0; 2048];
-    let length = socket.recv(&mut buffer).expect("an answer");
-    Message::decode(&Bytes::copy_from_slice(&buffer[..length])).expect("a message")
+    loop {
+        let length = socket.recv(&mut buffer).expect("an answer");
+        let whole = pieces.push((), &buffer[..length], 0).expect("a piece");
+        if let Some(message) = whole {
+            return Message::decode(&Bytes::from(message)).expect("a message");
+        }
+    }
 }
 
 pub(crate) fn code(message: &Message) -> u32 {
