@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::hash::BuildHasher as _;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use foldhash::fast::RandomState;
@@ -105,7 +105,7 @@ impl Proven {
         self.lock().contains_key(&network)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, u32, RandomState>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, u32, RandomState>> {
         self.connections
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -227,6 +227,41 @@ impl Budget {
             place
         });
         &mut places[place]
+    }
+}
+
+/// The budgets of one worker and of those who answer in its stead: it locks them once for a batch, they only for what is
+/// large.
+#[derive(Debug)]
+pub struct Purse {
+    budget: Mutex<Budget>,
+    /// Networks exempt from the budget.
+    proven: Arc<Proven>,
+}
+
+impl Purse {
+    /// With these budgets, from which `proven` networks are exempt.
+    #[must_use]
+    pub const fn new(budget: Budget, proven: Arc<Proven>) -> Self {
+        Self {
+            budget: Mutex::new(budget),
+            proven,
+        }
+    }
+
+    /// As [`Budget::take`].
+    pub fn take(&self, address: IpAddr, bytes: usize, now: Instant) -> bool {
+        self.lock().take(address, bytes, now, &self.proven)
+    }
+
+    /// As [`Budget::take`], of one answer after the other.
+    pub fn taking(&self, now: Instant) -> impl FnMut(IpAddr, usize) -> bool {
+        let mut budget = self.lock();
+        move |address, bytes| budget.take(address, bytes, now, &self.proven)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Budget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

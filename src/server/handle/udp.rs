@@ -14,25 +14,30 @@ use super::desk::{Job, Sink};
 use super::{BATCH, Replies, Responder};
 use crate::clock::Now;
 use crate::metrics::{Cell, Reason};
-use crate::server::budget::{Budget, Proven};
+use crate::server::budget::{Budget, Proven, Purse};
 use crate::server::datagram::{Buffers, Front, Incoming, Outgoing, Peer, Place, send_from};
 
-/// What an answer of the desk costs the budget of its source, octets: a signed answer with a site
-/// record, and the work that goes into it.
+/// What an answer of the desk costs the budget of its source at least, octets: a signed answer with a site record, and the
+/// work that goes into it.
 pub(super) const DEFERRED_COST: usize = 1_500;
 
 /// The largest buffer of cut-up answers that is kept between batches.
 const KEEP_PIECES: usize = 256 * 1024;
 
+/// What a worker shares with the desk, which answers what takes time in its stead.
+#[derive(Debug)]
+pub struct Outlet {
+    /// Where answers leave.
+    pub(super) socket: Arc<UdpSocket>,
+    /// What pays for them.
+    pub(super) purse: Purse,
+}
+
 /// Answers the datagrams of one worker.
 #[derive(Debug)]
 pub struct Datagrams {
-    /// The worker's socket, shared with the desk, which answers what takes time.
-    socket: Arc<UdpSocket>,
+    outlet: Arc<Outlet>,
     responder: Responder,
-    budget: Budget,
-    /// Networks exempt from the budget.
-    proven: Arc<Proven>,
     /// Long answers, cut to datagrams.
     pieces: Vec<u8>,
     replies: Replies,
@@ -51,11 +56,10 @@ impl Datagrams {
         budget: Budget,
         proven: Arc<Proven>,
     ) -> Self {
+        let purse = Purse::new(budget, proven);
         Self {
-            socket,
+            outlet: Arc::new(Outlet { socket, purse }),
             responder,
-            budget,
-            proven,
             pieces: Vec::new(),
             replies: Replies::default(),
             reassembler: Reassembler::new(ReassemblyLimits::default()),
@@ -138,30 +142,27 @@ impl Front for Datagrams {
 }
 
 impl Datagrams {
-    /// Gives to the desk what is not answered here, as far as the budget of its source allows: what
-    /// it costs is taken at once, for the answer is not seen again.
+    /// Gives to the desk what is not answered here, as far as the budget of its source allows: what it costs at least is
+    /// taken at once.
     fn hand_over<S: Peer>(&mut self, incoming: &[Incoming<S>], buffers: &Buffers, now: Now) {
         let Self {
-            socket,
-            responder,
-            budget,
-            proven,
-            ..
+            outlet, responder, ..
         } = self;
+        let (socket, purse) = (&outlet.socket, &outlet.purse);
         let Some(desk) = responder.desk() else {
             return self.deferred.clear();
         };
         for (place, whole) in self.deferred.drain(..) {
             let incoming = &incoming[place];
             let peer = incoming.peer.address();
-            if !budget.take(peer.ip(), DEFERRED_COST, now.instant, proven) {
+            if !purse.take(peer.ip(), DEFERRED_COST, now.instant) {
                 responder.cell().dropped(Reason::RateLimited).add(1);
                 continue;
             }
             let datagram = &buffers[place][..incoming.length];
             let octets = whole.map_or_else(|| Bytes::copy_from_slice(datagram), Bytes::from);
             let sink = Sink::Datagram {
-                socket: Arc::clone(socket),
+                outlet: Arc::clone(outlet),
                 from: incoming.local,
             };
             let job = Job {
@@ -181,15 +182,10 @@ impl Datagrams {
 
     /// Takes out what is over the budget of its source network: all of an answer or nothing.
     fn guard<S: Peer>(&mut self, outgoing: &mut Vec<Outgoing<S>>, now: Instant) {
-        let Self {
-            budget,
-            proven,
-            responder,
-            ..
-        } = self;
-        let cell = responder.cell();
+        let cell = self.responder.cell();
+        let mut take = self.outlet.purse.taking(now);
         outgoing.retain(|answer| {
-            let granted = budget.take(answer.to.address().ip(), answer.octets.len(), now, proven);
+            let granted = take(answer.to.address().ip(), answer.octets.len());
             if granted {
                 cell.sent_bytes.add(answer.octets.len() as u64);
             } else {

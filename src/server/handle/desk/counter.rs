@@ -1,6 +1,7 @@
 //! One thread's work: open a request, find its session, decode it, decide, answer.
 
 use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use jiexi_proto::code::{OpFlags, ResponseCode};
@@ -457,21 +458,13 @@ impl Counter {
         forwarder.ask(question, source, Box::new(then));
     }
 
-    /// Another node was asked. Over UDP an answer that costs more than was paid for it is not sent: it is remembered,
-    /// so that the client's next try is answered by a worker, who knows what the network of the client may have.
+    /// Another node was asked.
     fn told(&self, letter: Letter, told: &Told) {
         let outcome = letter
             .asked()
             .and_then(|view| ResolutionView::decode(view.body).ok())
             .map(|asked| Outcome::told(letter.op, asked.handle, told));
         let step = match outcome {
-            Some(outcome)
-                if letter.sink.transport() == Transport::Udp
-                    && outcome.body.len() > DEFERRED_COST =>
-            {
-                self.udp.dropped(Reason::RateLimited).add(1);
-                return self.desk.done();
-            }
             Some(outcome) => Step::Answer(outcome, Seal::AsAsked),
             None => unsupported(&letter),
         };
@@ -538,16 +531,21 @@ impl Counter {
         }
     }
 
-    /// Gives an answer to the connection, or sends it to where the datagram came from.
+    /// Gives an answer to the connection, or sends it to where the datagram came from, if the budget of that network has
+    /// what it costs beyond what was paid for it.
     pub(super) fn deliver(&self, sink: Sink, peer: std::net::SocketAddr, answer: Answer) {
         match sink {
             // A connection that is gone takes no answer.
             Sink::Stream(connection) => drop(connection.send(answer)),
             Sink::Nowhere => {}
-            Sink::Datagram { socket, from } => {
+            Sink::Datagram { outlet, from } => {
+                let unpaid = answer.octets.len().saturating_sub(DEFERRED_COST);
+                if unpaid > 0 && !outlet.purse.take(peer.ip(), unpaid, Instant::now()) {
+                    return self.udp.dropped(Reason::RateLimited).add(1);
+                }
                 self.udp.sent_bytes.add(answer.octets.len() as u64);
                 let send = |datagram: &[u8]| {
-                    crate::server::datagram::send_from(&socket, from, peer, datagram)
+                    crate::server::datagram::send_from(&outlet.socket, from, peer, datagram)
                 };
                 if answer.octets.len() <= DATAGRAM_MAX {
                     return send(&answer.octets);

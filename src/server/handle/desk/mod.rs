@@ -27,7 +27,7 @@ mod turns;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -51,6 +51,7 @@ use self::proof::Proving;
 use self::turns::Turns;
 use super::Shared;
 use super::reply::{Reply, Stamp};
+use super::udp::Outlet;
 use crate::metrics::{Metrics, Transport};
 use crate::registry::Registry;
 use crate::registry::auth::Elsewhere;
@@ -102,8 +103,8 @@ pub enum Sink {
     Stream(oneshot::Sender<Answer>),
     /// To a datagram's sender, from the address that was asked.
     Datagram {
-        /// The socket of the worker.
-        socket: Arc<UdpSocket>,
+        /// That of the worker: its socket, and what pays for more than was paid for.
+        outlet: Arc<Outlet>,
         /// The address that was asked, when the socket is bound to all.
         from: Option<IpAddr>,
     },
