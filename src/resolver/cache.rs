@@ -21,6 +21,9 @@ const OVERHEAD: usize = 192;
 /// An answer that takes more than this part of the whole is not remembered: too much would give way for it.
 const LARGE: usize = 4;
 
+/// Entries asked for since their last turn that one call passes over: others wait for it.
+const CHANCES: usize = 64;
+
 /// How much is remembered, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -194,16 +197,19 @@ impl Cache {
         self.hold(key.into(), entry);
     }
 
-    /// Holds an entry that has its place among the turns.
+    /// Holds an entry that has its place among the turns. At most [`CHANCES`] others are passed over, and no more give way
+    /// than take as much as this one.
     fn hold(&mut self, key: Arc<[u8]>, entry: Entry) {
         self.bytes += entry.bytes(&key);
         self.entries.insert(key, entry);
+        let mut chances = CHANCES;
         while self.bytes > self.bounds.bytes {
             let Some(key) = self.turns.pop_front() else {
                 return;
             };
             match self.entries.get_mut(&key) {
-                Some(entry) if entry.used => {
+                Some(entry) if entry.used && chances > 0 => {
+                    chances -= 1;
                     entry.used = false;
                     self.turns.push_back(key);
                 }
@@ -333,5 +339,32 @@ mod tests {
         );
         assert_eq!(cache.find(b"big", now), Found::Absent);
         assert!(matches!(cache.find(b"often", now), Found::Fresh(_)));
+    }
+
+    /// Goal: one more answer never has to look at all others, not even when all of them were just asked for.
+    #[test]
+    fn one_call_looks_at_few() {
+        let (mut cache, now) = (cache(1_000_000), Instant::now());
+        let answer = || known(ResponseCode::SUCCESS, &[0; 300]);
+        let mut number = 0_u32;
+        let mut learn = |cache: &mut Cache| {
+            number += 1;
+            cache.learn(&number.to_be_bytes(), answer(), SECOND, now);
+        };
+        while cache.bytes() < 999_000 {
+            learn(&mut cache);
+        }
+        for entry in cache.entries.values_mut() {
+            entry.used = true;
+        }
+        let (all, count) = (cache.len(), 10);
+        for _ in 0..count {
+            learn(&mut cache);
+        }
+        let used = cache.entries.values().filter(|entry| entry.used).count();
+        assert!(all > 1_500, "{all}");
+        let looked_at = all - used;
+        assert!(looked_at <= count * (CHANCES + 1), "{looked_at} of {all}");
+        assert!(cache.bytes() <= 1_000_000 && cache.turns.len() == cache.len());
     }
 }
