@@ -22,7 +22,13 @@ fn processor_time() -> Duration {
 }
 
 /// The processor time in which a wrong proof of an identity is refused.
-fn refusal(node: &Node, handle: &str, index: u32, kind: &'static [u8], proof: &Proof) -> Duration {
+pub(crate) fn refusal(
+    node: &Node,
+    handle: &str,
+    index: u32,
+    kind: &'static [u8],
+    proof: &Proof,
+) -> Duration {
     let mut answer = Vec::new();
     proof.encode(&mut answer);
     let claim = Claim {
