@@ -1,27 +1,25 @@
-//! Records written while look-ups are measured: into a running node, over its control socket, at a fixed rate. Each is
-//! on disk when the node counts it.
+//! Records written while look-ups are measured: into a running node, over its control socket, at a fixed rate. What is due
+//! is a small import of its own, so that it is on disk, and seen, while look-ups go on.
 
-use std::io;
-use std::pin::Pin;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::task::{Context, Poll, ready};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::time::{Sleep, sleep};
+use tokio::runtime::Runtime;
 
 use super::Failure;
 use super::records::{Records, mix};
 use crate::control::client::{ControlError, Node};
 use crate::control::command::{Command, Outcome};
 
-/// How often it is looked which records are due.
-const TICK: Duration = Duration::from_millis(1);
-/// Lines made at once, bytes.
-const AT_ONCE: usize = 64 << 10;
+/// How often what is due is written.
+const TICK: Duration = Duration::from_millis(20);
+/// Records of one import at most: so many are one batch of the store.
+const AT_ONCE: u64 = 1_000;
 
 /// What was written.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -42,25 +40,22 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Begins to overwrite `records` of the node at the other end of `node`, `rate` a second, in an order that `seed`
-    /// determines. Handles stay; values change.
+    /// Begins to overwrite `records` of the node whose control socket is `socket`, `rate` a second, in an order that
+    /// `seed` determines. Handles stay; values change.
     ///
     /// # Errors
     /// No thread to be had.
-    pub fn start(node: Node, records: Records, rate: f64, seed: u64) -> Result<Self, Failure> {
+    pub fn start(socket: PathBuf, records: Records, rate: f64, seed: u64) -> Result<Self, Failure> {
         let stop = Arc::new(AtomicBool::new(false));
-        let lines = Lines {
+        let mut lines = Lines {
             records,
             rate,
             seed,
             begun: Instant::now(),
             made: 0,
-            octets: Vec::with_capacity(2 * AT_ONCE),
-            taken: 0,
-            sleep: None,
-            stop: Arc::clone(&stop),
         };
-        let work = move || write(node, lines);
+        let stopping = Arc::clone(&stop);
+        let work = move || write(&socket, &mut lines, &stopping);
         let thread = std::thread::Builder::new()
             .name("writes".into())
             .spawn(work)?;
@@ -79,84 +74,69 @@ impl Writer {
     }
 }
 
-fn write(node: Node, lines: Lines) -> Result<Written, Failure> {
-    let (begun, rate) = (lines.begun, lines.rate);
+/// One import after the other, until it is told to stop.
+fn write(socket: &Path, lines: &mut Lines, stop: &AtomicBool) -> Result<Written, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let import = Command::Import { keep_going: false };
-    let outcome = runtime.block_on(node.run(import, Some(lines), |_| Ok(()), |_| ()));
-    let records = match outcome {
-        Ok(Outcome::Counts(counts)) => counts.records,
-        Ok(_) => return Err(Failure::new("the node answered another command")),
-        Err(ControlError::Failed(failure)) => return Err(Failure::new(failure.message)),
-        Err(
-            ControlError::Connection(error)
-            | ControlError::Input(error)
-            | ControlError::Output(error),
-        ) => return Err(Failure::new(format_args!("writing: {error}"))),
-    };
-    let each = records as f64 / begun.elapsed().as_secs_f64();
+    let mut written = 0;
+    let mut text = Vec::new();
+    while !stop.load(Relaxed) {
+        let began = Instant::now();
+        lines.make(&mut text);
+        if !text.is_empty() {
+            written += import(&runtime, socket, &text)?;
+        }
+        std::thread::sleep(TICK.saturating_sub(began.elapsed()));
+    }
+    let each = written as f64 / lines.begun.elapsed().as_secs_f64();
     Ok(Written {
-        asked_per_second: rate,
-        records,
+        asked_per_second: lines.rate,
+        records: written,
         records_per_second: each.round(),
     })
 }
 
+/// Has the node import these lines; they are on its disk when this returns. How many that were.
+fn import(runtime: &Runtime, socket: &Path, lines: &[u8]) -> Result<u64, Failure> {
+    let failed = |error: &dyn fmt::Display| Failure::new(format_args!("writing: {error}"));
+    let node = Node::connect(socket)
+        .map_err(|error| failed(&error))?
+        .ok_or_else(|| failed(&"the node is gone"))?;
+    let import = Command::Import { keep_going: false };
+    match runtime.block_on(node.run(import, Some(lines), |_| Ok(()), |_| ())) {
+        Ok(Outcome::Counts(counts)) => Ok(counts.records),
+        Ok(_) => Err(Failure::new("the node answered another command")),
+        Err(ControlError::Failed(failure)) => Err(Failure::new(failure.message)),
+        Err(
+            ControlError::Connection(error)
+            | ControlError::Input(error)
+            | ControlError::Output(error),
+        ) => Err(failed(&error)),
+    }
+}
+
 /// The lines of the records that are due, as an import reads them.
+#[derive(Debug)]
 struct Lines {
     records: Records,
     rate: f64,
     seed: u64,
     begun: Instant,
     made: u64,
-    octets: Vec<u8>,
-    /// How many of the octets have been read.
-    taken: usize,
-    sleep: Option<Pin<Box<Sleep>>>,
-    stop: Arc<AtomicBool>,
 }
 
 impl Lines {
-    /// Makes the lines that are due.
-    fn make(&mut self) {
-        self.octets.clear();
-        self.taken = 0;
+    /// Puts the lines that are due in the place of `text`.
+    fn make(&mut self, text: &mut Vec<u8>) {
+        text.clear();
         let due = (self.begun.elapsed().as_secs_f64() * self.rate) as u64;
-        while self.made < due && self.octets.len() < AT_ONCE {
+        let until = due.min(self.made + AT_ONCE);
+        while self.made < until {
             self.made += 1;
             let random = mix(self.seed ^ mix(self.made));
             let number = random % self.records.count();
-            self.records.rewritten(number, random, &mut self.octets);
+            self.records.rewritten(number, random, text);
         }
-    }
-}
-
-impl AsyncRead for Lines {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let lines = self.get_mut();
-        while lines.taken == lines.octets.len() {
-            if let Some(sleep) = &mut lines.sleep {
-                ready!(sleep.as_mut().poll(cx));
-                lines.sleep = None;
-            }
-            if lines.stop.load(Relaxed) {
-                return Poll::Ready(Ok(()));
-            }
-            lines.make();
-            if lines.octets.is_empty() {
-                lines.sleep = Some(Box::pin(sleep(TICK)));
-            }
-        }
-        let rest = &lines.octets[lines.taken..];
-        let count = rest.len().min(buffer.remaining());
-        buffer.put_slice(&rest[..count]);
-        lines.taken += count;
-        Poll::Ready(Ok(()))
     }
 }

@@ -246,14 +246,14 @@ impl Lookups {
             return Err(Failed::usage("--write-rate must be greater than 0"));
         }
         let config = self.place.load()?;
-        let Some(node) = target::running(&config)? else {
+        if target::running(&config)?.is_none() {
             return Err(Failed::report(format_args!(
                 "no node runs with the data in {}: --write-rate writes into a running one",
                 config.node.data.display()
             )));
-        };
+        }
         let records = Records::new(&self.asked.prefix, self.asked.records);
-        Writer::start(node, records, rate, self.seed)
+        Writer::start(config.control_socket(), records, rate, self.seed)
             .map(Some)
             .map_err(Failed::report)
     }

@@ -1,7 +1,13 @@
 //! Goal: `jiexi bench` measures what there is: it asks in every way it offers, tells right answers from wrong ones, and
 //! its latencies show a server that stood still. Method: a node with generated records, and a stop in the middle.
 
-use std::{fs, path::Path, thread, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    process::Stdio,
+    thread,
+    time::{Duration, Instant},
+};
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -11,8 +17,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    node::Running,
-    support::{Run, directory, node, run},
+    node::{PATIENCE, Running},
+    support::{Run, directory, jiexi, node, run},
 };
 
 const RECORDS: &str = "1000";
@@ -238,6 +244,37 @@ fn records_are_written_meanwhile() {
         "{}",
         refused.stderr
     );
+}
+
+/// Goal: what is written is in the store while look-ups go on, not when they are over. Method: a run that would go on for
+/// an hour, and the sequence of the store, which grows with each import.
+#[test]
+fn writes_are_durable_while_lookups_go_on() {
+    let (directory, node) = loaded();
+    let stats = ["store", "stats", "--data", "a", "-o", "json"];
+    let sequence = || {
+        let stats = run(directory.path(), &stats).expect(0).json();
+        number(&stats, "/sequence")
+    };
+    let first = sequence();
+    let mut bench = jiexi(directory.path())
+        .args(["bench", "lookups", "--server", &node.server(), "--records"])
+        .args([RECORDS, "--transport", "tcp", "--window", "1", "--time"])
+        .args(["1h", "--write-rate", "500", "--data", "a"])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("starts");
+    let begun = Instant::now();
+    while sequence() < first + 5.0 {
+        let ended = bench.try_wait().expect("asks");
+        assert!(ended.is_none(), "it has an hour: {ended:?}");
+        assert!(begun.elapsed() < PATIENCE, "nothing is written");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let ended = bench.try_wait().expect("asks");
+    assert!(ended.is_none(), "it has an hour: {ended:?}");
+    bench.kill().expect("killed");
+    bench.wait().expect("ended");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How long a node may take to start or stop.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running node; it is stopped when it is dropped.
 pub(crate) struct Running {
