@@ -1,8 +1,11 @@
 //! Goal: every mistake in a configuration is named with file, line, key and remedy, all at once.
 
-use std::fs;
+use std::{fs, net::UdpSocket};
 
-use crate::support::{directory, jiexi, run};
+use crate::{
+    ports::free_port,
+    support::{directory, jiexi, node, run},
+};
 
 #[test]
 fn the_template_is_a_valid_configuration() {
@@ -19,7 +22,7 @@ fn the_template_is_a_valid_configuration() {
 #[test]
 fn all_problems_are_named_with_their_place() {
     let directory = directory();
-    let text = "version = 1\n\n[handle]\nprot = 2641\ntcp_idle = 600\nudp_receive_buffer = \"4\"\n\n[opperations]\nlisten = \"\"\n";
+    let text = "version = 1\n\n[handle]\nprot = 2641\ntcp_idle = 600\nudp_receive_buffer = \"4\"\nudp_workers = 70000\namplification_ipv6_prefix = 64\n\n[opperations]\nlisten = \"\"\n";
     fs::write(directory.path().join("bad.toml"), text).expect("writes");
     let check = run(directory.path(), &["config", "check", "bad.toml"]).expect(1);
     let mut lines: Vec<&str> = check.stderr.lines().collect();
@@ -27,10 +30,12 @@ fn all_problems_are_named_with_their_place() {
     assert_eq!(
         lines,
         [
+            "jiexi: bad.toml:10: [opperations]: unknown section; did you mean \"operations\"?",
             "jiexi: bad.toml:4: [handle] prot: unknown key; did you mean \"port\"?",
-            "jiexi: bad.toml:5: [handle] tcp_idle: invalid type: integer `600`, expected a duration",
+            "jiexi: bad.toml:5: [handle] tcp_idle: must be a time in quotes with its unit, such as \"30s\", and is 600",
             "jiexi: bad.toml:6: [handle] udp_receive_buffer: size \"4\" has no unit; write for example \"4KiB\"",
-            "jiexi: bad.toml:8: [opperations]: unknown section; did you mean \"operations\"?",
+            "jiexi: bad.toml:7: [handle] udp_workers: must be a number from 0 to 65535, and is 70000",
+            "jiexi: bad.toml:8: [handle] amplification_ipv6_prefix: must lie between 16 and 56; smaller networks than /56 are in one hand",
         ]
     );
 }
@@ -55,5 +60,48 @@ fn the_environment_overrides_and_is_checked() {
         check("JIEXI_HANDLE_PROT", "12641"),
         (Some(1), "jiexi: environment JIEXI_HANDLE_PROT: [handle] prot: unknown key; did you mean \"port\"?\n".into())
     );
+    assert_eq!(
+        check("JIEXI_DNS_PORT", "70000"),
+        (Some(1), "jiexi: environment JIEXI_DNS_PORT: [dns] port: must be a number from 0 to 65535, and is 70000\n".into())
+    );
     assert_eq!(check("JIEXI_LOG_LEVEL", "loud").0, Some(1));
+}
+
+/// Goal: a node that cannot have its port says what is to be done, and what it warns of names its setting once. Method: a
+/// socket of the test has the port; no kernel grants so large a buffer unless it is told to.
+#[test]
+fn a_port_that_is_taken_says_what_to_do() {
+    let directory = directory();
+    node(directory.path(), "a");
+    let port = free_port();
+    let _taken = UdpSocket::bind(("127.0.0.1", port)).expect("a port");
+    let output = jiexi(directory.path())
+        .args(["serve", "--config", "a/jiexi.toml"])
+        .env("JIEXI_HANDLE_LISTEN", "127.0.0.1")
+        .env("JIEXI_HANDLE_PORT", port.to_string())
+        .env("JIEXI_HANDLE_UDP_RECEIVE_BUFFER", "1GiB")
+        .output()
+        .expect("runs");
+    assert_eq!(output.status.code(), Some(1));
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    for words in [
+        &format!("[handle]: cannot listen on UDP 127.0.0.1:{port}: "),
+        "another process listens there",
+        "change [handle] port or listen",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    let largest = fs::read_to_string("/proc/sys/net/core/rmem_max").expect("a limit");
+    let warned = largest.trim().parse::<u64>().expect("a number") < 1 << 30;
+    assert_eq!(
+        said.matches("udp_receive_buffer").count(),
+        usize::from(warned),
+        "{said}"
+    );
+    assert_eq!(
+        said.matches("lower [handle] udp_receive_buffer").count(),
+        usize::from(warned),
+        "{said}"
+    );
 }
