@@ -33,7 +33,7 @@ use crate::server::forward::{self, Forwarder};
 use crate::server::handle::desk::{self, Desk};
 use crate::server::handle::{Shared, stream};
 use crate::server::http::{self, Http};
-use crate::server::{self, Bound, Running, Server, budget, dns};
+use crate::server::{self, BindError, Bound, Running, Server, budget, dns};
 use crate::store::Store;
 
 /// Why a node cannot start: what was tried, and what went wrong.
@@ -90,11 +90,16 @@ impl Node {
             .map(dns::serve::Bound::bind)
             .transpose()
             .map_err(failing("[dns]"))?;
-        let operations = tokio::net::TcpListener::bind(config.operations.listen).await;
-        let operations = operations.map_err(failing(format_args!(
-            "[operations] listen = {}",
-            config.operations.listen
-        )))?;
+        let address = config.operations.listen;
+        let operations = tokio::net::TcpListener::bind(address).await;
+        let operations = operations.map_err(|error| BindError {
+            address,
+            transport: "TCP",
+            section: "operations",
+            port: "listen",
+            error,
+        });
+        let operations = operations.map_err(failing("[operations]"))?;
         let directory = config.store_dir();
         let store = Store::open(config.store_config())
             .map_err(failing(format_args!("store {}", directory.display())))?;

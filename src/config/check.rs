@@ -92,10 +92,10 @@ pub(super) fn check(config: &Config) -> Vec<(Key, String)> {
         "must lie between 8 and 32",
     );
     need(
-        (16..=128).contains(&handle.amplification_ipv6_prefix),
+        (16..=56).contains(&handle.amplification_ipv6_prefix),
         "handle",
         "amplification_ipv6_prefix",
-        "must lie between 16 and 128",
+        "must lie between 16 and 56; smaller networks than /56 are in one hand",
     );
     check_recursion(config, &mut need);
     check_http(&config.http, &mut need);
@@ -309,9 +309,9 @@ fn check_dns(
         "must lie between 8 and 32",
     );
     check(
-        (16..=128).contains(&dns.amplification_ipv6_prefix),
+        (16..=56).contains(&dns.amplification_ipv6_prefix),
         "amplification_ipv6_prefix",
-        "must lie between 16 and 128",
+        "must lie between 16 and 56; smaller networks than /56 are in one hand",
     );
     check(
         dns.certificate.as_os_str().is_empty() == dns.key.as_os_str().is_empty(),

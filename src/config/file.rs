@@ -15,7 +15,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Config, VERSION, check, env};
+use super::{Config, VERSION, check, env, words};
 
 /// Where a value was set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -232,7 +232,9 @@ impl Loader {
                 self.table = table;
                 self.origins.insert(key, origin);
             }
-            Err(error) => self.problem(Some(origin), shown(&key), error.message()),
+            Err(error) => {
+                self.problem(Some(origin), shown(&key), &words::told(error.message()));
+            }
         }
     }
 

@@ -25,6 +25,7 @@ mod env;
 mod file;
 mod recursion;
 pub mod size;
+mod words;
 
 pub use batch::Batch;
 pub use dns::{Dns, Rule, RuleKind, Zone};

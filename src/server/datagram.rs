@@ -76,7 +76,7 @@ pub fn bind(address: SocketAddr, receive_buffer: usize, section: &str) -> io::Re
     if granted < receive_buffer {
         tracing::warn!(
             %address, wanted = receive_buffer, granted,
-            "the kernel grants a smaller UDP receive buffer: raise net.core.rmem_max, or lower {section}.udp_receive_buffer"
+            "the kernel grants a smaller UDP receive buffer: raise net.core.rmem_max, or lower [{section}] udp_receive_buffer"
         );
     }
     socket.set_read_timeout(Some(STOP_INTERVAL))?;

@@ -74,16 +74,46 @@ pub struct BindError {
     pub address: SocketAddr,
     /// TCP or UDP.
     pub transport: &'static str,
+    /// The section of the configuration that it comes from.
+    pub section: &'static str,
+    /// The key of its port there; `listen`, when that says the port as well.
+    pub port: &'static str,
     /// Why.
     pub error: io::Error,
+}
+
+impl BindError {
+    /// What people can do about it.
+    fn remedy(&self) -> String {
+        let (section, port) = (self.section, self.port);
+        let elsewhere = match port {
+            "listen" => format!("[{section}] listen"),
+            port => format!("[{section}] {port} or listen"),
+        };
+        match self.error.kind() {
+            io::ErrorKind::AddrInUse => format!(
+                "; another process listens there, and `ss -lntup` says which: end it, or change {elsewhere}"
+            ),
+            io::ErrorKind::PermissionDenied if self.address.port() < 1024 => format!(
+                "; ports below 1024 need the capability CAP_NET_BIND_SERVICE: start the node by its unit, which grants it, or change [{section}] {port}"
+            ),
+            io::ErrorKind::AddrNotAvailable => {
+                format!("; this machine has no such address: change [{section}] listen")
+            }
+            _ => String::new(),
+        }
+    }
 }
 
 impl std::fmt::Display for BindError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "cannot listen on {} {}: {}",
-            self.transport, self.address, self.error
+            "cannot listen on {} {}: {}{}",
+            self.transport,
+            self.address,
+            self.error,
+            self.remedy()
         )
     }
 }
@@ -127,21 +157,20 @@ impl Bound {
     }
 
     fn bind_address(&mut self, mut address: SocketAddr) -> Result<(), BindError> {
+        let section = self.config.section;
         let refused = |transport, address| {
             move |error| BindError {
                 address,
                 transport,
+                section,
+                port: "port",
                 error,
             }
         };
         let listener = listen(address).map_err(refused("TCP", address))?;
         address = listener.local_addr().map_err(refused("TCP", address))?;
         for _ in 0..self.workers {
-            let socket = datagram::bind(
-                address,
-                self.config.receive_buffer,
-                "handle.udp_receive_buffer",
-            );
+            let socket = datagram::bind(address, self.config.receive_buffer, section);
             self.sockets.push(socket.map_err(refused("UDP", address))?);
         }
         self.listeners.push(listener);
@@ -352,4 +381,45 @@ fn kernel_drops(inodes: &[u64]) -> u64 {
         }
     }
     drops
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: whoever reads why a port cannot be had reads what to do about it.
+    #[test]
+    fn refused_ports_come_with_a_remedy() {
+        let said = |kind: io::ErrorKind, port| {
+            let error = BindError {
+                address: SocketAddr::from(([192, 0, 2, 1], port)),
+                transport: "TLS",
+                section: "dns",
+                port: "tls_port",
+                error: kind.into(),
+            };
+            error.to_string()
+        };
+        let privileged = said(io::ErrorKind::PermissionDenied, 853);
+        assert!(
+            privileged.starts_with("cannot listen on TLS 192.0.2.1:853: "),
+            "{privileged}"
+        );
+        for (words, said) in [
+            ("CAP_NET_BIND_SERVICE", &privileged),
+            ("or change [dns] tls_port", &privileged),
+            (
+                "change [dns] tls_port or listen",
+                &said(io::ErrorKind::AddrInUse, 853),
+            ),
+            (
+                "no such address: change [dns] listen",
+                &said(io::ErrorKind::AddrNotAvailable, 853),
+            ),
+        ] {
+            assert!(said.contains(words), "{said}");
+        }
+        let other = said(io::ErrorKind::PermissionDenied, 1853);
+        assert!(!other.contains("CAP_NET"), "{other}");
+    }
 }

@@ -98,6 +98,8 @@ impl Bound {
                     Error::Bind(BindError {
                         address,
                         transport: "TLS",
+                        section: "dns",
+                        port: "tls_port",
                         error,
                     })
                 };

@@ -252,6 +252,8 @@ impl Bound {
             let refused = |error| BindError {
                 address,
                 transport: "TCP",
+                section: "http",
+                port: "port",
                 error,
             };
             let listener = super::listen(address).map_err(refused)?;
