@@ -16,7 +16,8 @@ use crate::metrics::{Metrics, names};
 use crate::server::certificate::{Identity, Origin, Pair};
 use crate::server::http;
 
-/// What a running node takes from a new configuration; everything else needs a restart.
+/// What a running node takes from a new configuration; everything else needs a restart, and so does the first
+/// certificate of DNS, or its end.
 pub const RELOADABLE: [&str; 6] = [
     "[http] certificate",
     "[http] key",
@@ -154,15 +155,18 @@ impl Reload {
 
 /// The settings that differ and do not change while the node runs, as `[section] key`.
 fn need_restart(old: &Config, new: &Config) -> Vec<String> {
-    let (Ok(old), Ok(new)) = (serde_json::to_value(old), serde_json::to_value(new)) else {
+    let (Ok(before), Ok(after)) = (serde_json::to_value(old), serde_json::to_value(new)) else {
         return Vec::new();
     };
+    // A certificate takes the place of another; it makes or ends no listener for DNS over TLS.
+    let listener = dns_origin(old).is_some() != dns_origin(new).is_some();
     let mut found = Vec::new();
-    for (section, keys) in old.as_object().into_iter().flatten() {
+    for (section, keys) in before.as_object().into_iter().flatten() {
         for (key, value) in keys.as_object().into_iter().flatten() {
             let name = format!("[{section}] {key}");
-            let changed = new.get(section).and_then(|keys| keys.get(key)) != Some(value);
-            if changed && !RELOADABLE.contains(&name.as_str()) {
+            let changed = after.get(section).and_then(|keys| keys.get(key)) != Some(value);
+            let taken = RELOADABLE.contains(&name.as_str()) && !(listener && section == "dns");
+            if changed && !taken {
                 found.push(name);
             }
         }
@@ -220,5 +224,35 @@ mod tests {
         let mut named = need_restart(&old, &new);
         named.sort();
         assert_eq!(named, ["[handle] port", "[store] scrub"]);
+    }
+
+    /// Goal: DNS over TLS begins and ends with a restart, which the log says; a certificate in the place of another needs
+    /// none, nor does one that is not served.
+    #[test]
+    fn a_first_certificate_of_dns_needs_a_restart() {
+        let certificate = |enabled, name: &str| {
+            let mut config = Config::default();
+            config.dns.enabled = enabled;
+            if !name.is_empty() {
+                config.dns.certificate = format!("{name}.pem").into();
+                config.dns.key = format!("{name}.key").into();
+            }
+            config
+        };
+        for (old, new, named) in [
+            ("", "a", true),
+            ("a", "", true),
+            ("a", "b", false),
+            ("a", "a", false),
+        ] {
+            let changed = need_restart(&certificate(true, old), &certificate(true, new));
+            let expected: &[_] = match named {
+                true => &["[dns] certificate", "[dns] key"],
+                false => &[],
+            };
+            assert_eq!(changed, expected, "{old:?} to {new:?}");
+            let unserved = need_restart(&certificate(false, old), &certificate(false, new));
+            assert!(unserved.is_empty(), "{old:?} to {new:?}: {unserved:?}");
+        }
     }
 }
