@@ -4,6 +4,7 @@ use std::io::{self, Read as _};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,20 +21,19 @@ use serde_json::Value as Json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use url::Url;
 
 use super::sink::Sink;
-use super::{AskError, Plan};
+use super::{AskError, CONNECT, Plan};
 use crate::batch::coding::{Bounds, Coding, Decompress};
 
 /// Octets of the file that are sent at once, and how many such pieces wait.
 const PIECE: usize = 128 << 10;
 const WAITING: usize = 4;
-/// How long a connection may take, and how long the server may say nothing.
-const CONNECT: Duration = Duration::from_secs(10);
-const SILENCE: Duration = Duration::from_secs(120);
+/// How often it is looked whether the server still does something: this many times before patience ends.
+const LOOKS: u32 = 4;
 /// Octets of a refusal that are read.
 const REFUSAL_MAX: usize = 64 << 10;
 
@@ -63,7 +63,8 @@ pub async fn ask(
     let host = server.url.host_str().unwrap_or_default().to_owned();
     let bare = host.trim_matches(['[', ']']);
     let port = server.url.port_or_known_default().unwrap_or(80);
-    let connected = timeout(CONNECT, TcpStream::connect((bare, port))).await;
+    let patience = CONNECT.min(plan.patience);
+    let connected = timeout(patience, TcpStream::connect((bare, port))).await;
     let stream = connected
         .map_err(|_| failed("it does not answer"))?
         .map_err(failed)?;
@@ -73,7 +74,7 @@ pub async fn ask(
     }
     let name = ServerName::try_from(bare.to_owned()).map_err(failed)?;
     let connector = TlsConnector::from(Arc::new(trust(server)?));
-    let stream = timeout(CONNECT, connector.connect(name, stream)).await;
+    let stream = timeout(patience, connector.connect(name, stream)).await;
     let stream = stream
         .map_err(|_| failed("TLS takes too long"))?
         .map_err(failed)?;
@@ -119,15 +120,37 @@ where
         .map_err(failed)?;
     let connection = tokio::spawn(connection);
     let mut input = plan.open().map_err(AskError::Input)?;
-    let (send, receive) = channel(WAITING);
+    let (send, pieces) = channel(WAITING);
     let reader = std::thread::spawn(move || read(&mut *input, &send));
-    let request = request(plan, server, Sending(receive))?;
-    let response = sender.send_request(request).await.map_err(failed)?;
-    let done = receive_all(response, sink, watch).await;
+    let moved = Arc::new(AtomicU64::new(0));
+    let body = Sending {
+        pieces,
+        moved: Arc::clone(&moved),
+    };
+    let request = request(plan, server, body)?;
+    let asked = async {
+        let response = sender.send_request(request).await.map_err(failed)?;
+        receive_all(response, sink, watch, &moved).await
+    };
+    let done = tokio::select! {
+        done = asked => done,
+        () = silence(plan.patience, &moved) => Err(failed("it neither takes nor says anything")),
+    };
     connection.abort();
     match (done, reader.is_finished().then(|| reader.join())) {
         (_, Some(Ok(Err(error)))) => Err(AskError::Input(error)),
         (done, _) => done,
+    }
+}
+
+/// Ends when nothing moved either way for so long.
+async fn silence(patience: Duration, moved: &AtomicU64) {
+    let (mut before, mut looks) = (moved.load(Relaxed), 0);
+    while looks < LOOKS {
+        sleep(patience / LOOKS).await;
+        let now = moved.load(Relaxed);
+        looks = if now == before { looks + 1 } else { 0 };
+        before = now;
     }
 }
 
@@ -184,7 +207,9 @@ async fn receive_all(
     response: Response<Incoming>,
     sink: &mut Sink,
     watch: &mut (dyn FnMut(&Sink) + Send),
+    moved: &AtomicU64,
 ) -> Result<Option<Json>, AskError> {
+    moved.fetch_add(1, Relaxed);
     if response.status() != hyper::StatusCode::OK {
         return Err(refused(response).await);
     }
@@ -201,15 +226,9 @@ async fn receive_all(
     let coding = coding.ok_or_else(|| failed("an answer in a coding that was not asked for"))?;
     let mut decompress = Decompress::new(coding, bounds).map_err(failed)?;
     let mut body = response.into_body();
-
-    loop {
-        let frame = match timeout(SILENCE, body.frame()).await {
-            Err(_) => return Err(failed("nothing came for two minutes")),
-            Ok(None) => break,
-            // Cut: what has come is kept.
-            Ok(Some(Err(_))) => break,
-            Ok(Some(Ok(frame))) => frame,
-        };
+    // Cut: what has come is kept.
+    while let Some(Ok(frame)) = body.frame().await {
+        moved.fetch_add(1, Relaxed);
         let Ok(data) = frame.into_data() else {
             continue;
         };
@@ -219,7 +238,7 @@ async fn receive_all(
                 written = sink.take(piece);
             }
         });
-        written.map_err(AskError::Output)?;
+        written?;
         fed.map_err(|_| failed("the answers are damaged"))?;
         watch(sink);
     }
@@ -229,6 +248,11 @@ async fn receive_all(
 /// What a refusal says.
 async fn refused(response: Response<Incoming>) -> AskError {
     let status = response.status();
+    let place = response.headers().get(header::LOCATION);
+    let place = place.and_then(|place| place.to_str().ok());
+    let place = place.filter(|_| status.is_redirection());
+    // The token is for the server that was named, and for no other.
+    let place = place.map(|place| format!("it points to {place}: give the server that is meant"));
     let body = Limited::new(response.into_body(), REFUSAL_MAX)
         .collect()
         .await;
@@ -242,14 +266,24 @@ async fn refused(response: Response<Incoming>) -> AskError {
             .to_owned()
     };
     AskError::Refused(
-        format!("{status}: {} {}", text("title"), text("detail"))
-            .trim_end()
-            .to_owned(),
+        [
+            format!("{status}:"),
+            text("title"),
+            text("detail"),
+            place.unwrap_or_default(),
+        ]
+        .join(" ")
+        .trim_end_matches([' ', ':'])
+        .to_owned(),
     )
 }
 
 /// The body of the request. A piece that is none is its end; without one it is cut.
-struct Sending(Receiver<Option<Bytes>>);
+struct Sending {
+    pieces: Receiver<Option<Bytes>>,
+    /// Counts what moves.
+    moved: Arc<AtomicU64>,
+}
 
 impl Body for Sending {
     type Data = Bytes;
@@ -259,7 +293,9 @@ impl Body for Sending {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        self.0.poll_recv(cx).map(|piece| match piece {
+        // Asked for more also while there is none: the server takes what there is.
+        self.moved.fetch_add(1, Relaxed);
+        self.pieces.poll_recv(cx).map(|piece| match piece {
             Some(Some(piece)) => Some(Ok(Frame::data(piece))),
             Some(None) => None,
             None => Some(Err(io::ErrorKind::UnexpectedEof.into())),

@@ -16,9 +16,13 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::batch::answer::Form as OutputForm;
 use crate::batch::input::Form as InputForm;
+
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// What is asked.
 #[derive(Clone, Debug)]
@@ -39,6 +43,8 @@ pub struct Plan {
     pub indexes: Vec<u32>,
     /// The last line that was answered before.
     pub after: u64,
+    /// How long the server may neither take nor say anything.
+    pub patience: Duration,
 }
 
 impl Plan {

@@ -3,7 +3,6 @@
 use std::io::{self, BufWriter, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::Duration;
 
 use bytes::Bytes;
 use jiexi_proto::code::{ResponseCode, Version};
@@ -13,7 +12,7 @@ use jiexi_proto::message::values::HandleValues;
 use jiexi_proto::message::{Body, Message};
 
 use super::sink::Sink;
-use super::{AskError, Plan};
+use super::{AskError, CONNECT, Plan};
 use crate::batch::answer::{Code, Summary, Tally, Writer};
 use crate::batch::charset::{Charset, Decode};
 use crate::batch::input::{Asked, Fault, Input};
@@ -23,8 +22,6 @@ use crate::client::{Operation, Question};
 const WINDOW: usize = 1_024;
 /// Octets of the file that are read, of requests that are sent, and of answers that are read and written at once.
 const PIECE: usize = 64 << 10;
-/// How long the server may say nothing.
-const SILENCE: Duration = Duration::from_secs(60);
 
 /// One line under way.
 struct Waiting {
@@ -45,9 +42,14 @@ pub fn ask(
     watch: &mut dyn FnMut(&Sink),
 ) -> Result<Tally, AskError> {
     let failed = |error: io::Error| AskError::Connection(error.to_string());
-    let stream = TcpStream::connect_timeout(&server, Duration::from_secs(10)).map_err(failed)?;
+    let stream = TcpStream::connect_timeout(&server, CONNECT.min(plan.patience)).map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
-    stream.set_read_timeout(Some(SILENCE)).map_err(failed)?;
+    stream
+        .set_read_timeout(Some(plan.patience))
+        .map_err(failed)?;
+    stream
+        .set_write_timeout(Some(plan.patience))
+        .map_err(failed)?;
     let sending = stream.try_clone().map_err(failed)?;
     let (send, waiting) = sync_channel(WINDOW);
     let asked = plan.clone();
@@ -58,9 +60,11 @@ pub fn ask(
     if answers.is_err() {
         let _ = stream.shutdown(std::net::Shutdown::Both);
     }
-    match requests.join() {
-        Ok(Err(error @ AskError::Input(_))) => Err(error),
-        Ok(Err(error)) if answers.is_ok() => Err(error),
+    // After a failure it may wait for its input, for ever.
+    let ended = answers.is_ok() || requests.is_finished();
+    match ended.then(|| requests.join()) {
+        Some(Ok(Err(error @ AskError::Input(_)))) => Err(error),
+        Some(Ok(Err(error))) if answers.is_ok() => Err(error),
         _ => answers,
     }
 }
@@ -175,7 +179,7 @@ fn answers(
         }
         say(&mut writer, &one, message);
         if writer.len() >= PIECE {
-            sink.take(&writer.take()).map_err(AskError::Output)?;
+            sink.take(&writer.take())?;
             watch(sink);
         }
     }
@@ -183,7 +187,7 @@ fn answers(
         position: None,
         failure: None,
     });
-    sink.take(&writer.take()).map_err(AskError::Output)?;
+    sink.take(&writer.take())?;
     sink.finish().map_err(AskError::Output)?;
     Ok(*writer.tally())
 }

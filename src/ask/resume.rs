@@ -2,13 +2,13 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom};
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::sink::number;
+use super::sink::{LINE_ANSWER_MAX, number};
 use crate::batch::answer::Form;
 
 /// Octets that are read at once.
@@ -120,7 +120,10 @@ pub fn whole(out: &Path, form: Form, from: (u64, u64)) -> io::Result<(u64, u64)>
 fn read_row(file: &mut impl io::BufRead, form: Form, row: &mut Vec<u8>) -> io::Result<bool> {
     loop {
         let before = row.len();
-        if file.read_until(b'\n', row)? == 0 || row.last() != Some(&b'\n') {
+        // A longer row is none that was written here.
+        let room = (LINE_ANSWER_MAX - before) as u64;
+        let read = file.by_ref().take(room).read_until(b'\n', row)?;
+        if read == 0 || row.last() != Some(&b'\n') {
             return Ok(false);
         }
         let quotes = |text: &[u8]| memchr::memchr_iter(b'"', text).count();

@@ -5,7 +5,12 @@ use std::io::{self, Write};
 use memchr::memrchr;
 use serde_json::Value as Json;
 
+use super::AskError;
 use crate::batch::answer::Form;
+
+/// Octets of one line of answers: far more than any record makes, which has 256 KiB. A server that sends a longer one is
+/// not believed.
+pub const LINE_ANSWER_MAX: usize = 16 << 20;
 
 /// Where answers go.
 pub struct Sink {
@@ -57,8 +62,18 @@ impl Sink {
     /// Takes a piece of the answers.
     ///
     /// # Errors
-    /// The output takes no more.
-    pub fn take(&mut self, piece: &[u8]) -> io::Result<()> {
+    /// The output takes no more, or a line does not end.
+    pub fn take(&mut self, piece: &[u8]) -> Result<(), AskError> {
+        self.pass(piece).map_err(AskError::Output)?;
+        match self.held.len() <= LINE_ANSWER_MAX {
+            true => Ok(()),
+            false => Err(AskError::Connection(
+                "an answer is longer than any record".to_owned(),
+            )),
+        }
+    }
+
+    fn pass(&mut self, piece: &[u8]) -> io::Result<()> {
         let Some(end) = memrchr(b'\n', piece) else {
             self.held.extend_from_slice(piece);
             return Ok(());

@@ -201,12 +201,13 @@ impl Writer {
     pub fn found<'v>(&mut self, line: u64, handle: &str, values: impl Iterator<Item = &'v [u8]>) {
         self.tally.0[Code::Success as usize] += 1;
         if self.form == Form::Csv {
-            return values.for_each(|wire| self.row(line, handle, wire));
+            return self.rows(line, handle, values);
         }
         self.head(line, Code::Success);
         self.out.extend_from_slice(b",\"handle\":");
         put_text(handle, &mut self.out);
-        let mut between: &[u8] = b",\"values\":[";
+        self.out.extend_from_slice(b",\"values\":[");
+        let mut between: &[u8] = b"";
         for wire in values {
             self.out.extend_from_slice(between);
             self.json.value(wire, &mut self.out);
@@ -296,11 +297,21 @@ impl Writer {
         self.out.push(b',');
     }
 
+    /// A row for each value; one that says so where there is none, so that every line has its answer.
+    fn rows<'v>(&mut self, line: u64, handle: &str, values: impl Iterator<Item = &'v [u8]>) {
+        let views = values.filter_map(|wire| ValueView::split(wire).ok());
+        let mut none = true;
+        for (view, _) in views {
+            self.row(line, handle, &view);
+            none = false;
+        }
+        if none {
+            self.refused_row(line, handle, Code::Success, "no values", None);
+        }
+    }
+
     /// A value as a row.
-    fn row(&mut self, line: u64, handle: &str, wire: &[u8]) {
-        let Ok((view, _)) = ValueView::split(wire) else {
-            return;
-        };
+    fn row(&mut self, line: u64, handle: &str, view: &ValueView<'_>) {
         self.row_head(line, Code::Success, handle);
         put_number(view.index.into(), &mut self.out);
         self.out.push(b',');
@@ -322,7 +333,7 @@ impl Writer {
         let four = view.permissions.0 & 0x0F;
         let _ = self.json.permissions(four, &mut self.out);
         self.out.push(b',');
-        self.value(&view);
+        self.value(view);
         self.out.extend_from_slice(b"\r\n");
     }
 

@@ -104,6 +104,9 @@ struct Resolve {
     /// Let the answers come compressed with Zstandard: for slow networks
     #[arg(long)]
     zstd: bool,
+    /// How long the server may neither take nor say anything
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = patience)]
+    timeout: Duration,
     /// Begin anew also where an interrupted batch could be gone on with
     #[arg(long)]
     restart: bool,
@@ -170,6 +173,11 @@ impl Resolve {
                 "--server must be such as https://id.example.cn:8000 or handle://192.0.2.10",
             )
         })?;
+        if url.scheme() == "http" && !is_here(&url) {
+            return Err(Failed::usage(
+                "--server: a token goes over https:// to another machine; everybody on the way could read it",
+            ));
+        }
         let token = match &self.token_file {
             Some(path) => fs::read_to_string(path).map_err(|error| {
                 Failed::report(format_args!("--token-file {}: {error}", path.display()))
@@ -208,6 +216,7 @@ impl Resolve {
             types: self.types.clone(),
             indexes: self.indexes.clone(),
             after: 0,
+            patience: self.timeout,
         };
         let Some(input) = &plan.input else {
             return Ok(Course {
@@ -397,6 +406,25 @@ impl Resolve {
             )),
             None => Failed::report(error),
         }
+    }
+}
+
+/// Reads a time such as `30s`.
+fn patience(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    match (Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&time) {
+        true => Ok(time),
+        false => Err("must lie between 1s and 1day".to_owned()),
+    }
+}
+
+/// Whether a server is this machine.
+fn is_here(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
     }
 }
 

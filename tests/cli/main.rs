@@ -4,6 +4,7 @@
 //! * `codes` — exit codes and help; `config` — checking and the template; `decode` — recorded messages
 //! * `init` — what a new node consists of; `bulk` — import and export on a stopped node
 //! * `broken` — readers of the output that go away
+//! * `batch` — against servers that no node is
 //! * `change` — handles, values and prefixes, on the node of this machine and on one elsewhere
 //! * `removal` — prefixes and handles go where they were meant to, and from nowhere else
 //! * `dns` — zones: served, checked, exported
@@ -15,6 +16,7 @@
     reason = "a test ends where something is not as expected"
 )]
 
+mod batch;
 mod bench;
 mod broken;
 mod bulk;
