@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,9 @@ use crate::store::{Batch, Expect, Space, Store, StoreError};
 
 /// What the keys of figures of use begin with in the store.
 const KEY: &[u8] = b"token-use/";
+
+/// How long one batch waits for what another is writing down.
+const DISK_TIME: Duration = Duration::from_secs(5);
 
 /// Why a token is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,16 +57,38 @@ pub struct Standing {
 
 #[derive(Debug, Default)]
 struct Counted {
+    /// What was used.
     figures: Use,
     /// What the store has.
     written: Use,
+    /// Up to which figure of today batches use without waiting, because the store counts it as used already.
+    granted: u64,
+    /// As [`Self::granted`], when what is being written is there.
+    asked: u64,
+    /// Batches that run.
+    batches: usize,
 }
+
+impl Counted {
+    /// What the store is to have: while batches run also what they may use.
+    fn to_write(&self) -> Use {
+        Use {
+            today: self.figures.today.max(self.asked),
+            ..self.figures
+        }
+    }
+}
+
+/// What is counted, by the ids of tokens.
+type All<'b> = MutexGuard<'b, HashMap<String, Counted>>;
 
 /// The tokens of a running node.
 #[derive(Debug)]
 pub struct Book {
     store: Arc<Store>,
     counted: Mutex<HashMap<String, Counted>>,
+    /// Told when something that was asked for a batch is on disk, or will not be.
+    granted: Condvar,
     nobody: String,
 }
 
@@ -73,6 +99,7 @@ impl Book {
         Self {
             store,
             counted: Mutex::default(),
+            granted: Condvar::new(),
             nobody: digest("nobody's secret"),
         }
     }
@@ -87,7 +114,7 @@ impl Book {
         Ok(token.grant())
     }
 
-    /// As [`Self::check`], for what is counted by [`Self::reserve`] or not at all.
+    /// As [`Self::check`], for what is counted by [`Self::take`] or not at all.
     ///
     /// # Errors
     /// See [`Refused`].
@@ -123,59 +150,89 @@ impl Book {
         Ok(found.as_ref().and_then(Token::read))
     }
 
+    /// A batch of a token begins: what is on disk for it stays there until it [leaves](Self::leave).
+    pub fn enter(&self, id: &str, now: u32) {
+        let mut counted = self.lock();
+        self.entry(&mut counted, id, now).batches += 1;
+    }
+
+    /// A batch has ended.
+    pub fn leave(&self, id: &str) {
+        if let Some(entry) = self.lock().get_mut(id) {
+            entry.batches = entry.batches.saturating_sub(1);
+        }
+    }
+
     /// Takes up to `wanted` requests of a token's quota at once, and says how many: as many as are left of today. With a
-    /// quota they are on disk when this returns, so that a restart gives none of them back. Waits for the disk.
+    /// quota they are on disk when this returns, so that a restart gives none of them back; `ahead` more are written down
+    /// with them, for all batches of the token alike. Waits for the disk.
     ///
     /// # Errors
-    /// See [`Refused`].
-    pub fn reserve(&self, id: &str, wanted: u64, now: u32) -> Result<u64, Refused> {
+    /// See [`Refused`]; after [`Refused::Unavailable`] the same may be asked again.
+    pub fn take(&self, id: &str, wanted: u64, ahead: u64, now: u32) -> Result<u64, Refused> {
         let token = self.token(id).map_err(|_| Refused::Unavailable)?;
         let token = token.ok_or(Refused::Unknown)?;
-        let (send, receive) = sync_channel(1);
-        let granted = {
-            let mut counted = self.lock();
+        let mut counted = self.lock();
+        loop {
             let entry = self.entry(&mut counted, id, now);
-            let left = token
-                .quota
-                .map(|quota| quota.saturating_sub(entry.figures.today));
-            let granted = left.map_or(wanted, |left| left.min(wanted));
-            if granted == 0 {
+            let figures = &mut entry.figures;
+            figures.last = figures.last.max(now);
+            let end = token.quota.unwrap_or(u64::MAX);
+            let end = end.min(figures.today.saturating_add(wanted));
+            let more = end.saturating_sub(figures.today);
+            if more == 0 && wanted > 0 {
                 return Err(used_up(now));
             }
-            entry.figures.today += granted;
-            entry.figures.last = now;
-            if left.is_none() {
-                return Ok(granted);
+            if token.quota.is_none() || end <= entry.granted {
+                figures.today = end;
+                return Ok(more);
             }
-            entry.written = entry.figures;
-            let batch = Batch {
-                changes: vec![put(use_key(id), &entry.figures, Expect::Any)],
-                ..Batch::default()
-            };
-            // In the queue before anybody else counts: figures are written in their order.
-            let done = move |outcome: Result<_, _>| {
-                // The receiver is there until this returns.
-                let _ = send.send(outcome.is_ok());
-            };
-            self.store.submit(batch, done);
-            granted
-        };
-        match receive.recv() {
-            Ok(true) => Ok(granted),
-            _ => {
-                self.give_back(id, granted, now);
-                Err(Refused::Unavailable)
+            if end > entry.asked {
+                entry.asked = token.quota.unwrap_or(end).min(end + ahead);
+                counted = self.grant(counted, id)?;
+                continue;
+            }
+            // Another batch waits for the disk, for this one as well.
+            let waited = self.granted.wait_timeout(counted, DISK_TIME);
+            let (guard, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+            counted = guard;
+            if waited.timed_out() {
+                return Err(Refused::Unavailable);
             }
         }
     }
 
-    /// Gives back what was reserved (at `reserved`, Unix seconds) and not used.
-    pub fn give_back(&self, id: &str, unused: u64, reserved: u32) {
+    /// Writes down what is asked for a token, and waits for that.
+    fn grant<'b>(&'b self, mut counted: All<'b>, id: &str) -> Result<All<'b>, Refused> {
+        let Some(entry) = counted.get_mut(id) else {
+            return Ok(counted);
+        };
+        let (day, asked) = (entry.figures.day, entry.asked);
+        entry.written = entry.to_write();
+        let batch = Batch {
+            changes: vec![put(use_key(id), &entry.written, Expect::Any)],
+            ..Batch::default()
+        };
+        let (send, receive) = sync_channel(1);
+        let done = move |outcome: Result<_, _>| {
+            // The receiver is there until this function returns.
+            let _ = send.send(outcome.is_ok());
+        };
+        // In the queue before anybody else counts: figures are written in their order.
+        self.store.submit(batch, done);
+        drop(counted);
+        let good = receive.recv() == Ok(true);
         let mut counted = self.lock();
-        if let Some(entry) = counted.get_mut(id)
-            && entry.figures.day == reserved / DAY
-        {
-            entry.figures.today = entry.figures.today.saturating_sub(unused);
+        if let Some(entry) = counted.get_mut(id).filter(|entry| entry.figures.day == day) {
+            match good {
+                true => entry.granted = entry.granted.max(asked),
+                false => entry.asked = entry.granted,
+            }
+        }
+        self.granted.notify_all();
+        match good {
+            true => Ok(counted),
+            false => Err(Refused::Unavailable),
         }
     }
 
@@ -208,11 +265,16 @@ impl Book {
             Counted {
                 figures: written,
                 written,
+                granted: written.today,
+                asked: written.today,
+                batches: 0,
             }
         });
-        let figures = &mut entry.figures;
-        if figures.day != now / DAY {
-            (figures.day, figures.today) = (now / DAY, 0);
+        // One that read its clock just before midnight does not bring yesterday back; a clock that was put right does.
+        let (known, day) = (entry.figures.day, now / DAY);
+        if day > known || day + 1 < known {
+            (entry.figures.day, entry.figures.today) = (day, 0);
+            (entry.granted, entry.asked) = (0, 0);
         }
         entry
     }
@@ -233,9 +295,15 @@ impl Book {
         let mut changes = Vec::new();
         let mut all = self.lock();
         for (id, counted) in all.iter_mut() {
-            if counted.figures != counted.written {
-                counted.written = counted.figures;
-                changes.push(put(use_key(id), &counted.figures, Expect::Any));
+            if counted.batches == 0 {
+                // What they did not use is given back.
+                counted.granted = counted.figures.today;
+                counted.asked = counted.figures.today;
+            }
+            let now = counted.to_write();
+            if now != counted.written {
+                counted.written = now;
+                changes.push(put(use_key(id), &now, Expect::Any));
             }
         }
         if changes.is_empty() {
@@ -253,7 +321,7 @@ impl Book {
         });
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Counted>> {
+    fn lock(&self) -> All<'_> {
         self.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

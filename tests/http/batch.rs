@@ -442,6 +442,50 @@ fn quota_is_by_identifier_and_kept() {
     );
 }
 
+/// Goal: what one batch keeps ready and does not use is there for another.
+#[test]
+fn nobody_is_refused_what_is_left() {
+    let node = Node::with(&[PLAIN]);
+    let (_, token) = token(&node, &["--quota", "1000"]);
+    let mut open = Client::open(&node, &token);
+    open.send(b"88.118.20/pump\n").unwrap();
+    open.hear("\"line\":1,");
+    let lines = "88.118.20/none\n".repeat(1_000);
+    let (records, summary) = parts(&post(&node, &token, "", lines.as_bytes(), &[]).body);
+    assert_eq!(
+        (
+            &summary["codes"]["handle_not_found"],
+            &summary["codes"]["quota_used_up"]
+        ),
+        (&999.into(), &1.into())
+    );
+    assert_eq!(records[999]["code"], "quota_used_up", "the last");
+    open.send(b"88.118.20/pump\n").unwrap();
+    open.hear("quota_used_up");
+    open.end();
+    assert_eq!(parts(&open.rest()).1["complete"], true);
+}
+
+/// Goal: a store that takes no changes costs nobody an answer: the batch says where it stopped, and can be gone on with.
+#[test]
+fn lines_that_cannot_be_counted_are_not_lost() {
+    let mut node = Node::new();
+    let (_, token) = token(&node, &["--quota", "1000"]);
+    node.terminate();
+    node.set("JIEXI_STORE_DISK_FREE_MIN", "100000TiB");
+    node.start();
+    let (records, summary) = parts(&post(&node, &token, "", b"88.118.20/pump", &[]).body);
+    assert_eq!(
+        (records.len(), &summary["complete"], &summary["code"]),
+        (0, &false.into(), &"busy".into())
+    );
+    node.terminate();
+    node.set("JIEXI_STORE_DISK_FREE_MIN", "64MiB");
+    node.start();
+    let reply = post(&node, &token, "", b"88.118.20/pump", &[]);
+    assert_eq!(codes(&reply.body), [(1, 1)]);
+}
+
 #[test]
 fn compressed_both_ways_and_bombs() {
     let node = Node::with(&[("JIEXI_BATCH_INPUT_MAX", "8MiB")]);

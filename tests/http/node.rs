@@ -104,6 +104,11 @@ impl Node {
         Self::with(&[])
     }
 
+    /// Another setting for the next start.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
     pub(crate) fn data(&self) -> PathBuf {
         self.directory.path().join("data")
     }

@@ -17,5 +17,6 @@ mod healing;
 mod kill;
 mod oracle;
 mod power_cut;
+mod quota;
 mod racing;
 mod support;

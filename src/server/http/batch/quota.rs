@@ -1,77 +1,59 @@
-//! The quota of a batch: reserved for many lines at once, so that counting costs nothing; what is not used is given back.
+//! The quota of a batch: what it uses is on disk before it is used, for many lines at once, so that counting costs nothing.
 
-use crate::clock;
-use crate::token::book::{Book, Refused};
 use std::sync::Arc;
 
-/// Identifiers that are reserved at first, and at most: each reservation is on disk before it is used.
+use crate::clock;
+use crate::token::DAY;
+use crate::token::book::{Book, Refused};
+
+/// Identifiers that are written down ahead at first, and at most.
 const FIRST: u64 = 1_000;
 const MOST: u64 = 16_000;
 
-/// What a line gets.
+/// What some lines get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
-    /// It is asked.
-    Taken,
-    /// Nothing is left until then (Unix seconds).
-    UsedUp(u32),
-    /// The token has ended, or the store takes no writes.
-    Unavailable,
+pub(super) struct Allowed {
+    /// The first so many are asked.
+    pub(super) lines: u64,
+    /// Then nothing is left until this time (Unix seconds).
+    pub(super) renewal: u32,
 }
 
-/// The share of a token's quota that one batch has.
+/// The quota that a batch uses, together with all other batches of its token.
 #[derive(Debug)]
 pub(super) struct Share {
     book: Arc<Book>,
     token: String,
-    left: u64,
-    next: u64,
-    reserved_at: u32,
-    dry_until: Option<u32>,
+    ahead: u64,
 }
 
 impl Share {
     pub(super) fn new(book: Arc<Book>, token: &str) -> Self {
+        book.enter(token, clock::unix_seconds());
         Self {
             book,
             token: token.to_owned(),
-            left: 0,
-            next: FIRST,
-            reserved_at: 0,
-            dry_until: None,
+            ahead: FIRST,
         }
     }
 
-    /// One identifier more. Waits for the disk now and then.
-    pub(super) fn take(&mut self) -> Turn {
-        if self.left > 0 {
-            self.left -= 1;
-            return Turn::Taken;
-        }
+    /// So many identifiers more. Waits for the disk now and then.
+    pub(super) fn take(&mut self, lines: u64) -> Result<Allowed, Refused> {
         let now = clock::unix_seconds();
-        if let Some(end) = self.dry_until.filter(|end| now < *end) {
-            return Turn::UsedUp(end);
-        }
-        match self.book.reserve(&self.token, self.next, now) {
-            Ok(granted) => {
-                self.left = granted - 1;
-                self.next = (self.next * 2).min(MOST);
-                (self.reserved_at, self.dry_until) = (now, None);
-                Turn::Taken
+        let renewal = (now / DAY + 1).saturating_mul(DAY);
+        match self.book.take(&self.token, lines, self.ahead, now) {
+            Ok(lines) => {
+                self.ahead = (self.ahead + lines).min(MOST);
+                Ok(Allowed { lines, renewal })
             }
-            Err(Refused::Quota { wait }) => {
-                let end = now + wait;
-                self.dry_until = Some(end);
-                Turn::UsedUp(end)
-            }
-            Err(_) => Turn::Unavailable,
+            Err(Refused::Quota { .. }) => Ok(Allowed { lines: 0, renewal }),
+            Err(refused) => Err(refused),
         }
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.book
-            .give_back(&self.token, self.left, self.reserved_at);
+        self.book.leave(&self.token);
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::flow::Halt;
-use super::quota::{Share, Turn};
+use super::quota::{Allowed, Share};
 use super::streams::Stream;
 use super::{App, Asked as Wanted};
 use crate::batch::answer::{Code, Summary, Writer};
@@ -27,7 +27,7 @@ use crate::resolver::{self, Answer, Filter, Query};
 use crate::server::handle::{lookup_result, outcome_of};
 use crate::server::http::pool::Scratch;
 use crate::store::Lookup;
-use crate::token::Grant;
+use crate::token::{self, Grant};
 
 /// Identifiers that are looked up at once.
 const GROUP: usize = 128;
@@ -35,6 +35,10 @@ const GROUP: usize = 128;
 const PIECE: usize = 128 << 10;
 const PIECE_MAX: usize = 1 << 20;
 
+/// How long a store that takes no changes is waited for when a quota is to be counted, and the first and the longest pause.
+const QUOTA_TIME: Duration = Duration::from_secs(10);
+const QUOTA_PAUSE: Duration = Duration::from_millis(10);
+const QUOTA_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How long the log of resolutions is waited for, and the pause between two looks.
 const LOG_TIME: Duration = Duration::from_secs(1);
 const LOG_PAUSE: Duration = Duration::from_millis(1);
@@ -68,6 +72,8 @@ pub(super) enum Failure {
     Revoked,
     /// The node stops.
     Stopping,
+    /// The store takes no writes, and so the quota cannot be counted.
+    Uncounted,
     /// See [`Refused`].
     Coding(Refused),
     /// The frame of the input is broken.
@@ -86,6 +92,10 @@ impl Failure {
                 "the answers were not read, and no more input is kept for this token ([batch] spool_max)",
             ),
             Self::Revoked => ("token_not_valid", "the token has ended"),
+            Self::Uncounted => (
+                "busy",
+                "the store takes no changes now, and the quota cannot be counted",
+            ),
             Self::Stopping => ("busy", "the node stops: go on when it is there again"),
             Self::Coding(Refused::Damaged) => (
                 "invalid_request",
@@ -369,8 +379,17 @@ impl Question<'_> {
                 return Err(Stop::Failed(why));
             }
             let end = items.len().min(at + GROUP);
-            line.keys
-                .prepare(self, &mut line.share, &line.asked, at..end);
+            let named = items[at..end].iter().filter(|item| item.fault.is_none());
+            let wanted = named.count() as u64;
+            let allowed = match self.take(&mut line.share, wanted) {
+                Some(taken) => taken?,
+                None => {
+                    // What is answered does not wait for what cannot be counted now.
+                    exit.send(line.writer.take(), true)?;
+                    self.take_later(&mut line.share, wanted, exit)?
+                }
+            };
+            line.keys.prepare(self, allowed, &line.asked, at..end);
             self.wait_for_log();
             while at < end {
                 at += self.app.pool.with_authority(|scratch| {
@@ -388,6 +407,34 @@ impl Question<'_> {
             Some(reason) => Err(Stop::Failed(Failure::Input(reason))),
             None => Ok(()),
         }
+    }
+
+    /// What of some lines the quota has; none while that cannot be counted.
+    fn take(&self, share: &mut Share, wanted: u64) -> Option<Result<Allowed, Stop>> {
+        match share.take(wanted) {
+            Ok(allowed) => Some(Ok(allowed)),
+            Err(token::book::Refused::Unavailable) => None,
+            Err(_) => Some(Err(Stop::Failed(Failure::Revoked))),
+        }
+    }
+
+    /// As [`Self::take`], later: lines that were refused only because the store was busy would be lost.
+    fn take_later(&self, share: &mut Share, wanted: u64, exit: &Exit) -> Result<Allowed, Stop> {
+        let (begun, mut pause) = (Instant::now(), QUOTA_PAUSE);
+        while begun.elapsed() < QUOTA_TIME {
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(QUOTA_PAUSE_MAX);
+            if let Some(why) = self.halt.why() {
+                return Err(Stop::Failed(why));
+            }
+            if exit.output.is_closed() {
+                return Err(Stop::Gone);
+            }
+            if let Some(taken) = self.take(share, wanted) {
+                return taken;
+            }
+        }
+        Err(Stop::Failed(Failure::Uncounted))
     }
 
     /// Gives the log of resolutions time to take what it was given: a batch is faster than it. When it takes nothing, answers
@@ -428,7 +475,7 @@ impl Keys {
     fn prepare(
         &mut self,
         question: &Question<'_>,
-        share: &mut Share,
+        mut allowed: Allowed,
         asked: &Asked,
         group: Range<usize>,
     ) {
@@ -437,24 +484,22 @@ impl Keys {
         self.first = group.start;
         let case = question.app.shared.store.case();
         for item in &asked.items()[group] {
-            let plan = match item.fault.map_or_else(|| share.take(), |_| Turn::Taken) {
-                Turn::UsedUp(end) => Plan::Say(Code::Quota, "", Some(end)),
-                Turn::Unavailable => Plan::Say(Code::Busy, "the quota cannot be counted now", None),
-                Turn::Taken => match item.fault {
-                    Some(fault) => Plan::Say(Code::InvalidHandle, fault.message(), None),
-                    None => {
-                        let start = self.octets.len();
-                        let text = asked.handle(item).as_bytes();
-                        handle::canonical(text, case, &mut self.octets);
-                        let key = start..self.octets.len();
-                        match question.grant.covers(&self.octets[key.clone()]) {
-                            true => Plan::Find(key),
-                            false => {
-                                Plan::Say(Code::NotAllowed, "the token is for other prefixes", None)
-                            }
+            let plan = match item.fault {
+                Some(fault) => Plan::Say(Code::InvalidHandle, fault.message(), None),
+                None if allowed.lines == 0 => Plan::Say(Code::Quota, "", Some(allowed.renewal)),
+                None => {
+                    allowed.lines -= 1;
+                    let start = self.octets.len();
+                    let text = asked.handle(item).as_bytes();
+                    handle::canonical(text, case, &mut self.octets);
+                    let key = start..self.octets.len();
+                    match question.grant.covers(&self.octets[key.clone()]) {
+                        true => Plan::Find(key),
+                        false => {
+                            Plan::Say(Code::NotAllowed, "the token is for other prefixes", None)
                         }
                     }
-                },
+                }
             };
             self.plans.push(plan);
         }
