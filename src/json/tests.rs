@@ -8,6 +8,7 @@ use jiexi_proto::{
 use serde_json::json;
 
 use super::{
+    direct::Direct,
     line::{self, Line, Record},
     value,
 };
@@ -98,7 +99,7 @@ fn administrators_are_readable() {
     sample(b"HS_ADMIN", &padded).encode(&mut wire);
     let (view, _) = jiexi_proto::value::ValueView::split(&wire).expect("a value");
     let mut appended = Vec::new();
-    assert!(value::append(&view, &mut appended));
+    assert!(Direct::default().exact(&view, &mut appended).is_some());
     assert_eq!(appended, json.to_string().into_bytes(), "written straight");
 }
 
@@ -127,7 +128,7 @@ fn every_recorded_value_survives() {
         value.encode(&mut wire);
         let (view, _) = jiexi_proto::value::ValueView::split(&wire).expect("a value");
         let mut appended = Vec::new();
-        assert!(value::append(&view, &mut appended));
+        assert!(Direct::default().exact(&view, &mut appended).is_some());
         assert_eq!(appended, json.to_string().into_bytes(), "written straight");
         formats.insert(json["data"]["format"].as_str().expect("format").to_owned());
     }
