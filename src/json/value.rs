@@ -5,12 +5,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use jiexi_proto::{
     code::Permissions,
-    value::{Reference, Ttl, Value, ValueView},
+    value::{Reference, Ttl, Value},
 };
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 
-use super::{JsonError, data, direct, direct::Direct};
+use super::{JsonError, data, direct};
 
 /// The time to live of a value that does not say one, in seconds.
 pub const TTL_DEFAULT: i32 = 86_400;
@@ -40,17 +40,6 @@ pub fn write(value: &Value) -> Option<Json> {
         object.insert("references".into(), references?.into());
     }
     Some(Json::Object(object))
-}
-
-/// Appends a value as JSON, the same octets as those of [`write()`]; false, and nothing appended, when it takes that.
-#[must_use]
-pub fn append(value: &ValueView<'_>, out: &mut Vec<u8>) -> bool {
-    let before = out.len();
-    let done = Direct::default().exact(value, out).is_some();
-    if !done {
-        out.truncate(before);
-    }
-    done
 }
 
 /// Appends a text in quotes.

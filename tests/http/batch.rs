@@ -12,6 +12,7 @@ use serde_json::Value as Json;
 use crate::node::{Node, PATIENCE, Reply};
 
 const PATH: &str = "/api/v1/batch/resolve";
+const QUOTA: &str = "/api/v1/quota";
 const PLAIN: (&str, &str) = ("JIEXI_HTTP_PLAIN_LOOPBACK", "true");
 /// Lines of a large input.
 const MANY: usize = 200_000;
@@ -361,6 +362,13 @@ fn who_may_and_what_is_refused() {
         &["-H", &format!("Authorization: Bearer {good}")],
     );
     assert_eq!(get.status, 405);
+    for (path, methods) in [(PATH, "POST, OPTIONS"), (QUOTA, "GET, HEAD, OPTIONS")] {
+        let options = node.ask("https", path, &["-X", "OPTIONS"]);
+        assert!((200..300).contains(&options.status), "{options:?}");
+        assert_eq!(options.header("allow"), Some(methods));
+        let other = node.ask("https", path, &["-X", "DELETE"]);
+        assert_eq!((other.status, other.header("allow")), (405, Some(methods)));
+    }
 }
 
 #[test]

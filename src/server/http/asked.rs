@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use jiexi_proto::limits::HANDLE_MAX;
+use jiexi_proto::message::resolution::{Resolution, ResolutionView};
+use jiexi_proto::wire::Writer;
 use percent_encoding::percent_decode_str;
 use url::form_urlencoded;
 
@@ -78,6 +81,26 @@ impl Resolving {
             }
         }
         Ok(asked)
+    }
+}
+
+impl Resolving {
+    /// Indexes and types as the resolver reads them: in wire form, and good. None when all values are asked for.
+    pub(super) fn filter(&self) -> Result<Option<Vec<u8>>, Refusal> {
+        if self.indexes.is_empty() && self.types.is_empty() {
+            return Ok(None);
+        }
+        let mut body = Vec::new();
+        Resolution {
+            handle: Bytes::new(),
+            indexes: self.indexes.clone(),
+            types: self.types.iter().cloned().map(Bytes::from).collect(),
+            trailer: None,
+        }
+        .encode(&mut Writer::new(&mut body));
+        let wrong = |_| Refusal::field("type", "too many, or too long");
+        ResolutionView::decode(&body).map_err(wrong)?;
+        Ok(Some(body))
     }
 }
 

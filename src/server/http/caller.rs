@@ -62,19 +62,30 @@ impl Caller {
         let Some(grant) = &self.grant else {
             return Ok(());
         };
-        let refuse = |detail: String| {
-            Err(Refusal {
-                code: ResponseCode::INSUFFICIENT_PERMISSIONS,
-                ..Refusal::named(StatusCode::FORBIDDEN, "token_not_allowed", detail)
-            })
-        };
-        if !grant.may(right) {
-            return refuse(format!("the token has not the right {}", right.name()));
+        has(grant, right)?;
+        match grant.covers(key) {
+            true => Ok(()),
+            false => Err(not_allowed("the token is for other prefixes".to_owned())),
         }
-        if !grant.covers(key) {
-            return refuse("the token is for other prefixes".to_owned());
+    }
+}
+
+/// Whether a token has a right.
+pub(super) fn has(grant: &Grant, right: Right) -> Result<(), Refusal> {
+    match grant.may(right) {
+        true => Ok(()),
+        false => {
+            let text = format!("the token has not the right {}", right.name());
+            Err(not_allowed(text))
         }
-        Ok(())
+    }
+}
+
+/// Said to a token that does not allow something.
+fn not_allowed(detail: String) -> Refusal {
+    Refusal {
+        code: ResponseCode::INSUFFICIENT_PERMISSIONS,
+        ..Refusal::named(StatusCode::FORBIDDEN, "token_not_allowed", detail)
     }
 }
 
@@ -99,20 +110,50 @@ fn failed(detail: &'static str) -> Refusal {
     Refusal::new(ResponseCode::AUTHENTICATION_FAILED, detail)
 }
 
-/// Finds out who asks. Over plain HTTP credentials are not looked at.
+/// What a client says in `Authorization`.
+pub(super) struct Said<'h> {
+    /// In lower case.
+    scheme: String,
+    rest: &'h str,
+}
+
+impl<'h> Said<'h> {
+    /// Reads the header, if it is there. Over plain HTTP it is not looked at.
+    pub(super) fn read(
+        app: &App,
+        from: &From,
+        headers: &'h HeaderMap,
+    ) -> Result<Option<Self>, Refusal> {
+        let Some(value) = headers.get(header::AUTHORIZATION) else {
+            return Ok(None);
+        };
+        if !from.secure {
+            app.figures.plain_credentials.fetch_add(1, Relaxed);
+            return Err(plain());
+        }
+        let text = value.to_str().ok().filter(|text| text.len() <= LENGTH_MAX);
+        let text = text
+            .ok_or_else(|| failed("the Authorization header is not readable"))?
+            .trim();
+        let (scheme, rest) = text.split_once(' ').unwrap_or((text, ""));
+        Ok(Some(Self {
+            scheme: scheme.to_ascii_lowercase(),
+            rest: rest.trim(),
+        }))
+    }
+
+    /// What stands behind the scheme, if it is this one.
+    pub(super) fn of(&self, scheme: &str) -> Option<&'h str> {
+        (self.scheme == scheme).then_some(self.rest)
+    }
+}
+
+/// Finds out who asks.
 pub(super) fn identify(app: &App, from: &From, headers: &HeaderMap) -> Result<Caller, Refusal> {
-    let Some(value) = headers.get(header::AUTHORIZATION) else {
+    let Some(Said { scheme, rest }) = Said::read(app, from, headers)? else {
         return Ok(Caller::default());
     };
-    if !from.secure {
-        app.figures.plain_credentials.fetch_add(1, Relaxed);
-        return Err(plain());
-    }
-    let text = value.to_str().ok().filter(|text| text.len() <= LENGTH_MAX);
-    let text = text.ok_or_else(|| failed("the Authorization header is not readable"))?;
-    let (scheme, rest) = text.trim().split_once(' ').unwrap_or((text, ""));
-    let rest = rest.trim();
-    match scheme.to_ascii_lowercase().as_str() {
+    match scheme.as_str() {
         "basic" => basic(app, from, rest),
         "bearer" => bearer(app, from, rest),
         "handle" => handle(app, from, rest),
@@ -187,24 +228,10 @@ fn note(app: &App, from: &From, claimed: &Identity, code: ResponseCode) {
 
 /// The token by which a request came, not counted against its quota; for what needs one.
 pub(super) fn token(app: &App, from: &From, headers: &HeaderMap) -> Result<Grant, Refusal> {
-    let value = headers.get(header::AUTHORIZATION);
-    let value = value.ok_or_else(|| needed(from))?;
-    if !from.secure {
-        app.figures.plain_credentials.fetch_add(1, Relaxed);
-        return Err(plain());
-    }
-    let text = value.to_str().ok().filter(|text| text.len() <= LENGTH_MAX);
-    let (scheme, token) = text
-        .and_then(|text| text.trim().split_once(' '))
-        .unwrap_or_default();
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(failed(
-            "this needs an API token: Authorization: Bearer jx_…",
-        ));
-    }
-    let checked = app
-        .tokens
-        .check_uncounted(token.trim(), from.came.unix_seconds);
+    let said = Said::read(app, from, headers)?.ok_or_else(|| needed(from))?;
+    let text = "this needs an API token: Authorization: Bearer jx_…";
+    let token = said.of("bearer").ok_or_else(|| failed(text))?;
+    let checked = app.tokens.check_uncounted(token, from.came.unix_seconds);
     checked.map_err(|refused| token_refused(app, refused))
 }
 

@@ -8,9 +8,9 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use bytes::Bytes;
 use jiexi_proto::code::ResponseCode;
-use jiexi_proto::message::resolution::{Resolution, ResolutionView};
+use jiexi_proto::message::resolution::ResolutionView;
 use jiexi_proto::value::{Value, ValueView};
-use jiexi_proto::wire::{Reader, Writer};
+use jiexi_proto::wire::Reader;
 use serde_json::{Value as Json, json};
 
 use super::answer::{Answer, Refusal, json, with_type};
@@ -20,6 +20,7 @@ use super::language::Language;
 use super::openapi::Flag;
 use super::outer::{Counted, From};
 use super::{App, change};
+use crate::json::direct::Direct;
 use crate::json::value;
 use crate::metrics::{Op, Outcome};
 use crate::registry::Rejection;
@@ -192,11 +193,10 @@ fn find(
     asked: &Resolving,
     public_only: bool,
 ) -> Result<Found, Refusal> {
-    let filter = (!asked.indexes.is_empty() || !asked.types.is_empty()).then(|| wire_filter(asked));
+    let filter = asked.filter()?;
     let filter = match filter.as_deref().map(ResolutionView::decode) {
         Some(Ok(view)) => Filter::asked(view.indexes, view.types),
-        Some(Err(_)) => return Err(Refusal::field("type", "too many, or too long")),
-        None => Filter::All,
+        _ => Filter::All,
     };
     let query = Query {
         key,
@@ -248,19 +248,6 @@ fn refusal_of(said: Said<'_, '_>, from: &From) -> Refusal {
         Said::Loading => Rejection::busy("still loading").into(),
         Said::Damaged => Refusal::new(ResponseCode::ERROR, "the stored record is damaged"),
     }
-}
-
-/// Indexes and types as the resolver reads them: in wire form.
-fn wire_filter(asked: &Resolving) -> Vec<u8> {
-    let mut body = Vec::new();
-    Resolution {
-        handle: Bytes::new(),
-        indexes: asked.indexes.clone(),
-        types: asked.types.iter().cloned().map(Bytes::from).collect(),
-        trailer: None,
-    }
-    .encode(&mut Writer::new(&mut body));
-    body
 }
 
 /// Values that only administrators may read, for one of them.
@@ -346,15 +333,12 @@ fn body_of(handle: &str, found: &Found) -> Vec<u8> {
 
 fn append_values(found: &Found, body: &mut Vec<u8>) {
     body.push(b'[');
+    let mut direct = Direct::default();
     for (place, view) in found.views().enumerate() {
         if place > 0 {
             body.push(b',');
         }
-        if !value::append(&view, body) {
-            let json = decoded(view.wire).as_ref().map_or(Json::Null, value_json);
-            // Writing to memory does not fail.
-            let _ = serde_json::to_writer(&mut *body, &json);
-        }
+        direct.value(view.wire, body);
     }
     body.push(b']');
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use axum::Extension;
 use axum::extract::State;
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -201,19 +201,14 @@ struct Said {
 
 impl Said {
     fn read(app: &App, from: &From, headers: &HeaderMap) -> Result<Self, Refusal> {
+        let said = caller::Said::read(app, from, headers)?;
         if !from.secure {
             return Err(needed(from));
         }
-        let text = headers
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.to_str().ok());
-        let (scheme, rest) = text
-            .and_then(|text| text.split_once(' '))
-            .unwrap_or_default();
-        if !scheme.eq_ignore_ascii_case("handle") {
-            let text = "the session is named by Authorization: Handle sessionId=…";
-            return Err(Refusal::new(ResponseCode::AUTHENTICATION_NEEDED, text));
-        }
+        let text = "the session is named by Authorization: Handle sessionId=…";
+        let rest = said
+            .and_then(|said| said.of("handle"))
+            .ok_or_else(|| Refusal::new(ResponseCode::AUTHENTICATION_NEEDED, text))?;
         let wrong = || Refusal::field("Authorization", "the parameters are not readable");
         let parameters = caller::parameters(rest).ok_or_else(wrong)?;
         let session = app

@@ -38,17 +38,8 @@ pub(super) async fn identity(
     method: Method,
     headers: HeaderMap,
 ) -> Answer {
-    match method {
-        Method::GET | Method::HEAD => {}
-        Method::OPTIONS => return options(METHODS),
-        _ => {
-            let status = StatusCode::METHOD_NOT_ALLOWED;
-            let refusal = Refusal::named(status, "method_not_allowed", "");
-            let mut answer = refusal.of_problem(from.request(), Language::of(&headers));
-            let allowed = HeaderValue::from_static(METHODS);
-            answer.headers_mut().insert(header::ALLOW, allowed);
-            return answer;
-        }
+    if let Some(other) = other_method(&method, METHODS, &from, &headers) {
+        return other;
     }
     let done = || -> Result<Answer, Refusal> {
         let caller = identify(&app, &from, &headers)?;
@@ -68,6 +59,27 @@ pub(super) async fn identity(
         Ok(json(StatusCode::OK, &body))
     };
     done().unwrap_or_else(|refusal| refusal.of_problem(from.request(), Language::of(&headers)))
+}
+
+/// The answer to OPTIONS and to a method that is not among those of a route; none to those that are.
+pub(super) fn other_method(
+    method: &Method,
+    methods: &'static str,
+    from: &From,
+    headers: &HeaderMap,
+) -> Option<Answer> {
+    if method == Method::OPTIONS {
+        return Some(options(methods));
+    }
+    if methods.split(", ").any(|name| name == method.as_str()) {
+        return None;
+    }
+    let status = StatusCode::METHOD_NOT_ALLOWED;
+    let refusal = Refusal::named(status, "method_not_allowed", "");
+    let mut answer = refusal.of_problem(from.request(), Language::of(headers));
+    let allowed = HeaderValue::from_static(methods);
+    answer.headers_mut().insert(header::ALLOW, allowed);
+    Some(answer)
 }
 
 /// What is not here.

@@ -20,27 +20,21 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
-use bytes::Bytes;
-use jiexi_proto::message::resolution::Resolution;
-use jiexi_proto::wire::Writer as Wire;
 use serde_json::json;
 
 use self::flow::Flow;
 pub(super) use self::streams::Streams;
 use self::work::Origin;
-use super::App;
 use super::answer::{Answer, Refusal, json, with_type};
-use super::asked;
-use super::caller::{self, Caller};
 use super::language::Language;
 use super::outer::{Counted, From, outcome_of};
+use super::{App, asked, caller, v1};
 use crate::batch::answer::Form as OutputForm;
 use crate::batch::charset::Charset;
 use crate::batch::coding::Coding;
 use crate::batch::input::Form as InputForm;
 use crate::metrics::Op;
 use crate::server::accept::Ticket;
-
 use crate::token::book::Standing;
 use crate::token::{DAY, Grant, Right};
 
@@ -60,6 +54,10 @@ pub struct Limits {
     /// Where they are.
     pub directory: PathBuf,
 }
+
+/// What may be done with batches, and with quotas.
+const BATCH_METHODS: &str = "POST, OPTIONS";
+const QUOTA_METHODS: &str = "GET, HEAD, OPTIONS";
 
 /// What a batch asks for.
 #[derive(Debug)]
@@ -131,19 +129,7 @@ impl Asked {
                 _ => {}
             }
         }
-        if !resolving.indexes.is_empty() || !resolving.types.is_empty() {
-            let mut body = Vec::new();
-            Resolution {
-                handle: Bytes::new(),
-                indexes: resolving.indexes,
-                types: resolving.types.into_iter().map(Bytes::from).collect(),
-                trailer: None,
-            }
-            .encode(&mut Wire::new(&mut body));
-            let wrong = |_| Refusal::field("type", "too many, or too long");
-            jiexi_proto::message::resolution::ResolutionView::decode(&body).map_err(wrong)?;
-            self.filter = Some(body);
-        }
+        self.filter = resolving.filter()?;
         Ok(())
     }
 }
@@ -212,6 +198,9 @@ pub(super) async fn resolve(
     request: Request<Body>,
 ) -> Answer {
     let (head, body) = request.into_parts();
+    if let Some(other) = v1::other_method(&head.method, BATCH_METHODS, &from, &head.headers) {
+        return other;
+    }
     let mut answer = match begin(&app, &from, &head) {
         Ok((grant, asked, stream, answer)) => {
             let origin = Origin {
@@ -231,7 +220,7 @@ pub(super) async fn resolve(
         Err(refusal) => {
             // Clients that are refused while they still send may not see why.
             flow::discard(body).await;
-            refused(&refusal, &from, &head.headers, POST)
+            refusal.of_problem(from.request(), Language::of(&head.headers))
         }
     };
     // The request itself; its lines are look-ups.
@@ -246,8 +235,8 @@ fn begin(
     from: &From,
     head: &Parts,
 ) -> Result<(Grant, Asked, streams::Stream, Answer), Refusal> {
-    only(&head.method, POST)?;
-    let grant = holder(app, from, &head.headers)?;
+    let grant = caller::token(app, from, &head.headers)?;
+    caller::has(&grant, Right::Batch)?;
     let asked = Asked::read(head.uri.query(), &head.headers)?;
     let standing = standing(app, from, &grant)?;
     let wait = standing.renewal.saturating_sub(from.came.unix_seconds);
@@ -292,8 +281,10 @@ pub(super) async fn quota(
     method: Method,
     headers: HeaderMap,
 ) -> Answer {
+    if let Some(other) = v1::other_method(&method, QUOTA_METHODS, &from, &headers) {
+        return other;
+    }
     let done = || -> Result<Answer, Refusal> {
-        only(&method, GET)?;
         let grant = caller::token(&app, &from, &headers)?;
         let standing = standing(&app, &from, &grant)?;
         let renewal =
@@ -312,46 +303,7 @@ pub(super) async fn quota(
         rate_limit(answer.headers_mut(), &standing, wait);
         Ok(answer)
     };
-    done().unwrap_or_else(|refusal| refused(&refusal, &from, &headers, GET))
-}
-
-/// What may be done with batches, and with quotas.
-const POST: &str = "POST";
-const GET: &str = "GET, HEAD";
-
-fn only(method: &Method, allowed: &str) -> Result<(), Refusal> {
-    match allowed.split(", ").any(|name| name == method.as_str()) {
-        true => Ok(()),
-        false => {
-            let status = StatusCode::METHOD_NOT_ALLOWED;
-            Err(Refusal::named(status, "method_not_allowed", ""))
-        }
-    }
-}
-
-/// Said instead; to another method with those that are there.
-fn refused(refusal: &Refusal, from: &From, headers: &HeaderMap, allowed: &'static str) -> Answer {
-    let mut answer = refusal.of_problem(from.request(), Language::of(headers));
-    if answer.status() == StatusCode::METHOD_NOT_ALLOWED {
-        let allowed = HeaderValue::from_static(allowed);
-        answer.headers_mut().insert(header::ALLOW, allowed);
-    }
-    answer
-}
-
-/// The token of a request, which must have the right.
-fn holder(app: &App, from: &From, headers: &HeaderMap) -> Result<Grant, Refusal> {
-    let grant = caller::token(app, from, headers)?;
-    if !grant.may(Right::Batch) {
-        // Says which right is missing.
-        let prefix = grant.prefixes().first().cloned().unwrap_or_default();
-        let caller = Caller {
-            who: None,
-            grant: Some(grant.clone()),
-        };
-        caller.allows(Right::Batch, prefix.as_bytes())?;
-    }
-    Ok(grant)
+    done().unwrap_or_else(|refusal| refusal.of_problem(from.request(), Language::of(&headers)))
 }
 
 fn standing(app: &App, from: &From, grant: &Grant) -> Result<Standing, Refusal> {
