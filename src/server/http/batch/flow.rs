@@ -132,6 +132,7 @@ impl Flow {
             stream: Arc::clone(&stream),
             stalled: Arc::clone(&stalled),
             idle: app.config.read,
+            most: app.config.batch.input,
         };
         let (gone, stop) = (ended.clone(), halt.clone());
         tokio::spawn(async move {
@@ -229,6 +230,8 @@ struct Pump {
     stream: Arc<Stream>,
     stalled: Arc<AtomicBool>,
     idle: Duration,
+    /// Octets that are thrown away of input that is not kept.
+    most: u64,
 }
 
 impl Pump {
@@ -241,7 +244,26 @@ impl Pump {
             },
             why = halt.wait() => Input::Failed(why),
         };
-        let _ = self.send.send(end).await;
+        if !matches!(end, Input::Failed(Failure::Spool | Failure::SpoolFull)) {
+            let _ = self.send.send(end).await;
+            return;
+        }
+        // Who reads nothing before everything is sent hears the reason only so, and takes no answers until then.
+        let said = self.send.clone();
+        let (said, ()) = tokio::join!(said.send(end), self.throw_away());
+        if said.is_ok() {
+            let _ = self.send.send(Input::End).await;
+        }
+    }
+
+    async fn throw_away(&mut self) {
+        let mut left = self.most;
+        while let Ok(Some(piece)) = next(&mut self.body, self.idle).await {
+            left = left.saturating_sub(piece.len() as u64);
+            if left == 0 {
+                return;
+            }
+        }
     }
 
     /// Fails with a reason that the thread is to say, or none when it listens no more.

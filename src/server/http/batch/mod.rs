@@ -266,7 +266,8 @@ fn begin(
 #[utoipa::path(
     get, path = "/api/v1/quota", tag = "batch", operation_id = "quota",
     responses(
-        (status = 200, description = "Quota, use and renewal; `quota` and `remaining` are null without a limit",
+        (status = 200, description = "Quota, use and renewal (`quota` and `remaining` are null without a limit); batches that run, \
+            and octets of their input on disk",
             content_type = "application/json"),
         (status = 401, description = "An API token is needed", content_type = "application/problem+json"),
         (status = 403, description = "It came over plain HTTP", content_type = "application/problem+json"),
@@ -287,6 +288,7 @@ pub(super) async fn quota(
     let done = || -> Result<Answer, Refusal> {
         let grant = caller::token(&app, &from, &headers)?;
         let standing = standing(&app, &from, &grant)?;
+        let (streams, spooled) = app.streams.of(&grant.id);
         let renewal =
             std::time::UNIX_EPOCH + std::time::Duration::from_secs(standing.renewal.into());
         let body = json!({
@@ -295,8 +297,10 @@ pub(super) async fn quota(
             "used": standing.used,
             "remaining": standing.quota.map(|quota| quota.saturating_sub(standing.used)),
             "renewal": humantime::format_rfc3339_seconds(renewal).to_string(),
-            "streams": app.streams.of(&grant.id),
+            "streams": streams,
             "streamsMax": app.config.batch.streams_per_token,
+            "spooled": spooled,
+            "spoolMax": app.config.batch.spool,
         });
         let mut answer = json(StatusCode::OK, &body);
         let wait = standing.renewal.saturating_sub(from.came.unix_seconds);

@@ -55,9 +55,10 @@ impl Streams {
         !self.lock().is_empty()
     }
 
-    /// How many batches of a token run.
-    pub(super) fn of(&self, token: &str) -> usize {
-        self.lock().get(token).map_or(0, |held| held.streams)
+    /// How many batches of a token run, and the octets that they keep on disk.
+    pub(super) fn of(&self, token: &str) -> (usize, u64) {
+        let held = self.lock().get(token).copied().unwrap_or_default();
+        (held.streams, held.spooled)
     }
 
     /// One more batch of a token; none when there are as many as may be.
