@@ -3,19 +3,18 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
+use socket2::{Domain, Socket, Type};
 
 use crate::node::{Node, PATIENCE, Reply};
 
 const PATH: &str = "/api/v1/batch/resolve";
 const QUOTA: &str = "/api/v1/quota";
 const PLAIN: (&str, &str) = ("JIEXI_HTTP_PLAIN_LOOPBACK", "true");
-/// Lines of a large input.
-const MANY: usize = 200_000;
 
 /// A token's id and itself.
 pub(crate) fn token(node: &Node, more: &[&str]) -> (String, String) {
@@ -92,7 +91,12 @@ struct Client {
 
 impl Client {
     fn open(node: &Node, token: &str) -> Self {
-        let mut stream = TcpStream::connect(("127.0.0.1", node.http)).unwrap();
+        // A small window, so that what is not read waits at the node.
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(64 << 10).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], node.http));
+        socket.connect(&address.into()).unwrap();
+        let mut stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         let head = format!(
@@ -153,17 +157,17 @@ impl Client {
     }
 }
 
-/// How many batches of a token run.
-fn running(node: &Node, token: &str) -> u64 {
+/// A figure of a token.
+fn of_token(node: &Node, token: &str, name: &str) -> u64 {
     let header = format!("Authorization: Bearer {token}");
-    node.ask("https", "/api/v1/quota", &["-H", &header]).json()["streams"]
+    node.ask("https", QUOTA, &["-H", &header]).json()[name]
         .as_u64()
         .unwrap()
 }
 
 fn until_none_runs(node: &Node, token: &str) {
     let begun = Instant::now();
-    while running(node, token) > 0 {
+    while of_token(node, token, "streams") > 0 {
         assert!(begun.elapsed() < PATIENCE, "a batch still runs");
         thread::sleep(Duration::from_millis(50));
     }
@@ -621,9 +625,9 @@ fn hostile_lines_fail_alone() {
     );
 }
 
-/// Goal: answers come while the input does; a client that reads only at the end gets all of them, in order.
+/// Goal: answers come while the input does.
 #[test]
-fn early_and_late_readers() {
+fn early_readers() {
     let node = Node::with(&[PLAIN]);
     let (_, token) = token(&node, &[]);
     let mut early = Client::open(&node, &token);
@@ -633,40 +637,71 @@ fn early_and_late_readers() {
     }
     early.end();
     assert_eq!(parts(&early.rest()).1["complete"], true);
+}
+
+/// Lines whose answers are more than the kernels of both ends keep …
+const FULL: usize = 40_000;
+/// … and such that are long, and have short answers: 30 MB.
+const LONG: usize = 30_000;
+
+/// Sends both kinds and reads nothing.
+fn send_all(client: &mut Client) {
+    let full = "88.118.20/pump\n".repeat(FULL / 10);
+    (0..10).for_each(|_| client.send(full.as_bytes()).unwrap());
+    let long = format!("88.118.20/none{}\n", " ".repeat(1_000)).repeat(LONG / 500);
+    (0..500).for_each(|_| client.send(long.as_bytes()).unwrap());
+    client.end();
+}
+
+/// Goal: a client that reads only when it has sent everything gets all answers, in order. Method: the node says that it
+/// keeps input on its disk.
+#[test]
+fn late_readers() {
+    let node = Node::with(&[PLAIN]);
+    let (_, token) = token(&node, &[]);
     let mut late = Client::open(&node, &token);
-    let text: String = (0..MANY)
-        .map(|n| format!("88.118.20/{}\n", ["pump", "none"][n % 2]))
-        .collect();
-    text.as_bytes()
-        .chunks(50_000)
-        .for_each(|piece| late.send(piece).unwrap());
-    late.end();
+    send_all(&mut late);
+    let kept = of_token(&node, &token, "spooled");
+    assert!(kept > 0, "nothing had to be kept");
     let body = late.rest();
-    let expected: Vec<_> = (0..MANY).map(|n| (n as u64 + 1, [1, 100][n % 2])).collect();
+    let expected: Vec<_> = (0..FULL + LONG)
+        .map(|at| (at as u64 + 1, if at < FULL { 1 } else { 100 }))
+        .collect();
     assert!(codes(&body) == expected, "all answers, in order");
     assert_eq!(parts(&body).1["complete"], true);
     until_none_runs(&node, &token);
 }
 
+/// Goal: no more input is kept than may be, and the client hears why.
+#[test]
+fn late_readers_of_too_much() {
+    let node = Node::with(&[PLAIN, ("JIEXI_BATCH_SPOOL_MAX", "1MiB")]);
+    let (_, token) = token(&node, &[]);
+    let mut late = Client::open(&node, &token);
+    send_all(&mut late);
+    let (records, summary) = parts(&late.rest());
+    assert!((1..FULL + LONG).contains(&records.len()));
+    assert_eq!(
+        (&summary["complete"], &summary["code"]),
+        (&false.into(), &"body_too_large".into())
+    );
+    let message = summary["message"].as_str().unwrap();
+    assert!(message.contains("spool_max"), "{message}");
+}
+
 /// Goal: who never reads, or vanishes, leaves nothing behind; others are answered meanwhile.
 #[test]
 fn clients_that_never_read_or_vanish() {
-    let node = Node::with(&[
-        PLAIN,
-        ("JIEXI_BATCH_SPOOL_MAX", "1MiB"),
-        ("JIEXI_HTTP_WRITE", "2s"),
-    ]);
+    let node = Node::with(&[PLAIN, ("JIEXI_HTTP_WRITE", "2s")]);
     let (_, token) = token(&node, &[]);
+    let spool = node.data().join("spool");
     let piece = "88.118.20/pump\n".repeat(4_000);
     let mut deaf = Client::open(&node, &token);
-    deaf.stream
-        .set_write_timeout(Some(Duration::from_secs(5)))
-        .unwrap();
-    let refused = (0..2_000).any(|_| deaf.send(piece.as_bytes()).is_err());
-    assert!(
-        refused,
-        "120 MB are more than may wait for one that does not read"
-    );
+    let begun = Instant::now();
+    while node.open_below(&spool) == 0 {
+        assert!(begun.elapsed() < PATIENCE, "its input is kept nowhere");
+        deaf.send(piece.as_bytes()).unwrap();
+    }
     let mut lost = Client::open(&node, &token);
     for _ in 0..20 {
         lost.send(piece.as_bytes()).unwrap();
@@ -676,10 +711,13 @@ fn clients_that_never_read_or_vanish() {
         codes(&post(&node, &token, "", b"88.118.20/pump", &[]).body),
         [(1, 1)]
     );
-    drop(deaf);
+    // The deaf one is still there.
     until_none_runs(&node, &token);
-    let spool = fs::read_dir(node.data().join("spool")).unwrap().count();
-    assert_eq!(spool, 0, "nothing is left on the disk");
+    while node.open_below(&spool) > 0 {
+        assert!(begun.elapsed() < 2 * PATIENCE, "something is left on disk");
+        thread::sleep(Duration::from_millis(50));
+    }
+    drop(deaf);
 }
 
 #[test]

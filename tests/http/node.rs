@@ -109,6 +109,16 @@ impl Node {
         self.settings.push((name.to_owned(), value.to_owned()));
     }
 
+    /// How many files below `directory` its process has open, also such without a name.
+    pub(crate) fn open_below(&self, directory: &Path) -> usize {
+        let process = self.process.as_ref().expect("runs").id();
+        let open = fs::read_dir(format!("/proc/{process}/fd")).expect("its files");
+        // One may be closed meanwhile.
+        open.filter_map(|file| fs::read_link(file.ok()?.path()).ok())
+            .filter(|target| target.starts_with(directory))
+            .count()
+    }
+
     pub(crate) fn data(&self) -> PathBuf {
         self.directory.path().join("data")
     }
