@@ -6,10 +6,12 @@ use std::net::IpAddr;
 use hickory_proto::op::{Message, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::NAPTR;
 use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
+use jiexi::records;
 use jiexi::server::dns::Channel;
 use jiexi::server::dns::records::URI;
+use jiexi_proto::handle::CaseRule;
 
-use crate::node::{Bench, long_suffix, option, question, with_edns};
+use crate::node::{Bench, PUBLIC, long_suffix, option, question, value, with_edns};
 
 const CNC: &str = "cnc-1.88-118-1.id.example.net.";
 
@@ -220,6 +222,26 @@ fn rfc4592_2_2_2_empty_non_terminals_exist() {
             ResponseCode::NXDomain,
             "{name}"
         );
+    }
+}
+
+/// More handles without a record than are looked at stand before one that has some.
+#[test]
+fn rfc8020_2_a_name_is_not_denied_while_one_below_exists() {
+    let mut bench = Bench::new();
+    let text = [value(1, "DESC", b"no record", 60, PUBLIC)];
+    let url = [value(1, "URL", b"https://id.example/last", 60, PUBLIC)];
+    let silent = (100..200).map(|arc| (format!("88.118.1/1.7.{arc}"), &text));
+    let last = ("88.118.1/1.7.999".to_owned(), &url);
+    let changes = silent
+        .chain([last])
+        .map(|(handle, values)| records::put_values(handle.as_bytes(), values, CaseRule::Whole));
+    let changes = records::batch(changes.collect());
+    bench.shared.store.commit(changes).expect("committed");
+    for (name, answers) in [("999.7.1.oid.example.net.", 1), ("7.1.oid.example.net.", 0)] {
+        let answer = bench.question(name, RecordType::NAPTR);
+        assert_eq!(code(&answer), ResponseCode::NoError, "{name}");
+        assert_eq!(answer.answers.len(), answers, "{name}");
     }
 }
 

@@ -9,8 +9,8 @@ use super::zone::Zone;
 use crate::resolver::{self, Answer, Authority, Filter, Query, Selection};
 use crate::store::{Lookup, OwnedRecord, Session, Space, StoreError};
 
-/// How many handles below a name are looked at for one with records. A name whose first so many
-/// handles have none counts as one that does not exist.
+/// How many handles below a name are looked at for one with records. A name whose first so many have none counts as
+/// one with names below: who is told that it does not exist takes all below for absent (RFC 8020).
 const BELOW_MAX: usize = 64;
 
 /// The labels above the ports of a site (RFC 2782; "hdl-srv" is the name of port 2641 at IANA).
@@ -171,7 +171,10 @@ impl<'s> View<'s> {
         }
         let store = &self.shared.store;
         match store.scan(Space::Handle, Bound::Unbounded, &start, BELOW_MAX) {
-            Ok(records) if records.iter().any(|record| self.is_served(zone, record)) => {
+            Ok(records)
+                if records.len() >= BELOW_MAX
+                    || records.iter().any(|record| self.is_served(zone, record)) =>
+            {
                 Place::Inner
             }
             Ok(_) => Place::Nothing,
