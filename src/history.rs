@@ -81,6 +81,22 @@ struct Figures {
     bytes: AtomicU64,
     /// Files removed before their time because of the budget.
     cut: AtomicU64,
+    /// How full the fullest page was that was taken away, percent: of this minute and of the one before.
+    fill: [AtomicU64; 2],
+}
+
+impl Figures {
+    /// How full a page has been lately, percent.
+    fn fill(&self) -> u64 {
+        let [now, before] = &self.fill;
+        now.load(Relaxed).max(before.load(Relaxed))
+    }
+
+    /// Another minute begins.
+    fn turn(&self) {
+        let [now, before] = &self.fill;
+        before.store(now.swap(0, Relaxed), Relaxed);
+    }
 }
 
 /// Entries that wait to be taken away.
@@ -114,6 +130,11 @@ impl Page {
             self.entries.push((event, self.names.len()));
         }
         room
+    }
+
+    /// How full it is, percent.
+    fn fill(&self) -> usize {
+        (self.entries.len() * 100 / ENTRIES_MAX).max(self.names.len() * 100 / NAMES_MAX)
     }
 
     fn is_half_full(&self) -> bool {
@@ -204,6 +225,7 @@ impl History {
         ] {
             families.add(name, &[], value as f64);
         }
+        families.add(&names::HISTORY_FILL, &[], figures.fill() as f64 / 100.0);
     }
 
     /// Writes what waits and ends.
@@ -339,6 +361,7 @@ impl Writer {
                 if let Err(error) = self.tidy() {
                     tracing::warn!(%error, directory = %self.config.directory.display(), "old logs of resolutions stay");
                 }
+                self.shared.figures.turn();
                 tidy = Instant::now() + TIDY;
             }
         }
@@ -354,6 +377,8 @@ impl Writer {
             }
             let mut taken = std::mem::replace(&mut *page, std::mem::take(&mut self.empty));
             drop(page);
+            let fill = taken.fill() as u64;
+            self.shared.figures.fill[0].fetch_max(fill, Relaxed);
             let mut start = 0;
             for (event, end) in &taken.entries {
                 self.take(event, seat.via, &taken.names[start..*end]);
@@ -585,9 +610,12 @@ mod tests {
         let handle = [b'x'; NAME_MAX + 1];
         let added = (0..ENTRIES_MAX).filter(|_| page.add(event(0), &handle));
         assert_eq!(added.count(), NAMES_MAX / NAME_MAX, "long handles are cut");
+        assert_eq!(page.fill(), 100);
         page.clear();
+        assert_eq!(page.fill(), 0);
         let added = (0..=ENTRIES_MAX).filter(|_| page.add(event(0), b"88.118/a"));
         assert_eq!(added.count(), ENTRIES_MAX);
+        assert_eq!(page.fill(), 100);
         let (entries, names) = (page.entries.capacity(), page.names.capacity());
         assert_eq!((entries, names), (ENTRIES_MAX, NAMES_MAX), "it never grows");
     }

@@ -152,6 +152,8 @@ DASHBOARDS = {
         panel("日志缺失", "Lost of the log", "short",
               ("increase(jiexi_history_lost_total{%s}[W])" % J, "entries"),
               ("increase(jiexi_history_cut_total{%s}[W])" % J, "days"), steps=((1, "red"),)),
+        panel("日志缓冲", "Pages of the log", "percentunit", (gauge("jiexi_history_fill_ratio"), "fullest"),
+              steps=((0.8, "yellow"),)),
     ]),
     "store": ("存储、日志与索引", "Store, journal, index", [
         panel("状态", "State", "short", (gauge("jiexi_store_state") + " == 1", "{{state}}")),

@@ -67,6 +67,7 @@ names! {
     AUTHENTICATIONS = "jiexi_authentications_total", COUNTER, ["method", "result"], "Proofs of identity, by method and result.";
     SESSIONS = "jiexi_sessions", GAUGE, [], "Open sessions of the Handle protocol.";
     HISTORY_LOST = "jiexi_history_lost_total", COUNTER, [], "Resolutions and changes missing in their log: too many waited, or the disk took none.";
+    HISTORY_FILL = "jiexi_history_fill_ratio", GAUGE, [], "How full the fullest page of entries was of the last one or two minutes; at 1 entries are lost, alert at four fifths.";
     HISTORY_BYTES = "jiexi_history_bytes", GAUGE, [], "Bytes of the log of resolutions and changes.";
     HISTORY_BUDGET = "jiexi_history_budget_bytes", GAUGE, [], "Bytes that it may take; alert at four fifths of it.";
     HISTORY_CUT = "jiexi_history_cut_total", COUNTER, [], "Days of it removed before their time because of its budget.";
