@@ -282,12 +282,11 @@ fn parse_line(
 ) -> Result<(), String> {
     match line::read(text, options.now).map_err(|error| error.to_string())? {
         Line::Prefix(prefix) => {
-            parsed.counts.prefixes += 1;
             parsed.put(records::home_prefix(&prefix, case))?;
+            parsed.counts.prefixes += 1;
         }
         Line::Record(record) => {
-            parsed.counts.records += 1;
-            parsed.counts.values += u64::try_from(record.values.len()).unwrap_or_default();
+            let values = u64::try_from(record.values.len()).unwrap_or_default();
             let mut change = records::put(record, case);
             match &options.sealer {
                 Some(sealer) => sealer
@@ -301,6 +300,9 @@ fn parse_line(
                 None => {}
             }
             parsed.put(change)?;
+            // Only now: it may be larger than the store takes.
+            parsed.counts.records += 1;
+            parsed.counts.values += values;
         }
     }
     Ok(())
@@ -308,13 +310,16 @@ fn parse_line(
 
 impl Parsed {
     fn put(&mut self, change: Change) -> Result<(), String> {
-        match &mut self.slab {
-            Some(slab) => put(slab, &change).map_err(|error| error.to_string()),
-            None => {
-                self.changes.push(change);
-                Ok(())
-            }
+        let fits = match (&mut self.slab, &change.action) {
+            (Some(slab), _) => put(slab, &change),
+            (None, Action::Put(draft)) => draft.check(&change.key),
+            (None, Action::Delete) => Ok(()),
+        };
+        fits.map_err(|error| error.to_string())?;
+        if self.slab.is_none() {
+            self.changes.push(change);
         }
+        Ok(())
     }
 }
 

@@ -318,6 +318,36 @@ impl Packed {
     }
 }
 
+impl Draft {
+    /// Checks that the store takes it under this key.
+    ///
+    /// # Errors
+    /// It is larger.
+    pub fn check(&self, key: &[u8]) -> Result<(), CommitError> {
+        self.packed_length(key).map(drop)
+    }
+
+    /// Octets of its packed form behind the key.
+    fn packed_length(&self, key: &[u8]) -> Result<usize, CommitError> {
+        let handle = self.stored_handle(key);
+        let values: usize = self.values.iter().map(|value| value.wire.len()).sum();
+        let length = HEAD + ROW * self.values.len() + handle.len() + values + CHECKSUM;
+        let fits = key.len() <= KEY_MAX
+            && handle.len() <= KEY_MAX
+            && length <= RECORD_MAX
+            && self.values.len() <= VALUES_MAX;
+        fits.then_some(length).ok_or(CommitError::TooLarge)
+    }
+
+    /// The handle, unless it is the key.
+    fn stored_handle(&self, key: &[u8]) -> &[u8] {
+        match self.handle == key {
+            true => &[],
+            false => &self.handle,
+        }
+    }
+}
+
 /// Appends a draft in packed form. The generation and the checksum are still missing; see [`seal`]. After an error nothing
 /// was appended.
 pub(crate) fn encode_into(
@@ -326,25 +356,14 @@ pub(crate) fn encode_into(
     key: &[u8],
     draft: &Draft,
 ) -> Result<(), CommitError> {
-    let handle: &[u8] = if draft.handle == key {
-        &[]
-    } else {
-        &draft.handle
-    };
+    let length = draft.packed_length(key)?;
+    let handle = draft.stored_handle(key);
     let flags = if draft.handle == key {
         HANDLE_IS_KEY
     } else {
         0
     };
-    let values: usize = draft.values.iter().map(|value| value.wire.len()).sum();
-    let length = HEAD + ROW * draft.values.len() + handle.len() + values + CHECKSUM;
-    let fits = key.len() <= KEY_MAX && handle.len() <= KEY_MAX && length <= RECORD_MAX;
-    let (Ok(count), true) = (u16::try_from(draft.values.len()), fits) else {
-        return Err(CommitError::TooLarge);
-    };
-    if usize::from(count) > VALUES_MAX {
-        return Err(CommitError::TooLarge);
-    }
+    let count = draft.values.len() as u16;
     packed.reserve(PACKED_HEAD + key.len() + length);
     packed.push(space.number());
     packed.extend_from_slice(&(key.len() as u16).to_be_bytes());

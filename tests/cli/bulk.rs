@@ -147,6 +147,49 @@ pub(crate) fn bad_lines(directory: &Path, data: &str) {
     assert_eq!(count(), 2_500);
 }
 
+/// A record that is too large for the store is a bad line like any other, wherever it stands, and counts as nothing else.
+pub(crate) fn large_lines(directory: &Path, data: &str) {
+    // It fits one message, but not with what the store keeps about each of so many values.
+    let value =
+        |index: usize| format!(r#"{{"index":{index},"type":"X","data":"{:0>103}"}}"#, index);
+    let values: Vec<String> = (1..=2_000).map(value).collect();
+    let large = format!(
+        r#"{{"handle":"88.118/large","values":[{}]}}"#,
+        values.join(",")
+    );
+    let many = |range: std::ops::Range<u32>| range.map(|number| line(&format!("beside{number}")));
+    let import = |lines: &[String], options: &[&str]| {
+        fs::write(directory.join("large.ndjson"), lines.join("\n")).expect("writes");
+        let import = ["import", "large.ndjson", "--data", data];
+        run(directory, &[&import, options].concat()).expect(1)
+    };
+    let few = [line("first"), large.clone(), line("last")];
+    let stopped = import(&few, &[]);
+    let expected = "jiexi: large.ndjson:2: too large";
+    assert!(stopped.stderr.starts_with(expected), "{}", stopped.stderr);
+    // Few lines, in the first ones of many, and when it is known that there are many.
+    for (before, after) in [(1, 1), (1, 18_000), (18_000, 1)] {
+        let lines: Vec<String> = many(0..before)
+            .chain([large.clone()])
+            .chain(many(before..before + after))
+            .collect();
+        let skipped = import(&lines, &["--keep-going"]);
+        assert!(
+            skipped
+                .stderr
+                .contains(&format!("large.ndjson:{}: too large", before + 1))
+                && skipped.stderr.contains("1 bad lines were skipped"),
+            "{}",
+            skipped.stderr
+        );
+        let all = before + after;
+        let expected = format!("imported {all} records with {all} values");
+        assert!(skipped.stdout.starts_with(&expected), "{}", skipped.stdout);
+    }
+    let found = export(directory, data, &[]);
+    assert!(found.iter().all(|line| line["handle"] != "88.118/large"));
+}
+
 /// Many lines are one change: a bad line stops the import with what came before its batch there, and after a second
 /// import, the other way round, every record is that of the second.
 pub(crate) fn many_lines(directory: &Path, data: &str) {
@@ -197,6 +240,13 @@ pub(crate) fn many_lines(directory: &Path, data: &str) {
         &["store", "verify", "--data", data, "-o", "json"],
     );
     report.expect(0);
+}
+
+#[test]
+fn large_records_are_bad_lines() {
+    let directory = directory();
+    node(directory.path(), "a");
+    large_lines(directory.path(), "a");
 }
 
 #[test]
