@@ -103,7 +103,10 @@ fn import(runtime: &Runtime, socket: &Path, lines: &[u8]) -> Result<u64, Failure
     let node = Node::connect(socket)
         .map_err(|error| failed(&error))?
         .ok_or_else(|| failed(&"the node is gone"))?;
-    let import = Command::Import { keep_going: false };
+    let import = Command::Import {
+        keep_going: false,
+        live: false,
+    };
     match runtime.block_on(node.run(import, Some(lines), |_| Ok(()), |_| ())) {
         Ok(Outcome::Counts(counts)) => Ok(counts.records),
         Ok(_) => Err(Failure::new("the node answered another command")),

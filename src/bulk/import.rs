@@ -1,9 +1,10 @@
 //! Import: lines of JSON become batches of changes.
 //!
 //! ```text
-//! caller's thread          parsers (1 … 4)              committer
+//! caller's thread, cutter  parsers (1 … 4)              committer
 //! read → chunk of lines ─→ chunk k goes to parser k % n ─→ takes from parser k % n, in order ─→ Store::submit
 //! ```
+//! (the left column is [`super::feed`])
 //!
 //! A chunk is a batch, and a batch is atomic: a bad line stops the import with nothing of its chunk applied and all
 //! chunks before it applied. With `keep_going` the line is reported and the rest of its chunk applied.
@@ -11,11 +12,14 @@
 //! The first chunks are held back. When there are more of them the import is a bulk import: the parsers encode the records,
 //! and everything that is to be applied becomes durable and visible at once, at the end; a crash before that leaves nothing
 //! of it. Few chunks are not worth a file of their own and are batches of the journal.
+//!
+//! Where the input is live (a pipe, and not a file) and pauses, the chunks that are held back become batches at once: they
+//! would wait for somebody who may be waiting for them.
 
 use std::{
     collections::VecDeque,
     fmt,
-    io::{self, BufRead, BufReader, Read},
+    io::{self, Read},
     sync::{
         Mutex, OnceLock,
         mpsc::{Receiver, SyncSender, sync_channel},
@@ -25,7 +29,10 @@ use std::{
 
 use jiexi_proto::handle::CaseRule;
 
-use super::Counts;
+use super::{
+    Counts,
+    feed::{self, Chunk},
+};
 use getrandom::SysRng;
 
 use crate::{
@@ -35,12 +42,6 @@ use crate::{
     store::{Action, Batch, Bulk, Change, CommitError, Committed, Encoder, Slab, Store},
 };
 
-/// Lines in a batch at most: enough to make one sync cheap for each, few enough to redo after a bad line.
-const LINES_MAX: usize = 1_000;
-/// Bytes of text in a batch at most (one line may exceed it by itself).
-const CHUNK_BYTES: usize = 1 << 20;
-/// The longest line: the largest record in hexadecimal needs 0.5 MiB, escaped JSON a few times that.
-pub const LINE_MAX: usize = 4 << 20;
 /// Parsers; JSON is parsed at some 100,000 lines a second on each, more than the store takes in from four.
 const PARSERS_MAX: usize = 4;
 /// Chunks that are held back until it is known whether there are more.
@@ -55,6 +56,8 @@ pub struct Options {
     pub keep_going: bool,
     /// Unix seconds: the timestamp of values that do not say their own.
     pub now: u32,
+    /// The input may pause before its end; what is there is applied then.
+    pub live: bool,
     /// Encrypts secrets before they reach the store; without it, lines with secrets are bad lines.
     pub sealer: Option<Sealer>,
 }
@@ -132,7 +135,7 @@ pub fn import(
     options: Options,
     watch: &(dyn Fn(Event<'_>) + Sync),
 ) -> Result<Counts, Stopped> {
-    let case = store.case();
+    let (case, live) = (store.case(), options.live);
     let encoder = OnceLock::new();
     let parsers = thread::available_parallelism()
         .map_or(1, usize::from)
@@ -151,74 +154,32 @@ pub fn import(
             let encoder = &encoder;
             scope.spawn(move || Committer::new(store, options, watch, encoder).run(&from_parsers))
         };
-        let read = feed(input, &to_parsers);
-        drop(to_parsers);
+        let (pieces, received) = sync_channel(feed::PIECES_MAX);
+        let cutter = scope.spawn(move || feed::cut(&received, &to_parsers, live));
+        let read = feed::read(input, &pieces);
+        // Without an end before it, this is one that nothing is to be made of.
+        drop(pieces);
+        let cut = cutter.join();
         let (applied, outcome) = committer
             .join()
             .unwrap_or_else(|_| (Counts::default(), Err(ImportError::Internal)));
         let read = read.map_err(ImportError::Read);
-        match outcome.and(read) {
+        let cut = match cut {
+            Ok(cut) => cut.map_err(ImportError::Read),
+            Err(_) => Err(ImportError::Internal),
+        };
+        match outcome.and(cut).and(read) {
             Ok(()) => Ok(applied),
             Err(error) => Err(Stopped { error, applied }),
         }
     })
 }
 
-/// Consecutive lines of the input.
-struct Chunk {
-    /// Number of the first line.
-    first: u64,
-    /// The lines with their ends.
-    text: Vec<u8>,
-}
-
-/// Cuts the input into chunks and deals them out. Ends early when the committer has given up.
-fn feed(input: impl Read, parsers: &[SyncSender<Chunk>]) -> io::Result<()> {
-    let mut input = BufReader::with_capacity(256 << 10, input);
-    let mut line = 1_u64;
-    for parser in parsers.iter().cycle() {
-        let mut chunk = Chunk {
-            first: line,
-            text: Vec::new(),
-        };
-        let mut ended = false;
-        for _ in 0..LINES_MAX {
-            let before = chunk.text.len();
-            // A line of the greatest length, its end, and one byte more by which a longer one is known.
-            let limit = u64::try_from(LINE_MAX + 2).unwrap_or(u64::MAX);
-            let read = input
-                .by_ref()
-                .take(limit)
-                .read_until(b'\n', &mut chunk.text)?;
-            if read == 0 {
-                ended = true;
-                break;
-            }
-            line += 1;
-            if chunk.text.len() - before > LINE_MAX + 1 {
-                // Even with `keep_going`: what follows might be gigabytes without a line end.
-                return Err(io::Error::other(format!(
-                    "line {} is longer than {LINE_MAX} bytes",
-                    line - 1
-                )));
-            }
-            if chunk.text.len() >= CHUNK_BYTES {
-                break;
-            }
-        }
-        if !chunk.text.is_empty() && parser.send(chunk).is_err() {
-            return Ok(());
-        }
-        if ended {
-            return Ok(());
-        }
-    }
-    Ok(())
-}
-
 /// A chunk as changes, or as records of a bulk import.
 struct Parsed {
     first: u64,
+    /// The input pauses after it.
+    pause: bool,
     changes: Vec<Change>,
     slab: Option<Slab>,
     counts: Counts,
@@ -245,6 +206,7 @@ fn parse(chunk: &Chunk, case: CaseRule, slab: Option<Slab>, options: &Options) -
     let bytes = u64::try_from(chunk.text.len()).unwrap_or(u64::MAX);
     let mut parsed = Parsed {
         first: chunk.first,
+        pause: chunk.pause,
         changes: Vec::new(),
         slab,
         counts: Counts {
@@ -402,6 +364,7 @@ impl<'a> Committer<'a> {
             (self.watch)(Event::Skipped(bad));
         }
         self.taken.add(parsed.counts);
+        let pause = parsed.pause;
         if self.bulk.is_some() {
             self.gather(parsed)?;
         } else {
@@ -409,6 +372,10 @@ impl<'a> Committer<'a> {
             if self.held.len() > HELD_MAX {
                 self.begin_bulk()?;
             }
+        }
+        // A bulk import stays one change.
+        if pause && self.bulk.is_none() {
+            self.apply()?;
         }
         (self.watch)(Event::Progress(self.taken));
         Ok(())
@@ -452,7 +419,7 @@ impl<'a> Committer<'a> {
         let refused = |error| ImportError::Store { line: 1, error };
         if let Some(bulk) = self.bulk.take() {
             bulk.commit().map_err(refused)?;
-            self.applied = self.gathered;
+            self.applied.add(self.gathered);
         }
         let mut outcome = Ok(());
         for parsed in std::mem::take(&mut self.held) {

@@ -8,6 +8,7 @@
 //! running one.
 
 pub mod export;
+mod feed;
 pub mod import;
 
 use serde::{Deserialize, Serialize};

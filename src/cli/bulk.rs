@@ -44,6 +44,7 @@ const FOLLOW_PAUSE: Duration = Duration::from_millis(50);
 /// to answer for). A record replaces the one stored under its handle. Works on a running node, and on a stopped one.
 /// A bad line stops the import with nothing of its batch of 1,000 lines applied, and all lines before that batch. An
 /// import of more than 16,000 lines is one change: it is durable and visible as a whole when it is done, and not before.
+/// Lines from a pipe that pauses for a second before there are so many are applied at once, as batches of their own.
 #[derive(Debug, Args)]
 pub(super) struct Import {
     /// The file, or - for standard input
@@ -110,6 +111,15 @@ impl Import {
         Ok(())
     }
 
+    /// Whether the input may pause: everything but a file.
+    fn is_live(&self) -> bool {
+        let path = match is_standard(&self.file) {
+            true => Path::new("/dev/stdin"),
+            false => &self.file,
+        };
+        !fs::metadata(path).is_ok_and(|found| found.is_file())
+    }
+
     /// Into the store of a stopped node.
     fn direct(
         &self,
@@ -128,6 +138,7 @@ impl Import {
         };
         let options = import::Options {
             keep_going: self.keep_going,
+            live: self.is_live(),
             now: clock::unix_seconds(),
             sealer,
         };
@@ -155,6 +166,7 @@ impl Import {
     fn through(&self, node: Node, name: &str, bar: &ProgressBar) -> Result<Counts, Failed> {
         let command = Command::Import {
             keep_going: self.keep_going,
+            live: self.is_live(),
         };
         let on_progress = |progress: Progress| match progress {
             Progress::Counts(counts) => show(bar, &counts),

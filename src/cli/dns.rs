@@ -306,6 +306,7 @@ impl Copy {
         let store = self.store(config)?;
         let options = import::Options {
             keep_going: false,
+            live: false,
             now: clock::unix_seconds(),
             sealer: None,
         };

@@ -29,6 +29,9 @@ pub enum Command {
     Import {
         /// Skip bad lines.
         keep_going: bool,
+        /// The data may pause; what is there is applied then.
+        #[serde(default)]
+        live: bool,
     },
     /// Send all records as NDJSON.
     Export {

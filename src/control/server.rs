@@ -258,8 +258,14 @@ async fn perform(
     context: &Context,
 ) -> Result<Outcome, Failure> {
     match command {
-        Command::Import { keep_going } => {
-            let done = do_import(keep_going, from, to, context).await;
+        Command::Import { keep_going, live } => {
+            let options = import::Options {
+                keep_going,
+                now: (context.now)(),
+                live,
+                sealer: context.sealer(),
+            };
+            let done = do_import(options, from, to, context).await;
             context.note("import", uid, done.is_ok());
             done
         }
@@ -305,15 +311,14 @@ async fn perform(
 
 /// Import: frames → channel → blocking thread, and its events back.
 async fn do_import(
-    keep_going: bool,
+    options: import::Options,
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     context: &Context,
 ) -> Result<Outcome, Failure> {
     let (data, input) = mpsc::channel(QUEUE);
     let (events, mut heard) = mpsc::channel::<Progress>(QUEUE);
-    let (store, now) = (context.store(), (context.now)());
-    let sealer = context.sealer();
+    let store = context.store();
     let mut work = spawn_blocking(move || {
         let watch = |event: Event<'_>| match event {
             // Counts are overtaken by the next ones; a slow client may miss some.
@@ -326,16 +331,7 @@ async fn do_import(
                 drop(events.blocking_send(skipped));
             }
         };
-        import(
-            Input::new(input),
-            &store,
-            import::Options {
-                keep_going,
-                now,
-                sealer,
-            },
-            &watch,
-        )
+        import(Input::new(input), &store, options, &watch)
     });
     let feeding = feed(from, data, &context.stop);
     let telling = async {

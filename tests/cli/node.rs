@@ -531,3 +531,51 @@ fn the_demo_fills_itself_once_and_serves() {
     println!("second start took {:?}", started.elapsed());
     assert_eq!(again.stop(), 0);
 }
+
+/// Goal: what has come over a pipe is there when nothing more comes, and what comes later as well.
+#[test]
+fn an_import_applies_what_is_there_when_its_input_pauses() {
+    let (directory, running) = running();
+    let directory = directory.path();
+    let mut import = jiexi(directory)
+        .args(["import", "-", "--data", "a"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut input = import.stdin.take().expect("is piped");
+    let line = |name: &str| {
+        let value = r#"{"index":1,"type":"URL","data":"x"}"#;
+        format!("{{\"handle\":\"88.118/{name}\",\"values\":[{value}]}}\n")
+    };
+    let arrives = |name: &str| {
+        let (handle, begun) = (format!("88.118/{name}"), Instant::now());
+        let get = ["handle", "get", &handle, "--data", "a"];
+        while run(directory, &get).code != 0 {
+            assert!(begun.elapsed() < PATIENCE, "{name} does not arrive");
+        }
+    };
+    let (half, rest) = (line("third"), line("fourth"));
+    let (half, end) = half.split_at(20);
+    for (sent, seen) in [
+        (line("first") + &line("second") + half, "second"),
+        (end.to_owned(), "third"),
+        (rest.trim_end().to_owned(), ""),
+    ] {
+        input.write_all(sent.as_bytes()).expect("takes it");
+        if !seen.is_empty() {
+            arrives(seen);
+            assert!(import.try_wait().expect("asks").is_none(), "it goes on");
+        }
+    }
+    drop(input);
+    let done = import.wait_with_output().expect("ends");
+    assert!(done.status.success());
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(
+        said.starts_with("imported 4 records with 4 values"),
+        "{said}"
+    );
+    arrives("fourth");
+    assert_eq!(running.stop(), 0);
+}
