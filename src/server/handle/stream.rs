@@ -271,7 +271,8 @@ where
         }
         send(io, &next.octets, pool, limit).await?;
         if let Some(copying) = next.stream {
-            return Err(super::desk::send_copy(io, *copying, limit).await);
+            // In a box of its own: TLS is several KiB, which every connection would have in its task otherwise.
+            return Err(Box::pin(super::desk::send_copy(io, *copying, limit)).await);
         }
         let Some(listing) = next.more else {
             let limit = desk.registry().config.limits.session_time;
