@@ -13,7 +13,7 @@ use jiexi::bench::records::Records;
 use jiexi::bench::wire::Handle;
 use jiexi::clock::Now;
 use jiexi::metrics::{Metrics, Transport};
-use jiexi::server::budget::{self, Budget, Proven};
+use jiexi::server::budget::{self, Budget, Proven, Purse};
 use jiexi::server::datagram::{BATCH, BUFFER, Buffers, Front as _, Incoming, Outgoing};
 use jiexi::server::handle::udp::Datagrams;
 use jiexi::server::handle::{Replies, Responder, Shared};
@@ -93,12 +93,9 @@ fn in_datagrams(shared: Arc<Shared>, requests: &[Vec<u8>]) -> Result<usize, Fail
     let now = Now::read();
     let responder = Responder::new(shared, Metrics::default().cell(Transport::Udp));
     let proven = Arc::new(Proven::new(limits.clone()));
-    let mut front = Datagrams::new(
-        socket,
-        responder,
-        Budget::new(&limits, 1, now.instant),
-        proven,
-    );
+    let budget = || Budget::new(&limits, 1, now.instant);
+    let purse = Arc::new(Purse::new(budget(), Arc::clone(&proven)));
+    let mut front = Datagrams::new(socket, responder, budget(), proven, purse);
     let mut buffers: Box<Buffers> = Box::new([[0; BUFFER]; BATCH]);
     let mut incoming = Vec::new();
     for (place, request) in requests.iter().enumerate() {

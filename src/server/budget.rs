@@ -230,8 +230,8 @@ impl Budget {
     }
 }
 
-/// The budgets of one worker and of those who answer in its stead: it locks them once for a batch, they only for what is
-/// large.
+/// The budgets of those who answer in the stead of workers, and share them. What they take comes on top of the workers'
+/// own, which none of them could look at without a lock on the way of every look-up.
 #[derive(Debug)]
 pub struct Purse {
     budget: Mutex<Budget>,
@@ -251,17 +251,8 @@ impl Purse {
 
     /// As [`Budget::take`].
     pub fn take(&self, address: IpAddr, bytes: usize, now: Instant) -> bool {
-        self.lock().take(address, bytes, now, &self.proven)
-    }
-
-    /// As [`Budget::take`], of one answer after the other.
-    pub fn taking(&self, now: Instant) -> impl FnMut(IpAddr, usize) -> bool {
-        let mut budget = self.lock();
-        move |address, bytes| budget.take(address, bytes, now, &self.proven)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Budget> {
-        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        budget.take(address, bytes, now, &self.proven)
     }
 }
 

@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use self::accept::Registry;
-use self::budget::{Budget, Proven};
+use self::budget::{Budget, Proven, Purse};
 use self::handle::desk::Desk;
 use self::handle::{Responder, Shared, stream, udp};
 use crate::metrics::{Metrics, Protocol as MetricProtocol, Transport};
@@ -268,6 +268,8 @@ impl Server {
             workers,
         } = bound;
         let proven = Arc::new(Proven::new(config.budget.clone()));
+        let budget = Budget::new(&config.budget, 1, Instant::now());
+        let purse = Arc::new(Purse::new(budget, Arc::clone(&proven)));
         let connections = Arc::clone(&metrics.connections);
         let registry = Registry::new(config.connections, connections, Arc::clone(&proven));
         let mut running = Running::new(registry, config.drain);
@@ -276,9 +278,10 @@ impl Server {
             let socket = Arc::new(socket);
             let responder = Responder::new(Arc::clone(shared), metrics.cell(Transport::Udp));
             let budget = Budget::new(&config.budget, workers, Instant::now());
-            let proven = Arc::clone(&proven);
+            let (proven, purse) = (Arc::clone(&proven), Arc::clone(&purse));
+            let own = Arc::clone(&socket);
             let worker = datagram::Worker {
-                front: udp::Datagrams::new(Arc::clone(&socket), responder, budget, proven),
+                front: udp::Datagrams::new(own, responder, budget, proven, purse),
                 socket,
                 stop: Arc::clone(&running.stop),
             };

@@ -29,8 +29,8 @@ const KEEP_PIECES: usize = 256 * 1024;
 pub struct Outlet {
     /// Where answers leave.
     pub(super) socket: Arc<UdpSocket>,
-    /// What pays for them.
-    pub(super) purse: Purse,
+    /// What pays for them, as far as they cost more than the worker took.
+    pub(super) purse: Arc<Purse>,
 }
 
 /// Answers the datagrams of one worker.
@@ -38,6 +38,9 @@ pub struct Outlet {
 pub struct Datagrams {
     outlet: Arc<Outlet>,
     responder: Responder,
+    budget: Budget,
+    /// Networks exempt from the budget.
+    proven: Arc<Proven>,
     /// Long answers, cut to datagrams.
     pieces: Vec<u8>,
     replies: Replies,
@@ -48,18 +51,20 @@ pub struct Datagrams {
 }
 
 impl Datagrams {
-    /// What answers at `socket`.
+    /// What answers at `socket`; the desk pays from `purse` for what it sends there.
     #[must_use]
     pub fn new(
         socket: Arc<UdpSocket>,
         responder: Responder,
         budget: Budget,
         proven: Arc<Proven>,
+        purse: Arc<Purse>,
     ) -> Self {
-        let purse = Purse::new(budget, proven);
         Self {
             outlet: Arc::new(Outlet { socket, purse }),
             responder,
+            budget,
+            proven,
             pieces: Vec::new(),
             replies: Replies::default(),
             reassembler: Reassembler::new(ReassemblyLimits::default()),
@@ -146,16 +151,20 @@ impl Datagrams {
     /// taken at once.
     fn hand_over<S: Peer>(&mut self, incoming: &[Incoming<S>], buffers: &Buffers, now: Now) {
         let Self {
-            outlet, responder, ..
+            outlet,
+            responder,
+            budget,
+            proven,
+            ..
         } = self;
-        let (socket, purse) = (&outlet.socket, &outlet.purse);
+        let socket = &outlet.socket;
         let Some(desk) = responder.desk() else {
             return self.deferred.clear();
         };
         for (place, whole) in self.deferred.drain(..) {
             let incoming = &incoming[place];
             let peer = incoming.peer.address();
-            if !purse.take(peer.ip(), DEFERRED_COST, now.instant) {
+            if !budget.take(peer.ip(), DEFERRED_COST, now.instant, proven) {
                 responder.cell().dropped(Reason::RateLimited).add(1);
                 continue;
             }
@@ -182,10 +191,15 @@ impl Datagrams {
 
     /// Takes out what is over the budget of its source network: all of an answer or nothing.
     fn guard<S: Peer>(&mut self, outgoing: &mut Vec<Outgoing<S>>, now: Instant) {
-        let cell = self.responder.cell();
-        let mut take = self.outlet.purse.taking(now);
+        let Self {
+            budget,
+            proven,
+            responder,
+            ..
+        } = self;
+        let cell = responder.cell();
         outgoing.retain(|answer| {
-            let granted = take(answer.to.address().ip(), answer.octets.len());
+            let granted = budget.take(answer.to.address().ip(), answer.octets.len(), now, proven);
             if granted {
                 cell.sent_bytes.add(answer.octets.len() as u64);
             } else {
