@@ -247,6 +247,12 @@ impl Keeper {
             let ended = self.applier.take().map(|applier| applier.thread.join());
             let error = match ended {
                 Some(Ok(Err(error))) => error,
+                // It ends with the store, and what it has not applied is in the journal: its sled is sound.
+                Some(Ok(Ok(()))) if self.shared.is_stopping() => {
+                    self.applier_retry = RETRY_FIRST;
+                    self.without_applier = Stopwatch::start();
+                    return;
+                }
                 _ => EngineError::other("the applier ended"),
             };
             return self.give_up_applier(&error.message, error.disk_full);
