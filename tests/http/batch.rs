@@ -324,7 +324,6 @@ fn who_may_and_what_is_refused() {
         (Some("token_not_allowed"), None)
     );
     for (query, headers, status, code) in [
-        ("?publicOnly=false", vec![], 400, "invalid_request"),
         ("?recursive=true", vec![], 400, "invalid_request"),
         ("?after=x", vec![], 400, "invalid_request"),
         ("?index=0", vec![], 400, "invalid_request"),
