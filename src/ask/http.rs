@@ -181,6 +181,9 @@ fn request(plan: &Plan, server: &Server, body: Sending) -> Result<Request<Sendin
         if plan.after > 0 {
             query.append_pair("after", &plan.after.to_string());
         }
+        if plan.restricted {
+            query.append_pair("publicOnly", "false");
+        }
         if plan.raw {
             query.append_pair("raw", "true");
         }

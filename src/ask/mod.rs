@@ -41,6 +41,8 @@ pub struct Plan {
     pub types: Vec<String>,
     /// Indexes wanted; with the types a union.
     pub indexes: Vec<u32>,
+    /// Whether restricted values are wanted, too.
+    pub restricted: bool,
     /// The last line that was answered before.
     pub after: u64,
     /// How long the server may neither take nor say anything.

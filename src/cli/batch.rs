@@ -92,6 +92,9 @@ struct Resolve {
     /// Only the value of this index. May be repeated
     #[arg(long = "index", short = 'i', value_name = "N", value_parser = clap::value_parser!(u32).range(1..1 << 31))]
     indexes: Vec<u32>,
+    /// Restricted values, too: the token needs the right "resolve" and an identity that may read them
+    #[arg(long)]
+    restricted: bool,
     /// The form of the input, where its name does not say it
     #[arg(long, value_enum)]
     input_form: Option<InputForm>,
@@ -160,6 +163,11 @@ impl Resolve {
 
     fn way(&self) -> Result<Way, Failed> {
         if let Some(place) = self.server.strip_prefix("handle://") {
+            if self.restricted {
+                return Err(Failed::usage(
+                    "--restricted: over the Handle protocol a batch has public values only; ask over https://",
+                ));
+            }
             return Ok(Way::Handle(place.trim_end_matches('/').to_owned()));
         }
         let url = Url::parse(&self.server).ok().filter(|url| {
@@ -215,6 +223,7 @@ impl Resolve {
             raw: self.raw,
             types: self.types.clone(),
             indexes: self.indexes.clone(),
+            restricted: self.restricted,
             after: 0,
             patience: self.timeout,
         };
@@ -277,7 +286,11 @@ impl Resolve {
             &self.charset,
             self.output.media_type(),
         );
-        format!("{parts:?} {:?} {:?} {}", self.types, self.indexes, self.raw)
+        let restricted = if self.restricted { " restricted" } else { "" };
+        format!(
+            "{parts:?} {:?} {:?} {}{restricted}",
+            self.types, self.indexes, self.raw
+        )
     }
 
     fn file_out(&self) -> Option<&Path> {

@@ -453,6 +453,57 @@ fn quota_is_by_identifier_and_kept() {
     );
 }
 
+/// Goal: restricted values are in a batch when the token has the right and its identity may read them, and never else.
+#[test]
+fn restricted_values_take_a_right() {
+    let node = Node::with(&[PLAIN]);
+    let (_, only_batch) = token(&node, &[]);
+    let (_, reader) = token(&node, &["--right", "batch,resolve"]);
+    let made = node.must(&[
+        "token",
+        "create",
+        "--identity",
+        "300:88.118.20/STRANGER",
+        "--right",
+        "batch,resolve",
+        "-o",
+        "json",
+        "--config",
+        &node.config(),
+    ]);
+    let made: Json = serde_json::from_str(&made).unwrap();
+    let stranger = made["token"].as_str().unwrap();
+    let lines = b"88.118.20/pump\n88.118.20/none\n88.118.20/secret\n";
+    let ask = |token: &str, query: &str| post(&node, token, query, lines, &[]);
+    let refused = ask(&only_batch, "?publicOnly=false");
+    assert_eq!(
+        (refused.status, refused.json()["code"].as_str()),
+        (403, Some("token_not_allowed"))
+    );
+    let secret = "for administrators";
+    assert!(
+        !ask(&reader, "").body.contains(secret),
+        "only when asked for"
+    );
+    let read = ask(&reader, "?publicOnly=false");
+    assert_eq!(codes(&read.body), [(1, 1), (2, 100), (3, 1)]);
+    let auth = format!("Authorization: Bearer {reader}");
+    let path = "/api/handles/88.118.20/pump?publicOnly=false";
+    let single = node.ask("https", path, &["-H", &auth]).json();
+    let (records, _) = parts(&read.body);
+    assert_eq!(records[0]["values"], single["values"]);
+    assert!(read.body.contains(secret), "{}", read.body);
+    let denied = ask(stranger, "?publicOnly=false");
+    assert_eq!(codes(&denied.body), [(1, 401), (2, 100), (3, 401)]);
+    assert!(!denied.body.contains(secret) && !denied.body.contains("\"values\""));
+    let public = ask(stranger, "?publicOnly=false&type=URL");
+    assert_eq!(codes(&public.body), [(1, 1), (2, 100), (3, 200)]);
+    let input = node.path("in.txt");
+    fs::write(&input, lines).unwrap();
+    let (good, said) = command(&node, &reader, input.to_str().unwrap(), &["--restricted"]);
+    assert!(good && said.contains(secret), "{said}");
+}
+
 /// Goal: what one batch keeps ready and does not use is there for another.
 #[test]
 fn nobody_is_refused_what_is_left() {

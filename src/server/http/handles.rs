@@ -1,5 +1,6 @@
 //! `/api/handles/{handle}`: resolution as JSON.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Extension;
@@ -23,8 +24,8 @@ use super::{App, change};
 use crate::json::direct::Direct;
 use crate::json::value;
 use crate::metrics::{Op, Outcome};
-use crate::registry::Rejection;
 use crate::registry::audit::Event;
+use crate::registry::{Authenticated, Rejection};
 use crate::resolver::{self, Answer as Said, Filter, Query, Selection};
 use crate::server::handle::{lookup_result, outcome_of};
 use crate::store::Lookup;
@@ -149,6 +150,11 @@ impl Found {
         std::iter::from_fn(move || ValueView::read(&mut reader).ok())
     }
 
+    /// Each value in wire form.
+    pub(super) fn wires(&self) -> impl Iterator<Item = &[u8]> {
+        self.views().map(|view| view.wire)
+    }
+
     /// All values.
     pub(super) fn values(&self) -> Vec<Value> {
         self.views().filter_map(|view| decoded(view.wire)).collect()
@@ -219,7 +225,12 @@ fn find(
                 Ok(Found(values))
             }
             (Said::Values(_) | Said::NeedsAuthentication, Lookup::Found(record), Some(_)) => {
-                restricted(app, from, caller, key, Selection::new(record, query.filter))
+                let asker = Asker {
+                    who: caller.proved(from)?,
+                    address: from.address,
+                    time: from.came.unix_seconds,
+                };
+                restricted(app, &asker, key, Selection::new(record, query.filter))
             }
             (said, ..) => Err(refusal_of(said, from)),
         }
@@ -250,24 +261,31 @@ fn refusal_of(said: Said<'_, '_>, from: &From) -> Refusal {
     }
 }
 
+/// Who asks for restricted values.
+pub(super) struct Asker<'a> {
+    pub(super) who: &'a Authenticated,
+    pub(super) address: IpAddr,
+    /// Unix seconds.
+    pub(super) time: u32,
+}
+
 /// Values that only administrators may read, for one of them.
-fn restricted(
+pub(super) fn restricted(
     app: &App,
-    from: &From,
-    caller: &Caller,
+    asker: &Asker<'_>,
     key: &[u8],
     selection: Selection<'_, '_>,
 ) -> Result<Found, Refusal> {
-    let who = caller.proved(from)?;
+    let who = asker.who;
     let opened = app
         .registry
         .may_read(who, key)
         .and_then(|permit| app.registry.open_values(permit));
     let opened = opened.inspect_err(|rejection| {
         app.registry.note(&Event {
-            time: from.came.unix_seconds.into(),
+            time: asker.time.into(),
             identity: Some(who.identity()),
-            source: from.address.to_string(),
+            source: asker.address.to_string(),
             operation: "read",
             handle: key,
             result: "refused",

@@ -103,6 +103,7 @@ impl Flow {
             origin,
             work,
         } = self;
+        let reader = asked.restricted.then(|| app.registry.vouch_token(&grant));
         let (send, input) = channel(INPUT_WAITING);
         let (output, receive) = channel(OUTPUT_WAITING);
         let stalled = Arc::new(AtomicBool::new(false));
@@ -150,6 +151,7 @@ impl Flow {
             stalled,
             halt,
             origin,
+            reader,
             _stream: stream,
         };
         tokio::task::spawn_blocking(move || job.run());

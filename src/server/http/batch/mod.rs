@@ -27,6 +27,7 @@ pub(super) use self::streams::Streams;
 use self::work::Origin;
 use super::answer::{Answer, Refusal, json, with_type};
 use super::language::Language;
+use super::openapi::Flag;
 use super::outer::{Counted, From, outcome_of};
 use super::{App, asked, caller, v1};
 use crate::batch::answer::Form as OutputForm;
@@ -72,6 +73,8 @@ struct Asked {
     after: u64,
     /// Indexes and types as the resolver reads them; none: all values.
     filter: Option<Vec<u8>>,
+    /// Values that only administrators may read are asked for, too.
+    restricted: bool,
 }
 
 impl Asked {
@@ -101,6 +104,7 @@ impl Asked {
             raw: false,
             after: 0,
             filter: None,
+            restricted: false,
         };
         asked.parameters(query)?;
         Ok(asked)
@@ -108,10 +112,7 @@ impl Asked {
 
     fn parameters(&mut self, query: Option<&str>) -> Result<(), Refusal> {
         let resolving = asked::Resolving::read(query)?;
-        if resolving.public_only == Some(false) {
-            let text = "a batch has public values only; ask for restricted ones one by one";
-            return Err(Refusal::field("publicOnly", text));
-        }
+        self.restricted = resolving.public_only == Some(false);
         for (name, value) in asked::parameters(query) {
             match (name.as_str(), value.as_str()) {
                 ("raw", "" | "true" | "1") => self.raw = true,
@@ -173,6 +174,9 @@ fn unsupported(text: &'static str) -> Refusal {
             description = "Values of these indexes; a union with `type`"),
         ("type" = Option<Vec<String>>, Query,
             description = "Values of these types; `URL.` means URL and every URL.x"),
+        ("publicOnly" = inline(Option<Flag>), Query,
+            description = "`false`: restricted values, too; the token needs the right resolve, and its identity must be \
+                allowed to read them. Where it is not, the line is refused"),
         ("after" = Option<u64>, Query, description = "Answer only what follows this line; to go on after a cut"),
         ("raw" = Option<bool>, Query,
             description = "CSV exactly; without it cells that a spreadsheet would compute begin with an apostrophe")),
@@ -181,7 +185,7 @@ fn unsupported(text: &'static str) -> Refusal {
         (status = 200, description = "An answer for each line, and a summary", content_type = "application/x-ndjson"),
         (status = 400, description = "A wrong parameter", content_type = "application/problem+json"),
         (status = 401, description = "An API token is needed", content_type = "application/problem+json"),
-        (status = 403, description = "The token has not the right batch, or came over plain HTTP",
+        (status = 403, description = "The token has not the right, or came over plain HTTP",
             content_type = "application/problem+json"),
         (status = 405, description = "Only POST", content_type = "application/problem+json"),
         (status = 415, description = "A media type, charset or coding that is not known",
@@ -238,6 +242,9 @@ fn begin(
     let grant = caller::token(app, from, &head.headers)?;
     caller::has(&grant, Right::Batch)?;
     let asked = Asked::read(head.uri.query(), &head.headers)?;
+    if asked.restricted {
+        caller::has(&grant, Right::Resolve)?;
+    }
     let standing = standing(app, from, &grant)?;
     let wait = standing.renewal.saturating_sub(from.came.unix_seconds);
     if standing.quota.is_some_and(|quota| standing.used >= quota) {

@@ -22,9 +22,12 @@ use crate::batch::coding::{Bounds, Compress, Decompress, Refused};
 use crate::batch::input::{Asked, Input as Reader, Item};
 use crate::clock::Now;
 use crate::history::{Event, Pen};
-use crate::metrics::{Cell, LookupResult, Op};
-use crate::resolver::{self, Answer, Filter, Query};
+use crate::metrics::{Cell, LookupResult, Op, Outcome};
+use crate::registry::Authenticated;
+use crate::resolver::{self, Answer, Filter, Query, Selection};
 use crate::server::handle::{lookup_result, outcome_of};
+use crate::server::http::answer::Refusal;
+use crate::server::http::handles::{self, Asker, Found};
 use crate::server::http::pool::Scratch;
 use crate::store::Lookup;
 use crate::token::{self, Grant};
@@ -132,6 +135,8 @@ pub(super) struct Job {
     pub(super) stalled: Arc<AtomicBool>,
     pub(super) halt: Halt,
     pub(super) origin: Origin,
+    /// Who asks for restricted values, if anybody does.
+    pub(super) reader: Option<Authenticated>,
     /// Counts as long as this works.
     pub(super) _stream: Arc<Stream>,
 }
@@ -340,6 +345,7 @@ impl Job {
             origin: self.origin,
             after: self.asked.after,
             filter: self.asked.filter.as_deref(),
+            reader: self.reader.as_ref(),
         }
     }
 }
@@ -367,6 +373,8 @@ struct Question<'q> {
     origin: Origin,
     after: u64,
     filter: Option<&'q [u8]>,
+    /// Who asks for restricted values, if anybody does.
+    reader: Option<&'q Authenticated>,
 }
 
 impl Question<'_> {
@@ -545,13 +553,26 @@ impl Keys {
                     let query = Query {
                         key: keys[next],
                         filter,
-                        public_only: true,
+                        public_only: question.reader.is_none(),
                         refer: false,
                     };
                     let found = &found[next];
                     next += 1;
                     let answer = resolver::resolve(&scratch.authority, &session, &query, found);
-                    let code = say(&answer, item.line, text, writer);
+                    let code = match (&answer, question.reader, found) {
+                        (Answer::NeedsAuthentication, Some(who), Lookup::Found(record)) => {
+                            let asker = Asker {
+                                who,
+                                address: question.origin.client,
+                                time: begun.unix_seconds,
+                            };
+                            let selection = Selection::new(*record, filter);
+                            let app = question.app;
+                            let read = handles::restricted(app, &asker, query.key, selection);
+                            say_restricted(read, item.line, text, writer)
+                        }
+                        _ => say(&answer, item.line, text, writer),
+                    };
                     (code, Some(lookup_result(found)))
                 }
             };
@@ -620,13 +641,40 @@ fn say(said: &Answer<'_, '_>, line: u64, handle: &str, writer: &mut Writer) -> C
             return Code::Success;
         }
         Answer::NoSuchHandle | Answer::PrefixReferral(_) => (Code::HandleNotFound, ""),
-        // Nothing but public values is asked for here.
-        Answer::NoSuchValue | Answer::NeedsAuthentication | Answer::Denied => {
-            (Code::ValuesNotFound, "")
-        }
+        Answer::Denied => (Code::NotAllowed, "nobody may read some of these values"),
+        // Who may read restricted values was asked before.
+        Answer::NoSuchValue | Answer::NeedsAuthentication => (Code::ValuesNotFound, ""),
         Answer::NotResponsible => (Code::NotResponsible, "this prefix is not homed here"),
         Answer::Loading => (Code::Busy, "still loading"),
         Answer::Damaged => (Code::Error, "the stored record is damaged"),
+    };
+    writer.refused(line, handle, code, message, None);
+    code
+}
+
+/// Writes values that only administrators may read, or that the token's identity is none.
+fn say_restricted(
+    read: Result<Found, Refusal>,
+    line: u64,
+    handle: &str,
+    writer: &mut Writer,
+) -> Code {
+    let refusal = match read {
+        Ok(found) => {
+            writer.found(line, handle, found.wires());
+            return Code::Success;
+        }
+        Err(refusal) => refusal,
+    };
+    let (code, message) = match outcome_of(refusal.code) {
+        Outcome::NotFound => (Code::HandleNotFound, ""),
+        Outcome::ValuesNotFound => (Code::ValuesNotFound, ""),
+        Outcome::Busy => (Code::Busy, "the store cannot say now"),
+        Outcome::Denied => (
+            Code::NotAllowed,
+            "the token's identity may not read restricted values here",
+        ),
+        _ => (Code::Error, "the restricted values cannot be read"),
     };
     writer.refused(line, handle, code, message, None);
     code
