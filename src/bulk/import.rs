@@ -4,7 +4,7 @@
 //! caller's thread, cutter  parsers (1 … 4)              committer
 //! read → chunk of lines ─→ chunk k goes to parser k % n ─→ takes from parser k % n, in order ─→ Store::submit
 //! ```
-//! (the left column is [`super::feed`])
+//! (the left column is the module `feed`)
 //!
 //! A chunk is a batch, and a batch is atomic: a bad line stops the import with nothing of its chunk applied and all
 //! chunks before it applied. With `keep_going` the line is reported and the rest of its chunk applied.
