@@ -18,7 +18,9 @@ if ! command -v valgrind >/dev/null; then
     DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -q -y --no-install-recommends valgrind libc6-dbg
 fi
 if [[ -z ${INSTRUCTIONS:-} ]]; then
-    INSTRUCTIONS=$(cargo build --release --locked --bench instructions --message-format=json-render-diagnostics |
+    # With the features of the tests, so that nothing is compiled twice.
+    INSTRUCTIONS=$(cargo build --release --locked --workspace --all-features --bench instructions \
+        --message-format=json-render-diagnostics |
         sed -n 's/.*"name":"instructions".*"executable":"\([^"]*\)".*/\1/p')
 fi
 work=$(mktemp -d)

@@ -18,6 +18,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 target=${CARGO_TARGET_DIR:-$PWD/target}
 cnri_version=6.2
+# Those of the tests, so that nothing is compiled twice.
+features=(--workspace --all-features)
 
 smoke=false table_only=false slope=false both_cores=false chosen=()
 for argument in "$@"; do
@@ -73,11 +75,11 @@ packages() {
 
 programs() {
     if [[ -z ${JIEXI:-} ]]; then
-        cargo build --release --locked --bin jiexi
+        cargo build --release --locked "${features[@]}" --bin jiexi
         JIEXI=$target/release/jiexi
     fi
     if [[ -z ${PEERS_BIN:-} ]]; then
-        PEERS_BIN=$(cargo build --release --locked --bench peers --message-format=json-render-diagnostics |
+        PEERS_BIN=$(cargo build --release --locked "${features[@]}" --bench peers --message-format=json-render-diagnostics |
             sed -n 's/.*"name":"peers".*"executable":"\([^"]*\)".*/\1/p')
     fi
     cnri_jar=$target/tools/handle-$cnri_version.jar
@@ -186,7 +188,7 @@ start_jiexi() {
         "$JIEXI" serve --config "$work/node/jiexi.toml"
     server[jiexi-dns]=${server[jiexi]}
     "$JIEXI" bench first --server "${address[jiexi]}" --records "$records" --time 5m -o json >"$work/first"
-    echo "jiexi imported $(<"$work/import") records/s and gave the first answer $(
+    echo "jiexi imported $(<"$work/import") records/s from NDJSON into all its files and gave the first answer $(
         sed -n 's/.*first_answer_s": *\([0-9]*\.[0-9]\).*/\1/p' "$work/first") s after its start$(
         [[ ${HISTORY:-false} == true ]] || echo "; its log of resolutions was off, as the peers have none")" >"$results/start"
     await jiexi ask jiexi-dns dns 1 1 0.05
