@@ -28,6 +28,10 @@ struct Bell {
 #[derive(Debug)]
 struct Link {
     bell: Arc<Bell>,
+    /// Whether it was told to close, and so is not to be told again.
+    told: bool,
+    /// Whether it is among those that may be told.
+    idle: bool,
     newer: Option<usize>,
     older: Option<usize>,
 }
@@ -40,6 +44,8 @@ struct List {
     oldest: Option<usize>,
     newest: Option<usize>,
     count: usize,
+    /// Those of them that were told to close.
+    closing: usize,
 }
 
 impl List {
@@ -47,6 +53,8 @@ impl List {
     fn insert(&mut self, bell: Arc<Bell>) -> usize {
         let link = Some(Link {
             bell,
+            told: false,
+            idle: false,
             newer: None,
             older: None,
         });
@@ -61,12 +69,23 @@ impl List {
         place
     }
 
-    /// Without work: see [`Ticket::work`].
     fn remove(&mut self, place: usize) {
         self.detach(place);
-        self.links[place] = None;
+        let link = self.links[place].take();
+        self.closing -= usize::from(link.is_some_and(|link| link.told));
         self.free.push(place);
         self.count -= 1;
+    }
+
+    /// Tells the longest idle connection to close; the next one told is another.
+    fn close_longest_idle(&mut self) {
+        let Some(oldest) = self.oldest else { return };
+        self.detach(oldest);
+        if let Some(link) = &mut self.links[oldest] {
+            link.told = true;
+            link.bell.notify.notify_one();
+            self.closing += 1;
+        }
     }
 
     fn touch(&mut self, place: usize) {
@@ -76,11 +95,13 @@ impl List {
         }
     }
 
+    /// Makes a connection the one used last; one that was told to close stays out.
     fn attach(&mut self, place: usize) {
+        let Some(link) = self.links[place].as_mut().filter(|link| !link.told) else {
+            return;
+        };
         let older = self.newest.replace(place);
-        if let Some(link) = &mut self.links[place] {
-            (link.older, link.newer) = (older, None);
-        }
+        (link.idle, link.older, link.newer) = (true, older, None);
         match older.and_then(|older| self.links[older].as_mut()) {
             Some(link) => link.newer = Some(place),
             None => self.oldest = Some(place),
@@ -88,9 +109,11 @@ impl List {
     }
 
     fn detach(&mut self, place: usize) {
-        let Some(Link { older, newer, .. }) = self.links[place] else {
+        let Some(link) = self.links[place].as_mut().filter(|link| link.idle) else {
             return;
         };
+        link.idle = false;
+        let (older, newer) = (link.older, link.newer);
         match older.and_then(|older| self.links[older].as_mut()) {
             Some(link) => link.newer = newer,
             None => self.oldest = newer,
@@ -134,8 +157,8 @@ impl Registry {
     fn enter(self: &Arc<Self>, peer: IpAddr) -> Ticket {
         let bell = Arc::new(Bell::default());
         let mut list = self.list();
-        if list.count >= self.cap {
-            close_longest_idle(&mut list);
+        if list.count - list.closing >= self.cap {
+            list.close_longest_idle();
         }
         let place = list.insert(Arc::clone(&bell));
         drop(list);
@@ -167,16 +190,6 @@ impl Registry {
     fn list(&self) -> MutexGuard<'_, List> {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Tells the longest idle connection to close, and moves it to the other end, so that the next one
-/// told is another.
-fn close_longest_idle(list: &mut List) {
-    let Some(oldest) = list.oldest else { return };
-    if let Some(link) = &list.links[oldest] {
-        link.bell.notify.notify_one();
-    }
-    list.touch(oldest);
 }
 
 /// A connection's entry; leaving is dropping it.
@@ -287,7 +300,7 @@ where
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection; trying again");
-                close_longest_idle(&mut registry.list());
+                registry.list().close_longest_idle();
                 tokio::time::sleep(BACK_OFF).await;
             }
         }

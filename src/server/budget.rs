@@ -6,7 +6,8 @@
 //! and is exempt. Loopback is not.
 //!
 //! Every worker keeps its own table, so that nothing is shared between cores on the hot path, and
-//! is given its share of the configured rate.
+//! is given its share of the configured rate and burst. An answer that is larger than a share, but not than the burst,
+//! leaves once the share is whole, and is owed for.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher as _;
@@ -117,8 +118,8 @@ impl Proven {
 struct Bucket {
     /// The network; 0 for an empty place.
     network: u64,
-    /// Bytes that may be answered now.
-    tokens: u64,
+    /// Bytes that may be answered now; below zero what is owed.
+    tokens: i64,
     /// When tokens were added last, milliseconds since the table was made.
     filled_ms: u64,
     /// Until when the network counts as exempt.
@@ -131,8 +132,10 @@ struct Bucket {
 #[derive(Debug)]
 pub struct Budget {
     config: Config,
-    /// This worker's share of the rate.
-    bytes_per_second: u64,
+    /// This worker's share of the rate …
+    bytes_per_second: i64,
+    /// … and of the burst.
+    share: i64,
     buckets: Box<[Bucket]>,
     hasher: RandomState,
     origin: Instant,
@@ -144,8 +147,10 @@ impl Budget {
     pub fn new(config: &Config, workers: usize, now: Instant) -> Self {
         let places = config.networks.max(WAYS).next_power_of_two();
         let workers = u64::try_from(workers.max(1)).unwrap_or(1);
+        let share = |whole: u64| i64::try_from(whole.div_ceil(workers)).unwrap_or(i64::MAX);
         Self {
-            bytes_per_second: config.bytes_per_second.div_ceil(workers),
+            bytes_per_second: share(config.bytes_per_second),
+            share: share(config.burst_bytes),
             buckets: vec![Bucket::default(); places].into_boxed_slice(),
             hasher: RandomState::default(),
             origin: now,
@@ -158,11 +163,13 @@ impl Budget {
         if self.config.bytes_per_second == 0 {
             return true;
         }
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         let now_ms = self.milliseconds(now);
         let network = self.config.network(address);
+        let (share, burst) = (self.share, self.config.burst_bytes);
         let bucket = self.bucket(network, now_ms);
-        if bucket.tokens >= bytes {
+        let large = bucket.tokens == share && bytes.unsigned_abs() <= burst;
+        if bucket.tokens >= bytes || large {
             bucket.tokens -= bytes;
             return true;
         }
@@ -196,13 +203,14 @@ impl Budget {
     fn bucket(&mut self, network: u64, now_ms: u64) -> &mut Bucket {
         let hash = usize::try_from(self.hasher.hash_one(network) >> 32).unwrap_or(0);
         let start = hash & (self.buckets.len() - 1) & !(WAYS - 1);
-        let (rate, burst) = (self.bytes_per_second, self.config.burst_bytes);
+        let (rate, share) = (self.bytes_per_second, self.share);
         let places = &mut self.buckets[start..start + WAYS];
         for bucket in places.iter_mut() {
             let passed_ms = now_ms.saturating_sub(bucket.filled_ms);
+            let passed_ms = i64::try_from(passed_ms).unwrap_or(i64::MAX);
             let more = rate.saturating_mul(passed_ms) / 1000;
             if more > 0 {
-                bucket.tokens = bucket.tokens.saturating_add(more).min(burst);
+                bucket.tokens = bucket.tokens.saturating_add(more).min(share);
                 bucket.filled_ms = now_ms;
             }
         }
@@ -211,7 +219,7 @@ impl Budget {
             let fullest = |&place: &usize| {
                 let bucket: &Bucket = &places[place];
                 if bucket.network == 0 {
-                    u64::MAX
+                    i64::MAX
                 } else {
                     bucket.tokens
                 }
@@ -219,7 +227,7 @@ impl Budget {
             let place = (0..WAYS).max_by_key(fullest).unwrap_or(0);
             places[place] = Bucket {
                 network,
-                tokens: burst,
+                tokens: share,
                 filled_ms: now_ms,
                 exempt_until_ms: 0,
                 refused: 0,
@@ -288,6 +296,37 @@ mod tests {
         let later = start + Duration::from_secs(1);
         assert!(budget.take(victim, 1000, later, &proven));
         assert!(!budget.take(victim, 1, later, &proven));
+    }
+
+    /// Goal: all workers together answer a burst, not each of them; a larger answer than a share leaves once, and is owed
+    /// for.
+    #[test]
+    fn workers_share_a_burst() {
+        let start = Instant::now();
+        let config = Config {
+            bytes_per_second: 1000,
+            burst_bytes: 3000,
+            networks: 64,
+            ..Config::default()
+        };
+        let proven = Proven::new(config.clone());
+        let victim: IpAddr = "127.0.0.1".parse().unwrap();
+        let mut answered = 0;
+        for _ in 0..4 {
+            let mut budget = Budget::new(&config, 4, start);
+            while budget.take(victim, 150, start, &proven) {
+                answered += 150;
+            }
+        }
+        assert_eq!(answered, 3000);
+
+        let mut budget = Budget::new(&config, 4, start);
+        assert!(!budget.take(victim, 3001, start, &proven));
+        assert!(budget.take(victim, 3000, start, &proven));
+        // 2,250 are owed, at 250 a second.
+        let soon = start + Duration::from_secs(9);
+        assert!(!budget.take(victim, 1, soon, &proven));
+        assert!(budget.take(victim, 250, start + Duration::from_secs(10), &proven));
     }
 
     /// Goal: an open TCP connection exempts its network, and only as long as it is open.

@@ -64,12 +64,27 @@ fn responses_and_scraps_are_never_answered() {
     socket.send(&[]).expect("sent");
     let answer = node.ask(&request("res_all_udp")).concat();
     socket.send(&answer).expect("sent");
+    // However it comes: a piece of a long one, cut off, with lengths that disagree, marked as compressed.
+    let pieces = node.ask(&request("res_big_udp"));
+    assert!(pieces.len() > 5, "{}", pieces.len());
+    for piece in &pieces {
+        socket.send(piece).expect("sent");
+    }
+    socket.send(&answer[..100]).expect("sent");
+    socket.send(&[&answer[..], b"more"].concat()).expect("sent");
+    let mut compressed = answer.clone();
+    compressed[2] |= 0x80;
+    socket.send(&compressed).expect("sent");
     assert!(is_silent(&socket));
     let dropped = |reason: &str| {
         let labels = format!(r#"protocol="handle",reason="{reason}",transport="udp""#);
         node.metric(&format!("jiexi_dropped_total{{{labels}}}"))
     };
-    assert_eq!((dropped("short"), dropped("not_a_request")), (2.0, 2.0));
+    let responses = 2.0 + pieces.len() as f64 + 3.0;
+    assert_eq!(
+        (dropped("short"), dropped("not_a_request")),
+        (2.0, responses)
+    );
 }
 
 #[test]
@@ -108,6 +123,31 @@ fn over_budget_udp_gets_nothing_and_tcp_everything() {
         node.metric(&format!("jiexi_dropped_total{{{labels}}}")),
         1.0
     );
+}
+
+/// Goal: an answer of several datagrams leaves whole or not at all.
+#[test]
+fn over_budget_no_part_of_a_long_answer_leaves() {
+    let mut config = config(&["127.0.0.1:0"]);
+    config.workers = 1;
+    config.budget = budget::Config {
+        bytes_per_second: 1,
+        burst_bytes: 5000,
+        ..budget::Config::default()
+    };
+    let node = Node::with(config);
+    let socket = node.client();
+    let request = request("res_big_udp");
+    socket.send(&request).expect("sent");
+    let whole = receive(&socket).concat().len();
+    assert!((2_501..=5_000).contains(&whole), "{whole}");
+    for _ in 0..3 {
+        socket.send(&request).expect("sent");
+    }
+    assert!(is_silent(&socket));
+    let labels = r#"protocol="handle",reason="rate_limited",transport="udp""#;
+    let dropped = node.metric(&format!("jiexi_dropped_total{{{labels}}}"));
+    assert_eq!(dropped, 3.0, "answers, not datagrams");
 }
 
 #[test]

@@ -170,6 +170,18 @@ fn at_the_cap_the_longest_idle_connection_gives_way() {
     ask(&mut streams[2]).expect("an answer");
 }
 
+/// Goal: the cap holds after a flood of connections that all stay open.
+#[test]
+fn the_cap_holds_after_a_flood() {
+    let mut config = config(&["127.0.0.1:0"]);
+    config.connections = 5;
+    let node = Node::with(config);
+    let _streams: Vec<TcpStream> = (0..200).map(|_| node.connect()).collect();
+    wait_closed(&node, "cap", 195.0);
+    let open = node.metric(r#"jiexi_connections{protocol="handle",transport="tcp"}"#);
+    assert_eq!(open, 5.0);
+}
+
 #[test]
 fn drain_answers_what_was_asked_and_closes() {
     let mut node = Node::start();

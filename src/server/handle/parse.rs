@@ -11,6 +11,9 @@ use jiexi_proto::{Envelope, EnvelopeFlags, MessageView, OpCode};
 use crate::metrics::Reason;
 use crate::resolver::Filter;
 
+/// Where the response code stands in a message.
+const RESPONSE_CODE: Range<usize> = ENVELOPE_SIZE + 4..ENVELOPE_SIZE + 8;
+
 /// What is to be done about one message.
 #[derive(Clone, Debug)]
 pub(super) enum Step<'a> {
@@ -87,6 +90,9 @@ pub(super) fn parse<'a>(
             NO_SESSION,
         );
     }
+    if is_response(octets) {
+        return Step::Drop(Reason::NotARequest);
+    }
     if envelope.flags.contains(EnvelopeFlags::COMPRESSED) {
         let text = "compressed messages are not understood";
         return refuse(
@@ -105,9 +111,6 @@ pub(super) fn parse<'a>(
             text,
         );
     };
-    if message.header.response_code != ResponseCode::NONE {
-        return Step::Drop(Reason::NotARequest);
-    }
     let op = message.header.op_code;
     let personal = envelope.session_id != 0
         || message.header.flags.contains(OpFlags::CERT)
@@ -133,6 +136,12 @@ pub(super) fn parse<'a>(
             "unknown operation code",
         ),
     }
+}
+
+/// Whether a message that is not encrypted is an answer, as far as it came and whatever else is wrong with it.
+fn is_response(octets: &[u8]) -> bool {
+    let code = octets.get(RESPONSE_CODE);
+    code.is_some_and(|code| code != ResponseCode::NONE.0.to_be_bytes())
 }
 
 /// Whether an operation may be answered at once, without anybody's key.

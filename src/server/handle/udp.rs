@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use jiexi_proto::framing::{Reassembler, ReassemblyLimits, split_datagrams};
+use jiexi_proto::framing::{Reassembler, ReassemblyLimits, piece_count, split_datagrams};
 use jiexi_proto::limits::{DATAGRAM_MAX, ENVELOPE_SIZE};
 use jiexi_proto::{Envelope, EnvelopeFlags};
 
@@ -95,6 +95,8 @@ impl Front for Datagrams {
             cell.received_bytes.add(datagram.len() as u64);
             if came.cut {
                 cell.dropped(Reason::TooLarge).add(1);
+            } else if is_later_piece(datagram) {
+                cell.dropped(Reason::NotARequest).add(1);
             } else if is_piece(datagram) {
                 let sender = came.peer.address();
                 let passed = now
@@ -195,19 +197,35 @@ impl Datagrams {
             budget,
             proven,
             responder,
+            pieces,
             ..
         } = self;
         let cell = responder.cell();
+        let mut granted = false;
         outgoing.retain(|answer| {
-            let granted = budget.take(answer.to.address().ip(), answer.octets.len(), now, proven);
+            // The other pieces of an answer follow its first one, and its fate.
+            if let Some(cost) = cost(answer, pieces) {
+                granted = budget.take(answer.to.address().ip(), cost, now, proven);
+                if !granted {
+                    cell.dropped(Reason::RateLimited).add(1);
+                }
+            }
             if granted {
                 cell.sent_bytes.add(answer.octets.len() as u64);
-            } else {
-                cell.dropped(Reason::RateLimited).add(1);
             }
             granted
         });
     }
+}
+
+/// Octets of an answer in all; none for its second datagram and those behind it.
+fn cost<S>(answer: &Outgoing<S>, pieces: &[u8]) -> Option<usize> {
+    if answer.place == Place::Whole {
+        return Some(answer.octets.len());
+    }
+    let envelope = Envelope::decode(&pieces[answer.octets.clone()]).ok()?;
+    let length = envelope.message_length as usize;
+    (envelope.sequence == 0).then(|| length + piece_count(length) * ENVELOPE_SIZE)
 }
 
 /// Queues the answers to the last batch; long ones in pieces.
@@ -248,7 +266,13 @@ fn queue<'i, S: Peer + 'i>(
     }
 }
 
-/// Whether a datagram is one of several that make a message.
+/// Whether a datagram is one of several that make an answer, and not the first: requests in pieces are marked as such.
+fn is_later_piece(datagram: &[u8]) -> bool {
+    let sequence = Envelope::decode(datagram).map(|envelope| envelope.sequence);
+    sequence.is_ok_and(|sequence| sequence != 0) && !is_piece(datagram)
+}
+
+/// Whether a datagram is one of several that make a request.
 fn is_piece(datagram: &[u8]) -> bool {
     datagram.len() > ENVELOPE_SIZE && datagram[2] & EnvelopeFlags::TRUNCATED.0 != 0
 }
