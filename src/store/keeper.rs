@@ -200,7 +200,10 @@ impl Keeper {
         self.shared.index.tend();
         self.renew |= requests.renew;
         if requests.rebuild {
-            self.give_up_applier("a new sled was asked for", false);
+            self.give_up_applier("a part of it cannot be read", false);
+        } else if requests.anew {
+            tracing::info!("sled is made anew, as was asked for; reads and writes go on");
+            self.leave_applier(false);
         }
         self.watch_applier();
         self.watch_snapshot();
@@ -288,6 +291,11 @@ impl Keeper {
             "sled is given up; reads and writes go on, and it is made anew"
         );
         self.shared.metrics.count_error(Part::Sled);
+        self.leave_applier(disk_full);
+    }
+
+    /// Leaves sled, which is made anew.
+    fn leave_applier(&mut self, disk_full: bool) {
         self.shared.set_state(State::Degraded);
         let (_, engine) = self.shared.overlay.detach();
         self.shared.syncing.store(false, Relaxed);

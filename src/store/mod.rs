@@ -603,7 +603,7 @@ impl Store {
     pub fn rebuild(&self) -> Result<(), StoreError> {
         self.wait_known()?;
         let before = self.shared.sled_number.load(Relaxed);
-        self.shared.request(|requests| requests.rebuild = true);
+        self.shared.request(|requests| requests.anew = true);
         let begun = |_: &State| self.shared.sled_number.load(Relaxed) > before;
         while !self
             .shared

@@ -74,8 +74,10 @@ struct Status {
 pub(crate) struct Requests {
     /// Close everything.
     pub(crate) stop: bool,
-    /// Make sled anew.
+    /// Make sled anew: something in it cannot be read.
     pub(crate) rebuild: bool,
+    /// Make sled anew: the operator wants it.
+    pub(crate) anew: bool,
     /// Take a snapshot now and drop everything that is older.
     pub(crate) renew: bool,
 }

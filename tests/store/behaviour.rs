@@ -6,7 +6,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use bytes::Bytes;
-use jiexi::store::metrics::Result as Outcome;
+use jiexi::store::metrics::{Part, Result as Outcome};
 use jiexi::store::{
     Action, Change, CommitError, Config, Draft, DraftValue, Expect, Faults, Lookup, Space, State,
     Store, StoreError,
@@ -187,6 +187,8 @@ fn bounded_queue() {
     };
     let store = create(&config);
     store.rebuild().unwrap();
+    let errors = store.metrics().errors(Part::Sled);
+    assert_eq!(errors, 0, "what was asked for is no error");
     faults.stall_applier.store(true, Relaxed);
     let (send, outcomes) = channel();
     for number in 0..50 {
