@@ -26,7 +26,9 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
+use crate::busiest::{Busiest, Ranking};
 use crate::clock;
+use crate::json::direct::put_text;
 use crate::metrics::{Families, Op, Outcome, names};
 
 /// Entries that a page holds …
@@ -45,6 +47,10 @@ const NAME_MAX: usize = 2_048;
 const ALARM_PERCENT: u64 = 80;
 /// How often files are counted and old ones removed.
 const TIDY: Duration = Duration::from_secs(60);
+/// Prefixes that are counted, for the one or two hours of …
+const PREFIXES: usize = 512;
+/// … this many times [`TIDY`]; then half of what was counted is forgotten.
+const FORGET: u32 = 60;
 /// Seconds of a day.
 const DAY: u32 = 86_400;
 
@@ -150,10 +156,12 @@ struct Seat {
 }
 
 /// What workers and thread share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     seats: Mutex<Vec<Arc<Seat>>>,
     figures: Figures,
+    /// Prefixes of what was resolved.
+    busiest: Mutex<Busiest>,
     closed: AtomicBool,
 }
 
@@ -173,7 +181,12 @@ impl History {
     /// The directory cannot be written, or no thread be started.
     pub fn open(config: Config) -> io::Result<Self> {
         fs::create_dir_all(&config.directory)?;
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            seats: Mutex::default(),
+            figures: Figures::default(),
+            busiest: Mutex::new(Busiest::new(PREFIXES)),
+            closed: AtomicBool::new(false),
+        });
         let budget = config.budget;
         let mut writer = Writer {
             text: Vec::with_capacity(MEMBER + MEMBER / 4),
@@ -185,6 +198,7 @@ impl History {
             unsynced: 0,
             empty: Page::new(),
             stamp: Stamp::default(),
+            minutes: 0,
             shared: Arc::clone(&shared),
             config,
         };
@@ -226,6 +240,12 @@ impl History {
             families.add(name, &[], value as f64);
         }
         families.add(&names::HISTORY_FILL, &[], figures.fill() as f64 / 100.0);
+    }
+
+    /// The prefixes whose handles were asked for most within the last one or two hours.
+    #[must_use]
+    pub fn busiest(&self, prefixes: usize) -> Ranking {
+        lock(&self.shared.busiest).top(prefixes)
     }
 
     /// Writes what waits and ends.
@@ -301,26 +321,34 @@ fn network(address: IpAddr) -> String {
     }
 }
 
-/// Time and network as text: they seldom change from one entry to the next.
+/// The beginning of a line, up to the handle: it seldom changes from one entry to the next.
 #[derive(Debug, Default)]
 struct Stamp {
+    of: Option<(Event, &'static str)>,
+    head: Vec<u8>,
     seconds: u32,
     time: String,
-    client: Option<IpAddr>,
-    net: String,
 }
 
 impl Stamp {
-    fn of(&mut self, event: &Event) -> (&str, &str) {
-        if self.time.is_empty() || self.seconds != event.time {
-            self.seconds = event.time;
-            self.time = time_text(event.time);
+    fn of(&mut self, event: &Event, via: &'static str) -> &[u8] {
+        if self.of != Some((*event, via)) {
+            if self.time.is_empty() || self.seconds != event.time {
+                self.seconds = event.time;
+                self.time = time_text(event.time);
+            }
+            let (time, net) = (&self.time, network(event.client));
+            let (op, outcome) = (event.op.label(), event.outcome.label());
+            self.head.clear();
+            let written = write!(
+                self.head,
+                r#"{{"time":"{time}","net":"{net}","via":"{via}","op":"{op}","outcome":"{outcome}","handle":"#
+            );
+            // Writing to memory does not fail.
+            debug_assert!(written.is_ok());
+            self.of = Some((*event, via));
         }
-        if self.client != Some(event.client) {
-            self.client = Some(event.client);
-            self.net = network(event.client);
-        }
-        (&self.time, &self.net)
+        &self.head
     }
 }
 
@@ -340,6 +368,8 @@ struct Writer {
     /// What is given to a worker for its page.
     empty: Page,
     stamp: Stamp,
+    /// Times that it tidied up since half of [`Shared::busiest`] was forgotten.
+    minutes: u32,
     shared: Arc<Shared>,
 }
 
@@ -361,7 +391,7 @@ impl Writer {
                 if let Err(error) = self.tidy() {
                     tracing::warn!(%error, directory = %self.config.directory.display(), "old logs of resolutions stay");
                 }
-                self.shared.figures.turn();
+                self.turn();
                 tidy = Instant::now() + TIDY;
             }
         }
@@ -379,6 +409,7 @@ impl Writer {
             drop(page);
             let fill = taken.fill() as u64;
             self.shared.figures.fill[0].fetch_max(fill, Relaxed);
+            self.count(&taken);
             let mut start = 0;
             for (event, end) in &taken.entries {
                 self.take(event, seat.via, &taken.names[start..*end]);
@@ -389,22 +420,37 @@ impl Writer {
         }
     }
 
-    fn take(&mut self, event: &Event, via: &str, handle: &[u8]) {
+    /// Another minute begins.
+    fn turn(&mut self) {
+        self.shared.figures.turn();
+        self.minutes += 1;
+        if self.minutes == FORGET {
+            self.minutes = 0;
+            lock(&self.shared.busiest).age();
+        }
+    }
+
+    /// Counts the prefixes of what was resolved.
+    fn count(&self, page: &Page) {
+        let mut busiest = lock(&self.shared.busiest);
+        let mut start = 0;
+        for (event, end) in &page.entries {
+            if event.op == Op::Resolve {
+                busiest.see(prefix(&page.names[start..*end]));
+            }
+            start = *end;
+        }
+    }
+
+    fn take(&mut self, event: &Event, via: &'static str, handle: &[u8]) {
         let day = event.time / DAY;
         if day != self.day {
             self.write_and_sync();
             self.day = day;
         }
-        let (time, net) = self.stamp.of(event);
-        let (op, outcome) = (event.op.label(), event.outcome.label());
         let text = &mut self.text;
-        let written = write!(
-            text,
-            r#"{{"time":"{time}","net":"{net}","via":"{via}","op":"{op}","outcome":"{outcome}","handle":"#
-        );
-        // Writing to memory does not fail.
-        debug_assert!(written.is_ok());
-        let _ = serde_json::to_writer(&mut *text, &String::from_utf8_lossy(handle));
+        text.extend_from_slice(self.stamp.of(event, via));
+        put_text(&String::from_utf8_lossy(handle), text);
         text.extend_from_slice(b"}\n");
         self.entries += 1;
         if self.text.len() >= MEMBER {
@@ -503,6 +549,14 @@ impl Writer {
         self.shared.figures.bytes.store(total, Relaxed);
         Ok(())
     }
+}
+
+/// What stands before the first slash.
+fn prefix(handle: &[u8]) -> &[u8] {
+    handle
+        .split(|octet| *octet == b'/')
+        .next()
+        .unwrap_or_default()
 }
 
 fn append(path: &Path, text: &[u8]) -> io::Result<()> {

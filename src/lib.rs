@@ -4,7 +4,7 @@
 //!
 //! * *Answering*: [`server`] receives → decodes → [`resolver`] decides → [`store`] knows; [`metrics`] counts, [`observe`] for the store.
 //! * *Changing*: [`registry`] says who asks, whether they may, and what changes.
-//! * *Operating*: [`history`] remembers who asked; [`cli`] → [`config`], [`logging`], [`node`]; [`control`], [`ops`] and [`reload`] beside a running node;
+//! * *Operating*: [`history`] remembers who asked, [`busiest`] for what most; [`cli`] → [`config`], [`logging`], [`node`]; [`control`], [`ops`] and [`reload`] beside a running node;
 //!   [`bulk`], [`maintenance`] and [`demo`] for its data; [`identity`] and [`keyring`] for its keys and site record,
 //!   [`token`] for those of the API.
 //!   [`doctor`] and [`probe`] look at it from outside.
@@ -18,6 +18,7 @@ pub mod ask;
 pub mod batch;
 pub mod bench;
 pub mod bulk;
+pub mod busiest;
 pub mod cli;
 pub mod client;
 pub mod clock;

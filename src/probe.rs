@@ -77,6 +77,29 @@ impl Scrape {
         series.map(|(_, _, value)| value).sum()
     }
 
+    /// The cumulative buckets of a histogram, summed over all its series: upper bounds, ascending, and counts.
+    #[must_use]
+    pub fn buckets(&self, name: &str) -> Vec<(f64, f64)> {
+        let mut sums: Vec<(f64, f64)> = Vec::new();
+        for (found, labels, count) in &self.samples {
+            if found.strip_suffix("_bucket") != Some(name) {
+                continue;
+            }
+            let mut pairs = labels.split(',').filter_map(|pair| pair.split_once('='));
+            let bound = pairs.find(|(label, _)| *label == "le");
+            let Some(bound) = bound.and_then(|(_, bound)| bound.trim_matches('"').parse().ok())
+            else {
+                continue;
+            };
+            match sums.iter_mut().find(|(known, _)| *known == bound) {
+                Some((_, sum)) => *sum += count,
+                None => sums.push((bound, *count)),
+            }
+        }
+        sums.sort_unstable_by(|(a, _), (b, _)| a.total_cmp(b));
+        sums
+    }
+
     /// The least value of a metric, when it is there.
     #[must_use]
     pub fn least(&self, name: &str) -> Option<f64> {

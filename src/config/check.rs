@@ -100,6 +100,7 @@ pub(super) fn check(config: &Config) -> Vec<(Key, String)> {
     check_recursion(config, &mut need);
     check_http(&config.http, &mut need);
     super::batch::check(&config.batch, &mut need);
+    super::operations::check(&config.operations, &mut need);
     check_dns(&config.dns, config.store_config().case, &mut need);
     need(
         config.history.days > 0,

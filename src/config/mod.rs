@@ -8,7 +8,7 @@
 //! A value knows only its type here. Whether an address can be bound is found out when binding.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -23,6 +23,7 @@ mod check;
 mod dns;
 mod env;
 mod file;
+mod operations;
 mod recursion;
 pub mod size;
 mod words;
@@ -30,6 +31,7 @@ mod words;
 pub use batch::Batch;
 pub use dns::{Dns, Rule, RuleKind, Zone};
 pub use file::{Origin, Problem, load, load_text};
+pub use operations::Operations;
 pub use recursion::{Ports, Recursion};
 
 /// The commented template: every key, its default, and why.
@@ -60,7 +62,7 @@ pub struct Config {
     pub dns: Dns,
     /// The log of resolutions and changes.
     pub history: History,
-    /// Metrics and health over HTTP.
+    /// Status page, metrics and health over HTTP.
     pub operations: Operations,
     /// The store on disk.
     pub store: Store,
@@ -110,6 +112,7 @@ impl Config {
             &mut self.http.key,
             &mut self.dns.certificate,
             &mut self.dns.key,
+            &mut self.operations.token_file,
         ];
         for path in files {
             if path.is_relative() && !path.as_os_str().is_empty() {
@@ -415,22 +418,6 @@ impl Default for History {
             directory: PathBuf::from("history"),
             days: 180,
             budget: 20 << 30,
-        }
-    }
-}
-
-/// `[operations]`: metrics and health over HTTP.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Operations {
-    /// Address of `/metrics`, `/health` and `/ready`.
-    pub listen: SocketAddr,
-}
-
-impl Default for Operations {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 9641)),
         }
     }
 }

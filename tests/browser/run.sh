@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Pages behind scanned codes in a real browser: every hostile record, at the widths of a phone and of a desk, in Chinese
-# and English. Nothing may run, load, or stick out. Screenshots are left in target/browser for people to look at.
+# and English. Nothing may run, load, or stick out; nor on the status page. Screenshots are left in target/browser for people to look at.
 # The last line is "browser: N passed, M failed".
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -37,7 +37,7 @@ import urllib.parse
 
 from playwright.sync_api import sync_playwright
 
-base, records, shots = sys.argv[1:]
+base, operations, records, shots = sys.argv[1:]
 handles = [json.loads(line)["handle"] for line in open(records, encoding="utf-8")]
 paths = ["/hdl/" + urllib.parse.quote(handle, safe="") + "?noredirect" for handle in handles]
 paths += ["/", "/docs", "/hdl/88.118.20/nothing", "/hdl/0.NA%2F88.118.20?noredirect"]
@@ -81,10 +81,34 @@ with sync_playwright() as play:
                 failed.append(f"{width} {path}: {problems}")
             else:
                 passed += 1
+        # How the node is: the first point of its plots comes half a minute after its start.
+        seen.clear()
+        for _ in range(90):
+            page.goto(operations + "/", wait_until="load")
+            if page.locator("svg path.s0[d]:not([d=''])").count() >= 4:
+                break
+            page.wait_for_timeout(500)
+        problems = [url for url in seen if url != operations + "/" and not url.endswith("/favicon.ico")]
+        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        if wide > 0:
+            problems.append(f"{wide} px stick out")
+        shown = page.locator("body").inner_text()
+        for word in ("节点状态" if language == "zh-CN" else "Node status", "88.118.20"):
+            if word not in page.title() + shown:
+                problems.append(f"{word} is not shown")
+        if page.locator("svg").count() != 6 or page.locator("svg path.s0[d]:not([d=''])").count() < 4:
+            problems.append("plots are missing")
+        if page.evaluate("document.querySelectorAll('script,iframe,img,object,embed,form').length"):
+            problems.append("elements that are not ours")
+        page.screenshot(path=f"{shots}/{width}-status.png", full_page=True)
+        if problems:
+            failed.append(f"{width} status: {problems}")
+        else:
+            passed += 1
     browser.close()
 for line in failed:
     print(line)
 print(f"browser: {passed} passed, {len(failed)} failed")
 sys.exit(bool(failed))
 END
-"$tools/bin/python" "$work/look.py" "http://127.0.0.1:$http" tests/browser/hostile.ndjson "$shots"
+"$tools/bin/python" "$work/look.py" "http://127.0.0.1:$http" "http://127.0.0.1:$operations" tests/browser/hostile.ndjson "$shots"

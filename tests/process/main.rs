@@ -333,3 +333,98 @@ fn sighup_takes_a_good_configuration_and_refuses_a_bad_one() {
         "the connection is as before"
     );
 }
+
+/// What the operations listener answers to a request as it stands here.
+fn raw(node: &Process, request: &str) -> String {
+    let mut stream = TcpStream::connect(node.operations).expect("connects");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    stream.write_all(request.as_bytes()).expect("is sent");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("an answer");
+    text
+}
+
+/// Goal: the status page shows the node in the reader's language and loads nothing; the listener takes GET only, and a
+/// foreign page that is led here by a name of its own gets nothing.
+#[test]
+fn operations_are_shown_and_guarded() {
+    let node = Process::start(1_024, &[]);
+    let ask = |line: &str, host: &str, more: &str| {
+        raw(
+            &node,
+            &format!("{line} HTTP/1.1\r\nHost: {host}\r\n{more}Connection: close\r\n\r\n"),
+        )
+    };
+    let page = ask("GET /", "127.0.0.1:9641", "Accept-Language: zh-CN\r\n");
+    assert!(page.starts_with("HTTP/1.1 200"), "{page}");
+    assert!(
+        page.contains("content-security-policy: default-src 'none'; style-src 'sha256-"),
+        "{page}"
+    );
+    assert!(
+        page.contains("就绪") && page.contains("没有告警") && page.contains("<svg"),
+        "{page}"
+    );
+    assert!(
+        !page.contains("<script") && !page.contains("src="),
+        "{page}"
+    );
+    assert!(ask("GET /?lang=en", "localhost", "").contains("No alerts"));
+    for method in ["POST", "PUT", "DELETE"] {
+        let answer = ask(&format!("{method} /"), "localhost", "");
+        assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
+    }
+    for path in ["/", "/metrics", "/ready"] {
+        let answer = ask(&format!("GET {path}"), "evil.example:9641", "");
+        assert!(answer.starts_with("HTTP/1.1 421"), "{answer}");
+        assert!(!answer.contains("jiexi_"), "{answer}");
+    }
+}
+
+/// Goal: a listener that others can reach is refused unless it is said who may ask and how they prove it.
+#[test]
+fn operations_for_strangers_are_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let listen = format!("0.0.0.0:{}", free_port());
+    let jiexi = |arguments: &[&str], more: &[(&str, &str)]| {
+        let said = Command::new(env!("CARGO_BIN_EXE_jiexi"))
+            .args(arguments)
+            .current_dir(directory.path())
+            .env("JIEXI_OPERATIONS_LISTEN", &listen)
+            .envs(more.iter().copied())
+            .output()
+            .expect("jiexi runs");
+        String::from_utf8_lossy(&said.stderr).into_owned() + &String::from_utf8_lossy(&said.stdout)
+    };
+    let init = [
+        "init",
+        "--prefix",
+        "88.118",
+        "--address",
+        "127.0.0.1",
+        "--data",
+        "node",
+    ];
+    jiexi(&init, &[]);
+    let start = |more: &[(&str, &str)]| jiexi(&["config", "check", "node/jiexi.toml"], more);
+    let refused = "[operations] listen: is not of this machine alone";
+    let said = start(&[]);
+    assert!(said.contains(refused), "{said}");
+    let said = start(&[("JIEXI_OPERATIONS_TLS", "true")]);
+    assert!(said.contains(refused), "{said}");
+    let said = start(&[("JIEXI_OPERATIONS_ALLOW", "192.0.2.0/24")]);
+    assert!(said.contains(refused), "{said}");
+    let good = [
+        ("JIEXI_OPERATIONS_ALLOW", "192.0.2.0/24"),
+        ("JIEXI_OPERATIONS_TLS", "true"),
+    ];
+    let said = start(&good);
+    assert!(!said.contains(refused), "{said}");
+    std::fs::write(directory.path().join("node/token"), "short\n").expect("is written");
+    let short = [good[0], ("JIEXI_OPERATIONS_TOKEN_FILE", "token")];
+    let said = jiexi(&["serve", "--config", "node/jiexi.toml"], &short);
+    assert!(
+        said.contains("the token must be 16 to 256 characters"),
+        "{said}"
+    );
+}

@@ -29,14 +29,16 @@ a{color:var(--link);overflow-wrap:anywhere}table{border-collapse:collapse;width:
 td,th{border-top:1px solid var(--line);padding:.25rem .5rem .25rem 0;text-align:start;vertical-align:top}\
 footer{margin-top:2rem;border-top:1px solid var(--line);padding-top:.5rem;font-size:.875rem}";
 
+static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| policy(STYLE));
+
 /// What a page may do: show its own style.
-static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
-    let hash = STANDARD.encode(Sha256::digest(STYLE));
+pub(crate) fn policy(style: &str) -> HeaderValue {
+    let hash = STANDARD.encode(Sha256::digest(style));
     let text = format!(
         "default-src 'none'; style-src 'sha256-{hash}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     );
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("default-src 'none'"))
-});
+}
 
 /// A page. `title` is text, `head` and `body` are HTML.
 pub(super) fn page(
@@ -63,7 +65,7 @@ pub(super) fn page(
 }
 
 /// Text as HTML: escaped; what is invisible or turns the writing around is made visible.
-pub(super) fn text(text: &str) -> String {
+pub(crate) fn text(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 16);
     for character in text.chars() {
         match character {

@@ -4,7 +4,7 @@ use axum::http::{HeaderMap, header};
 
 /// A language that pages and problems are written in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Language {
+pub(crate) enum Language {
     /// Chinese, simplified.
     Chinese,
     /// English; also when the client does not say.
@@ -17,7 +17,7 @@ const ITEMS_MAX: usize = 16;
 
 impl Language {
     /// The one that the client likes better.
-    pub(super) fn of(headers: &HeaderMap) -> Self {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
         let Some(text) = headers
             .get(header::ACCEPT_LANGUAGE)
             .and_then(|value| value.to_str().ok())
@@ -43,7 +43,7 @@ impl Language {
     }
 
     /// Its tag.
-    pub(super) const fn tag(self) -> &'static str {
+    pub(crate) const fn tag(self) -> &'static str {
         match self {
             Self::Chinese => "zh-CN",
             Self::English => "en",
@@ -51,7 +51,7 @@ impl Language {
     }
 
     /// One of two texts.
-    pub(super) const fn pick<'a>(self, chinese: &'a str, english: &'a str) -> &'a str {
+    pub(crate) const fn pick<'a>(self, chinese: &'a str, english: &'a str) -> &'a str {
         match self {
             Self::Chinese => chinese,
             Self::English => english,

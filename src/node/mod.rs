@@ -1,0 +1,571 @@
+//! The composition root: a configuration in, a running node out. No logic of its own.
+//!
+//! Everything is bound before any work begins, so that a start either succeeds or says why not. `operations`: the same for
+//! the operations listener.
+
+mod operations;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiexi_proto::handle;
+use jiexi_proto::value::site::SiteRecord;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock;
+use crate::config::Config;
+use crate::control::server::{self as control, ControlSocket};
+use crate::history::{self, History};
+use crate::identity;
+use crate::json;
+use crate::logging::Logging;
+use crate::metrics::Metrics;
+use crate::observe;
+use crate::ops;
+use crate::registry::audit::Audit;
+use crate::registry::auth::Policy;
+use crate::registry::keys::NodeKey;
+use crate::registry::{self, Identity, Registry, permit, table};
+use crate::reload::{Certificates, Reload};
+use crate::resolver::cache::Bounds;
+use crate::server::forward::{self, Forwarder};
+use crate::server::handle::desk::{self, Desk};
+use crate::server::handle::{Shared, stream};
+use crate::server::http::{self, Http};
+use crate::server::{self, BindError, Bound, Running, Server, budget, dns};
+use crate::store::Store;
+
+/// Why a node cannot start: what was tried, and what went wrong.
+#[derive(Debug)]
+pub struct StartError(String);
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Turns any error into a [`StartError`] that says what was tried.
+fn failing<E: std::fmt::Display>(what: impl std::fmt::Display) -> impl FnOnce(E) -> StartError {
+    move |error| StartError(format!("{what}: {error}"))
+}
+
+/// A running node.
+#[derive(Debug)]
+pub struct Node {
+    store: Arc<Store>,
+    server: Server,
+    http: Http,
+    dns: Option<Running>,
+    /// Where DNS is served, if it is.
+    pub dns_addresses: Vec<SocketAddr>,
+    /// Where DNS over TLS is served, if it is.
+    pub dns_tls_addresses: Vec<SocketAddr>,
+    history: Option<Arc<History>>,
+    /// Where the operations listener is.
+    pub operations: SocketAddr,
+    stop: CancellationToken,
+    side: TaskTracker,
+    reload: Reload,
+    /// Tasks that look for new certificates, for ever.
+    watches: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Node {
+    /// Starts a node on the runtime this is called on.
+    ///
+    /// # Errors
+    /// When an address is taken, the store cannot be opened, or the site record cannot be read.
+    pub async fn start(config: &Config) -> Result<Self, StartError> {
+        let site = read_site(&config.site_file())?;
+        let bound = Bound::bind(handle_config(config)).map_err(failing("[handle]"))?;
+        let certificates = Certificates::load(config).map_err(StartError)?;
+        let web = http_config(config, &certificates);
+        let web = http::Bound::bind(web).map_err(failing("[http]"))?;
+        let dns = (config.dns.enabled).then(|| dns_config(config, &certificates));
+        let dns = dns
+            .map(dns::serve::Bound::bind)
+            .transpose()
+            .map_err(failing("[dns]"))?;
+        let address = config.operations.listen;
+        let operations = tokio::net::TcpListener::bind(address).await;
+        let operations = operations.map_err(|error| BindError {
+            address,
+            transport: "TCP",
+            section: "operations",
+            port: "listen",
+            error,
+        });
+        let operations = operations.map_err(failing("[operations]"))?;
+        let (guard, tls) = operations::guard(config, &certificates)?;
+        let directory = config.store_dir();
+        let store = Store::open(config.store_config())
+            .map_err(failing(format_args!("store {}", directory.display())))?;
+        let store = Arc::new(store);
+        let path = config.control_socket();
+        let control = ControlSocket::bind(&path)
+            .map_err(failing(format_args!("control socket {}", path.display())))?;
+
+        let metrics = Arc::new(Metrics::default());
+        let history = history_of(config, &metrics)?;
+        let registry = registry_of(config, &store)?;
+        observe::store(&metrics, &store, &registry);
+        let desk = Desk::new(Arc::clone(&registry), desk_config(config));
+        let site_serial = site.serial;
+        let mut wire = Vec::new();
+        site.encode(&mut wire);
+        let mut shared = Shared {
+            case: store.case(),
+            store: Arc::clone(&store),
+            site: Bytes::from(wire),
+            site_serial,
+            desk: Some(Arc::new(desk)),
+            forwarder: None,
+        };
+        let forwarder = Arc::new(Forwarder::new(forward_config(config), &shared));
+        shared.forwarder = Some(Arc::clone(&forwarder));
+        metrics.add_source(move |families| forwarder.collect(families));
+        let shared = Arc::new(shared);
+        let server = Server::start(bound, &shared, &metrics).map_err(failing("threads"))?;
+        let http = Http::start(web, &shared, &registry, &metrics).map_err(failing("[http]"))?;
+        let (dns_addresses, dns_tls_addresses) = dns
+            .as_ref()
+            .map(|bound| (bound.addresses.clone(), bound.tls_addresses.clone()))
+            .unwrap_or_default();
+        let dns = match dns {
+            Some(bound) => {
+                let shared = Arc::new(dns_shared(config, &store, &shared.site)?);
+                Some(
+                    bound
+                        .start(&shared, &metrics)
+                        .map_err(failing("[dns] threads"))?,
+                )
+            }
+            None => None,
+        };
+        let stop = CancellationToken::new();
+        let side = TaskTracker::new();
+        side.spawn(control::serve(
+            control,
+            registry,
+            config.store_config(),
+            clock::unix_seconds,
+            stop.clone(),
+        ));
+        let address = operations
+            .local_addr()
+            .map_err(failing("[operations] listen"))?;
+        let reload = Reload::new(config, certificates.clone(), &metrics);
+        side.spawn(ops::serve(
+            operations,
+            operations::sources(metrics, Arc::clone(&store), history.clone()),
+            guard,
+            tls,
+            stop.clone(),
+        ));
+        side.close();
+        let watched = [Some(&certificates.http), certificates.dns.as_ref()];
+        let watched = watched.into_iter().flatten();
+        let watches = watched
+            .map(|identity| tokio::spawn(Arc::clone(identity).watch(config.http.tls_reload)))
+            .collect();
+        Ok(Self {
+            reload,
+            watches,
+            store,
+            server,
+            http,
+            dns,
+            dns_addresses,
+            dns_tls_addresses,
+            history,
+            operations: address,
+            stop,
+            side,
+        })
+    }
+
+    /// Where the Handle protocol is served.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.server.addresses
+    }
+
+    /// Where HTTP is served.
+    #[must_use]
+    pub fn http_addresses(&self) -> &[SocketAddr] {
+        &self.http.addresses
+    }
+
+    /// The node's store.
+    #[must_use]
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Lets what was asked be answered, then closes the store.
+    ///
+    /// # Errors
+    /// When the store cannot be closed cleanly; everything acknowledged is in its journal.
+    pub async fn stop(self) -> Result<(), StartError> {
+        let dns = async {
+            match self.dns {
+                Some(dns) => dns.drain(|| {}).await,
+                None => 0,
+            }
+        };
+        let (cut, cut_http, cut_dns) = tokio::join!(self.server.drain(), self.http.drain(), dns);
+        let cut = cut + cut_http + cut_dns;
+        if cut > 0 {
+            tracing::warn!(
+                connections = cut,
+                "connections were cut at the drain deadline"
+            );
+        }
+        self.stop.cancel();
+        self.watches.iter().for_each(tokio::task::JoinHandle::abort);
+        self.side.wait().await;
+        let (store, history) = (self.store, self.history);
+        let closed = tokio::task::spawn_blocking(move || {
+            if let Some(history) = history {
+                history.close();
+            }
+            store.shutdown()
+        })
+        .await;
+        closed
+            .map_err(failing("closing the store"))?
+            .map_err(failing("closing the store"))
+    }
+}
+
+/// Serves a node until the process is told to stop (SIGTERM or SIGINT). At SIGHUP it `read`s the configuration again.
+///
+/// # Errors
+/// As [`Node::start`] and [`Node::stop`].
+pub async fn run(
+    config: &Config,
+    logging: &Logging,
+    read: impl Fn() -> Result<Config, String>,
+    started: impl FnOnce(&Node),
+) -> Result<(), StartError> {
+    // Before anything else: a signal that comes while the node starts must not kill it half-way.
+    let mut signals = Signals::listen().map_err(failing("signals"))?;
+    let mut node = Node::start(config).await?;
+    started(&node);
+    let signal = loop {
+        match signals.wait().await {
+            Asked::Reload => node.reload.take(read(), logging),
+            Asked::Stop(signal) => break signal,
+        }
+    };
+    tracing::info!(
+        signal,
+        "stopping: no new connections, open requests are answered"
+    );
+    node.stop().await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// What a signal asks for.
+enum Asked {
+    /// Read the configuration again.
+    Reload,
+    /// End; by which signal.
+    Stop(&'static str),
+}
+
+/// The signals that a node listens to.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    /// From now on these signals no longer end the process by themselves.
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// What came.
+    async fn wait(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::Stop("SIGTERM"),
+            _ = self.interrupt.recv() => Asked::Stop("SIGINT"),
+            _ = self.hang_up.recv() => Asked::Reload,
+        }
+    }
+}
+
+/// The site record that `init` wrote.
+///
+/// # Errors
+/// When there is none that can be read; the message names the file.
+pub fn read_site(path: &Path) -> Result<SiteRecord, StartError> {
+    let shown = || format!("site record {} (jiexi init writes it)", path.display());
+    let text = std::fs::read(path).map_err(failing(shown()))?;
+    let json = serde_json::from_slice(&text).map_err(failing(shown()))?;
+    json::site::read(&json).map_err(failing(shown()))
+}
+
+/// The audit trail, open to be added to: by one process at a time, as the store is.
+///
+/// # Errors
+/// When it is not usable; the message names its directory.
+pub fn audit_trail(config: &Config, key: &NodeKey) -> Result<Audit, StartError> {
+    let directory = config.audit_dir();
+    Audit::open(&directory, key, clock::unix_seconds().into())
+        .map_err(failing(format_args!("audit trail {}", directory.display())))
+}
+
+/// What decides about changes, with the node's key and the audit trail.
+///
+/// # Errors
+/// The key, the audit trail or the list of administrators is not usable.
+pub fn registry_of(config: &Config, store: &Arc<Store>) -> Result<Arc<Registry>, StartError> {
+    let path = config.node_key();
+    let key = identity::node_key(&path).map_err(failing("the node's key"))?;
+    let audit = audit_trail(config, &key)?;
+    let administration = &config.administration;
+    let mut limits = table::Limits {
+        auth_time: administration.auth_time,
+        session_time: administration.session_time,
+        sessions: size(administration.sessions_max.into()),
+        ..table::Limits::default()
+    };
+    limits.sessions_per_source = limits.sessions_per_source.min(limits.sessions);
+    let settings = registry::Config {
+        permit: permit::Config {
+            server_admins: identities("admins", &administration.admins, store)?,
+            replication_admins: identities(
+                "replication_admins",
+                &administration.replication_admins,
+                store,
+            )?,
+            server_admin_full_access: administration.full_access,
+            prefix_admins: administration.prefix_admins,
+        },
+        policy: Policy {
+            dsa: administration.dsa,
+            sha1: administration.sha1,
+        },
+        limits,
+        copy_secrets: administration.replication_secrets,
+        old_macs: administration.old_macs,
+        ..registry::Config::default()
+    };
+    let registry = Registry::new(Arc::clone(store), key, settings, Some(audit));
+    Ok(Arc::new(registry.map_err(failing(path.display()))?))
+}
+
+/// The identities in a setting of `[administration]`.
+fn identities(setting: &str, texts: &[String], store: &Store) -> Result<Vec<Identity>, StartError> {
+    let identity = |text: &String| {
+        let problem = "must be index:handle, such as 300:0.NA/88.118";
+        let wrong = || StartError(format!("[administration] {setting}: {text:?} {problem}"));
+        let (index, handle) = text.split_once(':').ok_or_else(wrong)?;
+        let mut key = Vec::new();
+        handle::canonical(handle.as_bytes(), store.case(), &mut key);
+        let index = index.parse().map_err(|_| wrong())?;
+        Ok(Identity { handle: key, index })
+    };
+    texts.iter().map(identity).collect()
+}
+
+/// The desk as configured.
+fn desk_config(config: &Config) -> desk::Config {
+    desk::Config {
+        threads: config.administration.threads.into(),
+        queue: size(config.administration.queue.into()),
+        challenge_sdk: config.administration.challenge_sdk,
+    }
+}
+
+/// What other nodes are asked, as configured.
+fn forward_config(config: &Config) -> forward::Config {
+    let from = &config.recursion;
+    forward::Config {
+        recursion: from.allow_recursion,
+        authentication: from.authentication,
+        upstream: from.upstream.clone(),
+        outbound: from.outbound(&config.node.addresses),
+        deadline: from.deadline,
+        questions: size(from.questions.into()),
+        waiting: size(from.waiting.into()),
+        cache: Bounds {
+            bytes: size(from.cache),
+            life_max: from.ttl_max,
+            stale: from.stale,
+            retry: from.retry,
+        },
+        negative: from.ttl_negative,
+    }
+}
+
+fn size(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// The Handle front end as configured.
+fn handle_config(config: &Config) -> server::Config {
+    let handle = &config.handle;
+    server::Config {
+        section: "handle",
+        listen: handle
+            .listen
+            .iter()
+            .map(|ip| SocketAddr::new(*ip, handle.port))
+            .collect(),
+        workers: usize::from(handle.udp_workers),
+        receive_buffer: size(handle.udp_receive_buffer),
+        streams: stream::Config {
+            first_byte: handle.tcp_first_byte,
+            read: handle.tcp_read,
+            write: handle.tcp_write,
+            idle: handle.tcp_idle,
+        },
+        connections: size(handle.connections_max.into()),
+        drain: handle.drain,
+        budget: budget::Config {
+            bytes_per_second: handle.amplification_rate,
+            burst_bytes: handle.amplification_burst,
+            ipv4_prefix: handle.amplification_ipv4_prefix,
+            ipv6_prefix: handle.amplification_ipv6_prefix,
+            ..budget::Config::default()
+        },
+    }
+}
+
+/// The log of resolutions and changes as configured.
+fn history_of(config: &Config, metrics: &Metrics) -> Result<Option<Arc<History>>, StartError> {
+    let from = &config.history;
+    if !from.enabled {
+        return Ok(None);
+    }
+    let directory = config.node.data.join(&from.directory);
+    let shown = directory.display().to_string();
+    let history = History::open(history::Config {
+        directory,
+        days: from.days,
+        budget: from.budget,
+    });
+    let history = Arc::new(history.map_err(failing(format_args!("[history] {shown}")))?);
+    metrics.remember_in(&history);
+    Ok(Some(history))
+}
+
+/// The HTTP front end as configured.
+fn http_config(config: &Config, certificates: &Certificates) -> http::Config {
+    let from = &config.http;
+    let address = |ip: &IpAddr| SocketAddr::new(*ip, from.port);
+    http::Config {
+        listen: from.listen.iter().map(address).collect(),
+        public_url: from.public_url.trim_end_matches('/').to_owned(),
+        certificate: Arc::clone(&certificates.http),
+        client_certificates: from.client_certificates,
+        plain_loopback: from.plain_loopback,
+        trusted_proxies: from.trusted_proxies.clone(),
+        connections: size(from.connections_max.into()),
+        rate: (from.rate, from.burst),
+        body_max: size(from.body_max),
+        read: from.read,
+        write: from.write,
+        idempotency: from.idempotency,
+        batch: batch_limits(config),
+        drain: config.handle.drain,
+        sessions: (
+            size(config.administration.sessions_max.into()),
+            config.administration.session_time,
+        ),
+    }
+}
+
+/// What batches may take, as configured.
+fn batch_limits(config: &Config) -> http::BatchLimits {
+    let from = &config.batch;
+    http::BatchLimits {
+        streams: size(from.streams_max.into()),
+        streams_per_token: size(from.streams_per_token.into()),
+        input: from.input_max,
+        ratio: from.ratio_max.into(),
+        spool: from.spool_max,
+        directory: config.spool_dir(),
+    }
+}
+
+/// The DNS front end as configured.
+fn dns_config(config: &Config, certificates: &Certificates) -> dns::serve::Config {
+    let dns = &config.dns;
+    let plain = server::Config {
+        section: "dns",
+        listen: dns
+            .listen
+            .iter()
+            .map(|ip| SocketAddr::new(*ip, dns.port))
+            .collect(),
+        workers: usize::from(dns.udp_workers),
+        receive_buffer: size(dns.udp_receive_buffer),
+        streams: stream::Config {
+            first_byte: dns.tcp_read,
+            read: dns.tcp_read,
+            write: dns.tcp_write,
+            idle: dns.tcp_idle,
+        },
+        connections: size(dns.connections_max.into()),
+        drain: config.handle.drain,
+        budget: budget::Config {
+            bytes_per_second: dns.amplification_rate,
+            burst_bytes: dns.amplification_burst,
+            ipv4_prefix: dns.amplification_ipv4_prefix,
+            ipv6_prefix: dns.amplification_ipv6_prefix,
+            ..budget::Config::default()
+        },
+    };
+    dns::serve::Config {
+        plain,
+        slip: dns.slip,
+        tls: certificates.dns.clone().map(|certificate| dns::serve::Tls {
+            port: dns.tls_port,
+            certificate,
+        }),
+    }
+}
+
+/// What DNS answers are made of, as configured.
+///
+/// # Errors
+/// A zone that cannot work.
+pub fn dns_shared(
+    config: &Config,
+    store: &Arc<Store>,
+    site: &Bytes,
+) -> Result<dns::Shared, StartError> {
+    let settings = &config.dns;
+    let zones = dns::zone::Zones::new(&settings.zones, store.case());
+    let mut secret = [0; 16];
+    match hex::decode(&settings.cookie_secret) {
+        Ok(octets) if octets.len() == secret.len() => secret.copy_from_slice(&octets),
+        _ => getrandom::fill(&mut secret).map_err(failing("[dns] cookie_secret"))?,
+    }
+    Ok(dns::Shared {
+        store: Arc::clone(store),
+        site: site.clone(),
+        zones: zones.map_err(|(zone, why)| StartError(format!("[dns] zones: {zone}: {why}")))?,
+        cookies: dns::cookie::Cookies::new(secret),
+        nsid: settings.nsid.clone().into_bytes(),
+        udp_payload: settings.udp_payload,
+        keepalive: u16::try_from(settings.tcp_idle.as_millis() / 100).unwrap_or(u16::MAX),
+    })
+}

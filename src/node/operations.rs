@@ -1,0 +1,64 @@
+//! The operations listener as configured: who may ask, and what it tells.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use zeroize::Zeroizing;
+
+use super::{StartError, failing};
+use crate::config::Config;
+use crate::history::History;
+use crate::metrics::Metrics;
+use crate::observe;
+use crate::ops;
+use crate::reload::Certificates;
+use crate::store::Store;
+
+/// Octets of the token.
+const TOKEN: RangeInclusive<usize> = 16..=256;
+
+/// Who may ask the operations listener, as configured, and with what certificate.
+pub(super) fn guard(
+    config: &Config,
+    certificates: &Certificates,
+) -> Result<(ops::Guard, Option<Arc<ServerConfig>>), StartError> {
+    let from = &config.operations;
+    let path = &from.token_file;
+    let mut token = None;
+    if !path.as_os_str().is_empty() {
+        let shown = || format!("[operations] token_file {}", path.display());
+        let text = Zeroizing::new(std::fs::read_to_string(path).map_err(failing(shown()))?);
+        let text = Zeroizing::new(text.trim().to_owned());
+        if !TOKEN.contains(&text.len()) {
+            let problem = "must be 16 to 256 characters, such as `openssl rand -hex 32` makes them";
+            return Err(StartError(format!("{}: the token {problem}", shown())));
+        }
+        token = Some(text);
+    }
+    let guard = ops::Guard {
+        allow: from.allow.clone(),
+        token,
+        hosts: from.hosts.clone(),
+        tls: from.tls,
+    };
+    let tls = from
+        .tls
+        .then(|| certificates.http.server(None, &[b"http/1.1"]));
+    Ok((guard, tls.transpose().map_err(failing("[operations] tls"))?))
+}
+
+/// What the operations listener tells.
+pub(super) fn sources(
+    metrics: Arc<Metrics>,
+    store: Arc<Store>,
+    history: Option<Arc<History>>,
+) -> ops::Sources {
+    ops::Sources {
+        metrics: Box::new(move || metrics.render()),
+        state: Box::new(move || observe::readiness(&store.state())),
+        busiest: Box::new(move |prefixes| {
+            history.as_ref().map(|history| history.busiest(prefixes))
+        }),
+    }
+}

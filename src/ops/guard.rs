@@ -1,0 +1,194 @@
+//! Who may ask the operations listener: this machine, and whom the configuration lists.
+//!
+//! A browser on this machine may be led here by a foreign page under a name of its own; so requests must name an address,
+//! `localhost`, or a configured name as their host.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use ipnet::IpNet;
+use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
+
+/// What a client says before a token.
+const SCHEME: &str = "Bearer ";
+
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct From {
+    peer: IpAddr,
+    local: bool,
+    tls: bool,
+}
+
+impl From {
+    /// `peer` has connected to `here`: who comes from there is on this machine.
+    pub(super) fn new(peer: SocketAddr, here: SocketAddr, tls: bool) -> Self {
+        let (peer, here) = (peer.ip().to_canonical(), here.ip().to_canonical());
+        Self {
+            peer,
+            local: peer.is_loopback() || peer == here,
+            tls,
+        }
+    }
+}
+
+/// The rules for those who ask.
+#[derive(Debug, Default)]
+pub struct Guard {
+    /// Networks that may ask, besides this machine.
+    pub allow: Vec<IpNet>,
+    /// What clients elsewhere must show.
+    pub token: Option<Zeroizing<String>>,
+    /// Names of this node.
+    pub hosts: Vec<String>,
+    /// Whether clients elsewhere must come over TLS.
+    pub tls: bool,
+}
+
+impl Guard {
+    /// What is answered to whom may not ask; `None` for those who may.
+    pub(super) fn refuse(&self, from: From, headers: &HeaderMap) -> Option<Response> {
+        let From { peer, local, tls } = from;
+        if !local {
+            if !self.allow.iter().any(|network| network.contains(&peer)) {
+                return Some(no(
+                    StatusCode::FORBIDDEN,
+                    "this address is not in [operations] allow",
+                ));
+            }
+            if self.tls && !tls {
+                return Some(no(StatusCode::FORBIDDEN, "ask over https"));
+            }
+            if !self.shows_token(headers) {
+                let mut answer = no(
+                    StatusCode::UNAUTHORIZED,
+                    "show the token: Authorization: Bearer …",
+                );
+                let scheme = HeaderValue::from_static("Bearer");
+                answer
+                    .headers_mut()
+                    .insert(header::WWW_AUTHENTICATE, scheme);
+                return Some(answer);
+            }
+        }
+        let host = headers.get(header::HOST).map(HeaderValue::to_str);
+        match host {
+            Some(Ok(host)) if !self.is_ours(host) => Some(no(
+                StatusCode::MISDIRECTED_REQUEST,
+                "this host name is not in [operations] hosts",
+            )),
+            Some(Err(_)) => Some(no(StatusCode::BAD_REQUEST, "the host is no text")),
+            // Only programs leave it out, over HTTP/1.0.
+            None | Some(Ok(_)) => None,
+        }
+    }
+
+    fn shows_token(&self, headers: &HeaderMap) -> bool {
+        let Some(token) = &self.token else {
+            return true;
+        };
+        let shown = headers.get(header::AUTHORIZATION);
+        let shown = shown.and_then(|value| value.as_bytes().strip_prefix(SCHEME.as_bytes()));
+        shown.is_some_and(|shown| shown.ct_eq(token.as_bytes()).into())
+    }
+
+    fn is_ours(&self, host: &str) -> bool {
+        if host.parse::<SocketAddr>().is_ok() || host.parse::<IpAddr>().is_ok() {
+            return true;
+        }
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|octet| octet.is_ascii_digit()) => name,
+            _ => host,
+        };
+        let bare = name
+            .strip_prefix('[')
+            .and_then(|name| name.strip_suffix(']'));
+        bare.is_some_and(|bare| bare.parse::<IpAddr>().is_ok())
+            || name.eq_ignore_ascii_case("localhost")
+            || self
+                .hosts
+                .iter()
+                .any(|ours| name.eq_ignore_ascii_case(ours))
+    }
+}
+
+fn no(status: StatusCode, why: &'static str) -> Response {
+    (status, format!("{why}\n")).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(guard: &Guard, peer: &str, tls: bool, lines: &[(&str, &str)]) -> Option<u16> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            let name: header::HeaderName = name.parse().unwrap();
+            headers.insert(name, value.parse().unwrap());
+        }
+        let peer = SocketAddr::new(peer.parse().unwrap(), 4711);
+        let from = From::new(peer, "192.0.2.1:9641".parse().unwrap(), tls);
+        let refused = guard.refuse(from, &headers);
+        refused.map(|answer| answer.status().as_u16())
+    }
+
+    /// Goal: this machine asks freely, others only from listed networks, with the token, over TLS where it is asked for.
+    #[test]
+    fn others_need_more() {
+        let guard = Guard {
+            allow: vec!["192.0.2.0/24".parse().unwrap()],
+            token: Some("secret-secret-secret".to_owned().into()),
+            hosts: vec!["node.example.cn".into()],
+            tls: true,
+        };
+        let good = ("authorization", "Bearer secret-secret-secret");
+        assert_eq!(answer(&guard, "127.0.0.1", false, &[]), None);
+        assert_eq!(answer(&guard, "::ffff:127.0.0.1", false, &[]), None);
+        assert_eq!(answer(&guard, "192.0.2.1", false, &[]), None);
+        assert_eq!(answer(&guard, "198.51.100.1", true, &[good]), Some(403));
+        assert_eq!(answer(&guard, "192.0.2.7", false, &[good]), Some(403));
+        assert_eq!(answer(&guard, "192.0.2.7", true, &[]), Some(401));
+        let wrong = ("authorization", "Bearer secret-secret-secreT");
+        assert_eq!(answer(&guard, "192.0.2.7", true, &[wrong]), Some(401));
+        assert_eq!(answer(&guard, "192.0.2.7", true, &[good]), None);
+    }
+
+    /// Goal: a foreign page that is led here by its own name gets nothing.
+    #[test]
+    fn names_of_others() {
+        let guard = Guard {
+            hosts: vec!["node.example.cn".into()],
+            ..Guard::default()
+        };
+        for host in [
+            "127.0.0.1:9641",
+            "[::1]:9641",
+            "[::1]",
+            "::1",
+            "localhost",
+            "LOCALHOST:9641",
+            "Node.example.cn:1",
+        ] {
+            assert_eq!(
+                answer(&guard, "127.0.0.1", false, &[("host", host)]),
+                None,
+                "{host}"
+            );
+        }
+        for host in [
+            "evil.example",
+            "evil.example:9641",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example:9641",
+            "",
+        ] {
+            assert_eq!(
+                answer(&guard, "127.0.0.1", false, &[("host", host)]),
+                Some(421),
+                "{host}"
+            );
+        }
+    }
+}

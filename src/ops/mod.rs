@@ -1,0 +1,385 @@
+//! The operations listener: how the node is, over HTTP, for this machine and for whom the configuration lists. It only
+//! answers GET; nothing can be changed here.
+//!
+//! * `/` — the status page, for people.
+//! * `/metrics` — the Prometheus text that the caller's closure renders.
+//! * `/health` — 200 while the process runs at all; for a supervisor that restarts.
+//! * `/ready` — 200 when questions and changes are served, else 503 with the reason; for a load balancer.
+//!
+//! `guard`: who may ask. `course`: the figures of the last hours. `page`, `plot`, `signs`: the status page.
+
+mod course;
+mod guard;
+mod page;
+mod plot;
+mod signs;
+
+use std::convert::Infallible;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderValue, Request, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{interval, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+use self::course::Course;
+use self::guard::From;
+pub use self::guard::Guard;
+use crate::busiest::Ranking;
+use crate::clock;
+use crate::probe::Scrape;
+use crate::server::http::html;
+use crate::server::http::language::Language;
+
+/// Simultaneous connections: scrapers and probes are few, and each costs memory.
+pub const CONNECTIONS_MAX: usize = 64;
+/// Open requests have this long to end when the node stops.
+const DRAIN: Duration = Duration::from_secs(2);
+/// Octets of the head of a request.
+const HEAD_MAX: usize = 16 << 10;
+/// A handshake, and the head of a request, must come within this time.
+const READ: Duration = Duration::from_secs(30);
+/// A connection ends after this time, so that none keeps its place for ever.
+const LIFE: Duration = Duration::from_secs(600);
+/// How long to wait after the listener failed.
+const PAUSE: Duration = Duration::from_millis(100);
+/// The first octet of a TLS handshake.
+const HANDSHAKE: u8 = 0x16;
+
+/// What `/ready` tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Readiness {
+    /// Whether the node serves.
+    pub ready: bool,
+    /// The state in one word, as in `jiexi_store_state`.
+    pub state: String,
+    /// Why it is not ready, for people; empty when it is.
+    pub reason: String,
+}
+
+/// What is asked of the node for the answers here; all must be quick.
+pub struct Sources {
+    /// The metrics text.
+    pub metrics: Box<dyn Fn() -> String + Send + Sync>,
+    /// Whether the node serves.
+    pub state: Box<dyn Fn() -> Readiness + Send + Sync>,
+    /// So many of the prefixes asked for most; `None` when nobody counts.
+    pub busiest: Box<dyn Fn(usize) -> Option<Ranking> + Send + Sync>,
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources").finish_non_exhaustive()
+    }
+}
+
+/// What connections share.
+struct App {
+    sources: Sources,
+    guard: Guard,
+    course: Mutex<Course>,
+}
+
+/// Serves on `listener` until `stop`, with TLS too when there is a configuration for it.
+pub async fn serve(
+    listener: TcpListener,
+    sources: Sources,
+    guard: Guard,
+    tls: Option<Arc<ServerConfig>>,
+    stop: CancellationToken,
+) {
+    let app = Arc::new(App {
+        sources,
+        guard,
+        course: Mutex::default(),
+    });
+    let router = Router::new()
+        .route("/", get(status))
+        .route("/metrics", get(metrics))
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .with_state(Arc::clone(&app));
+    let acceptor = tls.map(TlsAcceptor::from);
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let connections = TaskTracker::new();
+    let mut watch = interval(course::EVERY);
+    loop {
+        let (stream, peer, place) = tokio::select! {
+            () = stop.cancelled() => break,
+            _ = watch.tick() => {
+                look(&app);
+                continue;
+            }
+            accepted = accept(&listener, &places) => accepted,
+        };
+        let (app, router, acceptor) = (Arc::clone(&app), router.clone(), acceptor.clone());
+        let stop = stop.clone();
+        connections.spawn(async move {
+            let _place = place;
+            tokio::select! {
+                () = open(stream, peer, acceptor, app, router, stop) => {}
+                () = tokio::time::sleep(LIFE) => {}
+            }
+        });
+    }
+    connections.close();
+    let _ = timeout(DRAIN, connections.wait()).await;
+}
+
+/// The next connection, when there is a place for it; the next ones wait in the kernel's queue. A failing listener is tried
+/// again.
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> (TcpStream, SocketAddr, Option<OwnedSemaphorePermit>) {
+    let place = Arc::clone(places).acquire_owned().await.ok();
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => return (stream, peer, place),
+            Err(error) => {
+                tracing::debug!(%error, "the operations listener could not accept a connection");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Finds out whether a client wants TLS, and answers what it asks.
+async fn open(
+    stream: TcpStream,
+    peer: SocketAddr,
+    acceptor: Option<TlsAcceptor>,
+    app: Arc<App>,
+    router: Router,
+    stop: CancellationToken,
+) {
+    let mut first = [0];
+    let (Ok(Ok(1)), Ok(here)) = (
+        timeout(READ, stream.peek(&mut first)).await,
+        stream.local_addr(),
+    ) else {
+        return;
+    };
+    match acceptor.filter(|_| first[0] == HANDSHAKE) {
+        None => converse(stream, From::new(peer, here, false), app, router, stop).await,
+        Some(acceptor) => {
+            if let Ok(Ok(stream)) = timeout(READ, acceptor.accept(stream)).await {
+                converse(stream, From::new(peer, here, true), app, router, stop).await;
+            }
+        }
+    }
+}
+
+/// Answers the requests of one connection, until it or the node ends.
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    from: From,
+    app: Arc<App>,
+    router: Router,
+    stop: CancellationToken,
+) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let refused = app.guard.refuse(from, request.headers());
+        let router = router.clone();
+        async move {
+            match refused {
+                Some(refused) => Ok::<_, Infallible>(refused),
+                None => router.oneshot(request.map(Body::new)).await,
+            }
+        }
+    });
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(READ)
+        .max_buf_size(HEAD_MAX);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
+}
+
+/// Adds a point to what the status page shows.
+fn look(app: &App) {
+    let scrape = Scrape::read(&(app.sources.metrics)());
+    let mut course = app.course.lock().unwrap_or_else(PoisonError::into_inner);
+    course.take(clock::unix_seconds(), &scrape);
+}
+
+/// What the status page may do: show its own style.
+static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| html::policy(page::STYLE));
+
+/// `GET /`.
+async fn status(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
+    let language = match request.uri().query() {
+        Some("lang=zh") => Language::Chinese,
+        Some("lang=en") => Language::English,
+        _ => Language::of(request.headers()),
+    };
+    let scrape = Scrape::read(&(app.sources.metrics)());
+    let Readiness { state, reason, .. } = (app.sources.state)();
+    let points: Vec<_> = {
+        let course = app.course.lock().unwrap_or_else(PoisonError::into_inner);
+        course.points().iter().cloned().collect()
+    };
+    let shown = page::Shown {
+        scrape: &scrape,
+        points: &points,
+        busiest: (app.sources.busiest)(page::PREFIXES),
+        state: (&state, &reason),
+        now: clock::unix_seconds(),
+    };
+    let headers = [
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/html; charset=utf-8"),
+        ),
+        (header::CONTENT_SECURITY_POLICY, POLICY.clone()),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (header::VARY, HeaderValue::from_static("Accept-Language")),
+        (
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        ),
+    ];
+    (headers, page::render(&shown, language)).into_response()
+}
+
+/// `GET /metrics`.
+async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], (app.sources.metrics)()).into_response()
+}
+
+/// `GET /health`.
+async fn health() -> Response {
+    json(
+        StatusCode::OK,
+        &serde_json::json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}),
+    )
+}
+
+/// `GET /ready`.
+async fn ready(State(app): State<Arc<App>>) -> Response {
+    let Readiness {
+        ready,
+        state,
+        reason,
+    } = (app.sources.state)();
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    json(
+        status,
+        &serde_json::json!({"ready": ready, "state": state, "reason": reason}),
+    )
+}
+
+/// A JSON answer on a line of its own.
+fn json(status: StatusCode, body: &serde_json::Value) -> Response {
+    (
+        status,
+        [(header::CONTENT_TYPE, "application/json")],
+        format!("{body}\n"),
+    )
+        .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: the three end points answer as documented and stop when told. Method: raw HTTP over a socket on port 0.
+
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    async fn ask(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.expect("connects");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("writes");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("reads");
+        answer
+    }
+
+    #[tokio::test]
+    async fn answers_and_stops() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = listener.local_addr().expect("has an address");
+        let (stop, ready) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
+        let flag = Arc::clone(&ready);
+        let state = move || match flag.load(Ordering::Relaxed) {
+            true => Readiness {
+                ready: true,
+                state: "ready".into(),
+                reason: String::new(),
+            },
+            false => Readiness {
+                ready: false,
+                state: "loading".into(),
+                reason: "12 % loaded".into(),
+            },
+        };
+        let sources = Sources {
+            metrics: Box::new(|| "jiexi_build_info 1\n".into()),
+            state: Box::new(state),
+            busiest: Box::new(|_| None),
+        };
+        let task = tokio::spawn(serve(
+            listener,
+            sources,
+            Guard::default(),
+            None,
+            stop.clone(),
+        ));
+
+        let metrics = ask(address, "/metrics").await;
+        assert!(
+            metrics.starts_with("HTTP/1.1 200") && metrics.contains("text/plain; version=0.0.4"),
+            "{metrics}"
+        );
+        assert!(
+            metrics.ends_with("\r\n\r\njiexi_build_info 1\n"),
+            "{metrics}"
+        );
+        assert!(ask(address, "/health").await.contains("\"status\":\"ok\""));
+        let loading = ask(address, "/ready").await;
+        assert!(
+            loading.starts_with("HTTP/1.1 503") && loading.contains("12 % loaded"),
+            "{loading}"
+        );
+        ready.store(true, Ordering::Relaxed);
+        assert!(ask(address, "/ready").await.starts_with("HTTP/1.1 200"));
+        assert!(ask(address, "/other").await.starts_with("HTTP/1.1 404"));
+
+        stop.cancel();
+        task.await.expect("stops cleanly");
+    }
+}

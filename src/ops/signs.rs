@@ -1,0 +1,295 @@
+//! What an operator should see first: conditions that alerts are raised for, as far as the node can tell by itself.
+//!
+//! Each has the name of its alert in `docker/prometheus/alerts.yml`, and so a section in `docker/runbook.md`. Prometheus
+//! waits before it wakes somebody; this page says at once what is so.
+
+use super::course::Point;
+use crate::probe::Scrape;
+
+/// Points of a quarter of an hour.
+const QUARTER: usize = 30;
+/// Seconds of a day.
+const DAY: f64 = 86_400.0;
+
+/// What conditions are judged by.
+pub(super) struct Seen<'a> {
+    /// The newest scrape.
+    pub(super) scrape: &'a Scrape,
+    /// The points, oldest first.
+    pub(super) points: &'a [Point],
+    /// Unix seconds.
+    pub(super) now: u32,
+}
+
+impl Seen<'_> {
+    fn is(&self, name: &str, label: &str, value: &str) -> bool {
+        self.scrape.sum(name, &[(label, value)]) == 1.0
+    }
+
+    fn value(&self, name: &str) -> f64 {
+        self.scrape.sum(name, &[])
+    }
+
+    fn last(&self, read: fn(&Point) -> f64) -> f64 {
+        self.points.last().map_or(f64::NAN, read)
+    }
+
+    /// How much something grew within the last quarter of an hour.
+    fn grew(&self, read: fn(&Point) -> f64) -> f64 {
+        let quarter = self.points.len().saturating_sub(QUARTER);
+        self.points[quarter..].iter().map(read).sum()
+    }
+
+    /// Whether the first certificate expires within so many days.
+    fn expires_within(&self, days: f64) -> bool {
+        let expiry = self
+            .scrape
+            .least("jiexi_certificate_expiry_timestamp_seconds");
+        expiry.is_some_and(|at| at - f64::from(self.now) < days * DAY)
+    }
+}
+
+/// A condition.
+pub(super) struct Sign {
+    /// The alert's name.
+    pub(super) alert: &'static str,
+    /// Whether it wakes somebody.
+    pub(super) critical: bool,
+    holds: fn(&Seen<'_>) -> bool,
+    /// What it means, in Chinese and in English.
+    pub(super) meaning: (&'static str, &'static str),
+}
+
+/// Every condition, the worst first.
+const ALL: [Sign; 15] = [
+    Sign {
+        alert: "JiexiStoreError",
+        critical: true,
+        holds: |seen| seen.grew(|point| point.store_errors) > 0.0,
+        meaning: (
+            "存储在一刻钟内出过错",
+            "The store has had an error within a quarter of an hour",
+        ),
+    },
+    Sign {
+        alert: "JiexiReadOnly",
+        critical: true,
+        holds: |seen| seen.is("jiexi_store_state", "state", "read_only"),
+        meaning: (
+            "节点只读：不接受变更，解析照常",
+            "The node takes no changes; look-ups go on",
+        ),
+    },
+    Sign {
+        alert: "JiexiChangesFail",
+        critical: true,
+        holds: |seen| seen.grew(|point| point.changes_failed) > 0.0,
+        meaning: (
+            "变更因节点故障而失败",
+            "Changes fail for a fault of the node",
+        ),
+    },
+    Sign {
+        alert: "JiexiDiskLow",
+        critical: true,
+        holds: |seen| {
+            seen.value("jiexi_disk_free_bytes") < 2.0 * seen.value("jiexi_disk_reserve_bytes")
+        },
+        meaning: (
+            "存储所在磁盘空间不足，即将拒绝变更",
+            "The disk of the store is nearly full; soon changes are refused",
+        ),
+    },
+    Sign {
+        alert: "JiexiCertificateExpiresSoon",
+        critical: true,
+        holds: |seen| seen.expires_within(3.0),
+        meaning: ("证书三天内过期", "A certificate expires within three days"),
+    },
+    Sign {
+        alert: "JiexiHistoryLost",
+        critical: true,
+        holds: |seen| seen.grew(|point| point.history_lost) > 0.0,
+        meaning: (
+            "解析与变更日志有缺失",
+            "The log of resolutions and changes has gaps",
+        ),
+    },
+    Sign {
+        alert: "JiexiStoreNotReady",
+        critical: false,
+        holds: |seen| {
+            ["loading", "verifying", "degraded"]
+                .iter()
+                .any(|state| seen.is("jiexi_store_state", "state", state))
+        },
+        meaning: (
+            "存储尚未就绪或正在重建",
+            "The store is not ready, or is being made anew",
+        ),
+    },
+    Sign {
+        alert: "JiexiSlow",
+        critical: false,
+        holds: |seen| seen.last(|point| point.latency[1]) > 0.25,
+        meaning: (
+            "P99 时延超过 250 毫秒",
+            "One request in a hundred takes longer than 250 ms",
+        ),
+    },
+    Sign {
+        alert: "JiexiSyncSlow",
+        critical: false,
+        holds: |seen| seen.last(|point| point.sync) > 0.1,
+        meaning: (
+            "日志落盘慢：变更在等磁盘",
+            "Syncing the journal is slow: changes wait for the disk",
+        ),
+    },
+    Sign {
+        alert: "JiexiStoreLag",
+        critical: false,
+        holds: |seen| seen.value("jiexi_store_lag_changes") > 50_000.0,
+        meaning: (
+            "磁盘状态落后日志太多",
+            "The state on disk is far behind the journal",
+        ),
+    },
+    Sign {
+        alert: "JiexiShedding",
+        critical: false,
+        holds: |seen| {
+            let asked = seen.last(|point| point.requests.iter().sum());
+            seen.last(|point| point.faults) > 0.05 * asked
+        },
+        meaning: (
+            "超过 5% 的请求未得到服务",
+            "More than 5 % of requests are not served",
+        ),
+    },
+    Sign {
+        alert: "JiexiCertificateExpires",
+        critical: false,
+        holds: |seen| seen.expires_within(21.0) && !seen.expires_within(3.0),
+        meaning: ("证书三周内过期", "A certificate expires within three weeks"),
+    },
+    Sign {
+        alert: "JiexiReloadFailed",
+        critical: false,
+        holds: |seen| seen.value("jiexi_config_last_reload_successful") == 0.0,
+        meaning: (
+            "磁盘上的配置被拒绝；节点仍按旧配置运行",
+            "The configuration on disk was refused; the node runs with the old one",
+        ),
+    },
+    Sign {
+        alert: "JiexiHistoryBehind",
+        critical: false,
+        holds: |seen| seen.value("jiexi_history_fill_ratio") > 0.8,
+        meaning: (
+            "解析日志快要跟不上请求",
+            "The log of resolutions hardly keeps up with what is asked",
+        ),
+    },
+    Sign {
+        alert: "JiexiHistoryFull",
+        critical: false,
+        holds: |seen| {
+            let budget = seen.value("jiexi_history_budget_bytes");
+            budget > 0.0 && seen.value("jiexi_history_bytes") > 0.8 * budget
+        },
+        meaning: (
+            "解析日志已用掉五分之四的空间",
+            "The log of resolutions has used four fifths of its budget",
+        ),
+    },
+];
+
+/// The conditions that hold, the worst first.
+pub(super) fn holding(seen: &Seen<'_>) -> Vec<&'static Sign> {
+    const ALL_OF_THEM: &[Sign] = &ALL;
+    ALL_OF_THEM
+        .iter()
+        .filter(|sign| (sign.holds)(seen))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALERTS: &str = include_str!("../../docker/prometheus/alerts.yml");
+    const RUNBOOK: &str = include_str!("../../docker/runbook.md");
+
+    /// Goal: whoever sees a condition finds its alert and its section in the runbook.
+    #[test]
+    fn named_like_alerts() {
+        for sign in &ALL {
+            let rule = format!("- alert: {}\n", sign.alert);
+            let (_, rest) = ALERTS.split_once(&rule).expect(sign.alert);
+            let severity = rest.split("severity: ").nth(1).expect("a severity");
+            assert_eq!(
+                severity.starts_with("critical"),
+                sign.critical,
+                "{}",
+                sign.alert
+            );
+            assert!(
+                RUNBOOK.contains(&format!("## {}\n", sign.alert)),
+                "{}",
+                sign.alert
+            );
+        }
+    }
+
+    /// Goal: nothing is wrong with a healthy node, and each fault shows.
+    #[test]
+    fn healthy_and_not() {
+        let healthy = "jiexi_store_state{state=\"ready\"} 1\njiexi_disk_free_bytes 100\njiexi_disk_reserve_bytes 10\n\
+                       jiexi_config_last_reload_successful 1\n";
+        let names = |text: &str, points: &[Point]| -> Vec<&str> {
+            let scrape = Scrape::read(text);
+            let seen = Seen {
+                scrape: &scrape,
+                points,
+                now: 1_000_000,
+            };
+            holding(&seen).iter().map(|sign| sign.alert).collect()
+        };
+        let calm = Point {
+            requests: [10.0, 0.0, 0.0],
+            ..Point::default()
+        };
+        assert!(names(healthy, std::slice::from_ref(&calm)).is_empty());
+        let bad = "jiexi_store_state{state=\"read_only\"} 1\njiexi_disk_free_bytes 10\njiexi_disk_reserve_bytes 10\n\
+                   jiexi_config_last_reload_successful 0\njiexi_history_fill_ratio 0.9\njiexi_store_lag_changes 60000\n\
+                   jiexi_certificate_expiry_timestamp_seconds{protocol=\"http\"} 1000100\n";
+        let points = [
+            Point {
+                store_errors: 1.0,
+                ..calm.clone()
+            },
+            Point {
+                faults: 1.0,
+                sync: 0.2,
+                latency: [0.1, 0.3, 0.4],
+                ..calm
+            },
+        ];
+        assert_eq!(
+            names(bad, &points),
+            [
+                "JiexiStoreError",
+                "JiexiReadOnly",
+                "JiexiDiskLow",
+                "JiexiCertificateExpiresSoon",
+                "JiexiSlow",
+                "JiexiSyncSlow",
+                "JiexiStoreLag",
+                "JiexiShedding",
+                "JiexiReloadFailed",
+                "JiexiHistoryBehind",
+            ]
+        );
+    }
+}
