@@ -3,7 +3,7 @@
 
 use serde_json::{Value as Json, json};
 
-use crate::node::Node;
+use crate::node::{Node, curl};
 
 /// Records that somebody with bad intentions would write.
 const HOSTILE: &str = include_str!("../browser/hostile.ndjson");
@@ -74,6 +74,29 @@ fn redirects() {
         405
     );
     assert_eq!(node.get("/").status, 200);
+}
+
+/// Goal: a record of this node's own address ends nowhere, by whatever name and version of HTTP it is asked. Method:
+/// `localhost` is no name that the node knows itself by; HTTP/2 has no Host.
+#[test]
+fn no_redirect_to_itself() {
+    let node = Node::new();
+    let at = format!("localhost:{}/88.118.20/self", node.http);
+    node.import(
+        &json!({"handle": "88.118.20/self", "values": [
+            {"index": 1, "type": "URL", "data": format!("https://{at}")}]})
+        .to_string(),
+    );
+    for (version, status) in [("--http1.1", "HTTP/1.1 200"), ("--http2", "HTTP/2 200")] {
+        let reply = curl(&[version, &format!("https://{at}")]);
+        assert!(reply.headers.starts_with(status), "{version}: {reply:?}");
+        assert_eq!(reply.header("location"), None, "{version}");
+        let other = curl(&[
+            version,
+            &format!("https://127.0.0.1:{}/88.118.20/pump", node.http),
+        ]);
+        assert_eq!(other.status, 302, "{version}: others are led on");
+    }
 }
 
 #[test]

@@ -44,8 +44,12 @@ pub(super) fn safe(text: &str) -> Option<Url> {
     good.then_some(url)
 }
 
-/// Whether an address is at this node, which is known by these origins.
-pub(super) fn is_at(url: &Url, host: Option<&str>, origins: &[(String, u16)]) -> bool {
+/// Whether an address is at this node, which is known by these origins and was asked by these names.
+pub(super) fn is_at<'a>(
+    url: &Url,
+    mut asked: impl Iterator<Item = &'a str>,
+    origins: &[(String, u16)],
+) -> bool {
     let Some(there) = url.host_str() else {
         return false;
     };
@@ -55,10 +59,11 @@ pub(super) fn is_at(url: &Url, host: Option<&str>, origins: &[(String, u16)]) ->
         return true;
     }
     // What the client says is good enough to refuse by, and for nothing else.
-    host.and_then(|host| Url::parse(&format!("{}://{host}", url.scheme())).ok())
-        .is_some_and(|asked| {
+    asked.any(|name| {
+        Url::parse(&format!("{}://{name}", url.scheme())).is_ok_and(|asked| {
             asked.port_or_known_default() == Some(port) && asked.host_str() == Some(there)
         })
+    })
 }
 
 /// An address as it stands in a URL.

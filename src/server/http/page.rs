@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
+use axum::http::uri::Authority;
 use axum::http::{HeaderValue, Method, Request, StatusCode, header};
 use jiexi_proto::code::ResponseCode;
 use jiexi_proto::value::Value;
@@ -123,19 +124,21 @@ fn lead(
     };
     if !asked.no_redirect {
         let random = getrandom::u64().unwrap_or(0);
-        let host = request.headers().get(header::HOST);
-        let host = host.and_then(|host| host.to_str().ok());
         let target = location::choose(&values, &asked.locatt, random);
-        if let Some(target) = target.filter(|target| !leads_back(app, host, handle, target)) {
+        if let Some(target) = target.filter(|target| !leads_back(app, request, handle, target)) {
             return Ok(redirect(&target));
         }
     }
     Ok(record(app, handle, &values, language))
 }
 
-/// Whether an address is that of this handle at this node.
-fn leads_back(app: &App, host: Option<&str>, handle: &str, target: &Url) -> bool {
-    if !location::is_at(target, host, &app.origins) {
+/// Whether an address is that of this handle at this node. HTTP/2 says by `:authority` whom it asks, not by Host.
+fn leads_back(app: &App, request: &Request<Body>, handle: &str, target: &Url) -> bool {
+    let host = request.headers().get(header::HOST);
+    let host = host.and_then(|host| host.to_str().ok());
+    let authority = request.uri().authority().map(Authority::as_str);
+    let asked = [host, authority].into_iter().flatten();
+    if !location::is_at(target, asked, &app.origins) {
         return false;
     }
     let path = target.path();
