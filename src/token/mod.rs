@@ -53,7 +53,7 @@ pub enum Right {
     Changes,
     /// Create, change and delete handles
     Write,
-    /// Change who administers: HS_ADMIN, HS_VLIST, HS_PUBKEY and HS_SECKEY values, prefix records
+    /// Change who administers: HS_ADMIN, HS_VLIST, HS_PUBKEY and HS_SECKEY values and handles that have some, prefix records
     Admin,
 }
 

@@ -69,6 +69,16 @@ fn rights_and_prefixes() {
         (403, 401),
         "nor is it to be overwritten"
     );
+    let delete = |token: &str, path: &str| {
+        let path = format!("/api/handles/{path}");
+        ask(&node, token, &path, &["-X", "DELETE"]).both()
+    };
+    for path in ["88.118.21/b?index=100", "88.118.21/b"] {
+        assert_eq!(delete(&writer, path), (403, 401), "nor to go: {path}");
+    }
+    assert_eq!(delete(&writer, "88.118.21/a"), (200, 1), "without HS_ADMIN");
+    assert_eq!(delete(&master, "88.118.21/b"), (200, 1));
+    assert_eq!(put(&master, "88.118.21/b", admin), (201, 1));
     assert_eq!(
         ask(&node, &master, "/api/handles?prefix=88.118.21", &[]).both(),
         (200, 1)

@@ -304,7 +304,8 @@ async fn carry_out(
     Err(Rejection::busy("the handle is changed by others all the time").into())
 }
 
-/// Whether the caller's token allows the change.
+/// Whether the caller's token allows the change. What says who administers is the right `admin`'s, however it comes or
+/// goes: written, replaced, removed by its index, or with the whole handle.
 fn permitted(app: &App, caller: &Caller, change: &Change) -> Result<(), Refusal> {
     if caller.grant.is_none() {
         return Ok(());
@@ -333,7 +334,7 @@ fn permitted(app: &App, caller: &Caller, change: &Change) -> Result<(), Refusal>
                 brings(values) || replaced(&touched)
             }
             Change::Remove { indexes, .. } => replaced(&|index| indexes.contains(&index)),
-            Change::Delete { .. } => false,
+            Change::Delete { .. } => replaced(&|_| true),
             Change::Home { .. } | Change::Unhome { .. } => true,
         };
     match administers {
