@@ -311,6 +311,34 @@ fn messages_by_post() {
     assert_eq!(nonsense.status, 400);
 }
 
+/// Goal: a client that asks too often is told so in the form of the route: with a code of the Handle protocol, or as a
+/// problem below `/api/v1`.
+#[test]
+fn too_many_requests() {
+    let node = Node::with(&[("JIEXI_HTTP_BURST", "1"), ("JIEXI_HTTP_RATE", "1")]);
+    let refused = |path: &str| {
+        let url = format!("http://127.0.0.1:{}{path}?[1-40]", node.http);
+        let file = node.path("answer-#1").display().to_string();
+        let said = "\n%{filename_effective} %{http_code} %{content_type}\n%{http_code}";
+        let flood = curl(&[&url, "-o", &file, "-w", said]);
+        assert!(flood.headers.contains("retry-after:"), "{flood:?}");
+        let refused = flood.body.lines().find_map(|line| line.split_once(" 429 "));
+        let (file, kind) = refused.expect("one is refused");
+        let body: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(file).unwrap()).expect("JSON");
+        assert_eq!(body["code"], "too_many_requests", "{path}: {body}");
+        (kind.to_owned(), body["responseCode"].as_i64())
+    };
+    for path in ["/api/v1/identity", "/api/v1", "/api/v1/none"] {
+        let problem = ("application/problem+json".to_owned(), None);
+        assert_eq!(refused(path), problem, "{path}");
+    }
+    for path in ["/api/handles/88.118.20/pump", "/api/v12"] {
+        let coded = ("application/json".to_owned(), Some(4));
+        assert_eq!(refused(path), coded, "{path}");
+    }
+}
+
 /// Hostile clients cost little, and nobody else anything.
 #[test]
 fn bounds() {

@@ -13,6 +13,9 @@ use serde_json::{Map, Value as Json};
 use super::language::Language;
 use crate::registry::Rejection;
 
+/// Below this, errors are problems and nothing else.
+const V1: &str = "/api/v1";
+
 /// An answer.
 pub(super) type Answer = Response<Body>;
 
@@ -135,6 +138,15 @@ impl Refusal {
         let kind = HeaderValue::from_static("application/problem+json");
         answer.headers_mut().insert(header::CONTENT_TYPE, kind);
         self.finish(answer)
+    }
+
+    /// As the route at this path answers, where no route was taken.
+    pub(super) fn at(&self, path: &str, request: &str, language: Language) -> Answer {
+        let below = path.strip_prefix(V1);
+        match below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+            true => self.of_problem(request, language),
+            false => self.of_handle(None, request, language),
+        }
     }
 
     fn finish(&self, mut answer: Answer) -> Answer {

@@ -99,7 +99,7 @@ impl hyper::service::Service<Request<Incoming>> for Outer {
             .limit
             .take(source_of(visit.from.address), visit.from.came.instant)
         {
-            let answer = too_many(wait, &visit.from, Language::of(request.headers()));
+            let answer = too_many(wait, &visit, Language::of(request.headers()));
             return Serving::Done(Some(visit.end(app, answer, None)));
         }
         if is_plain_resolution(&request) {
@@ -234,11 +234,11 @@ impl Visit {
     }
 }
 
-fn too_many(wait: u32, from: &From, language: Language) -> Answer {
+fn too_many(wait: u32, visit: &Visit, language: Language) -> Answer {
     let text = "too many requests come from this network";
     let status = StatusCode::TOO_MANY_REQUESTS;
     let refusal = Refusal::named(status, "too_many_requests", text).after(wait);
-    let mut answer = refusal.of_handle(None, from.request(), language);
+    let mut answer = refusal.at(visit.uri.path(), visit.from.request(), language);
     let counted = Counted {
         op: Op::Other,
         outcome: Outcome::Busy,
