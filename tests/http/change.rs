@@ -183,6 +183,47 @@ fn idempotency_keys() {
             .both(),
         (200, 1)
     );
+    // Another spelling of the path is the same path, and another query is another content.
+    let spelled = "/api/handles/88.118.20%2fnew%32";
+    let again = put(&node, spelled, body, &key);
+    assert_eq!(
+        (again.both(), again.header("idempotency-replayed")),
+        ((201, 1), Some("true")),
+        "{again:?}"
+    );
+    let queries = ["?overwrite=true", "?index=1", "?index=various", "?other=1"];
+    for query in queries {
+        let path = format!("/api/handles/88.118.20/new2{query}");
+        let reply = put(&node, &path, body, &key);
+        let problem = reply.json();
+        assert_eq!(
+            (reply.status, &problem["code"], &problem["field"]),
+            (
+                422,
+                &json!("idempotency_key_reused"),
+                &json!("Idempotency-Key")
+            ),
+            "{query}: {reply:?}"
+        );
+    }
+    let two = r#"[{"index":1,"type":"N","data":"1"},{"index":2,"type":"N","data":"2"}]"#;
+    assert_eq!(
+        put(&node, "/api/handles/88.118.20/new3", two, &[]).status,
+        201
+    );
+    let removed = |query: &str| {
+        let path = format!("/api/handles/88.118.20/new3{query}");
+        let remove = ["-X", "DELETE", "-H", "Idempotency-Key: three"];
+        node.admin(&path, &remove).status
+    };
+    assert_eq!(removed("?index=1"), 200);
+    assert_eq!([removed("?index=2"), removed("")], [422, 422]);
+    assert_eq!(removed("?index=%31"), 200, "the same parameters");
+    let left = node.get("/api/handles/88.118.20/new3").json()["values"].clone();
+    assert_eq!(
+        (left.as_array().unwrap().len(), &left[0]["index"]),
+        (1, &json!(2))
+    );
     let stranger = [
         "-u",
         "300%3A88.118.20%2FSTRANGER:fremd",

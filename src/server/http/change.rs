@@ -71,7 +71,7 @@ pub(super) async fn serve(app: &Arc<App>, from: &From, request: Request<Body>) -
             description = "Only these values of the body are put; `various`: all of the body. Without it the body \
                            becomes the whole record"),
         ("Idempotency-Key" = Option<String>, Header, max_length = 255, pattern = "^[\\x21-\\x7E]*$",
-            description = "The same key with the same content is carried out once")),
+            description = "The same key with the same content, query and body, is carried out once")),
     request_body(content = RecordValues, content_type = "application/json",
         description = "`{\"values\":[…]}`, an array of values, or one value"),
     responses(
@@ -116,7 +116,7 @@ pub(super) async fn take(
         true => deletion(handle, asked)?,
         false => replacement(handle, asked, &octets, from.came)?,
     };
-    let begun = idempotency::begin(app, &caller, parts, &octets, from.came)?;
+    let begun = idempotency::begin(app, &caller, parts, handle, &octets, from.came)?;
     let begun = match begun {
         Begun::Done(kept) => return Ok(kept),
         Begun::New(begun) => begun,
@@ -138,7 +138,7 @@ pub(super) async fn take(
         ("index" = Option<Vec<u32>>, Query, minimum = 1, maximum = 2147483647,
             description = "Only these values; without it the whole handle"),
         ("Idempotency-Key" = Option<String>, Header, max_length = 255, pattern = "^[\\x21-\\x7E]*$",
-            description = "The same key is carried out once")),
+            description = "The same key with the same query is carried out once")),
     responses(
         (status = 200, description = "Deleted", content_type = "application/json"),
         (status = 400, description = "Not a handle, another node's prefix, or no such values",

@@ -1,7 +1,8 @@
 //! Idempotency keys: the answer to a change is kept with it, in the same entry of the journal.
 //!
-//! A key belongs to one principal, method and path. The same key with the same content gets the
-//! same answer for as long as it is kept; with another content 422; while the first is at work 409.
+//! A key belongs to one principal, method and path, however that is spelled. The same key with the same content, which
+//! is query and body, gets the same answer for as long as it is kept; with another content 422; while the first is at
+//! work 409.
 
 use std::collections::HashSet;
 use std::ops::Bound;
@@ -14,9 +15,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 
-use super::App;
 use super::answer::{Answer, Refusal, with_type};
 use super::caller::Caller;
+use super::{App, asked};
 use crate::clock::{self, Now};
 use crate::store::{Action, Batch, Change, Expect, OwnedRecord, Space, Store};
 use crate::token::put;
@@ -37,7 +38,7 @@ const CLEAN_BATCH: usize = 1_000;
 pub(super) struct Kept {
     status: u16,
     body: String,
-    /// SHA-256 of the content that was answered, in hexadecimal.
+    /// SHA-256 of query and body that were answered, in hexadecimal.
     #[serde(default)]
     content: String,
     /// Unix seconds.
@@ -114,12 +115,13 @@ pub(super) enum Begun {
     Done(Kept),
 }
 
-/// Looks at the key of a request.
+/// Looks at the key of a request; `handle` is what its path names.
 pub(super) fn begin(
     app: &App,
     caller: &Caller,
     parts: &Parts,
-    content: &[u8],
+    handle: &str,
+    body: &[u8],
     now: Now,
 ) -> Result<Begun, Refusal> {
     let Some(value) = parts.headers.get(HEADER) else {
@@ -133,11 +135,10 @@ pub(super) fn begin(
     let scope = Sha256::new()
         .chain_update(block(caller.principal().as_bytes()))
         .chain_update(block(parts.method.as_str().as_bytes()))
-        .chain_update(block(parts.uri.path().as_bytes()))
-        .chain_update(block(parts.uri.query().unwrap_or_default().as_bytes()))
+        .chain_update(block(handle.as_bytes()))
         .chain_update(key);
     let key = [PREFIX, hex::encode(scope.finalize()).as_bytes()].concat();
-    let content = hex::encode(Sha256::digest(content));
+    let content = content_of(parts.uri.query(), body);
     if !lock(&app.at_work).insert(key.clone()) {
         return Err(Refusal::named(
             StatusCode::CONFLICT,
@@ -179,6 +180,17 @@ pub(super) fn begin(
             Ok(Begun::New(Some(running)))
         }
     }
+}
+
+/// What a change says beside its handle: parameters, as they are read, and body.
+fn content_of(query: Option<&str>, body: &[u8]) -> String {
+    let mut content = Sha256::new();
+    for (name, value) in asked::parameters(query) {
+        content.update(block(name.as_bytes()));
+        content.update(block(value.as_bytes()));
+    }
+    // The last block is the body: what stands before it are pairs.
+    hex::encode(content.chain_update(block(body)).finalize())
 }
 
 /// Length and octets, so that no two scopes run into one another.
