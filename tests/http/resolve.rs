@@ -311,6 +311,56 @@ fn messages_by_post() {
     assert_eq!(nonsense.status, 400);
 }
 
+/// Goal: paths beside those of the API are nothing, in the form of their neighbours, and no handles; `/hdl/` reaches
+/// handles of such names.
+#[test]
+fn what_is_not_there() {
+    let node = Node::new();
+    let before = resolutions(&node);
+    let page = "text/html; charset=utf-8";
+    let (problem, coded) = ("application/problem+json", "application/json");
+    for (path, form) in [
+        ("/api", coded),
+        ("/api/", coded),
+        ("/api/x", coded),
+        ("/api/sessions/", coded),
+        ("/api/sessions/this/x", coded),
+        ("/api/handlesx", coded),
+        ("/api/v12/x", coded),
+        ("/api/v1", problem),
+        ("/api/v1/", problem),
+        ("/api/v1/x/y", problem),
+        ("/docs/", page),
+    ] {
+        for method in ["GET", "PUT", "DELETE"] {
+            let reply = node.ask("http", path, &["-X", method]);
+            let seen = (reply.status, reply.header("content-type"));
+            assert_eq!(seen, (404, Some(form)), "{method} {path}");
+            if form == page {
+                assert!(
+                    reply.body.contains("There is nothing at this path"),
+                    "{reply:?}"
+                );
+                continue;
+            }
+            let body = reply.json();
+            assert_eq!(body["code"], "no_such_page", "{path}");
+            let code = (form == coded).then_some(4);
+            assert_eq!(body["responseCode"].as_i64(), code, "{path}");
+        }
+    }
+    assert_eq!(resolutions(&node), before, "none of these is a resolution");
+    // A handle of that name is known elsewhere.
+    assert_eq!(node.get("/hdl/api/x").status, 400);
+    assert_eq!(node.get("/api/handles/api/x").both(), (400, 301));
+    assert_eq!(resolutions(&node), before + 2.0);
+}
+
+/// Resolutions over plain HTTP so far.
+fn resolutions(node: &Node) -> f64 {
+    node.metric("jiexi_requests_total{op=\"resolve\",protocol=\"http\",transport=\"tcp\"}")
+}
+
 /// Goal: a client that asks too often is told so in the form of the route: with a code of the Handle protocol, or as a
 /// problem below `/api/v1`.
 #[test]

@@ -97,6 +97,12 @@ pub(super) async fn serve(
     answer
 }
 
+/// What is not here and is no handle.
+pub(super) async fn nothing(Extension(from): Extension<From>, request: Request<Body>) -> Answer {
+    let refusal = Refusal::named(StatusCode::NOT_FOUND, "no_such_page", "");
+    sorry(&refusal, "", &from, language(&request))
+}
+
 /// As the query says, else as the browser does.
 fn language(request: &Request<Body>) -> Language {
     let asked = asked::parameters(request.uri().query()).find(|(name, _)| name == "lang");

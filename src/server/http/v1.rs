@@ -82,8 +82,9 @@ pub(super) fn other_method(
     Some(answer)
 }
 
-/// What is not here.
+/// What is not below `/api`: none of it is a handle, which `/hdl/` reaches by any name.
 pub(super) async fn nothing(Extension(from): Extension<From>, request: Request<Body>) -> Answer {
     let refusal = Refusal::named(StatusCode::NOT_FOUND, "no_such_page", "");
-    refusal.of_problem(from.request(), Language::of(request.headers()))
+    let language = Language::of(request.headers());
+    refusal.at(request.uri().path(), from.request(), language)
 }
