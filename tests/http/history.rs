@@ -49,6 +49,19 @@ fn what_was_asked_is_remembered() {
     node.admin("/api/handles/88.118.20/new", &["-X", "PUT", "-d", BODY]);
     node.admin("/api/handles?prefix=88.118.20", &[]);
     node.get("/docs");
+    let figure = "jiexi_requests_total{op=\"resolve\",protocol=\"http\",transport=\"tcp\"}";
+    let resolved = node.metric(figure);
+    // Browsers ask for these by themselves.
+    for path in ["/favicon.ico", "/robots.txt"] {
+        let reply = node.get(path);
+        assert_eq!((reply.status, &*reply.body), (404, ""), "{path}");
+        let kept = reply.header("cache-control").unwrap_or_default();
+        assert!(
+            kept.contains("max-age"),
+            "not asked again at once: {reply:?}"
+        );
+    }
+    assert_eq!(node.metric(figure), resolved);
     node.terminate();
     let lines = lines(&node);
     let mut seen: Vec<[&str; 4]> = lines

@@ -225,6 +225,8 @@ fn routes(app: Arc<App>) -> Router {
         .route("/api/", any(v1::nothing))
         .route("/api/{*rest}", any(v1::nothing))
         .route("/docs/", any(page::nothing))
+        .route("/favicon.ico", any(page::unasked))
+        .route("/robots.txt", any(page::unasked))
         .fallback(page::serve)
         .layer(CompressionLayer::new().gzip(true))
         .with_state(app)

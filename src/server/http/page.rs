@@ -103,6 +103,16 @@ pub(super) async fn nothing(Extension(from): Extension<From>, request: Request<B
     sorry(&refusal, "", &from, language(&request))
 }
 
+/// What browsers and crawlers ask every host for by themselves: no handle, nobody's resolution, and for a day not asked
+/// again.
+pub(super) async fn unasked() -> Answer {
+    let mut answer = Answer::new(Body::empty());
+    *answer.status_mut() = StatusCode::NOT_FOUND;
+    let day = HeaderValue::from_static("public, max-age=86400");
+    answer.headers_mut().insert(header::CACHE_CONTROL, day);
+    answer
+}
+
 /// As the query says, else as the browser does.
 fn language(request: &Request<Body>) -> Language {
     let asked = asked::parameters(request.uri().query()).find(|(name, _)| name == "lang");
