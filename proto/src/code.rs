@@ -364,6 +364,9 @@ impl Version {
     pub const V2_11: Self = Self::new(2, 11);
     /// The newest version this crate speaks.
     pub const CURRENT: Self = Self::V2_11;
+    /// What a server is spoken to in of which nothing is known: one that is newer answers in the version suggested to it,
+    /// one that is older answers in the version it is spoken to in, whatever that is.
+    pub const COMPATIBLE: Self = Self::V2_3;
 
     /// A version by its two octets.
     #[must_use]

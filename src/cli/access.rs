@@ -79,6 +79,9 @@ pub(super) struct Access {
     /// Work in an encrypted session; by itself when secrets are on the way
     #[arg(long)]
     encrypt: bool,
+    /// Let secrets and restricted values go in clear: for a server that opens no encrypted session
+    #[arg(long, conflicts_with = "encrypt")]
+    clear: bool,
     #[command(flatten)]
     place: NodePlace,
 }
@@ -148,7 +151,8 @@ impl Access {
                 "a session needs to know who asks: give --identity and its key",
             ));
         }
-        let protection = match (&credentials, self.encrypt || secret, self.session) {
+        let hide = self.encrypt || secret && !self.clear;
+        let protection = match (&credentials, hide, self.session) {
             (None, ..) | (_, false, false) => Protection::Proofs,
             (_, true, _) => Protection::Encrypted,
             (_, false, true) => Protection::Session,
@@ -499,9 +503,27 @@ impl Remote {
             overwritten: false,
         };
         for request in requests {
-            let operation = Operation::from(request);
-            let answer = target::block_on(self.admin.perform(&operation))??;
-            let answer = successful(answer)?;
+            let answer = self.perform(request)?;
+            let answer = match (request, answer.code) {
+                // Who can overwrite never says so: servers before version 2.3 do.
+                (
+                    Request::Add {
+                        handle,
+                        values,
+                        overwrite: true,
+                    },
+                    ResponseCode::VALUE_ALREADY_EXISTS,
+                ) => self.set_one_by_one(handle, values)?,
+                (
+                    Request::Create {
+                        handle,
+                        overwrite: true,
+                        ..
+                    },
+                    ResponseCode::HANDLE_ALREADY_EXISTS,
+                ) => return Err(too_old(&answer, handle).into()),
+                _ => successful(answer)?,
+            };
             changed.handle = match answer.body {
                 Body::Created(handle) => handle,
                 _ => request.handle().clone(),
@@ -509,6 +531,32 @@ impl Remote {
             changed.overwritten |= answer.overwritten;
         }
         Ok(changed)
+    }
+
+    fn perform(&mut self, request: &Request) -> Result<Answer, Trouble> {
+        let operation = Operation::from(request);
+        Ok(target::block_on(self.admin.perform(&operation))??)
+    }
+
+    /// Sets values at a server that cannot add over what is there: each is modified if it is there, else added.
+    fn set_one_by_one(&mut self, handle: &Bytes, values: &[Value]) -> Result<Answer, Trouble> {
+        let mut last = None;
+        for value in values {
+            let (handle, values) = (handle.clone(), vec![value.clone()]);
+            let mut answer = self.perform(&Request::Modify {
+                handle: handle.clone(),
+                values: values.clone(),
+            })?;
+            if answer.code == ResponseCode::VALUES_NOT_FOUND {
+                answer = self.perform(&Request::Add {
+                    handle,
+                    values,
+                    overwrite: false,
+                })?;
+            }
+            last = Some(successful(answer)?);
+        }
+        last.ok_or_else(|| another().into())
     }
 
     fn read(&mut self, question: &Question) -> Result<(Bytes, Vec<Value>), Trouble> {
@@ -546,6 +594,16 @@ impl Remote {
         let answer = target::block_on(self.admin.list(operation, page))??;
         successful(answer).map(drop)
     }
+}
+
+/// What is there cannot be replaced.
+fn too_old(answer: &Answer, handle: &Bytes) -> Failed {
+    let handle = String::from_utf8_lossy(handle);
+    Failed::report(format_args!(
+        "{handle}: {} is too old to replace a handle, and it exists already (code 101): \"value set\" and \"value rm\" \
+         change its values, \"handle rm\" removes it",
+        answer.server
+    ))
 }
 
 /// The answer, if it is a success.

@@ -119,6 +119,13 @@ impl Resolve {
             printed = output::print_json(&answer);
         }
         match reply.code {
+            // Old servers find a handle all of whose values are restricted, and show none of them.
+            ResponseCode::SUCCESS if reply.values.is_empty() => {
+                Err(Failed::not_found(format_args!(
+                    "{}: the handle has no value as asked for (code 1, without values)",
+                    self.handle
+                )))
+            }
             ResponseCode::SUCCESS if self.output == Format::Table => {
                 output::print(&record::table(&reply.values))
             }

@@ -182,7 +182,7 @@ impl Administrator {
         let mut operation = Operation::about(OpCode::SESSION_TERMINATE, Bytes::from_static(b"/"));
         operation.flags = session.flags(operation.flags);
         let id = self.client.id();
-        let message = operation.message(self.target.place.version, id, (self.client.now)());
+        let message = operation.message(session.version, id, (self.client.now)());
         let message = session.sign(&message);
         if let (Ok(request), Some(server)) = (session.seal(&message), self.target.place.tcp) {
             drop(self.client.connect(server, &request).await);
@@ -261,7 +261,7 @@ impl Administrator {
             operation.flags = session.flags(operation.flags);
         }
         let now = (self.client.now)();
-        let question = operation.message(self.target.place.version, ids.request, now);
+        let question = operation.message(self.version(), ids.request, now);
         let reached = self.insist(&question, true).await?;
         if reached.message.header.response_code != ResponseCode::AUTHENTICATION_NEEDED {
             return Ok(reached);
@@ -272,9 +272,15 @@ impl Administrator {
         let asked = challenged(&reached, server)?;
         let mut salt = [0; SALT_SIZE];
         getrandom::fill(&mut salt).map_err(|_| ClientError::NoRandomness)?;
-        let session_id = reached.message.envelope.session_id;
-        let proof = credentials.answer(&question, session_id, &asked, salt, ids.proof)?;
+        let challenge = &reached.message.envelope;
+        let proof = credentials.answer(&question, challenge, &asked, salt, ids.proof)?;
         self.insist(&proof, false).await
+    }
+
+    /// The version that requests are sent in: what was agreed on in the session, else that of the server's site record.
+    fn version(&self) -> Version {
+        let session = self.session.as_ref();
+        session.map_or(self.target.place.version, |session| session.version)
     }
 
     /// Sends a message until there is an answer, always under the same id; in a session each time under a new counter,
@@ -366,7 +372,7 @@ impl Administrator {
         self.check_signature(&message, server).await?;
         let encrypt = self.protection == Protection::Encrypted;
         let why = "it agrees on no key in our group";
-        let session = offer.accept(message.envelope.session_id, ready, encrypt);
+        let session = offer.accept(&message.envelope, ready, encrypt);
         session.ok_or(ClientError::Unsigned(server, why))
     }
 

@@ -72,7 +72,7 @@ struct Walk {
     hops: Vec<Hop>,
     /// How the next server came to be asked.
     lead: Option<Lead>,
-    asked: HashSet<(Place, Question)>,
+    asked: HashSet<(Option<SocketAddr>, Option<SocketAddr>, Question)>,
     /// The prefix handle whose site may be learnt: that of the handle that was asked for. What servers on the way say of
     /// other prefixes serves this walk only, or the home of one prefix could move the others.
     about: Option<Bytes>,
@@ -240,7 +240,8 @@ impl Client {
         if walk.hops.len() >= HOPS_MAX {
             return Err(ClientError::TooManyHops);
         }
-        if !walk.asked.insert((place, question.clone())) {
+        // The same server, in whatever version.
+        if !walk.asked.insert((place.udp, place.tcp, question.clone())) {
             let address = place.udp.or(place.tcp).ok_or(ClientError::NoTransport)?;
             return Err(ClientError::Loop(address));
         }

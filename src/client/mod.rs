@@ -113,18 +113,18 @@ pub struct Place {
     pub udp: Option<SocketAddr>,
     /// Over TCP.
     pub tcp: Option<SocketAddr>,
-    /// The version of its site record, or our own.
+    /// The version of its site record, or one that every server reads.
     pub version: Version,
 }
 
 impl Place {
-    /// A server known only by its address: both transports, the newest version.
+    /// A server known only by its address: both transports, and a version that an old one does not misread.
     #[must_use]
     pub const fn at(address: SocketAddr) -> Self {
         Self {
             udp: Some(address),
             tcp: Some(address),
-            version: Version::CURRENT,
+            version: Version::COMPATIBLE,
         }
     }
 }
@@ -235,7 +235,8 @@ impl fmt::Display for ClientError {
                 let name = code.name().unwrap_or("an unknown code");
                 write!(
                     f,
-                    "{server} opens no session: {name} (code {}) {text}",
+                    "{server} opens no session: {name} (code {}) {text}: leave out --session and --encrypt; secrets and \
+                     restricted values then take --clear, and others may read them on their way",
                     code.0
                 )
             }

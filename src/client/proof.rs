@@ -7,7 +7,7 @@ use getrandom::SysRng;
 use jiexi_proto::{
     code::{OpCode, Version},
     message::{
-        Body, Header, Message,
+        Body, Envelope, Header, Message,
         challenge::{ChallengeAnswer, Proof},
     },
     value::Reference,
@@ -78,18 +78,19 @@ impl Key {
 }
 
 impl Credentials {
-    /// The answer to a challenge over nonce and digest (`asked`), which `question` met under `session_id`.
+    /// The answer to a challenge over nonce and digest (`asked`), which `question` met with the envelope `challenge`.
+    ///
+    /// It is in the version of the challenge, since that of the question says what is spoken here and not what the server
+    /// can check: before 2.7 it knows neither SHA-256 nor derived keys.
     pub(super) fn answer(
         &self,
         question: &Message,
-        session_id: u32,
+        challenge: &Envelope,
         asked: &[u8],
         salt: [u8; SALT_SIZE],
         request_id: u32,
     ) -> Result<Message, ClientError> {
-        let envelope = question.envelope;
-        let version = envelope.version.min(envelope.suggested);
-        let proof = self.key.prove(version, asked, salt);
+        let proof = self.key.prove(challenge.spoken_version(), asked, salt);
         let mut answer = Vec::new();
         proof.ok_or(ClientError::NoRandomness)?.encode(&mut answer);
         let body = Body::Answer(ChallengeAnswer {
@@ -97,9 +98,12 @@ impl Credentials {
             user: self.user.clone(),
             answer: Bytes::from(answer),
         });
-        let mut envelope = envelope;
-        envelope.session_id = session_id;
-        envelope.request_id = request_id;
+        let envelope = Envelope {
+            version: challenge.version.min(Version::CURRENT),
+            session_id: challenge.session_id,
+            request_id,
+            ..question.envelope
+        };
         // What the request is to do is said by the request.
         let flags = question
             .header

@@ -219,8 +219,8 @@ fn own_answer(
         user: given.user.clone(),
         key: key.clone(),
     };
-    let (session_id, id) = (challenge.envelope.session_id, answer.envelope.request_id);
-    let own = credentials.answer(question, session_id, asked, salt, id);
+    let id = answer.envelope.request_id;
+    let own = credentials.answer(question, &challenge.envelope, asked, salt, id);
     let mut own = own.unwrap();
     own.header.expiration = answer.header.expiration;
     own

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use jiexi_proto::{
-    code::{OpCode, OpFlags},
+    code::{OpCode, OpFlags, Version},
     limits::ENVELOPE_SIZE,
     message::{
         Body, Credential, CredentialField, Envelope, EnvelopeFlags, Message,
@@ -69,8 +69,14 @@ impl Offer {
     }
 
     /// The session that the answer makes. Its signature must have been checked.
-    pub(super) fn accept(&self, id: u32, ready: &SessionReady, encrypt: bool) -> Option<Session> {
+    pub(super) fn accept(
+        &self,
+        envelope: &Envelope,
+        ready: &SessionReady,
+        encrypt: bool,
+    ) -> Option<Session> {
         let data = SessionKey::decode(&ready.data).ok()?;
+        let id = envelope.session_id;
         if data.cipher != Cipher::AES || id == 0 {
             return None;
         }
@@ -85,6 +91,7 @@ impl Offer {
         let key = dh::complete(&theirs, &self.exponent[..])?;
         (key.len() == dh::KEY_SIZE).then_some(Session {
             id,
+            version: envelope.spoken_version().min(Version::CURRENT),
             key,
             counter: 0,
             encrypt,
@@ -96,6 +103,8 @@ impl Offer {
 pub(super) struct Session {
     /// Its number, in every envelope.
     pub(super) id: u32,
+    /// The version that its set-up was answered in, and that its MACs are of.
+    pub(super) version: Version,
     key: Zeroizing<Vec<u8>>,
     /// The last counter that was sent.
     counter: u32,
@@ -109,6 +118,7 @@ impl Session {
         let key = Zeroizing::new(key);
         Self {
             id,
+            version: Version::CURRENT,
             key,
             counter,
             encrypt,

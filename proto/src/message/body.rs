@@ -135,6 +135,8 @@ impl Body {
         Ok(match op {
             OpCode::RESOLUTION => Self::Resolved(HandleValues::decode(r)?),
             OpCode::GET_SITE_INFO => Self::Site(SiteRecord::read(r)?),
+            // Servers of the time before handles were minted do not say which one it is.
+            OpCode::CREATE_HANDLE if r.is_empty() => Self::Empty,
             OpCode::CREATE_HANDLE => Self::Created(r.owned(HANDLE_MAX, "handle")?),
             OpCode::LIST_HANDLES | OpCode::LIST_HOMED_NAS => {
                 Self::Handles(r.list(LIST_MAX, 4, "handles", |r| r.owned(HANDLE_MAX, "handle"))?)

@@ -119,6 +119,14 @@ impl Envelope {
         }
     }
 
+    /// The version that both sides of an exchange speak, as this response of the other one says: its own, unless it would
+    /// rather be spoken to in an older one.
+    #[inline]
+    #[must_use]
+    pub fn spoken_version(&self) -> Version {
+        self.version.min(self.wanted_version())
+    }
+
     /// The version a response to this request carries: the wanted one, as far as it is spoken.
     #[inline]
     #[must_use]
@@ -156,6 +164,27 @@ mod tests {
         assert_eq!(envelope.suggested, Version::new(3, 11));
         assert_eq!(envelope.encode(), OCTETS);
         assert!(Envelope::decode(&OCTETS[..19]).is_err());
+    }
+
+    #[test]
+    fn the_version_spoken_is_the_older_one() {
+        let spoken = |version, suggested| {
+            Envelope {
+                version,
+                suggested,
+                ..Envelope::default()
+            }
+            .spoken_version()
+        };
+        let none = Version::new(0, 0);
+        assert_eq!(spoken(Version::V2_11, Version::V2_11), Version::V2_11);
+        assert_eq!(spoken(Version::V2_11, Version::V2_6), Version::V2_6);
+        assert_eq!(spoken(Version::V2_5, Version::V2_11), Version::V2_5);
+        assert_eq!(
+            spoken(Version::V2_3, none),
+            Version::V2_3,
+            "servers before the suggestion"
+        );
     }
 
     #[test]
