@@ -421,15 +421,20 @@ fn challenge_and_session_request() -> BoxedStrategy<Parts> {
             user,
             answer,
         });
-    let verify =
-        (reference(), octets(), octets(), octets()).prop_map(|(user, nonce, digest, answer)| {
-            VerifyChallenge {
-                user,
-                nonce,
-                digest,
-                answer,
-            }
-        });
+    let digest = prop_oneof![
+        octets().prop_map(|digest| (None, digest)),
+        prop::array::uniform20(any::<u8>())
+            .prop_map(|digest| (Some(HashId::SHA1), Bytes::copy_from_slice(&digest))),
+    ];
+    let verify = (reference(), octets(), digest, octets()).prop_map(
+        |(user, nonce, (hash, digest), answer)| VerifyChallenge {
+            user,
+            nonce,
+            digest,
+            hash,
+            answer,
+        },
+    );
     let exchange = prop_oneof![
         octets().prop_map(Exchange::ClientKey),
         Just(Exchange::ServerKey),

@@ -925,6 +925,7 @@ fn forged_verifications_lock_nobody_out() {
         user: user(301),
         nonce: Bytes::from_static(&[1; 16]),
         digest: Bytes::from_static(&[2; 32]),
+        hash: None,
         answer: Bytes::from_static(&[2; 21]),
     };
     let mut codes = BTreeSet::new();

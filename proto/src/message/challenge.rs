@@ -119,8 +119,10 @@ pub struct VerifyChallenge {
     pub user: Reference,
     /// The nonce of the challenge.
     pub nonce: Bytes,
-    /// The digest of the challenge, without the octet that names its hash.
+    /// The digest of the challenge.
     pub digest: Bytes,
+    /// The hash of the digest, where it is named: servers up to version 2.2 write it in the place of the length.
+    pub hash: Option<HashId>,
     /// The answer of the user.
     pub answer: Bytes,
 }
@@ -131,10 +133,18 @@ impl VerifyChallenge {
     /// # Errors
     /// Octets missing, a length above its limit.
     pub fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let user = Reference::read(reader)?;
+        let nonce = reader.owned(NONCE_MAX, "nonce")?;
+        // A length begins with 0, which is no hash.
+        let (hash, digest) = match Digest::decode(reader)? {
+            Some(Digest { hash, octets }) => (Some(hash), octets),
+            None => (None, reader.owned(NONCE_MAX, "request digest")?),
+        };
         Ok(Self {
-            user: Reference::read(reader)?,
-            nonce: reader.owned(NONCE_MAX, "nonce")?,
-            digest: reader.owned(NONCE_MAX, "request digest")?,
+            user,
+            nonce,
+            digest,
+            hash,
             answer: reader.owned(ARRAY_MAX, "answer")?,
         })
     }
@@ -143,7 +153,14 @@ impl VerifyChallenge {
     pub fn encode(&self, writer: &mut Writer<'_>) {
         self.user.write(writer);
         writer.bytes(&self.nonce);
-        writer.bytes(&self.digest);
+        match self.hash {
+            Some(hash) => Digest {
+                hash,
+                octets: self.digest.clone(),
+            }
+            .encode(writer),
+            None => writer.bytes(&self.digest),
+        }
         writer.bytes(&self.answer);
     }
 }

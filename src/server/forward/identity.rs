@@ -212,6 +212,7 @@ impl Forwarder {
                 },
                 nonce: Bytes::copy_from_slice(nonce),
                 digest: Bytes::copy_from_slice(digest),
+                hash: None,
                 answer: claim.answer.clone(),
             });
             let (answer, home) = client.ask_home(&site, &claim.user, &operation).await?;
