@@ -301,12 +301,51 @@ fn transactions_are_the_last_changes_in_order() {
     let stream = rest(begun(&node, &since(last + 1, Version::V2_7)));
     let mut reader = Reader::over(&stream);
     start(&mut reader, true);
-    assert_eq!(
-        TransactionsHead::decode(&mut reader)
-            .expect("a head")
-            .status,
-        1
-    );
+    let head = block(&mut reader, true, |reader| {
+        (TransactionsHead::decode(reader).expect("a head"), false)
+    });
+    assert_eq!(head.status, 1);
+    // Mirrors read on until the end is said.
+    let end = block(&mut reader, true, |reader| {
+        (TransactionBlock::decode(reader).expect("a block"), false)
+    });
+    assert!(matches!(end, TransactionBlock::End { .. }), "{end:?}");
+    assert!(reader.is_empty());
+}
+
+/// Goal: a mirror remembers the number of the last transaction that came. When its connection ends among those that were
+/// committed together, those that did not come must not be taken for done.
+#[test]
+fn what_was_committed_together_is_asked_for_again_until_all_of_it_came() {
+    let node = Node::start();
+    let before = node.store.sequence();
+    let changes = ["88.118.8/A", "88.118.8/B", "88.118.8/C"].map(|handle| Change {
+        space: Space::Handle,
+        key: handle.as_bytes().to_vec(),
+        expect: Expect::Any,
+        action: Action::Put(Draft {
+            handle: Bytes::from_static(handle.as_bytes()),
+            values: Vec::new(),
+        }),
+    });
+    let note = Bytes::new();
+    let batch = Batch {
+        changes: changes.to_vec(),
+        note,
+    };
+    node.store.commit(batch).expect("committed");
+    put(&node, "88.118.8/D", &[value(1, b"URL", 0x0E, b"d")]);
+    let numbers = |after: u64| -> Vec<i64> {
+        let all = transactions(&rest(begun(&node, &since(after, Version::V2_7))), true);
+        let number = |block: &TransactionBlock| match block {
+            TransactionBlock::Transaction { id, .. } => Some(*id),
+            TransactionBlock::End { .. } => None,
+        };
+        all.iter().filter_map(number).collect()
+    };
+    let first = i64::try_from(before).expect("small");
+    assert_eq!(numbers(before), [first, first, first + 1, first + 2]);
+    assert_eq!(numbers(before + 1), [first + 2]);
 }
 
 /// Takes a certificate that holds the key of the node.

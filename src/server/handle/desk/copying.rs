@@ -379,13 +379,18 @@ impl Copying {
             status: changes.as_ref().map_or(DUMP_NEEDED, |_| TRANSACTIONS),
         };
         out.block(|writer| head.encode(writer))?;
-        let Some(changes) = changes else {
-            return Ok(());
-        };
-        for change in &changes {
-            if let Some(block) = self.transaction(change)? {
-                out.block(|writer| block.encode(writer))?;
+        // Where everything is to be asked for, the end follows all the same.
+        let mut held = None;
+        for change in changes.iter().flatten() {
+            let Some(block) = self.transaction(change)? else {
+                continue;
+            };
+            if let Some((sequence, block)) = held.replace((change.sequence, block)) {
+                numbered(out, block, sequence, sequence == change.sequence)?;
             }
+        }
+        if let Some((sequence, block)) = held {
+            numbered(out, block, sequence, false)?;
         }
         let end = TransactionBlock::End { date_ms: now_ms() };
         out.block(|writer| end.encode(writer))
@@ -453,6 +458,20 @@ impl Copying {
         let hash = handle::site_hash(&md5::Md5::digest(&part).into());
         hash % self.share.servers == self.share.place
     }
+}
+
+/// A transaction under its number. Of those that were committed together, all but the last have the number before, so
+/// that a mirror whose connection ends among them asks for all of them again.
+fn numbered(
+    out: &mut Out<'_>,
+    mut block: TransactionBlock,
+    sequence: u64,
+    more: bool,
+) -> Result<(), Ended> {
+    if let TransactionBlock::Transaction { id, .. } = &mut block {
+        *id = number(sequence.saturating_sub(u64::from(more)));
+    }
+    out.block(|writer| block.encode(writer))
 }
 
 fn number(sequence: u64) -> i64 {
