@@ -12,6 +12,7 @@ import java.util.HexFormat;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import net.handle.hdllib.Encoder;
 import net.handle.hdllib.HandleException;
 import net.handle.hdllib.HandleValue;
@@ -64,6 +65,53 @@ final class Records {
             out.append(record).append('\n');
         }
         Files.writeString(file, out, StandardCharsets.UTF_8);
+    }
+
+    /** The same as lines of handle and values in wire form, as hex: what a CNRI server is filled with. */
+    void writeLines(Path file) throws IOException {
+        HexFormat hex = HexFormat.of();
+        StringBuilder out = new StringBuilder();
+        for (var entry : records.entrySet()) {
+            out.append(hex.formatHex(entry.getKey().getBytes(StandardCharsets.UTF_8))).append(' ');
+            for (HandleValue value : entry.getValue()) {
+                out.append(hex.formatHex(Encoder.encodeHandleValue(value)));
+            }
+            out.append('\n');
+        }
+        Files.writeString(file, out, StandardCharsets.US_ASCII);
+    }
+
+    /** The other way round, with what lines of one word name as homed. */
+    static Records readLines(List<String> lines) throws HandleException {
+        HexFormat hex = HexFormat.of();
+        Records all = new Records();
+        for (String line : lines) {
+            String[] words = line.split(" ", 2);
+            String name = new String(hex.parseHex(words[0]), StandardCharsets.UTF_8);
+            if (words.length == 1) {
+                all.homed.add(name);
+                continue;
+            }
+            byte[] wire = hex.parseHex(words[1]);
+            List<HandleValue> values = new ArrayList<>();
+            for (int at = 0; at < wire.length; ) {
+                HandleValue value = new HandleValue();
+                at += Encoder.decodeHandleValue(wire, at, value);
+                values.add(value);
+            }
+            all.records.put(name, values);
+        }
+        return all;
+    }
+
+    /** The names of the handles. */
+    Set<String> handles() {
+        return records.keySet();
+    }
+
+    /** The prefix handles that are homed. */
+    List<String> homed() {
+        return homed;
     }
 
     void home(String prefix) {

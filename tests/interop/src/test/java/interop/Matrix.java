@@ -47,7 +47,9 @@ public final class Matrix implements TestWatcher {
 
     private static void record(ExtensionContext test, String outcome) {
         Operation operation = test.getRequiredTestMethod().getAnnotation(Covers.class).value();
-        String client = test.getRequiredTestClass().getAnnotation(Of.class).value().column();
+        Of own = test.getRequiredTestMethod().getAnnotation(Of.class);
+        Of of = own != null ? own : test.getRequiredTestClass().getAnnotation(Of.class);
+        String client = of.value().column();
         String line = String.join("\t", client, operation.name(), outcome) + "\n";
         try {
             Files.writeString(

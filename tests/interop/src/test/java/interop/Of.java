@@ -5,15 +5,20 @@ import java.lang.annotation.Retention;
 import java.lang.annotation.RetentionPolicy;
 import java.lang.annotation.Target;
 
-/** Whose tests a class has: the column of the matrix. */
-@Target(ElementType.TYPE)
+/** Whose test this is, or whose tests a class has: the column of the matrix. */
+@Target({ElementType.TYPE, ElementType.METHOD})
 @Retention(RetentionPolicy.RUNTIME)
 @interface Of {
     Peer value();
 
-    /** The clients under test. */
+    /** The clients under test, and what they work with. */
     enum Peer {
-        HANDLE_CLIENT("handle-client", "handle-client.version");
+        /** CNRI's Java client at jiexi. */
+        HANDLE_CLIENT("handle-client %s", "handle-client.version"),
+        /** jiexi's own client, at jiexi as well where a question begins there. */
+        JIEXI("jiexi at CNRI server %s", "cnri-server.version"),
+        /** CNRI's server, which asks jiexi for keys and rights of its users, and copies it. */
+        CNRI_SERVER("CNRI server %s at jiexi", "cnri-server.version");
 
         private final String name;
         private final String version;
@@ -24,7 +29,7 @@ import java.lang.annotation.Target;
         }
 
         String column() {
-            return name + " " + Setting.text(version);
+            return name.formatted(Setting.text(version));
         }
     }
 }

@@ -4,6 +4,8 @@ package interop;
 enum Operation {
     RESOLVE("resolve: all values, by type, by index, of any size"),
     REFER("follow a prefix's site, a service handle, a prefix referral"),
+    CHAIN("follow service and prefix referrals (302, 303) over three nodes"),
+    RECURSE("resolve through recursion what is at home at a CNRI server"),
     REFUSED("unknown handle, value or prefix, restricted value: the right code"),
     ANSWER("request digest, authoritative answer, site information"),
     CERTIFIED("certified answer, its signature verified by the client"),
@@ -17,6 +19,7 @@ enum Operation {
     HOMING("home a prefix, list homed prefixes, unhome it"),
     WRONG_KEY("wrong key: refused, nothing changed"),
     MISSING_RIGHT("missing right: refused, nothing changed"),
+    MIRROR("copy 10,000 handles, then what changes; compared record by record"),
     MANY_RESOLVED("resolve from 8 threads at once"),
     MANY_CREATED("create from 8 threads at once");
 

@@ -26,6 +26,20 @@ final class Setting {
         return new Client(address, port, Transport.UDP_THEN_TCP).with(session);
     }
 
+    /** A node of the run, or a CNRI server, which speaks an old version of the protocol. */
+    static Client at(String name, Transport transport) {
+        Client client = new Client("127.0.0.1", Integer.parseInt(text(name + ".port")), transport);
+        if (name.equals("e") || name.equals("f")) {
+            client.site.minorProtocolVersion = 1;
+        }
+        return client;
+    }
+
+    /** Where a node listens, as the commands of jiexi take it. */
+    static String server(String name) {
+        return "127.0.0.1:" + text(name + ".port");
+    }
+
     /** A file that run.sh or a node has written. */
     static Path file(String name) {
         return Path.of(text("data"), name);
