@@ -370,13 +370,15 @@ fn too_many_requests() {
         let url = format!("http://127.0.0.1:{}{path}?[1-40]", node.http);
         let file = node.path("answer-#1").display().to_string();
         let said = "\n%{filename_effective} %{http_code} %{content_type}\n%{http_code}";
-        let flood = curl(&[&url, "-o", &file, "-w", said]);
+        let language = "Accept-Language: zh";
+        let flood = curl(&[&url, "-H", language, "-o", &file, "-w", said]);
         assert!(flood.headers.contains("retry-after:"), "{flood:?}");
         let refused = flood.body.lines().find_map(|line| line.split_once(" 429 "));
         let (file, kind) = refused.expect("one is refused");
         let body: serde_json::Value =
             serde_json::from_slice(&std::fs::read(file).unwrap()).expect("JSON");
         assert_eq!(body["code"], "too_many_requests", "{path}: {body}");
+        assert_eq!(body["detail"], "来自该网络的请求过多", "{path}");
         (kind.to_owned(), body["responseCode"].as_i64())
     };
     for path in ["/api/v1/identity", "/api/v1", "/api/v1/none"] {

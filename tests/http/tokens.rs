@@ -9,7 +9,8 @@ use crate::node::{Node, Reply};
 const BODY: &str = r#"[{"index":1,"type":"N","data":"x"}]"#;
 const SECRET: &str = "/api/handles/88.118.20/secret?publicOnly=false";
 
-fn create(node: &Node, more: &[&str]) -> (String, String) {
+/// The id and the text of a new token of the user.
+pub(crate) fn create(node: &Node, more: &[&str]) -> (String, String) {
     let fixed = [
         "token",
         "create",

@@ -11,6 +11,7 @@ use jiexi_proto::code::ResponseCode;
 use serde_json::{Map, Value as Json};
 
 use super::language::Language;
+use super::texts;
 use crate::registry::Rejection;
 
 /// Below this, errors are problems and nothing else.
@@ -28,7 +29,7 @@ pub(super) struct Refusal {
     pub(super) status: Option<StatusCode>,
     /// A stable name for programs, where it is not that of the code.
     pub(super) name: Option<&'static str>,
-    /// Why, for a person; never with a secret in it.
+    /// Why, for a person, in English; never with a secret in it.
     pub(super) detail: Cow<'static, str>,
     /// The member or parameter that is wrong.
     pub(super) field: Option<String>,
@@ -89,6 +90,11 @@ impl Refusal {
         self.name.unwrap_or_else(|| kind_of(self.code).1)
     }
 
+    /// Why, in a language, as far as it is known there.
+    pub(super) fn detail(&self, language: Language) -> Cow<'_, str> {
+        texts::detail(&self.detail, language)
+    }
+
     /// The members of the problem, in the order in which they are read.
     fn members(&self, request: &str, language: Language) -> Map<String, Json> {
         let status = self.status();
@@ -96,10 +102,10 @@ impl Refusal {
         let name = self.name();
         let mut put = |name: &str, value: Json| members.insert(name.to_owned(), value);
         put("type", format!("urn:jiexi:problem:{name}").into());
-        put("title", title(name, language).into());
+        put("title", texts::title(name, language).into());
         put("status", status.as_u16().into());
         if !self.detail.is_empty() {
-            put("detail", (&*self.detail).into());
+            put("detail", self.detail(language).into());
         }
         put("code", name.into());
         if let Some(field) = &self.field {
@@ -122,7 +128,7 @@ impl Refusal {
             body.insert("handle".into(), handle.into());
         }
         if !self.detail.is_empty() {
-            body.insert("message".into(), (&*self.detail).into());
+            body.insert("message".into(), self.detail(language).into());
         }
         if let Some(values) = &self.values {
             body.insert("values".into(), Json::clone(values));
@@ -219,115 +225,4 @@ fn kind_of(code: ResponseCode) -> (StatusCode, &'static str) {
         code if (400..500).contains(&code.0) => (StatusCode::FORBIDDEN, "denied"),
         _ => (StatusCode::INTERNAL_SERVER_ERROR, "server_error"),
     }
-}
-
-/// What a problem is called, in Chinese and in English.
-const TITLES: &[(&str, &str, &str)] = &[
-    ("handle_not_found", "标识不存在", "No such handle"),
-    (
-        "referral",
-        "该前缀由其他服务解析",
-        "Another service knows this prefix",
-    ),
-    ("handle_exists", "标识已存在", "The handle exists already"),
-    ("invalid_handle", "标识格式不正确", "Not a handle"),
-    ("values_not_found", "没有所请求的值", "No such value"),
-    (
-        "value_exists",
-        "该索引的值已存在",
-        "The value exists already",
-    ),
-    ("invalid_value", "值不正确", "The value is not valid"),
-    (
-        "not_responsible",
-        "本节点不负责该前缀",
-        "This node does not answer for the prefix",
-    ),
-    (
-        "authentication_needed",
-        "需要身份认证",
-        "Authentication is needed",
-    ),
-    (
-        "not_an_administrator",
-        "不是该标识的管理员",
-        "Not an administrator of this handle",
-    ),
-    (
-        "insufficient_permissions",
-        "权限不足",
-        "The rights do not suffice",
-    ),
-    (
-        "authentication_failed",
-        "身份认证失败",
-        "Authentication failed",
-    ),
-    (
-        "plain_http",
-        "明文 HTTP 不接受凭据，请使用 HTTPS",
-        "Credentials are not taken over plain HTTP",
-    ),
-    (
-        "token_not_valid",
-        "令牌无效或已失效",
-        "The token is not valid",
-    ),
-    (
-        "session_not_valid",
-        "会话无效或已结束",
-        "There is no such session",
-    ),
-    (
-        "token_not_allowed",
-        "令牌不允许此操作",
-        "The token does not allow this",
-    ),
-    (
-        "quota_used_up",
-        "令牌当日配额已用完",
-        "The token's quota of today is used up",
-    ),
-    ("too_many_requests", "请求过于频繁", "Too many requests"),
-    ("busy", "服务繁忙，请稍后重试", "Busy: please try again"),
-    ("invalid_request", "请求不正确", "The request is not valid"),
-    ("not_supported", "不支持该操作", "Not supported"),
-    (
-        "method_not_allowed",
-        "不支持该方法",
-        "The method is not allowed here",
-    ),
-    ("body_too_large", "请求体过大", "The body is too large"),
-    ("timeout", "请求超时", "The request did not arrive in time"),
-    (
-        "unsupported_media_type",
-        "不支持该媒体类型",
-        "The media type is not supported",
-    ),
-    (
-        "no_such_page",
-        "没有此路径",
-        "There is nothing at this path",
-    ),
-    (
-        "idempotency_key_reused",
-        "幂等键已用于其他内容",
-        "The idempotency key was used for another content",
-    ),
-    (
-        "idempotency_in_progress",
-        "相同请求正在处理",
-        "The same request is being carried out",
-    ),
-    ("denied", "拒绝访问", "Denied"),
-    ("server_error", "服务器内部错误", "A failure of this node"),
-];
-
-/// The title of a problem.
-pub(super) fn title(name: &str, language: Language) -> &'static str {
-    let found = TITLES.iter().find(|(known, ..)| *known == name);
-    found.map_or("", |(_, chinese, english)| match language {
-        Language::Chinese => chinese,
-        Language::English => english,
-    })
 }

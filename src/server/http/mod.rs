@@ -7,7 +7,7 @@
 //! ```
 //!
 //! * `mod.rs`: the routes, and what they share. `connection`: one connection with its bounds; `proxy`, `tls`, `certificate`.
-//! * `outer`: around every request; `limit`. `answer`: statuses and errors; `language`.
+//! * `outer`: around every request; `limit`. `answer`: statuses and errors; `texts`, `language`.
 //! * `caller`: every credential becomes an identity; `sessions`.
 //! * `asked`: paths and queries. `handles`, `list`: reading. `change`, `idempotency`, `body`: writing. `message`.
 //! * `page`, `location`, `html`: behind a scanned code. `openapi`: the description of all this.
@@ -37,6 +37,7 @@ mod page;
 mod pool;
 mod proxy;
 mod sessions;
+mod texts;
 pub mod tls;
 mod v1;
 

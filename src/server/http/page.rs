@@ -15,7 +15,7 @@ use serde_json::Value as Json;
 use url::Url;
 
 use super::App;
-use super::answer::{Answer, Refusal, title};
+use super::answer::{Answer, Refusal};
 use super::asked::{self, Resolving};
 use super::caller::Caller;
 use super::handles::{look_up, not_allowed, options, value_json};
@@ -24,6 +24,7 @@ use super::language::Language;
 use super::location;
 use super::openapi::Flag;
 use super::outer::{Counted, From};
+use super::texts::title;
 use crate::metrics::{Op, Outcome};
 use crate::server::handle::outcome_of;
 
@@ -285,7 +286,7 @@ fn sorry(refusal: &Refusal, handle: &str, from: &From, language: Language) -> An
         body,
         "<p class=\"n\"><b>{}</b></p><p class=\"m\">{}<br>{} <code>{}</code></p></main>",
         title(refusal.name(), language),
-        text(&refusal.detail),
+        text(&refusal.detail(language)),
         language.pick("请求编号", "request"),
         from.request()
     );
