@@ -20,5 +20,6 @@ mod page;
 mod ports;
 mod proxies;
 mod resolve;
+mod shapes;
 mod tls;
 mod tokens;

@@ -202,6 +202,25 @@ fn hostile_records_do_no_harm() {
     }
 }
 
+/// Every answer and body in JSON has a shape that is described.
+fn assert_shapes(description: &Json, operation: &str, described: &Json) {
+    let responses = described["responses"].as_object().unwrap().iter();
+    let body = described.get("requestBody").map(|body| ("body", body));
+    let all = responses.map(|(status, response)| (status.as_str(), response));
+    for (place, described) in all.chain(body) {
+        let contents = described.get("content").and_then(Json::as_object);
+        for (kind, content) in contents.into_iter().flatten() {
+            let shape = content["schema"]["$ref"].as_str();
+            if !kind.ends_with("json") || kind.contains("ndjson") {
+                continue;
+            }
+            let shape = shape.unwrap_or_else(|| panic!("{operation} {place}: {content}"));
+            let known = description.pointer(shape.trim_start_matches('#'));
+            assert!(known.is_some(), "{operation} {place}: no {shape}");
+        }
+    }
+}
+
 #[test]
 fn the_description() {
     let node = Node::with(&[("JIEXI_HTTP_PUBLIC_URL", "https://id.example.cn/")]);
@@ -228,6 +247,11 @@ fn the_description() {
         }
     }
     assert_eq!(operations.len(), 13, "{operations:?}");
+    for (path, methods) in description["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            assert_shapes(&description, &format!("{method} {path}"), operation);
+        }
+    }
     let docs = node.get("/docs");
     assert_eq!(docs.status, 200);
     for (path, _) in description["paths"].as_object().unwrap() {

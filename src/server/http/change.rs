@@ -19,7 +19,7 @@ use super::caller::{Caller, identify};
 use super::handles::ROUTE;
 use super::idempotency::{self, Begun, Kept};
 use super::language::Language;
-use super::openapi::{Flag, RecordValues};
+use super::openapi::Flag;
 use super::outer::{Counted, From};
 use super::{App, body};
 use crate::clock::Now;
@@ -72,7 +72,7 @@ pub(super) async fn serve(app: &Arc<App>, from: &From, request: Request<Body>) -
                            becomes the whole record"),
         ("Idempotency-Key" = Option<String>, Header, max_length = 255, pattern = "^[\\x21-\\x7E]*$",
             description = "The same key with the same content, query and body, is carried out once")),
-    request_body(content = RecordValues, content_type = "application/json",
+    request_body(content = String, content_type = "application/json",
         description = "`{\"values\":[…]}`, an array of values, or one value"),
     responses(
         (status = 200, description = "Replaced", content_type = "application/json"),

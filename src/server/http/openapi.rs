@@ -3,8 +3,7 @@
 use std::fmt::Write as _;
 
 use axum::http::{HeaderMap, StatusCode};
-use serde::Serialize;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -28,36 +27,23 @@ impl utoipa::PartialSchema for Flag {
 
 impl ToSchema for Flag {}
 
-/// A value of a record.
-#[derive(ToSchema, Serialize)]
-pub(super) struct RecordValue {
-    /// Its place in the record.
-    #[schema(minimum = 1, maximum = 2147483647)]
-    index: u32,
-    /// Such as URL, EMAIL, HS_ADMIN.
-    #[serde(rename = "type")]
-    #[schema(min_length = 1)]
-    kind: String,
-    /// Text, or `{"format","value"}` with format `string`, `base64`, `hex`, `admin`, `vlist`, `site` or `key`.
-    #[schema(value_type = String)]
-    data: String,
-    /// Seconds that it may be kept by others, or the time when it ends.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, minimum = 0, maximum = 2147483647)]
-    ttl: Option<i32>,
-    /// Four of 0 and 1: administrators read, write; everybody reads, writes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, pattern = "^[01]{4}$")]
-    permissions: Option<String>,
-}
+/// The shapes of bodies, as components of the description.
+const SCHEMAS: &str = include_str!("schemas.json");
 
-/// The body of a change.
-#[derive(ToSchema, Serialize)]
-pub(super) struct RecordValues {
-    /// The values.
-    #[schema(min_items = 1)]
-    values: Vec<RecordValue>,
-}
+/// What each operation answers in JSON when it succeeds, by its id. Errors have the shape of their media type.
+const ANSWERS: &[(&str, &str)] = &[
+    ("resolve", "Record"),
+    ("put", "Changed"),
+    ("delete", "Changed"),
+    ("list", "Listing"),
+    ("open_session", "OpenedSession"),
+    ("session", "Session"),
+    ("log_in", "Session"),
+    ("log_in_by_put", "Session"),
+    ("end_session", "EndedSession"),
+    ("identity", "Identity"),
+    ("quota", "Quota"),
+];
 
 /// The description: every route, its parameters and its answers.
 #[derive(OpenApi)]
@@ -72,7 +58,6 @@ pub(super) struct RecordValues {
         handles::get, change::take, change::deletion, list::serve, sessions::open, sessions::look,
         sessions::log_in, sessions::end, v1::identity, batch::resolve, batch::quota, pages::serve
     ),
-    components(schemas(RecordValue, RecordValues)),
     modifiers(&Credentials),
     tags(
         (name = "handles", description = "Records: read, written, listed"),
@@ -93,9 +78,7 @@ impl Modify for Credentials {
         if let Some(put) = this.and_then(|this| this.put.as_mut()) {
             put.operation_id = Some("log_in_by_put".into());
         }
-        let Some(components) = &mut description.components else {
-            return;
-        };
+        let components = description.components.get_or_insert_default();
         for (name, scheme, about) in [
             (
                 "token",
@@ -116,11 +99,46 @@ impl Modify for Credentials {
 
 /// The description as JSON; `origin` is where the node is reached, or empty.
 pub(super) fn description(origin: &str) -> Json {
-    let mut json = serde_json::to_value(Description::openapi()).unwrap_or_default();
+    let mut description = serde_json::to_value(Description::openapi()).unwrap_or_default();
     if !origin.is_empty() {
-        json["servers"] = serde_json::json!([{ "url": origin }]);
+        description["servers"] = json!([{ "url": origin }]);
     }
-    json
+    description["components"]["schemas"] = serde_json::from_str(SCHEMAS).unwrap_or_default();
+    let paths = description["paths"].as_object_mut().into_iter().flatten();
+    let operations = paths.flat_map(|(_, path)| path.as_object_mut().into_iter().flatten());
+    operations.for_each(|(_, operation)| shape(operation));
+    description
+}
+
+/// Says which shapes the bodies of an operation have.
+fn shape(operation: &mut Json) {
+    let id = operation["operationId"].as_str().unwrap_or_default();
+    let answer = ANSWERS.iter().find(|(known, _)| *known == id);
+    let body = (id == "put").then_some("RecordBody");
+    let responses = operation.get_mut("responses").and_then(Json::as_object_mut);
+    for (status, response) in responses.into_iter().flatten() {
+        let fails = status.starts_with(['4', '5']);
+        let contents = response.get_mut("content").and_then(Json::as_object_mut);
+        for (kind, content) in contents.into_iter().flatten() {
+            let name = match (kind.as_str(), fails) {
+                ("application/problem+json", _) => Some("Problem"),
+                ("application/json", true) => Some("HandleProblem"),
+                ("application/json", false) => answer.map(|(_, name)| *name),
+                _ => None,
+            };
+            name.into_iter().for_each(|name| refer(content, name));
+        }
+    }
+    if let Some(name) = body {
+        refer(
+            &mut operation["requestBody"]["content"]["application/json"],
+            name,
+        );
+    }
+}
+
+fn refer(content: &mut Json, name: &str) {
+    content["schema"] = json!({"$ref": format!("#/components/schemas/{name}")});
 }
 
 /// The description for programs.

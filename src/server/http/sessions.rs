@@ -283,7 +283,7 @@ pub(super) fn end(app: &App, from: &From, headers: &HeaderMap) -> Result<Answer,
 #[utoipa::path(
     method(post, put), path = "/api/sessions/this", tag = "sessions", operation_id = "log_in",
     params(("Authorization" = String, Header,
-        pattern = r#"^Handle version="0", sessionId="[0-9a-f]{32}", id="[1-9][0-9]{0,8}:[0-9./A-Z]{1,60}", type="HS_(PUB|SEC)KEY", cnonce="[A-Za-z0-9]{16}", alg="SHA(1|256)", signature="([A-Za-z0-9+/]{4}){0,90}"$"#,
+        pattern = r#"^Handle version="0", sessionId="[0-9a-f]{32}", id="[1-9][0-9]{0,8}:[0-9./A-Z]{1,60}", type="HS_(PUB|SEC)KEY", cnonce="[A-Za-z0-9+/]{16}", alg="(HMAC-)?SHA(1|256)", signature="([A-Za-z0-9+/]{4}){0,90}([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"$"#,
         description = "`Handle version=\"0\", sessionId=\"…\", id=\"300:0.NA/88.118\", type=\"HS_PUBKEY\", \
             cnonce=\"…\", alg=\"SHA256\", signature=\"…\"`: a signature over nonce and cnonce, all in Base64")),
     responses(
