@@ -61,6 +61,10 @@ impl fmt::Display for IdentityError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Generate(error) => write!(f, "cannot make a key: {error}"),
+            Self::File(path, error) if error.kind() == io::ErrorKind::AlreadyExists => write!(
+                f,
+                "{path}: is there already and is not written over; name another file, or move this one away"
+            ),
             Self::File(path, error) => write!(f, "{path}: {error}"),
             Self::Content(path, error) => write!(f, "{path}: {error}"),
         }

@@ -7,7 +7,7 @@
 //! * *Operating*: [`history`] remembers who asked, [`busiest`] for what most; [`cli`] → [`config`], [`logging`], [`node`]; [`control`], [`ops`] and [`reload`] beside a running node;
 //!   [`bulk`], [`maintenance`] and [`demo`] for its data; [`identity`] and [`keyring`] for its keys and site record,
 //!   [`token`] for those of the API.
-//!   [`doctor`] and [`probe`] look at it from outside.
+//!   [`preflight`] looks before a start whether it can succeed, [`doctor`] and [`probe`] look at it from outside.
 //! * *Asking*: [`client`]; [`ask`] asks for millions at once, and [`batch`] is both ends of that; [`mod@bench`] asks as
 //!   fast as it can. Shapes: [`json`], [`records`].
 //!
@@ -36,6 +36,7 @@ pub mod metrics;
 pub mod node;
 pub mod observe;
 pub mod ops;
+pub mod preflight;
 pub mod probe;
 pub mod records;
 pub mod registry;

@@ -174,6 +174,18 @@ fn need_restart(old: &Config, new: &Config) -> Vec<String> {
     found
 }
 
+/// Whether a certificate and its key can be used, if they are named.
+///
+/// # Errors
+/// Why not, for people.
+pub fn check_files(certificate: &Path, key: &Path) -> Result<(), String> {
+    let Some(origin) = files(certificate, key) else {
+        return Ok(());
+    };
+    let read = Pair::read(origin);
+    read.map(drop).map_err(|error| error.to_string())
+}
+
 /// The configured certificate of HTTPS, or one of the node's own key.
 fn http_origin(config: &Config) -> Result<Origin, String> {
     let from = &config.http;

@@ -402,6 +402,7 @@ fn here(
             })?;
             let store = Arc::new(store);
             let registry = node::registry_of(config, &store).map_err(Failed::report)?;
+            node::complete_audit(&registry);
             let told = directly(&registry, &ask, &mut lines, each);
             target::close(&store)?;
             told?

@@ -104,7 +104,10 @@ fn row(entry: &Entry) -> Vec<String> {
         entry.source.clone(),
         entry.operation.clone(),
         entry.handle.clone(),
-        entry.result.clone(),
+        match entry.recovered {
+            true => format!("{} (recovered)", entry.result),
+            false => entry.result.clone(),
+        },
         entry.code.to_string(),
     ]
 }
@@ -121,6 +124,7 @@ fn verify(place: &Place, known: &[Known], form: Format) -> Result<(), Failed> {
         Format::Json => output::print_json(&json!({
             "good": good,
             "entries": report.entries,
+            "recovered": report.recovered,
             "last": report.sequence,
             "hash": report.hash,
             "problems": report.problems,
@@ -130,6 +134,13 @@ fn verify(place: &Place, known: &[Known], form: Format) -> Result<(), Failed> {
                 "{} entries, the last one is {}:{}\n",
                 report.entries, report.sequence, report.hash
             );
+            if report.recovered > 0 {
+                text += &format!(
+                    "{} of them were completed from the journal after a crash: the changes are durable, but nobody was \
+                     told so\n",
+                    report.recovered
+                );
+            }
             report
                 .problems
                 .iter()

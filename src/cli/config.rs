@@ -39,8 +39,7 @@ impl ConfigCommand {
                         "no configuration file found; name one: jiexi config check FILE",
                     ));
                 };
-                config::load(&path, place::environment())
-                    .map_err(|problems| place::report(&problems))?;
+                place::usable(&path)?;
                 output::print(&format!("{}: no problems\n", path.display()))
             }
         }

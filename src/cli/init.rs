@@ -9,14 +9,17 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::{Failed, output, place::FILE_NAME};
+use super::{
+    Failed, output,
+    place::{self, FILE_NAME},
+};
 use crate::{
     clock,
-    config::{self, Case, Config},
+    config::{self, Case, Config, size},
     identity::{self, IdentityError, KeyPair},
     json::line,
     maintenance, records,
-    store::Store,
+    store::{CommitError, Store},
 };
 
 /// The file of the administrator's private key.
@@ -50,7 +53,18 @@ impl Init {
     pub(super) fn run(self) -> Result<(), Failed> {
         let prefix = line::parse_prefix(&self.prefix)
             .map_err(|error| Failed::usage(format_args!("--prefix: {}", error.message)))?;
+        if self.prefix.chars().any(char::is_whitespace) {
+            return Err(Failed::usage(format_args!(
+                "--prefix: {:?} has blanks in it; a prefix is one such as 88.118",
+                self.prefix
+            )));
+        }
         check_addresses(&self.address)?;
+        if self.port == 0 {
+            return Err(Failed::usage(
+                "--port: clients cannot reach port 0; give the port that the node is to listen on, such as 2641",
+            ));
+        }
         prepare(&self.data)
             .map_err(|error| Failed::report(format_args!("{}: {error}", self.data.display())))?;
         if let Err(message) = self.fill(&prefix) {
@@ -58,7 +72,7 @@ impl Init {
             drop(clear(&self.data));
             return Err(Failed::report(message));
         }
-        output::print(&self.next_steps())
+        output::print(&self.next_steps(&line::bare_prefix(&prefix)))
     }
 
     /// Writes everything; the configuration last, since it makes the directory a node.
@@ -66,11 +80,16 @@ impl Init {
         let identity = |error: IdentityError| error.to_string();
         let mut config = Config::for_data(&self.data);
         config.store.case = self.case;
+        // How much of a disk must stay free is the machine's business, and may be said before there is a file.
+        let said =
+            place::from_environment().map_err(|problems| place::listed(&problems, "\njiexi: "))?;
+        config.store.disk_free_min = said.store.disk_free_min;
+        config.store.disk_free_percent = said.store.disk_free_percent;
         let (node, admin) = (
             KeyPair::generate().map_err(identity)?,
             KeyPair::generate().map_err(identity)?,
         );
-        let description = format!("jiexi {}", self.prefix);
+        let description = format!("jiexi {}", line::bare_prefix(prefix_handle));
         let sites: Vec<_> = self
             .address
             .iter()
@@ -98,9 +117,10 @@ impl Init {
         );
         let record = records::put_values(prefix_handle, &values, case);
         let batch = records::batch(vec![record, records::home_prefix(prefix_handle, case)]);
-        store
-            .commit(batch)
-            .map_err(|error| format!("the prefix record: {error}"))?;
+        store.commit(batch).map_err(|error| match error {
+            CommitError::DiskFull => disk_is_full(&config, &store),
+            error => format!("the prefix record: {error}"),
+        })?;
         store.close().map_err(|error| error.to_string())?;
 
         let text = configuration(
@@ -115,9 +135,8 @@ impl Init {
     }
 
     /// What to do now.
-    fn next_steps(&self) -> String {
+    fn next_steps(&self, prefix: &str) -> String {
         let data = self.data.display();
-        let prefix = &self.prefix;
         let jiexi = output::program();
         let port = self.port;
         let server = if port == 2641 {
@@ -148,6 +167,20 @@ Next steps:
     }
 }
 
+/// Said when the store takes no writes because of the space that is to stay free.
+fn disk_is_full(config: &Config, store: &Store) -> String {
+    let limits = &config.store;
+    let free = size::text(store.stats().free_bytes >> 20 << 20);
+    format!(
+        "{}: {free} are free on this disk, and [store] disk_free_min = {} and disk_free_percent = {} keep the store from \
+         writing; free some space, choose another disk with --data, or allow less by JIEXI_STORE_DISK_FREE_MIN and \
+         JIEXI_STORE_DISK_FREE_PERCENT",
+        config.node.data.display(),
+        size::text(limits.disk_free_min),
+        limits.disk_free_percent
+    )
+}
+
 /// One address, or one of each family.
 fn check_addresses(addresses: &[IpAddr]) -> Result<(), Failed> {
     let families = match addresses {
@@ -160,10 +193,15 @@ fn check_addresses(addresses: &[IpAddr]) -> Result<(), Failed> {
             "--address: give one address, or one IPv4 and one IPv6 address",
         ));
     }
-    if let Some(address) = addresses
+    let unreachable = |address: &&IpAddr| match address {
+        IpAddr::V4(v4) => v4.is_broadcast(),
+        // Of which link, a site record cannot say.
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    let found = addresses
         .iter()
-        .find(|address| address.is_unspecified() || address.is_multicast())
-    {
+        .find(|address| address.is_unspecified() || address.is_multicast() || unreachable(address));
+    if let Some(address) = found {
         return Err(Failed::usage(format_args!(
             "--address: clients cannot reach {address}; give the public address"
         )));
@@ -173,6 +211,11 @@ fn check_addresses(addresses: &[IpAddr]) -> Result<(), Failed> {
 
 /// Makes the directory, or sees that it is empty.
 fn prepare(data: &Path) -> io::Result<()> {
+    if data.is_file() {
+        return Err(io::Error::other(
+            "is a file; name a directory with --data that does not exist or is empty",
+        ));
+    }
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)

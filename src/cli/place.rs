@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::Failed;
 use crate::config::{self, Config, Problem};
+use crate::preflight;
 
 /// The name of the configuration file that `init` writes into the data directory.
 pub(super) const FILE_NAME: &str = "jiexi.toml";
@@ -17,18 +18,15 @@ const USUAL: [&str; 4] = [
     "/var/lib/jiexi/jiexi.toml",
 ];
 
+/// The variable that names a configuration file when the command line does not.
+const VARIABLE: &str = "JIEXI_CONFIG";
+
 /// Which node is meant.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct Place {
-    /// Configuration file. Without it: ./jiexi.toml, ./data/jiexi.toml, /etc/jiexi/jiexi.toml,
+    /// Configuration file; else that in JIEXI_CONFIG. Without both: ./jiexi.toml, ./data/jiexi.toml, /etc/jiexi/jiexi.toml,
     /// /var/lib/jiexi/jiexi.toml, else the defaults
-    #[arg(
-        long,
-        short = 'c',
-        value_name = "FILE",
-        env = "JIEXI_CONFIG",
-        global = true
-    )]
+    #[arg(long, short = 'c', value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     /// Data directory of the node: its jiexi.toml if there is one, else the defaults with this directory
     #[arg(
@@ -52,8 +50,12 @@ impl Place {
         if let Some(data) = &self.data {
             return Some(data.join(FILE_NAME)).filter(|path| path.is_file());
         }
+        // Not an argument with an environment variable: a directory that is named goes before what only lies about.
+        let said = || std::env::var_os(VARIABLE).filter(|path| !path.is_empty());
         let usual = || USUAL.iter().map(PathBuf::from).find(|path| path.is_file());
-        self.config.clone().or_else(usual)
+        (self.config.clone())
+            .or_else(|| said().map(PathBuf::from))
+            .or_else(usual)
     }
 
     /// The configuration of the node meant; the defaults when there is no file.
@@ -65,6 +67,14 @@ impl Place {
         loaded.map_err(|problems| report(&problems))
     }
 
+    /// The configuration of the node meant, whose files are as `serve` needs them.
+    pub(super) fn load_to_serve(&self) -> Result<Config, Failed> {
+        match self.file() {
+            Some(path) => usable(&path),
+            None => defaults(self.data()),
+        }
+    }
+
     /// The same for a node that runs: what is wrong is for its log.
     pub(super) fn read(&self) -> Result<Config, String> {
         let Some(path) = self.file() else {
@@ -74,15 +84,29 @@ impl Place {
     }
 }
 
+/// The configuration in a file, if a node can be started with it; else every problem is reported.
+pub(super) fn usable(path: &Path) -> Result<Config, Failed> {
+    let (config, origins) =
+        config::load_placed(path, environment()).map_err(|problems| report(&problems))?;
+    match preflight::problems(&config, &origins) {
+        problems if problems.is_empty() => Ok(config),
+        problems => Err(report(&problems)),
+    }
+}
+
 /// The defaults, for the data directory `data` if one is named, with the overrides of the environment.
 pub(super) fn defaults(data: Option<&Path>) -> Result<Config, Failed> {
-    let text = format!("version = {}\n", config::VERSION);
-    let loaded = config::load_text(&text, Path::new("defaults"), environment());
-    let mut config = loaded.map_err(|problems| report(&problems))?;
+    let mut config = from_environment().map_err(|problems| report(&problems))?;
     if let Some(data) = data {
         config.node.data = data.to_path_buf();
     }
     Ok(config)
+}
+
+/// The defaults with the overrides of the environment.
+pub(super) fn from_environment() -> Result<Config, Vec<Problem>> {
+    let text = format!("version = {}\n", config::VERSION);
+    config::load_text(&text, Path::new("defaults"), environment())
 }
 
 /// The environment, without variables that are not text.
@@ -96,7 +120,7 @@ pub(super) fn report(problems: &[Problem]) -> Failed {
     Failed::report(listed(problems, "\njiexi: "))
 }
 
-fn listed(problems: &[Problem], between: &str) -> String {
+pub(super) fn listed(problems: &[Problem], between: &str) -> String {
     let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
     lines.join(between)
 }

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use jiexi_proto::code::ResponseCode;
 use serde_json::json;
 
+use crate::registry::DISK_FULL;
+
 use super::{
     Failed,
     access::{Access, Trouble},
@@ -55,7 +57,12 @@ impl Refusal {
             ResponseCode::AUTHENTICATION_NEEDED => {
                 "the node wants another proof than the one it was given".into()
             }
-            ResponseCode::SERVER_TOO_BUSY => "the node is busy; try again in a moment".into(),
+            ResponseCode::SERVER_TOO_BUSY => match self.message.trim() {
+                DISK_FULL => "the node takes changes again when its disk has space: free some on that machine, or allow \
+                     less by [store] disk_free_min and disk_free_percent"
+                    .into(),
+                _ => "the node is busy; try again in a moment".into(),
+            },
             ResponseCode::SERVICE_REFERRAL | ResponseCode::PREFIX_REFERRAL => {
                 "another node has it; \"jiexi resolve --trace\" shows which: name that one with --server".into()
             }

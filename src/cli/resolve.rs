@@ -101,11 +101,22 @@ impl Resolve {
             Ok((resolved, hops))
         })?;
         let (resolved, hops) = resolved?;
-        let text = self.output == Format::Table || resolved.is_err();
-        if self.trace && text {
+        if self.trace && self.output == Format::Table {
             exit::say(trace(&hops).trim_end());
         }
-        self.print(&resolved.map_err(Failed::report)?, &hops)
+        match resolved {
+            Ok(reply) => self.print(&reply, &hops),
+            Err(error) => {
+                if self.trace && self.output == Format::Json {
+                    let trace: Vec<Json> = hops.iter().map(trace_json).collect();
+                    let answer = json!({
+                        "handle": self.handle, "message": error.to_string(), "trace": trace,
+                    });
+                    output::print_json(&answer)?;
+                }
+                Err(Failed::report(error))
+            }
+        }
     }
 
     /// Prints the answer; its code decides how the command ends.
@@ -201,15 +212,11 @@ fn trace(hops: &[Hop]) -> String {
     let mut rows: Vec<Vec<String>> = hops
         .iter()
         .map(|hop| {
-            let code = hop.code.name().unwrap_or("unknown code");
             vec![
                 output::visible(&String::from_utf8_lossy(&hop.handle)),
                 why(hop),
                 format!("{} {}", hop.server, hop.transport),
-                match hop.stale {
-                    true => format!("{code} ({}), stale: its home does not answer", hop.code.0),
-                    false => format!("{code} ({})", hop.code.0),
-                },
+                said(hop),
                 milliseconds(hop.took),
             ]
         })
@@ -224,6 +231,19 @@ fn trace(hops: &[Hop]) -> String {
         milliseconds(total),
     ]);
     output::table(&["HANDLE", "BECAUSE OF", "SERVER", "ANSWER", "TIME"], &rows)
+}
+
+/// What a server said, or why it said nothing.
+fn said(hop: &Hop) -> String {
+    let code = match &hop.said {
+        Ok(code) => code,
+        Err(error) => return output::visible(error),
+    };
+    let name = code.name().unwrap_or("unknown code");
+    match hop.stale {
+        true => format!("{name} ({}), stale: its home does not answer", code.0),
+        false => format!("{name} ({})", code.0),
+    }
 }
 
 /// Why this server was asked this.
@@ -246,7 +266,8 @@ fn trace_json(hop: &Hop) -> Json {
         "reason": why(hop),
         "server": hop.server.to_string(),
         "transport": hop.transport.to_string(),
-        "responseCode": hop.code.0,
+        "responseCode": hop.said.as_ref().ok().map(|code| code.0),
+        "error": hop.said.as_ref().err(),
         "stale": hop.stale,
         "milliseconds": hop.took.as_secs_f64() * 1e3,
     })

@@ -10,7 +10,7 @@ use clap::Args;
 use super::{
     Failed, output,
     place::{self, FILE_NAME, Place},
-    progress, target,
+    progress,
 };
 use crate::{
     config::Config,
@@ -47,7 +47,7 @@ impl Serve {
                  make a node with `jiexi init`, name a file with --config, or try `jiexi serve --demo`",
             ));
         }
-        let config = self.place.load()?;
+        let config = self.place.load_to_serve()?;
         logging.configure(&config.log).map_err(Failed::report)?;
         identity::check(
             &config.node_key(),
@@ -58,7 +58,7 @@ impl Serve {
         if identity::is_exposed(&config.node_key()) {
             tracing::warn!(file = %config.node_key().display(), "others may read the private key; chmod 600 it");
         }
-        run(&config, logging, || self.place.read(), || {})
+        run(&config, logging, || self.place.read(), || Ok(()), || {})
     }
 }
 
@@ -81,12 +81,17 @@ fn serve_demo(place: &Place, logging: &Logging) -> Result<(), Failed> {
         .set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
     logging.configure(&config.log).map_err(Failed::report)?;
     prepare(&config).map_err(Failed::report)?;
-    fill(&config)?;
     // There is no file to read again.
     let read = || Ok(config.clone());
-    run(&config, logging, read, || {
-        _ = output::print(&banner(&config));
-    })
+    run(
+        &config,
+        logging,
+        read,
+        || fill(&config),
+        || {
+            _ = output::print(&banner(&config));
+        },
+    )
 }
 
 /// Runs a node on a runtime of its own.
@@ -94,6 +99,7 @@ fn run(
     config: &Config,
     logging: &Logging,
     read: impl Fn() -> Result<Config, String>,
+    prepare: impl FnOnce() -> Result<(), String>,
     started: impl FnOnce(),
 ) -> Result<(), Failed> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -102,7 +108,7 @@ fn run(
     let runtime = runtime
         .map_err(|error| Failed::report(format_args!("cannot start the runtime: {error}")))?;
     runtime
-        .block_on(node::run(config, logging, read, |_| started()))
+        .block_on(node::run(config, logging, read, prepare, |_| started()))
         .map_err(Failed::report)
 }
 
@@ -139,30 +145,33 @@ fn prepare(config: &Config) -> Result<(), String> {
 }
 
 /// Fills an empty store, with a bar on a terminal.
-fn fill(config: &Config) -> Result<(), Failed> {
-    let store = maintenance::open(config.store_config()).map_err(Failed::report)?;
-    let need = demo::need(&store).map_err(Failed::report)?;
+fn fill(config: &Config) -> Result<(), String> {
+    let store = maintenance::open(config.store_config())?;
+    let need = demo::need(&store).map_err(|error| error.to_string())?;
     if need == Need::Foreign {
         let data = config.node.data.display();
-        return Err(Failed::report(format_args!(
+        return Err(format!(
             "{data} holds other records; choose another directory with --data"
-        )));
+        ));
     }
     if need == Need::Fill {
-        let site = identity::load_site(&config.site_file()).map_err(Failed::report)?;
+        let said = |error: IdentityError| error.to_string();
+        let site = identity::load_site(&config.site_file()).map_err(said)?;
         let key = KeyPair::load(&config.node_key())
-            .map_err(Failed::report)?
+            .map_err(said)?
             .public_octets();
         let bar = progress::records("filling the demo node", demo::RECORDS);
         for (batch, records) in demo::batches(&site, &key, store.case()) {
             store
                 .commit(batch)
-                .map_err(|error| Failed::report(format_args!("filling the store: {error}")))?;
+                .map_err(|error| format!("filling the store: {error}"))?;
             bar.inc(records);
         }
         bar.finish_and_clear();
     }
-    target::close(&store)
+    store
+        .shutdown()
+        .map_err(|error| format!("closing the store: {error}"))
 }
 
 /// What listens, and what to try.

@@ -26,6 +26,7 @@ use super::{
     session::{Offer, Session},
 };
 use crate::registry::{
+    DISK_FULL,
     auth::SALT_SIZE,
     keys::{Hash, VerifyingKey},
 };
@@ -68,6 +69,11 @@ impl Target {
             key: Some(server.public_key.clone()),
         })
     }
+}
+
+/// Whether what is in the way takes longer than anybody waits here.
+fn is_lasting(message: &Message) -> bool {
+    matches!(&message.body, Body::Error(error) if error.message.trim_ascii() == DISK_FULL.as_bytes())
 }
 
 /// What a server said to a request that was proved if it had to be.
@@ -242,10 +248,12 @@ impl Administrator {
                     renewed = true;
                     self.session = None;
                 }
-                ResponseCode::SERVER_TOO_BUSY => match pauses.next() {
-                    Some(pause) => tokio::time::sleep(*pause).await,
-                    None => return Ok(reached),
-                },
+                ResponseCode::SERVER_TOO_BUSY if !is_lasting(&reached.message) => {
+                    match pauses.next() {
+                        Some(pause) => tokio::time::sleep(*pause).await,
+                        None => return Ok(reached),
+                    }
+                }
                 _ => return Ok(reached),
             }
         }

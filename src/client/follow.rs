@@ -54,12 +54,12 @@ pub struct Hop {
     pub lead: Lead,
     /// Who was asked.
     pub server: SocketAddr,
-    /// Over which transport it answered.
+    /// Over which transport it answered, or was asked last.
     pub transport: Transport,
     /// For which handle.
     pub handle: Bytes,
-    /// What it said.
-    pub code: ResponseCode,
+    /// What it said, or why it said nothing.
+    pub said: Result<ResponseCode, String>,
     /// How long that took.
     pub took: Duration,
     /// The answer is older than its values live.
@@ -246,17 +246,26 @@ impl Client {
             return Err(ClientError::Loop(address));
         }
         let began = Instant::now();
-        let reply = self.ask(&place, question).await?;
-        walk.hops.push(Hop {
-            lead: walk.lead.take().unwrap_or(Lead::Given),
-            took: began.elapsed(),
-            server: reply.server,
-            transport: reply.transport,
-            handle: question.handle.clone(),
-            code: reply.code,
-            stale: reply.stale,
-        });
-        Ok(reply)
+        let replied = self.ask(&place, question).await;
+        let (server, transport) = match &replied {
+            Ok(reply) => (Some(reply.server), reply.transport),
+            Err(error) => error.place().unwrap_or_else(|| place.last(self.transports)),
+        };
+        if let Some(server) = server {
+            walk.hops.push(Hop {
+                lead: walk.lead.take().unwrap_or(Lead::Given),
+                took: began.elapsed(),
+                server,
+                transport,
+                handle: question.handle.clone(),
+                said: match &replied {
+                    Ok(reply) => Ok(reply.code),
+                    Err(error) => Err(error.to_string()),
+                },
+                stale: replied.as_ref().is_ok_and(|reply| reply.stale),
+            });
+        }
+        replied
     }
 
     /// The server to ask next, from the values of a prefix record or a referral.

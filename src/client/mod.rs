@@ -201,6 +201,31 @@ pub enum ClientError {
     NoRandomness,
 }
 
+impl ClientError {
+    /// Who was asked, and how, when that is known.
+    fn place(&self) -> Option<(Option<SocketAddr>, Transport)> {
+        match self {
+            Self::TimedOut(server, transport) | Self::Io(server, transport, _) => {
+                Some((Some(*server), *transport))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Place {
+    /// Who is asked last of the two, and how.
+    fn last(&self, allowed: Transports) -> (Option<SocketAddr>, Transport) {
+        let udp = (self.udp, Transport::Udp);
+        let tcp = (self.tcp, Transport::Tcp);
+        match allowed {
+            Transports::Udp => udp,
+            Transports::Any if self.tcp.is_none() => udp,
+            Transports::Any | Transports::Tcp => tcp,
+        }
+    }
+}
+
 impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

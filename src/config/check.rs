@@ -9,6 +9,13 @@ const JOURNAL_SEGMENT_MIN: u64 = 2 * crate::store::change::BATCH_BYTES_MAX as u6
 /// No more UDP workers than this: each has a socket and buffers of its own.
 const UDP_WORKERS_MAX: u16 = 256;
 
+/// Whether a text is `index:handle`.
+fn is_identity(text: &str) -> bool {
+    text.split_once(':').is_some_and(|(index, handle)| {
+        index.parse::<u32>().is_ok() && !handle.is_empty() && !handle.starts_with('/')
+    })
+}
+
 /// Everything that cannot work, as key and message.
 pub(super) fn check(config: &Config) -> Vec<(Key, String)> {
     let mut found = Vec::new();
@@ -42,6 +49,16 @@ pub(super) fn check(config: &Config) -> Vec<(Key, String)> {
         "udp_receive_buffer",
         "must lie between 4KiB and 1GiB",
     );
+    let administration = &config.administration;
+    for (name, identities) in [
+        ("admins", &administration.admins),
+        ("replication_admins", &administration.replication_admins),
+    ] {
+        for text in identities.iter().filter(|text| !is_identity(text)) {
+            let message = format!("{text:?} must be index:handle, such as 300:0.NA/88.118");
+            need(false, "administration", name, &message);
+        }
+    }
     for (name, value) in [
         ("tcp_idle", handle.tcp_idle),
         ("tcp_first_byte", handle.tcp_first_byte),

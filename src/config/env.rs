@@ -1,7 +1,8 @@
 //! Overrides from the environment: `JIEXI_<SECTION>_<KEY>`, for example `JIEXI_HANDLE_PORT=12641`.
 //!
 //! Variables that begin with `JIEXI_` but name no section are not ours to refuse: Kubernetes sets such names
-//! (`JIEXI_SERVICE_HOST`, `JIEXI_PORT`) for a service called jiexi.
+//! (`JIEXI_SERVICE_HOST`, `JIEXI_PORT`) for a service called jiexi. But one that names a key of a section whose name is
+//! nearly there (`JIEXI_HANDEL_PORT`) is meant for us.
 
 use toml::Value;
 
@@ -9,6 +10,8 @@ use super::file::{Loader, Origin, shown, unknown};
 
 /// What every variable of ours begins with.
 const PREFIX: &str = "JIEXI_";
+/// How like a section a word must be to be taken for it.
+const LIKENESS_MIN: f64 = 0.8;
 
 /// Applies all overrides found in `environment`.
 pub(super) fn apply(loader: &mut Loader, environment: impl Iterator<Item = (String, String)>) {
@@ -23,9 +26,34 @@ pub(super) fn apply(loader: &mut Loader, environment: impl Iterator<Item = (Stri
                 rest.strip_prefix(section.as_str())?.strip_prefix('_')?,
             ))
         }) else {
+            mistyped(loader, &sections, &rest, variable);
             continue;
         };
         one(loader, section, name, &text, Origin::Environment(variable));
+    }
+}
+
+/// Refuses a variable that names a key, and nearly its section.
+fn mistyped(loader: &mut Loader, sections: &[String], rest: &str, variable: String) {
+    let mut nearest: Option<(f64, &String, &str, &str)> = None;
+    for (place, _) in rest.match_indices('_') {
+        let (word, name) = (&rest[..place], &rest[place + 1..]);
+        for section in sections {
+            let likeness = strsim::jaro_winkler(word, section);
+            let nearer = likeness > nearest.map_or(LIKENESS_MIN, |(best, ..)| best);
+            if nearer && loader.default_of(section, name).is_some() {
+                nearest = Some((likeness, section, word, name));
+            }
+        }
+    }
+    if let Some((_, section, word, name)) = nearest {
+        let message = format!(
+            "unknown section; did you mean \"{section}\", that is {PREFIX}{}_{}?",
+            section.to_ascii_uppercase(),
+            name.to_ascii_uppercase()
+        );
+        let origin = Some(Origin::Environment(variable.clone()));
+        loader.problem(origin, format!("[{word}]"), &message);
     }
 }
 

@@ -63,6 +63,23 @@ impl fmt::Display for Problem {
     }
 }
 
+/// Which values are not defaults, and where each was set.
+#[derive(Debug, Clone, Default)]
+pub struct Origins(BTreeMap<Key, Origin>);
+
+impl Origins {
+    /// A problem of the value of a key, with the place where it was set.
+    #[must_use]
+    pub fn problem(&self, section: &str, name: &str, message: String) -> Problem {
+        let key = (section.to_owned(), name.to_owned());
+        Problem {
+            origin: self.0.get(&key).cloned(),
+            key: shown(&key),
+            message,
+        }
+    }
+}
+
 /// A key: section and name; the section of `version` is empty.
 pub(super) type Key = (String, String);
 
@@ -85,6 +102,17 @@ pub fn load(
     path: &Path,
     environment: impl Iterator<Item = (String, String)>,
 ) -> Result<Config, Vec<Problem>> {
+    load_placed(path, environment).map(|(config, _)| config)
+}
+
+/// As [`load`], with the origin of each value.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_placed(
+    path: &Path,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<(Config, Origins), Vec<Problem>> {
     let text = fs::read_to_string(path).map_err(|error| {
         vec![Problem {
             origin: None,
@@ -92,9 +120,9 @@ pub fn load(
             message: format!("{}: cannot read the configuration: {error}", path.display()),
         }]
     })?;
-    let mut config = load_text(&text, path, environment)?;
+    let (mut config, origins) = read(&text, path, environment)?;
     config.resolve_paths(path.parent().unwrap_or_else(|| Path::new("")));
-    Ok(config)
+    Ok((config, origins))
 }
 
 /// As [`load`], for a text already in memory; `path` serves to name the place of a problem. Paths stay as written.
@@ -106,6 +134,14 @@ pub fn load_text(
     path: &Path,
     environment: impl Iterator<Item = (String, String)>,
 ) -> Result<Config, Vec<Problem>> {
+    read(text, path, environment).map(|(config, _)| config)
+}
+
+fn read(
+    text: &str,
+    path: &Path,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<(Config, Origins), Vec<Problem>> {
     let mut loader = Loader::new()?;
     loader.file(text, path);
     env::apply(&mut loader, environment);
@@ -144,8 +180,14 @@ impl Loader {
         let (spans, values) = match (DeTable::parse(text), text.parse::<Table>()) {
             (Ok(spans), Ok(values)) => (spans.into_inner(), values),
             (Err(error), _) | (_, Err(error)) => {
-                let at = error.span().map_or(0, |span| span.start);
-                return self.problem(Some(lines.origin(at)), String::new(), error.message());
+                let span = error.span().unwrap_or_default();
+                let message = match (error.message(), text.get(span.clone())) {
+                    ("duplicate key", Some(key)) => {
+                        format!("{key}: is set twice; take one of the two lines out")
+                    }
+                    (message, _) => message.to_owned(),
+                };
+                return self.problem(Some(lines.origin(span.start)), String::new(), &message);
             }
         };
         if !values.contains_key("version") {
@@ -274,7 +316,7 @@ impl Loader {
     }
 
     /// The configuration, if there is nothing wrong with it.
-    fn finish(mut self) -> Result<Config, Vec<Problem>> {
+    fn finish(mut self) -> Result<(Config, Origins), Vec<Problem>> {
         let config = match Config::deserialize(self.table.clone()) {
             Ok(config) => config,
             Err(error) => {
@@ -287,7 +329,7 @@ impl Loader {
             self.problem(origin, shown(&key), &message);
         }
         if self.problems.is_empty() {
-            Ok(config)
+            Ok((config, Origins(self.origins)))
         } else {
             Err(self.problems)
         }

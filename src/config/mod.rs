@@ -30,7 +30,7 @@ mod words;
 
 pub use batch::Batch;
 pub use dns::{Dns, Rule, RuleKind, Zone};
-pub use file::{Origin, Problem, load, load_text};
+pub use file::{Origin, Origins, Problem, load, load_placed, load_text};
 pub use operations::Operations;
 pub use recursion::{Ports, Recursion};
 

@@ -81,6 +81,18 @@ fn problems_name_place_key_and_remedy() {
             "jiexi.toml:1: version: layout version 2 is not known; this program reads version 1",
         ),
         (
+            "version = 1\n[handle]\nport = 1\nport = 2\n",
+            "jiexi.toml:4: port: is set twice; take one of the two lines out",
+        ),
+        (
+            "version = 1\n[administration]\nadmins = [\"300:0.NA/1\", \"foo\"]\n",
+            "jiexi.toml:3: [administration] admins: \"foo\" must be index:handle, such as 300:0.NA/88.118",
+        ),
+        (
+            "version = 1\n[administration]\nreplication_admins = [\"x:0.NA/1\"]\n",
+            "jiexi.toml:3: [administration] replication_admins: \"x:0.NA/1\" must be index:handle, such as 300:0.NA/88.118",
+        ),
+        (
             "version = 1\nhandle = 5\n",
             "jiexi.toml:2: handle: is a section; write [handle] on a line of its own",
         ),
@@ -144,6 +156,9 @@ fn environment_overrides_the_file_by_type() {
             ("JIEXI_HANDLE_TCP_IDLE", "5s"),
             ("JIEXI_LOG_FORMAT", "json"),
             ("JIEXI_SERVICE_HOST", "10.0.0.1"),
+            ("JIEXI_SERVICE_PORT", "2641"),
+            ("JIEXI_PORT_2641_TCP_PORT", "2641"),
+            ("JIEXI_PORT", "tcp://10.0.0.1:2641"),
             ("HOME", "/"),
         ],
     )
@@ -161,6 +176,11 @@ fn environment_problems_name_the_variable() {
             "JIEXI_HANDLE_PROT",
             "1",
             "environment JIEXI_HANDLE_PROT: [handle] prot: unknown key; did you mean \"port\"?",
+        ),
+        (
+            "JIEXI_HANDEL_PORT",
+            "1",
+            "environment JIEXI_HANDEL_PORT: [handel]: unknown section; did you mean \"handle\", that is JIEXI_HANDLE_PORT?",
         ),
         (
             "JIEXI_HANDLE_PORT",

@@ -1,6 +1,10 @@
 //! The other side of the control socket: one command to a running node.
 
-use std::{io, os::unix::net::UnixStream, path::Path};
+use std::{
+    io,
+    os::unix::{fs::MetadataExt as _, net::UnixStream},
+    path::Path,
+};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
@@ -35,7 +39,18 @@ impl Node {
     /// There may be a node, but this user cannot reach it.
     pub fn connect(path: &Path) -> io::Result<Option<Self>> {
         match UnixStream::connect(path) {
-            Ok(stream) => Ok(Some(Self { stream })),
+            Ok(stream) => {
+                let (own, owner) = (nix::unistd::geteuid(), std::fs::metadata(path)?.uid());
+                // It would be closed without a word.
+                if own.as_raw() != owner && !own.is_root() {
+                    let text = format!(
+                        "the node runs as user {owner} and obeys that user and root alone, and this is user {own}; use \
+                         sudo -u '#{owner}'"
+                    );
+                    return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+                }
+                Ok(Some(Self { stream }))
+            }
             Err(error)
                 if matches!(
                     error.kind(),

@@ -63,7 +63,11 @@ impl ControlSocket {
     /// The path is too long for a socket (about 100 bytes), is something else than a socket, or cannot be written.
     pub fn bind(path: &Path) -> io::Result<Self> {
         match fs::symlink_metadata(path) {
-            Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
+            Ok(found) if found.file_type().is_socket() => {
+                fs::remove_file(path).map_err(|error| {
+                    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+                })?;
+            }
             Ok(_) => {
                 return Err(io::Error::other(format!(
                     "{} exists and is not a socket",
@@ -76,7 +80,7 @@ impl ControlSocket {
             io::Error::new(
                 error.kind(),
                 format!(
-                    "control socket {}: {error} ([control] socket)",
+                    "{}: {error} ([control] socket names it; of a socket the whole path has about 100 bytes)",
                     path.display()
                 ),
             )

@@ -37,7 +37,7 @@ use crate::server::handle::desk::{self, Desk};
 use crate::server::handle::{Shared, stream};
 use crate::server::http::{self, Http};
 use crate::server::{self, BindError, Bound, Running, Server, budget, dns};
-use crate::store::Store;
+use crate::store::{State, Store};
 
 /// Why a node cannot start: what was tried, and what went wrong.
 #[derive(Debug)]
@@ -83,6 +83,17 @@ impl Node {
     /// # Errors
     /// When an address is taken, the store cannot be opened, or the site record cannot be read.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
+        Self::start_prepared(config, || Ok(())).await
+    }
+
+    /// As [`Self::start`]; `prepare` is done when everything is bound, before the store is opened.
+    ///
+    /// # Errors
+    /// As [`Self::start`], and what `prepare` says.
+    pub async fn start_prepared(
+        config: &Config,
+        prepare: impl FnOnce() -> Result<(), String>,
+    ) -> Result<Self, StartError> {
         let site = read_site(&config.site_file())?;
         let bound = Bound::bind(handle_config(config)).map_err(failing("[handle]"))?;
         let certificates = Certificates::load(config).map_err(StartError)?;
@@ -104,18 +115,22 @@ impl Node {
         });
         let operations = operations.map_err(failing("[operations]"))?;
         let (guard, tls) = operations::guard(config, &certificates)?;
-        let directory = config.store_dir();
-        let store = Store::open(config.store_config())
-            .map_err(failing(format_args!("store {}", directory.display())))?;
+        prepare().map_err(StartError)?;
+        // Its errors name the file.
+        let store = Store::open(config.store_config()).map_err(failing("store"))?;
         let store = Arc::new(store);
         let path = config.control_socket();
-        let control = ControlSocket::bind(&path)
-            .map_err(failing(format_args!("control socket {}", path.display())))?;
+        let control = ControlSocket::bind(&path).map_err(failing("control socket"))?;
 
         let metrics = Arc::new(Metrics::default());
         let history = history_of(config, &metrics)?;
         let registry = registry_of(config, &store)?;
         observe::store(&metrics, &store, &registry);
+        let completing = Arc::clone(&registry);
+        let thread = std::thread::Builder::new().name("audit-complete".into());
+        thread
+            .spawn(move || complete_audit(&completing))
+            .map_err(failing("threads"))?;
         let desk = Desk::new(Arc::clone(&registry), desk_config(config));
         let site_serial = site.serial;
         let mut wire = Vec::new();
@@ -246,6 +261,7 @@ impl Node {
 }
 
 /// Serves a node until the process is told to stop (SIGTERM or SIGINT). At SIGHUP it `read`s the configuration again.
+/// `prepare` is done when everything is bound, `started` when the node serves.
 ///
 /// # Errors
 /// As [`Node::start`] and [`Node::stop`].
@@ -253,11 +269,12 @@ pub async fn run(
     config: &Config,
     logging: &Logging,
     read: impl Fn() -> Result<Config, String>,
+    prepare: impl FnOnce() -> Result<(), String>,
     started: impl FnOnce(&Node),
 ) -> Result<(), StartError> {
     // Before anything else: a signal that comes while the node starts must not kill it half-way.
     let mut signals = Signals::listen().map_err(failing("signals"))?;
-    let mut node = Node::start(config).await?;
+    let mut node = Node::start_prepared(config, prepare).await?;
     started(&node);
     let signal = loop {
         match signals.wait().await {
@@ -382,6 +399,30 @@ fn identities(setting: &str, texts: &[String], store: &Store) -> Result<Vec<Iden
         Ok(Identity { handle: key, index })
     };
     texts.iter().map(identity).collect()
+}
+
+/// Completes the audit trail when the store is loaded: what was made durable just before a crash is not in it yet.
+pub fn complete_audit(registry: &Registry) {
+    const LOOK: std::time::Duration = std::time::Duration::from_millis(200);
+    let store = &registry.records.store;
+    loop {
+        match store.wait_loaded(LOOK) {
+            Ok(true) => break,
+            Ok(false) if store.state() == State::Loading => {}
+            // It does not load, or is closed: there is nothing to compare with.
+            _ => return,
+        }
+    }
+    match registry.complete_audit() {
+        Ok(0) => {}
+        Ok(entries) => tracing::warn!(
+            entries,
+            "changes were durable before a crash and not in the audit trail; they are now, marked as recovered"
+        ),
+        Err(error) => {
+            tracing::error!(%error, "the audit trail could not be compared with the journal")
+        }
+    }
 }
 
 /// The desk as configured.

@@ -24,7 +24,7 @@ use super::seal::Sealer;
 use super::source::Sender;
 use super::table::{Limits, Table};
 use super::throttle::{self, Attempt, Throttle};
-use crate::store::{Action, Batch, Change, Draft, DraftValue, Expect, Space, Store};
+use crate::store::{Action, Batch, Change, Draft, DraftValue, Expect, Space, Store, StoreError};
 
 /// How changes are decided.
 #[derive(Clone, Debug, Default)]
@@ -135,11 +135,47 @@ impl Registry {
         plan::check_existence(request, current.as_deref())
     }
 
-    /// Checks a proof. What it is a proof for is named by `asked`; see [`auth::verify`].
+    /// Checks a proof if it is its turn. What it is a proof for is named by `asked`; see [`auth::verify`].
     ///
     /// # Errors
     /// 403 for a wrong proof, 3 when there were too many of them or the store cannot say.
     pub fn authenticate(
+        &self,
+        claim: &Claim,
+        asked: &[Vec<u8>],
+        sender: Sender,
+        now: Instant,
+    ) -> Result<(Authenticated, usize), Rejection> {
+        match self.has_turn(claim, sender, now) {
+            true => self.authenticate_in_turn(claim, asked, sender, now),
+            false => Err(self.turn_away(claim)),
+        }
+    }
+
+    /// Whether a proof may be looked at now; if not, it may wait in [`super::waiting`].
+    #[must_use]
+    pub fn has_turn(&self, claim: &Claim, sender: Sender, now: Instant) -> bool {
+        self.throttle.allows(attempt(claim, sender), now)
+    }
+
+    /// What counts wrong answers, for who lets them wait.
+    #[must_use]
+    pub const fn throttle(&self) -> &Throttle {
+        &self.throttle
+    }
+
+    /// Counts a proof that was not looked at; gives what is said to it.
+    pub fn turn_away(&self, claim: &Claim) -> Rejection {
+        let method = figures::method_of(claim.method());
+        self.figures.proved(method, Proved::Error);
+        Rejection::busy("too many wrong answers: please wait a moment")
+    }
+
+    /// Checks a proof whose turn it is.
+    ///
+    /// # Errors
+    /// 403 for a wrong proof, 3 when the store cannot say.
+    pub fn authenticate_in_turn(
         &self,
         claim: &Claim,
         asked: &[Vec<u8>],
@@ -157,10 +193,10 @@ impl Registry {
         })
     }
 
-    /// As [`Self::authenticate`], by what the home of the identity says when that is another node.
+    /// As [`Self::authenticate_in_turn`], by what the home of the identity says when that is another node.
     ///
     /// # Errors
-    /// As [`Self::authenticate`]; 3 also when the home says nothing.
+    /// As [`Self::authenticate_in_turn`]; 3 also when the home says nothing.
     pub fn authenticate_elsewhere(
         &self,
         claim: &Claim,
@@ -174,11 +210,10 @@ impl Registry {
         })
     }
 
-    /// Whether the identity of a claim is at home elsewhere, and its proof is worth asking there.
+    /// Whether the identity of a claim is at home elsewhere.
     #[must_use]
-    pub fn is_elsewhere(&self, claim: &Claim, sender: Sender, now: Instant) -> bool {
-        self.throttle.allows(attempt(claim, sender), now)
-            && self.records.is_responsible(&claim.identity.handle) == Ok(false)
+    pub fn is_elsewhere(&self, claim: &Claim) -> bool {
+        self.records.is_responsible(&claim.identity.handle) == Ok(false)
     }
 
     fn judge(
@@ -190,12 +225,6 @@ impl Registry {
     ) -> Result<(Authenticated, usize), Rejection> {
         let attempt = attempt(claim, sender);
         let method = figures::method_of(claim.method());
-        if !self.throttle.allows(attempt, now) {
-            self.figures.proved(method, Proved::Error);
-            return Err(Rejection::busy(
-                "too many wrong answers: please wait a moment",
-            ));
-        }
         match verify() {
             Ok(Some((who, place))) => {
                 self.throttle.succeeded(attempt, now);
@@ -406,6 +435,30 @@ impl Registry {
         self.note(event);
     }
 
+    /// Has the journal say beside the changes of a batch who asked for them: after a crash the trail is completed from it.
+    #[must_use]
+    pub fn witnessed(&self, batch: Batch, events: &[Event<'_>]) -> Batch {
+        let note = |audit: &Audit| audit.witness(events);
+        Batch {
+            note: self.audit.as_ref().map_or_else(Bytes::new, note),
+            ..batch
+        }
+    }
+
+    /// Completes the trail by what the journal knows and it does not, because the process ended between the two. Returns
+    /// how many entries there were. The store must be loaded.
+    ///
+    /// # Errors
+    /// The trail or the journal cannot be read.
+    pub fn complete_audit(&self) -> Result<u64, StoreError> {
+        let Some(audit) = &self.audit else {
+            return Ok(0);
+        };
+        let store = &self.records.store;
+        let unread = |error: std::io::Error| StoreError::Failed(error.to_string().into());
+        audit.complete(store.sequence(), |after| store.notes_since(after), unread)
+    }
+
     /// The audit trail.
     #[must_use]
     pub const fn audit(&self) -> Option<&Audit> {
@@ -468,7 +521,8 @@ pub const READ: Need = Need::OnHandle(AdminRights::READ_VALUE);
 pub const LIST: Need = Need::OnHandle(AdminRights::LIST_HANDLES);
 
 /// A claim, as far as its limits are concerned.
-fn attempt(claim: &Claim, sender: Sender) -> Attempt<'_> {
+#[must_use]
+pub fn attempt(claim: &Claim, sender: Sender) -> Attempt<'_> {
     Attempt {
         identity: &claim.identity,
         sender,

@@ -23,6 +23,44 @@ pub struct Done {
     pub overwritten: bool,
 }
 
+/// The handle of a change, as it was written or minted, and whether something that existed was overwritten.
+type Is = (Bytes, bool);
+
+/// Who asks, from where and when.
+struct Asks<'a> {
+    who: &'a Authenticated,
+    source: &'a str,
+    now: u32,
+}
+
+impl Asks<'_> {
+    /// What the audit trail says of a change that was decided.
+    fn did<'e>(&'e self, request: &'e Request, (handle, overwritten): &'e Is) -> Event<'e> {
+        Event {
+            time: self.now.into(),
+            identity: Some(self.who.identity()),
+            source: self.source.to_owned(),
+            operation: request.done_as(*overwritten),
+            handle,
+            code: ResponseCode::SUCCESS.0,
+            ..Event::default()
+        }
+    }
+
+    /// What it says of one that was not carried out.
+    fn failed<'e>(&'e self, request: &'e Request, rejection: &Rejection) -> Event<'e> {
+        Event {
+            time: self.now.into(),
+            identity: Some(self.who.identity()),
+            source: self.source.to_owned(),
+            operation: request.name(),
+            handle: request.handle(),
+            code: rejection.code.0,
+            ..Event::default()
+        }
+    }
+}
+
 impl Registry {
     /// Decides and commits `requests`, all of them or none, and waits until they are on disk. `source` says in the
     /// audit trail where they come from; `now` is Unix seconds.
@@ -39,96 +77,83 @@ impl Registry {
     ) -> Result<Done, Rejection> {
         self.figures
             .proved(method_of(who.method()), Proved::Accepted);
-        let note = |request: &Request, handle: &[u8], ended: Ended, code: ResponseCode, change| {
+        let note = |request: &Request, ended: Ended, event: Event<'_>| {
             let result = Ended::ALL.into_iter().find(|(known, _)| *known == ended);
             let event = Event {
-                time: now.into(),
-                identity: Some(who.identity()),
-                source: source.to_owned(),
-                operation: request.name(),
-                handle,
                 result: result.map_or("", |(_, label)| label),
-                code: code.0,
-                change,
+                ..event
             };
             self.ended(request, ended, &event);
         };
-        let mut decided = Err((0, Rejection::bare(ResponseCode::ERROR)));
+        let (asks, refused) = (
+            Asks { who, source, now },
+            Rejection::bare(ResponseCode::ERROR),
+        );
+        let mut decided = Err((0, refused));
         let (tell, told) = sync_channel(1);
         self.records.store.submit_decided(|| {
             let (batch, rest) = match self.decide_all(requests, who, now, random) {
-                Ok((batch, handles, overwritten)) => (Some(batch), Ok((handles, overwritten))),
+                Ok((batch, done)) => {
+                    let events = requests.iter().zip(&done);
+                    let events: Vec<_> = events.map(|(asked, is)| asks.did(asked, is)).collect();
+                    (Some(self.witnessed(batch, &events)), Ok(done))
+                }
                 Err(refused) => (None, Err(refused)),
             };
             decided = rest;
             Some((batch?, move |result| drop(tell.send(result))))
         });
-        let (handles, overwritten) = match decided {
-            Ok(decided) => decided,
+        let done = match decided {
+            Ok(done) => done,
             Err((place, rejection)) => {
                 if let Some(request) = requests.get(place) {
-                    note(
-                        request,
-                        request.handle(),
-                        Ended::Refused,
-                        rejection.code,
-                        None,
-                    );
+                    note(request, Ended::Refused, asks.failed(request, &rejection));
                 }
                 return Err(rejection);
             }
         };
         match told.recv().unwrap_or(Err(CommitError::Closed)) {
             Ok(Committed { sequence, .. }) => {
-                for (request, handle) in requests.iter().zip(&handles) {
-                    note(
-                        request,
-                        handle,
-                        Ended::Committed,
-                        ResponseCode::SUCCESS,
-                        Some(sequence),
-                    );
+                for (request, is) in requests.iter().zip(&done) {
+                    let event = Event {
+                        change: Some(sequence),
+                        ..asks.did(request, is)
+                    };
+                    note(request, Ended::Committed, event);
                 }
                 Ok(Done {
                     sequence,
-                    handles,
-                    overwritten,
+                    overwritten: done.iter().any(|(_, overwritten)| *overwritten),
+                    handles: done.into_iter().map(|(handle, _)| handle).collect(),
                 })
             }
             Err(error) => {
                 let rejection = Rejection::of_store(&error);
                 for request in requests {
-                    note(
-                        request,
-                        request.handle(),
-                        Ended::Failed,
-                        rejection.code,
-                        None,
-                    );
+                    note(request, Ended::Failed, asks.failed(request, &rejection));
                 }
                 Err(rejection)
             }
         }
     }
 
-    /// One batch of all requests; or which of them cannot be, and why.
+    /// One batch of all requests, with what was decided of each; or which of them cannot be, and why.
     fn decide_all<R: TryCryptoRng + ?Sized>(
         &self,
         requests: &[Request],
         who: &Authenticated,
         now: u32,
         random: &mut R,
-    ) -> Result<(Batch, Vec<Bytes>, bool), (usize, Rejection)> {
-        let (mut batch, mut handles, mut overwritten) = (Batch::default(), Vec::new(), false);
+    ) -> Result<(Batch, Vec<Is>), (usize, Rejection)> {
+        let (mut batch, mut done) = (Batch::default(), Vec::new());
         for (place, request) in requests.iter().enumerate() {
             let before = requests.get(..place).unwrap_or_default();
             let decision = self
                 .decide_after(request, before, who, now, random)
                 .map_err(|rejection| (place, rejection))?;
             batch.changes.extend(decision.batch.changes);
-            handles.push(decision.handle);
-            overwritten |= decision.overwritten;
+            done.push((decision.handle, decision.overwritten));
         }
-        Ok((batch, handles, overwritten))
+        Ok((batch, done))
     }
 }

@@ -36,7 +36,7 @@
 //! * [`table`]: challenges and sessions of the whole node, bounded; [`session`]: one of them, with
 //!   its replay window; [`dh`], [`cipher`]: their keys.
 //! * [`retry`]: a change that is asked for again is answered, not made again.
-//! * [`throttle`]: wrong answers slow their sender down.
+//! * [`throttle`]: wrong answers slow their sender down; [`waiting`]: answers that wait for their turn meanwhile.
 //! * `nobody`: the work for identities that do not exist.
 //! * [`seal`]: secrets are encrypted before they reach the store. [`keys`]: keys and key files; [`sm2`].
 //! * [`audit`]: who changed what, chained by hashes.
@@ -61,15 +61,20 @@ pub mod source;
 pub mod table;
 pub mod throttle;
 pub mod vouch;
+pub mod waiting;
 
 pub use auth::{Authenticated, Identity};
-pub use decision::{Config, Decision, LIST, READ, Registry};
+pub use decision::{Config, Decision, LIST, READ, Registry, attempt};
 pub use direct::Done;
 pub use records::{Records, Unavailable};
 
 use jiexi_proto::code::ResponseCode;
 
 use crate::store::CommitError;
+
+/// Said when the store takes no change because of its disk. The code is "too busy", as for everything that ends by itself;
+/// but nothing ends within the time in which a client asks again.
+pub const DISK_FULL: &str = "the disk is full";
 
 /// Why a request is not carried out: an outcome, not an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,7 +111,7 @@ impl Rejection {
             CommitError::ReadOnly(_) => {
                 Self::new(ResponseCode::ERROR, "this node takes no changes now")
             }
-            CommitError::DiskFull => Self::busy("the disk is full"),
+            CommitError::DiskFull => Self::busy(DISK_FULL),
             CommitError::Conflict { .. } | CommitError::Busy | CommitError::Closed => {
                 Self::busy("too many changes wait")
             }

@@ -104,6 +104,16 @@ impl Request {
         }
     }
 
+    /// As [`Self::name`], of one that was carried out: what replaced something says so.
+    #[must_use]
+    pub const fn done_as(&self, overwritten: bool) -> &'static str {
+        match self {
+            Self::Create { .. } if overwritten => "overwrite",
+            Self::Add { .. } if overwritten => "set",
+            _ => self.name(),
+        }
+    }
+
     /// The creation of the record that a prefix is homed with, or the deletion of the one that it is unhomed with.
     #[must_use]
     pub fn record(&self) -> Option<Self> {

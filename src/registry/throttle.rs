@@ -1,4 +1,4 @@
-//! Wrong answers slow their sender down, and never the rightful owner elsewhere.
+//! Wrong answers slow their sender down, and never lock the rightful owner out.
 //!
 //! A bucket for each identity and network: a handful of wrong answers at once, then one a second.
 //! One for each network over all identities, and one for each identity over all networks. An
@@ -7,7 +7,17 @@
 //! Signatures cannot be guessed, so they are only held by what their network costs us. Addresses
 //! that may be forged share one bucket, which counts against nobody whose address is proven.
 //!
-//! Refusals are made before any key is looked at, so they do not tell a right answer from a wrong one.
+//! An answer that finds its buckets full is not refused: it waits in a line ([`super::waiting`]) until they have room,
+//! which is at the same guaranteed rate whoever guesses beside it. Before anybody's turn no key is looked at, so waiting
+//! tells nothing of right and wrong; and a success gives nobody new guesses: it empties no bucket. Guessing is
+//! therefore as slow with the line as without it: one a second of one identity from one network.
+//!
+//! In the line goes first who has failed least lately, by [`Throttle::standing`]: the owner next door to somebody who
+//! guesses is there for the first time and is next. The owner behind the same address as the guesser cannot be told from
+//! them before an answer is looked at, and waits for as many turns as answers wait there before: with a few connections
+//! of the guesser some seconds. Only who keeps the line of an address full for good, with more connections than
+//! [`super::waiting::LINE_MAX`], can still hold up those behind that very address who have not got a session: whoever is
+//! let through there without being counted could be the guesser.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -63,7 +73,16 @@ enum Subject {
     Identity(Identity),
     /// Whoever may be forged.
     Claimed,
+    /// What an address has failed with an identity lately; and its network. They limit nothing.
+    FailedAt(Identity, IpAddr),
+    FailedIn(Identity, Source),
 }
+
+/// How fast failures are forgotten where they only say who goes first: one in twenty seconds.
+const STANDING: Rate = Rate {
+    burst: f64::INFINITY,
+    per_second: 0.05,
+};
 
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
@@ -125,32 +144,56 @@ impl Throttle {
     /// An answer was wrong.
     pub fn failed(&self, attempt: Attempt<'_>, now: Instant) {
         let mut inner = self.lock();
-        for (subject, rate) in inner.subjects(attempt, &self.limits) {
+        let mut subjects = inner.subjects(attempt, &self.limits);
+        if attempt.sender.is_proven() {
+            subjects.extend(standing_of(attempt).map(|subject| (subject, STANDING)));
+        }
+        for (subject, rate) in subjects {
             let spent = inner.spent(&subject, rate, now) + 1.0;
             inner.buckets.insert(subject, Bucket { spent, at: now });
         }
         inner.shrink(&self.limits, now);
     }
 
-    /// An answer was right.
+    /// An answer was right: from now on its address has a bucket of its own, in which is what this address has spent. Who
+    /// guesses behind it gains nothing.
     pub fn succeeded(&self, attempt: Attempt<'_>, now: Instant) {
         if !attempt.sender.is_proven() {
             return;
         }
-        let mut inner = self.lock();
         let (identity, address) = (attempt.identity, host(attempt.sender.address()));
-        let (pair, owner) = (
-            Subject::Pair(identity.clone(), attempt.sender.source()),
-            Subject::Owner(identity.clone(), address),
-        );
-        inner.buckets.remove(&pair);
-        inner.buckets.remove(&owner);
+        let mut inner = self.lock();
+        if !inner.knows(identity, address) {
+            let pair = Subject::Pair(identity.clone(), attempt.sender.source());
+            let [at, _] = standing_of(attempt);
+            let failed = inner.spent(&at, STANDING, now);
+            let spent = inner.spent(&pair, self.limits.pair, now).min(failed);
+            let owner = Subject::Owner(identity.clone(), address);
+            inner.buckets.insert(owner, Bucket { spent, at: now });
+        }
         inner.remember(identity, address, now);
+    }
+
+    /// How much an address and its network have failed with an identity lately: who has least goes first.
+    #[must_use]
+    pub fn standing(&self, attempt: Attempt<'_>, now: Instant) -> f64 {
+        let inner = self.lock();
+        let failures = standing_of(attempt).map(|subject| inner.spent(&subject, STANDING, now));
+        failures.iter().sum()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Where failures are remembered to say who goes first.
+fn standing_of(attempt: Attempt<'_>) -> [Subject; 2] {
+    let identity = || attempt.identity.clone();
+    [
+        Subject::FailedAt(identity(), host(attempt.sender.address())),
+        Subject::FailedIn(identity(), attempt.sender.source()),
+    ]
 }
 
 /// What counts as one address: of IPv6 the half that names a network of one user.
@@ -172,8 +215,7 @@ impl Inner {
             return vec![(Subject::Claimed, limits.source)];
         }
         let address = host(sender.address());
-        let known = self.right.get(identity);
-        if known.is_some_and(|known| known.addresses.contains(&address)) {
+        if self.knows(identity, address) {
             let rate = if guessable {
                 limits.pair
             } else {
@@ -188,6 +230,12 @@ impl Inner {
             subjects.push((Subject::Identity(identity.clone()), limits.identity));
         }
         subjects
+    }
+
+    /// Whether an identity has been proved from an address.
+    fn knows(&self, identity: &Identity, address: IpAddr) -> bool {
+        let known = self.right.get(identity);
+        known.is_some_and(|known| known.addresses.contains(&address))
     }
 
     fn remember(&mut self, identity: &Identity, address: IpAddr, now: Instant) {
@@ -226,10 +274,17 @@ impl Inner {
                 Subject::Owner(..) | Subject::Pair(..) => limits.pair,
                 Subject::Source(_) | Subject::Claimed => limits.source,
                 Subject::Identity(_) => limits.identity,
+                Subject::FailedAt(..) | Subject::FailedIn(..) => STANDING,
             };
             let passed = now.saturating_duration_since(bucket.at).as_secs_f64();
             bucket.spent > passed * rate.per_second
         });
+        // Who goes first is the least that is lost.
+        if self.buckets.len() > ENTRIES_MAX {
+            self.buckets.retain(|subject, _| {
+                !matches!(subject, Subject::FailedAt(..) | Subject::FailedIn(..))
+            });
+        }
         // Whoever fills the table with fresh failures is held by the bucket of their network.
         if self.buckets.len() > ENTRIES_MAX {
             self.buckets
@@ -262,7 +317,8 @@ mod tests {
         }
     }
 
-    /// Goal: guessing is slowed where it comes from, and being right forgives.
+    /// Goal: guessing is slowed where it comes from, and who was right there has a bucket of their own from then on:
+    /// once, however often they are right.
     #[test]
     fn guesses_are_slowed() {
         let (throttle, owner, now) = (Throttle::default(), owner(), Instant::now());
@@ -283,7 +339,17 @@ mod tests {
         };
         assert!(throttle.allows(guess(&other, at(2, 1)), now));
         throttle.succeeded(here, now);
-        assert!(throttle.allows(here, now));
+        let text = "being right gives nobody behind the address new guesses";
+        assert!(!throttle.allows(here, now), "{text}");
+        assert!(throttle.allows(here, now + Duration::from_millis(1100)));
+        let next_door = guess(&owner, at(2, 9));
+        throttle.succeeded(next_door, now);
+        for _ in 0..10 {
+            assert!(throttle.allows(next_door, now));
+            throttle.failed(next_door, now);
+            throttle.succeeded(next_door, now);
+        }
+        assert!(!throttle.allows(next_door, now), "{text}");
     }
 
     /// Goal: the owner is locked out by nobody who is somewhere else, not even next door.

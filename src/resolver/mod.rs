@@ -75,9 +75,10 @@ pub fn resolve<'s, 'q>(
         (Some(false), _) => Answer::NotResponsible,
         // While nobody knows which prefixes are homed, what is here is served, and nothing denied.
         (_, &Lookup::Found(record)) => select(record, query),
+        // What could not be loaded will not be known by waiting.
+        (_, Lookup::Damaged) => Answer::Damaged,
         (None, _) | (_, Lookup::Loading) => Answer::Loading,
         (Some(true), Lookup::Absent) => absent(authority, session, query),
-        (Some(true), Lookup::Damaged) => Answer::Damaged,
     }
 }
 

@@ -8,8 +8,8 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::ops::Range;
 use std::os::fd::AsRawFd as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -57,6 +57,17 @@ pub trait Front {
     fn cell(&self) -> &Cell;
 }
 
+/// Whether nobody was warned of this address yet.
+fn first_warning(address: SocketAddr) -> bool {
+    static WARNED: Mutex<Vec<SocketAddr>> = Mutex::new(Vec::new());
+    let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
+    let first = !warned.contains(&address);
+    if first {
+        warned.push(address);
+    }
+    first
+}
+
 /// Binds one socket of `address`; several workers may bind the same one.
 ///
 /// `section` is that of the configuration, for people.
@@ -73,7 +84,8 @@ pub fn bind(address: SocketAddr, receive_buffer: usize, section: &str) -> io::Re
     socket.set_recv_buffer_size(receive_buffer)?;
     // The kernel doubles what is asked for, to have room for its own bookkeeping.
     let granted = socket.recv_buffer_size()? / 2;
-    if granted < receive_buffer {
+    // Of each address once: every worker has a socket there.
+    if granted < receive_buffer && first_warning(address) {
         tracing::warn!(
             %address, wanted = receive_buffer, granted,
             "the kernel grants a smaller UDP receive buffer: raise net.core.rmem_max, or lower [{section}] udp_receive_buffer"

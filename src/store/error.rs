@@ -130,9 +130,11 @@ impl fmt::Display for StoreError {
                 asked,
             } => write!(
                 f,
-                "{}: the store was created with case = {stored:?} and cannot be opened with case = {asked:?}; \
-                 correct the configuration",
-                path.display()
+                "{}: the store was created with case = \"{}\" and cannot be opened with case = \"{}\"; write what it was \
+                 created with as [store] case into the configuration",
+                path.display(),
+                case_name(*stored),
+                case_name(*asked)
             ),
             Self::Version { path, found } => write!(
                 f,
@@ -154,6 +156,14 @@ impl fmt::Display for StoreError {
             Self::Closed => f.write_str("the store is closed"),
             Self::Unavailable(why) => f.write_str(why),
         }
+    }
+}
+
+/// A case rule as the configuration names it.
+const fn case_name(case: CaseRule) -> &'static str {
+    match case {
+        CaseRule::Whole => "whole",
+        CaseRule::Prefix => "prefix",
     }
 }
 

@@ -372,6 +372,15 @@ impl Store {
         since::changes(&self.shared, after, self.sequence())
     }
 
+    /// The notes of the batches after sequence `after`, each with its sequence, in order and as far back as the journal
+    /// reaches. Every write acknowledged before the call is seen. Reads the journal from the disk.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub fn notes_since(&self, after: u64) -> Result<Vec<(u64, Bytes)>, StoreError> {
+        since::notes(&self.shared, after, self.sequence())
+    }
+
     /// A number that grows when a change in `space` is published; never for [`Space::Handle`].
     #[must_use]
     pub fn epoch(&self, space: Space) -> u64 {

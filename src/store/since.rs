@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
+
 use super::change::Space;
 use super::error::StoreError;
 use super::journal::{self, entry::Change, tail};
@@ -77,4 +79,32 @@ pub(crate) fn changes(
         .collect();
     changes.sort_by(|a, b| (a.sequence, &a.key).cmp(&(b.sequence, &b.key)));
     Ok(Some(changes))
+}
+
+/// The notes of the batches after sequence `after` and up to `until` that have one, as far back as the journal reaches,
+/// in the order of their sequences.
+pub(crate) fn notes(
+    shared: &Shared,
+    after: u64,
+    until: u64,
+) -> Result<Vec<(u64, Bytes)>, StoreError> {
+    let oldest = journal::segments(shared.dir())?
+        .first()
+        .map_or(until, |segment| segment.first.saturating_sub(1));
+    let after = after.max(oldest);
+    let mut notes = Vec::new();
+    if after >= until {
+        return Ok(notes);
+    }
+    let epoch = shared.identity.epoch;
+    tail::read(shared.dir(), epoch, (after, until), |entry| {
+        let whole = entry.for_each_note(|sequence, note| {
+            if sequence > after && sequence <= until && !note.is_empty() {
+                notes.push((sequence, Bytes::copy_from_slice(note)));
+            }
+        });
+        debug_assert!(whole, "the checksum of the entry was right");
+        Ok(())
+    })?;
+    Ok(notes)
 }

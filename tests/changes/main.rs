@@ -1,7 +1,8 @@
 //! Goal: a create that was acknowledged to its client is there, whatever happens to the process.
 //! Method: the real program is killed 30 times while clients create handles over the wire; after
 //! each start everything acknowledged so far in that round, and at the end everything at all, is
-//! looked up. The audit trail is whole as well. The seed is printed.
+//! looked up. The audit trail is whole as well, and tells of every handle there is: also of those whose client was not
+//! answered any more. The seed is printed.
 
 #![expect(
     clippy::expect_used,
@@ -128,9 +129,23 @@ fn acknowledged_creates_survive_kills() {
         Vec::<String>::new(),
         "at the end"
     );
-    node.kill();
+    node.terminate();
     let report = node.audit_report();
     assert_eq!(report["good"], true, "{report}");
+    let (handles, told) = (node.handles(), node.audited());
+    let unknown: Vec<_> = handles
+        .iter()
+        .filter(|handle| !told.contains(*handle))
+        .collect();
+    assert!(
+        unknown.is_empty(),
+        "of {} handles the trail does not know {unknown:?}",
+        handles.len()
+    );
+    println!(
+        "{} entries were completed from the journal",
+        report["recovered"]
+    );
     let audited = report["entries"].as_u64().expect("a count");
     println!(
         "{KILLS} kills, {} acknowledged creates, all there; {} audit entries",

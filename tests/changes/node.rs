@@ -1,5 +1,6 @@
 //! The real program as a node of its own: set up by `init`, started, killed.
 
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -142,6 +143,35 @@ impl Node {
             .arg(self.data.join("jiexi.toml"))
             .output();
         serde_json::from_slice(&output.expect("runs").stdout).expect("JSON")
+    }
+
+    /// The handles below its prefix, of a stopped node, folded.
+    pub(crate) fn handles(&self) -> Vec<String> {
+        let printed = self.printed(&["handle", "list", "88.118"]);
+        printed.lines().map(str::to_uppercase).collect()
+    }
+
+    /// The handles of which the audit trail says that they were changed, folded.
+    pub(crate) fn audited(&self) -> HashSet<String> {
+        let printed = self.printed(&["audit", "-o", "json"]);
+        let entries = printed
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("an entry"));
+        entries
+            .filter(|entry| entry["result"] == "committed")
+            .map(|entry| entry["handle"].as_str().expect("a handle").to_uppercase())
+            .collect()
+    }
+
+    fn printed(&self, arguments: &[&str]) -> String {
+        let output = program()
+            .args(arguments)
+            .arg("--config")
+            .arg(self.data.join("jiexi.toml"))
+            .output()
+            .expect("runs");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).expect("UTF-8")
     }
 
     /// Its process id.

@@ -203,6 +203,21 @@ fn script(way: &Way<'_>, tag: &str) {
     assert!(lines.lines().all(|line| {
         serde_json::from_str::<Json>(line).is_ok_and(|json| json["handle"].is_string())
     }));
+    // The trail tells what was replaced from what was new.
+    let told = run(
+        way.directory,
+        &["audit", "--handle", &copy, "--data", "a", "-o", "json"],
+    );
+    let told: Vec<Json> = (told.expect(0).stdout.lines())
+        .map(|line| serde_json::from_str(line).expect("an entry"))
+        .collect();
+    let operations: Vec<_> = told
+        .iter()
+        .map(|entry| entry["operation"].clone())
+        .collect();
+    assert_eq!(operations, ["create", "overwrite", "add"]);
+    let told = run(way.directory, &["audit", "--handle", handle, "--data", "a"]).expect(0);
+    assert!(told.stdout.contains(" set "), "{}", told.stdout);
     way.run(&["handle", "rm", handle, &copy, &minted]).expect(0);
     way.run(&["handle", "rm", handle]).expect(3);
 }
@@ -705,6 +720,34 @@ fn a_delegated_prefix_is_found_and_changed_by_way_of_its_parent() {
     .expect(0)
     .stdout;
     assert_eq!(local.lines().count(), 3, "{local}");
+    // The server that was looked for and does not answer is shown: who, why, and how long that took.
+    assert_eq!(enterprise.stop(), 0);
+    let server = parent.server();
+    let asked = [
+        "resolve",
+        "88.118.9/x",
+        "--tcp",
+        "--trace",
+        "--server",
+        &server,
+    ];
+    let failed = run(directory, &asked).expect(1);
+    let row = failed.stderr.lines().find(|line| line.contains(&site));
+    let row = row.expect("a row for the server that failed");
+    assert!(row.contains("refused") && row.contains(" ms"), "{row}");
+    assert!(failed.stderr.contains("servers: 2"), "{}", failed.stderr);
+    let failed = run(directory, &[&asked[..], &["-o", "json"]].concat()).expect(1);
+    let way = failed.json();
+    let last = &way["trace"][2];
+    assert_eq!(
+        (&last["server"], &last["responseCode"]),
+        (&json!(site), &Json::Null)
+    );
+    assert!(
+        last["error"].is_string() && last["milliseconds"].is_number(),
+        "{way}"
+    );
+    assert_eq!(way["message"], last["error"]);
     run(directory, &["prefix", "rm", "88.118.9", "--data", "parent"]).expect(0);
-    assert_eq!((parent.stop(), enterprise.stop()), (0, 0));
+    assert_eq!(parent.stop(), 0);
 }

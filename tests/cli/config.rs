@@ -65,6 +65,17 @@ fn the_environment_overrides_and_is_checked() {
         (Some(1), "jiexi: environment JIEXI_DNS_PORT: [dns] port: must be a number from 0 to 65535, and is 70000\n".into())
     );
     assert_eq!(check("JIEXI_LOG_LEVEL", "loud").0, Some(1));
+    let (code, said) = check("JIEXI_HANDEL_PORT", "12641");
+    assert_eq!(code, Some(1));
+    assert!(
+        said.contains("did you mean \"handle\", that is JIEXI_HANDLE_PORT?"),
+        "{said}"
+    );
+    assert_eq!(
+        check("JIEXI_SERVICE_PORT", "12641").0,
+        Some(0),
+        "of Kubernetes"
+    );
 }
 
 /// Goal: a node that cannot have its port says what is to be done, and what it warns of names its setting once. Method: a
@@ -103,5 +114,69 @@ fn a_port_that_is_taken_says_what_to_do() {
         said.matches("lower [handle] udp_receive_buffer").count(),
         usize::from(warned),
         "{said}"
+    );
+}
+
+/// Goal: what `serve` would refuse, `config check` refuses in the same words, with file, line and key.
+#[test]
+fn the_check_finds_what_serve_refuses() {
+    let directory = directory();
+    node(directory.path(), "a");
+    let path = directory.path().join("a/jiexi.toml");
+    let good = fs::read_to_string(&path).expect("reads");
+    let line_of = |text: &str, key: &str| {
+        let is = |line: &str| line.starts_with(key);
+        1 + text.lines().position(is).expect("the key")
+    };
+    for (key, from, to, words) in [
+        (
+            "admins",
+            "admins = [\"300:0.NA/88.118\"]",
+            "admins = [\"foo\"]",
+            "[administration] admins: \"foo\" must be index:handle",
+        ),
+        (
+            "replication_admins",
+            "replication_admins = []",
+            "replication_admins = [\"foo\"]",
+            "[administration] replication_admins: \"foo\" must be index:handle",
+        ),
+        (
+            "certificate",
+            "certificate = \"\"\nkey = \"\"",
+            "certificate = \"nope.pem\"\nkey = \"node.key\"",
+            "[http] certificate: a/nope.pem: No such file",
+        ),
+        (
+            "certificate",
+            "certificate = \"\"\nkey = \"\"",
+            "certificate = \"site.json\"\nkey = \"node.key\"",
+            "[http] certificate: ",
+        ),
+        (
+            "audit",
+            "audit = \"audit\"",
+            "audit = \"/proc/nope\"",
+            "[administration] audit: /proc/nope: ",
+        ),
+    ] {
+        let text = good.replacen(from, to, 1);
+        assert_ne!(text, good, "{from}");
+        fs::write(&path, &text).expect("writes");
+        let expected = format!("jiexi: a/jiexi.toml:{}: {words}", line_of(&text, key));
+        let check = run(directory.path(), &["config", "check", "a/jiexi.toml"]).expect(1);
+        assert!(
+            check.stderr.contains(&expected),
+            "{expected}: {}",
+            check.stderr
+        );
+        let serve = run(directory.path(), &["serve", "--config", "a/jiexi.toml"]).expect(1);
+        assert_eq!(serve.stderr, check.stderr);
+    }
+    fs::write(&path, good).expect("writes");
+    run(directory.path(), &["config", "check", "a/jiexi.toml"]).expect(0);
+    assert!(
+        !directory.path().join("a/audit").exists(),
+        "nothing is left behind"
     );
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt};
 
 use serde_json::Value as Json;
 
-use crate::support::{directory, node, run};
+use crate::support::{directory, jiexi, node, run};
 
 #[test]
 fn a_new_node_is_complete() {
@@ -200,5 +200,102 @@ fn the_case_rule_is_kept_with_the_data() {
         .replace("case = \"prefix\"", "case = \"whole\"");
     fs::write(&config, text).expect("writes");
     let refused = run(directory.path(), &["export", "--data", "prefix"]).expect(1);
-    assert!(refused.stderr.contains("case"), "{}", refused.stderr);
+    for words in [
+        "case = \"prefix\" and cannot",
+        "case = \"whole\"",
+        "[store] case",
+    ] {
+        assert!(refused.stderr.contains(words), "{}", refused.stderr);
+    }
+}
+
+/// Goal: `init` sets up no node that cannot work, and leaves nothing behind when it refuses.
+#[test]
+fn values_that_no_node_can_have_are_refused() {
+    let directory = directory();
+    for (option, value, words) in [
+        ("--port", "0", "--port: clients cannot reach port 0"),
+        (
+            "--address",
+            "255.255.255.255",
+            "--address: clients cannot reach 255.255.255.255",
+        ),
+        (
+            "--address",
+            "fe80::1",
+            "--address: clients cannot reach fe80::1",
+        ),
+        (
+            "--prefix",
+            "88 118",
+            "--prefix: \"88 118\" has blanks in it",
+        ),
+    ] {
+        let mut arguments = vec!["init", "--data", "n"];
+        for (name, usual) in [
+            ("--prefix", "88.118"),
+            ("--address", "127.0.0.1"),
+            ("--port", "2641"),
+        ] {
+            arguments.extend([name, if name == option { value } else { usual }]);
+        }
+        let refused = run(directory.path(), &arguments).expect(2);
+        assert!(
+            refused.stderr.contains(words),
+            "{words}: {}",
+            refused.stderr
+        );
+        assert!(!directory.path().join("n").exists(), "{option}");
+    }
+    // A prefix may be given as the handle that stands for it.
+    let arguments = [
+        "init",
+        "--prefix",
+        "0.na/88.118",
+        "--address",
+        "127.0.0.1",
+        "--data",
+        "n",
+    ];
+    let printed = run(directory.path(), &arguments).expect(0).stdout;
+    assert!(printed.contains("resolve 0.NA/88.118\n"), "{printed}");
+    assert!(!printed.to_lowercase().contains("0.na/0.na"), "{printed}");
+}
+
+/// Goal: on a disk that has not enough space for the limits, `init` says which limits these are, and takes others from
+/// the environment. Method: a limit that no disk has room for; then one that every disk has.
+#[test]
+fn the_limits_of_a_small_disk_are_named() {
+    let directory = directory();
+    let init = |least: &str, percent: &str| {
+        let output = jiexi(directory.path())
+            .args([
+                "init",
+                "--prefix",
+                "88.118",
+                "--address",
+                "127.0.0.1",
+                "--data",
+                "n",
+            ])
+            .env("JIEXI_STORE_DISK_FREE_MIN", least)
+            .env("JIEXI_STORE_DISK_FREE_PERCENT", percent)
+            .output()
+            .expect("runs");
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let (code, said) = init("1000TiB", "0");
+    assert_eq!(code, Some(1), "{said}");
+    for words in [
+        "[store] disk_free_min = 1000TiB",
+        "disk_free_percent = 0",
+        "JIEXI_STORE_DISK_FREE_MIN",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    let (code, said) = init("1MiB", "0");
+    assert_eq!(code, Some(0), "{said}");
 }

@@ -5,6 +5,7 @@
 //! * `trail`: its files, read and verified.
 //! * `head`: the last synced entry, sealed with the node's key, so that a trail that was cut off or
 //!   written anew is seen as well.
+//! * `witness`: what the journal says beside each change, from which the trail is completed after a crash.
 //!
 //! One JSON object a line. `hash` is the SHA-256 of the line before `,"hash"` was put in; `prev` is
 //! the hash of the line before. Files are begun anew when they are large; the chain goes on.
@@ -12,6 +13,7 @@
 
 mod head;
 mod trail;
+mod witness;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -21,11 +23,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use self::head::{Head, HeadFile, Sealed};
 use self::trail::{cut_torn_line, files, last_line};
+use self::witness::{Recent, Witness};
 use super::keys::NodeKey;
 
 pub use self::trail::{Filter, Known, Report, read, verify};
@@ -61,6 +65,9 @@ pub struct Entry {
     /// The sequence number of the change in the journal.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub change: Option<u64>,
+    /// It was written after a crash, from what the journal says beside the change: nobody was told its result.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub recovered: bool,
     /// The hash of the entry before; 64 zeros for the first.
     pub prev: String,
     /// The hash of this entry.
@@ -124,6 +131,9 @@ struct Shared {
 #[derive(Debug)]
 pub struct Audit {
     shared: Arc<Shared>,
+    directory: PathBuf,
+    /// Tells this run of the node from those before.
+    run: String,
     syncer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -155,7 +165,9 @@ impl Audit {
             }
             Sealed::Right(_) => (last, None),
         };
-        let audit = Self::start(directory, number, end, HeadFile::open(directory, key)?)?;
+        let run = format!("{now}-{}-{}", std::process::id(), end.sequence);
+        let head = HeadFile::open(directory, key)?;
+        let audit = Self::start(directory, run, number, end, head)?;
         if let Some(problem) = problem {
             tracing::error!(directory = %directory.display(), "{problem}: see jiexi audit verify");
             audit.record(&Event {
@@ -169,7 +181,13 @@ impl Audit {
         Ok(audit)
     }
 
-    fn start(directory: &Path, number: u64, end: Head, head: HeadFile) -> io::Result<Self> {
+    fn start(
+        directory: &Path,
+        run: String,
+        number: u64,
+        end: Head,
+        head: HeadFile,
+    ) -> io::Result<Self> {
         head.write(&end)?;
         let Head { sequence, hash } = end;
         let mut chain = Chain {
@@ -198,6 +216,8 @@ impl Audit {
         let syncer = thread.spawn(move || of_thread.sync_until_closed(&head))?;
         Ok(Self {
             shared,
+            directory: directory.to_path_buf(),
+            run,
             syncer: Mutex::new(Some(syncer)),
         })
     }
@@ -211,23 +231,102 @@ impl Audit {
 
     /// Adds an event. When this returns it is with the operating system, and survives the process.
     pub fn record(&self, event: &Event<'_>) {
-        let mut chain = self.shared.lock();
-        let mut entry = Entry {
-            sequence: chain.sequence + 1,
+        self.append(Entry {
+            sequence: 0,
             time: event.time,
-            identity: event.identity.map_or_else(
-                || "-".to_owned(),
-                |identity| format!("{}:{}", identity.index, shown(&identity.handle)),
-            ),
+            identity: named(event.identity),
             source: event.source.clone(),
             operation: event.operation.to_owned(),
             handle: shown(event.handle),
             result: event.result.to_owned(),
             code: event.code,
             change: event.change,
-            prev: chain.hash.clone(),
+            recovered: false,
+            prev: String::new(),
             hash: String::new(),
+        });
+    }
+
+    /// What the journal is to say beside the changes of `events`, which happen together.
+    #[must_use]
+    pub fn witness(&self, events: &[Event<'_>]) -> Bytes {
+        let Some(first) = events.first() else {
+            return Bytes::new();
         };
+        let told = |event: &Event<'_>| (event.operation.to_owned(), shown(event.handle));
+        let witness = Witness {
+            run: self.run.clone(),
+            time: first.time,
+            identity: named(first.identity),
+            source: first.source.clone(),
+            changes: events.iter().map(told).collect(),
+        };
+        serde_json::to_vec(&witness).map_or_else(|_| Bytes::new(), Bytes::from)
+    }
+
+    /// After which sequence of a journal that ends at `end` the trail may lack changes, and what it knows after that;
+    /// none when its entries have been put away.
+    fn recent(&self, end: u64) -> io::Result<Option<(u64, Recent)>> {
+        let mut recent = Recent::default();
+        let tail = trail::tail(&self.directory, witness::TAIL_BYTES, |entry| {
+            recent.add(entry);
+        })?;
+        let begun = self.shared.lock().sequence > 0;
+        let put_away = begun && tail.entries == 0;
+        Ok((!put_away).then(|| (recent.begin(end, tail.cut), recent)))
+    }
+
+    /// Writes down the changes of runs before this one that are in the journal and not in the trail: the process ended
+    /// between the two. `notes` gives the notes of the batches after a sequence, `end` is the last one. Returns how many.
+    ///
+    /// # Errors
+    /// The trail or the journal cannot be read.
+    pub fn complete<E>(
+        &self,
+        end: u64,
+        notes: impl FnOnce(u64) -> Result<Vec<(u64, Bytes)>, E>,
+        unread: impl FnOnce(io::Error) -> E,
+    ) -> Result<u64, E> {
+        let Some((after, recent)) = self.recent(end).map_err(unread)? else {
+            return Ok(0);
+        };
+        let mut completed = 0;
+        for (change, note) in notes(after)? {
+            let Ok(witness) = serde_json::from_slice::<Witness>(&note) else {
+                continue;
+            };
+            if witness.run == self.run {
+                continue;
+            }
+            for (operation, handle) in witness.changes {
+                if recent.knows(change, &operation, &handle) {
+                    continue;
+                }
+                completed += 1;
+                self.append(Entry {
+                    sequence: 0,
+                    time: witness.time,
+                    identity: witness.identity.clone(),
+                    source: witness.source.clone(),
+                    operation,
+                    handle,
+                    result: "committed".to_owned(),
+                    code: jiexi_proto::code::ResponseCode::SUCCESS.0,
+                    change: Some(change),
+                    recovered: true,
+                    prev: String::new(),
+                    hash: String::new(),
+                });
+            }
+        }
+        Ok(completed)
+    }
+
+    /// Gives an entry its place and its hash.
+    fn append(&self, mut entry: Entry) {
+        let mut chain = self.shared.lock();
+        entry.sequence = chain.sequence + 1;
+        entry.prev.clone_from(&chain.hash);
         let Ok(text) = serde_json::to_string(&entry) else {
             return;
         };
@@ -401,6 +500,14 @@ impl Shared {
             chain = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
+}
+
+/// An identity as the trail names it.
+fn named(identity: Option<&super::Identity>) -> String {
+    identity.map_or_else(
+        || "-".to_owned(),
+        |identity| format!("{}:{}", identity.index, shown(&identity.handle)),
+    )
 }
 
 /// A name as text, cut when it is longer than any can be.

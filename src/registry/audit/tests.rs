@@ -163,3 +163,79 @@ fn known_entries_vouch() {
     assert_eq!(with(known), 0, "the first two were put away");
     assert_eq!(problems(directory.path()).len(), 1);
 }
+
+/// Goal: what is in the journal and not in the trail is completed once, exactly as it would have been told, and said by
+/// the check; nothing is told twice, and nothing of the run that goes on.
+#[test]
+fn what_a_crash_left_out_is_completed() {
+    let directory = tempfile::tempdir().unwrap();
+    let identity = crate::registry::Identity {
+        handle: b"0.NA/1".to_vec(),
+        index: 300,
+    };
+    let of = |handle, change| Event {
+        identity: Some(&identity),
+        change,
+        ..event(handle)
+    };
+    let notes = {
+        let audit = Audit::open(directory.path(), &key(), 7).unwrap();
+        audit.record(&of(b"1/A", Some(10)));
+        audit.record(&of(b"1/C", Some(12)));
+        assert!(audit.flush(Duration::from_secs(10)));
+        let note = |handle| audit.witness(&[of(handle, None)]);
+        let both = audit.witness(&[of(b"1/D", None), of(b"1/E", None)]);
+        vec![
+            (10, note(b"1/A")),
+            (11, note(b"1/B")),
+            (12, note(b"1/C")),
+            (13, both),
+        ]
+    };
+    let complete = |now, notes: Vec<(u64, Bytes)>| {
+        let audit = Audit::open(directory.path(), &key(), now).unwrap();
+        let own = (14, audit.witness(&[of(b"1/F", None)]));
+        let notes = [
+            notes,
+            vec![own, (15, Bytes::from_static(b"of another kind"))],
+        ]
+        .concat();
+        let completed = audit.complete(
+            15,
+            |after| {
+                assert_eq!(after, 0);
+                Ok::<_, io::Error>(notes)
+            },
+            |error| error,
+        );
+        assert!(audit.flush(Duration::from_secs(10)));
+        completed.unwrap()
+    };
+    assert_eq!(complete(8, notes.clone()), 3);
+    assert_eq!(complete(9, notes), 0, "it is told already");
+    let report = verify(directory.path(), &key(), &[]).unwrap();
+    assert_eq!(
+        (report.entries, report.recovered, report.problems.len()),
+        (5, 3, 0)
+    );
+    let mut told = Vec::new();
+    read(directory.path(), &Filter::default(), |entry| {
+        told.push((entry.change, entry.handle.clone(), entry.recovered));
+        assert_eq!(entry.identity, "300:0.NA/1");
+        assert_eq!((&*entry.source, &*entry.operation), ("192.0.2.1", "create"));
+        assert_eq!(
+            (&*entry.result, entry.code, entry.time),
+            ("committed", 1, 1_800_000_000)
+        );
+    })
+    .unwrap();
+    let is = |change, handle: &str, recovered| (Some(change), handle.to_owned(), recovered);
+    let expected = [
+        is(10, "1/A", false),
+        is(12, "1/C", false),
+        is(11, "1/B", true),
+        is(13, "1/D", true),
+        is(13, "1/E", true),
+    ];
+    assert_eq!(told, expected);
+}

@@ -1,7 +1,7 @@
 //! The files of a trail: read, and verified.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead as _, BufReader};
+use std::io::{self, BufRead as _, BufReader, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
@@ -92,6 +92,40 @@ pub fn read(directory: &Path, filter: &Filter, mut each: impl FnMut(&Entry)) -> 
     })
 }
 
+/// How much of a trail was looked through.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tail {
+    /// Entries seen.
+    pub(super) entries: u64,
+    /// There are entries before them.
+    pub(super) cut: bool,
+}
+
+/// Calls `each` with every entry in about the last `bytes` of a trail.
+pub(super) fn tail(directory: &Path, bytes: u64, mut each: impl FnMut(Entry)) -> io::Result<Tail> {
+    let (mut tail, mut left) = (Tail::default(), bytes);
+    for (_, path) in files(directory)?.into_iter().rev() {
+        if left == 0 {
+            tail.cut = true;
+            break;
+        }
+        let mut file = File::open(&path)?;
+        let length = file.metadata()?.len();
+        let from = length.saturating_sub(left);
+        file.seek(SeekFrom::Start(from))?;
+        tail.cut = from > 0;
+        left -= length.min(left);
+        for line in BufReader::new(file).split(b'\n') {
+            // The first one may be cut; one that was damaged is for `verify` to find.
+            if let Ok(entry) = serde_json::from_slice(&line?) {
+                tail.entries += 1;
+                each(entry);
+            }
+        }
+    }
+    Ok(tail)
+}
+
 /// An entry that somebody has noted elsewhere: its number and its hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
@@ -108,6 +142,8 @@ pub struct Report {
     pub entries: u64,
     /// The number of the last one.
     pub sequence: u64,
+    /// How many of them were completed from the journal after a crash.
+    pub recovered: u64,
     /// The hash of the last one; kept elsewhere it shows later that nothing before was changed.
     pub hash: String,
     /// What is wrong, one line each, with file and line.
@@ -174,6 +210,7 @@ impl Verifier {
             None => self.begin(place, &entry),
         }
         self.meet(place, entry.sequence, &entry.hash);
+        self.report.recovered += u64::from(entry.recovered);
         self.report.sequence = entry.sequence;
         self.report.hash.clone_from(&entry.hash);
         self.last = Some(entry);

@@ -434,7 +434,10 @@ impl<'s> Encoder<'_, 's> {
             ),
             Answer::Denied => (ResponseCode::INSUFFICIENT_PERMISSIONS, ""),
             Answer::Loading => (ResponseCode::SERVER_TOO_BUSY, "still loading"),
-            Answer::Damaged => (ResponseCode::ERROR, "the stored record is damaged"),
+            Answer::Damaged => (
+                ResponseCode::ERROR,
+                "the data of this node cannot be read; its operator finds why at /ready",
+            ),
         };
         let mut reply = Reply::begin(out, self.stamp, request, code);
         reply.put_block(text.as_bytes());

@@ -270,7 +270,9 @@ async fn carry_out(
                     batch
                         .changes
                         .extend(begun.iter().map(|begun| begun.change(&kept, now)));
-                    (Some(batch), Ok(kept))
+                    let event = event(from, who, &change, decision.overwritten);
+                    let batch = registry.witnessed(batch, &[event]);
+                    (Some(batch), Ok((kept, decision.overwritten)))
                 }
                 Err(refusal) => (None, Err(refusal)),
             };
@@ -282,23 +284,28 @@ async fn carry_out(
         } else if let Some((batch, done)) = decide() {
             store.submit(batch, done);
         }
-        let kept = match decided {
-            Ok(kept) => kept,
+        let (kept, overwritten) = match decided {
+            Ok(decided) => decided,
             Err(refusal) => {
-                note(app, from, who, &change, Ended::Refused, refusal.code, None);
+                let event = event(from, who, &change, false);
+                note(app, &change, Ended::Refused, refusal.code, event);
                 return Err(refusal);
             }
         };
         let failure = match outcome.await.unwrap_or(Err(CommitError::Closed)) {
             Ok(committed) => {
-                let (code, place) = (ResponseCode::SUCCESS, Some(committed.sequence));
-                note(app, from, who, &change, Ended::Committed, code, place);
+                let event = Event {
+                    change: Some(committed.sequence),
+                    ..event(from, who, &change, overwritten)
+                };
+                note(app, &change, Ended::Committed, ResponseCode::SUCCESS, event);
                 return Ok(kept);
             }
             Err(CommitError::Conflict { .. }) if attempt < ATTEMPTS_MAX => continue,
             Err(failure) => Refusal::from(Rejection::of_store(&failure)),
         };
-        note(app, from, who, &change, Ended::Failed, failure.code, None);
+        let event = event(from, who, &change, false);
+        note(app, &change, Ended::Failed, failure.code, event);
         return Err(failure);
     }
     Err(Rejection::busy("the handle is changed by others all the time").into())
@@ -355,26 +362,30 @@ fn said(change: &Change) -> Json {
     json!({"responseCode": ResponseCode::SUCCESS.0, "handle": handle})
 }
 
-/// Counts a change and adds it to the audit trail.
-fn note(
-    app: &App,
+/// What the audit trail says of a change, as far as it is known before it ends.
+fn event<'e>(
     from: &From,
-    who: &Authenticated,
-    change: &Change,
-    ended: Ended,
-    code: ResponseCode,
-    place: Option<u64>,
-) {
-    let result = Ended::ALL.iter().find(|(known, _)| *known == ended);
-    let event = Event {
+    who: &'e Authenticated,
+    change: &'e Change,
+    overwritten: bool,
+) -> Event<'e> {
+    Event {
         time: Now::read().unix_seconds.into(),
         identity: Some(who.identity()),
         source: from.address.to_string(),
-        operation: change.name(),
+        operation: change.done_as(overwritten),
         handle: change.handle(),
+        ..Event::default()
+    }
+}
+
+/// Counts a change and adds it to the audit trail.
+fn note(app: &App, change: &Change, ended: Ended, code: ResponseCode, event: Event<'_>) {
+    let result = Ended::ALL.iter().find(|(known, _)| *known == ended);
+    let event = Event {
         result: result.map_or("", |(_, label)| label),
         code: code.0,
-        change: place,
+        ..event
     };
     app.registry.ended(change, ended, &event);
 }

@@ -283,6 +283,24 @@ impl<'a> Entry<'a> {
         rest.is_empty()
     }
 
+    /// Calls `visit` with the note of each batch and its sequence. False as [`Self::for_each`].
+    #[must_use]
+    pub(crate) fn for_each_note(&self, mut visit: impl FnMut(u64, &'a [u8])) -> bool {
+        let mut rest = self.body;
+        for sequence in self.first..=self.after.sequence {
+            let note = rest.get(4..).and_then(|length| {
+                let length = read_u32(length, 0)? as usize;
+                rest.get(8..)?.get(..length)
+            });
+            let whole = read_batch(&mut rest, &mut |_| {});
+            let (Some(note), Some(())) = (note, whole) else {
+                return false;
+            };
+            visit(sequence, note);
+        }
+        rest.is_empty()
+    }
+
     /// The run that the entry names, if it does.
     pub(crate) fn run(&self) -> Option<Named> {
         let note = read_u32(self.body, 4)? as usize;
@@ -481,6 +499,9 @@ pub(super) mod tests {
                 u32::from(matches!(change, Change::Delete { space: 1, key } if key == b"A/1"));
         }));
         assert_eq!(deletes, 3);
+        let mut notes = Vec::new();
+        assert!(entry.for_each_note(|sequence, note| notes.push((sequence, note))));
+        assert_eq!(notes, [10, 11, 12].map(|sequence| (sequence, &b"note"[..])));
         assert!(Entry::read(&bytes, 8).is_none(), "another epoch");
     }
 }

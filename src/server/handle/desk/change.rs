@@ -44,6 +44,17 @@ pub(super) struct Settled {
 }
 
 impl Settled {
+    /// What the audit trail says of it when it is durable.
+    fn event(&self) -> Event<'_> {
+        Event {
+            result: "committed",
+            operation: self.request.done_as(self.overwritten),
+            code: ResponseCode::SUCCESS.0,
+            handle: &self.handle,
+            ..event(&self.letter, &self.request, &self.who)
+        }
+    }
+
     /// Whether it is done, and its answer takes no signature.
     pub(super) fn is_light(&self) -> bool {
         // Copies of it wait that may ask for a signature; within a session nobody gets one.
@@ -168,11 +179,22 @@ impl Counter {
         };
         settled.handle = decision.handle;
         settled.overwritten = decision.overwritten;
-        Some((decision.batch, settled))
+        let batch = self
+            .registry()
+            .witnessed(decision.batch, &[settled.event()]);
+        Some((batch, settled))
     }
 
     /// The store has decided.
     pub(super) fn settled(&mut self, settled: Settled) {
+        if let Ok(committed) = &settled.result {
+            let event = Event {
+                change: Some(committed.sequence),
+                ..settled.event()
+            };
+            self.registry()
+                .ended(&settled.request, Ended::Committed, &event);
+        }
         let Settled {
             letter,
             request,
@@ -183,15 +205,7 @@ impl Counter {
             result,
         } = settled;
         let rejection = match result {
-            Ok(committed) => {
-                let event = Event {
-                    result: "committed",
-                    code: ResponseCode::SUCCESS.0,
-                    change: Some(committed.sequence),
-                    handle: &handle,
-                    ..event(&letter, &request, &who)
-                };
-                self.registry().ended(&request, Ended::Committed, &event);
+            Ok(_) => {
                 let body = match request {
                     Request::Create { .. } => block(&handle),
                     _ => Vec::new(),

@@ -20,6 +20,7 @@ use crate::history::Event;
 use crate::metrics::{Cell, Metrics, Reason, Transport};
 use crate::registry::figures::{Proved, SESSION};
 use crate::registry::plan::Request;
+use crate::registry::waiting::Leaves;
 use crate::registry::{Authenticated, Registry, Rejection, cipher};
 use crate::resolver::{self, Filter, Query, Selection};
 use crate::server::forward::{Forwarder, Question, Told};
@@ -105,6 +106,8 @@ impl Counter {
                 Work::Job(job) => self.serve(job),
                 Work::Settled(settled) => self.settled(*settled),
                 Work::Proof(proving, said) => self.home_said(*proving, &said),
+                Work::Turn(Leaves::Turn(proving)) => self.check_in_turn(*proving),
+                Work::Turn(Leaves::Late(proving)) => self.turn_away(*proving),
                 Work::Told(letter, told) => self.told(*letter, &told),
                 Work::More(listing, answer) => {
                     let _ = answer.send(self.next_page(*listing));
@@ -446,7 +449,10 @@ impl Counter {
             ),
             Said::Denied => text(ResponseCode::INSUFFICIENT_PERMISSIONS, ""),
             Said::Loading => text(ResponseCode::SERVER_TOO_BUSY, "still loading"),
-            Said::Damaged => text(ResponseCode::ERROR, "the stored record is damaged"),
+            Said::Damaged => text(
+                ResponseCode::ERROR,
+                "the data of this node cannot be read; its operator finds why at /ready",
+            ),
         }
     }
 

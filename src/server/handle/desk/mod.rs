@@ -31,7 +31,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use jiexi_proto::code::ResponseCode;
@@ -57,6 +57,7 @@ use crate::registry::Registry;
 use crate::registry::auth::Elsewhere;
 use crate::registry::retry::Retries;
 use crate::registry::source::{Sender, Source};
+use crate::registry::waiting::{Leaves, Waiting};
 use crate::server::forward::Told;
 
 /// How the desk is staffed.
@@ -121,6 +122,11 @@ impl Sink {
         }
     }
 
+    /// Whether the connection that the answer is for has ended.
+    fn is_gone(&self) -> bool {
+        matches!(self, Self::Stream(connection) if connection.is_closed())
+    }
+
     const fn transport(&self) -> Transport {
         match self {
             Self::Stream(_) | Self::Nowhere => Transport::Tcp,
@@ -152,6 +158,8 @@ impl Answer {
 
 /// Longest request that a connection's own thread takes up.
 const LIGHT_MAX: usize = 16 * 1024;
+/// How often it is looked whose turn it is.
+const LOOK: Duration = Duration::from_millis(50);
 /// Requests under way up to which a change is ended on the store's thread.
 const SETTLED_HERE_MAX: usize = 2;
 
@@ -169,6 +177,7 @@ enum Work {
     Settled(Box<Settled>),
     Told(Box<Letter>, Told),
     Proof(Box<Proving>, Elsewhere),
+    Turn(Leaves<Box<Proving>>),
 }
 
 #[derive(Default)]
@@ -176,6 +185,10 @@ struct Queue {
     /// What is under way: it is ended before something new is begun.
     begun: VecDeque<Work>,
     new: Turns<Work>,
+    /// Proofs that wait because too many were wrong before.
+    waiting: Waiting<Box<Proving>>,
+    /// When they were looked at last.
+    looked: Option<Instant>,
     closed: bool,
 }
 
@@ -379,6 +392,48 @@ impl Desk {
         self.open.load(Relaxed) <= 1
     }
 
+    /// Lets a proof wait for its turn; gives back one that there is no room for.
+    fn wait_for_turn(&self, proving: Proving, now: Instant) -> Option<Proving> {
+        let (claim, sender) = (proving.claim.clone(), proving.sender());
+        let attempt = crate::registry::attempt(&claim, sender);
+        self.leave();
+        let throttle = self.registry.throttle();
+        let out = (self.lock().waiting).join(attempt, Box::new(proving), throttle, now);
+        if out.is_some() {
+            self.open.fetch_add(1, Relaxed);
+            self.away.fetch_sub(1, Relaxed);
+        }
+        out.map(|proving| *proving)
+    }
+
+    /// Moves those whose turn it is to what is under way; of a desk that is closed, all who wait.
+    fn call_waiting(&self, queue: &mut Queue) {
+        if queue.waiting.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let looked = queue.looked.map(|at| now.saturating_duration_since(at));
+        if looked.is_some_and(|passed| passed < LOOK) && !queue.closed {
+            return;
+        }
+        queue.looked = Some(now);
+        let left = match queue.closed {
+            true => queue
+                .waiting
+                .close()
+                .into_iter()
+                .map(Leaves::Late)
+                .collect(),
+            false => {
+                let throttle = self.registry.throttle();
+                (queue.waiting).leave(throttle, now, |proving| proving.is_gone())
+            }
+        };
+        self.open.fetch_add(left.len(), Relaxed);
+        self.away.fetch_sub(left.len(), Relaxed);
+        queue.begun.extend(left.into_iter().map(Work::Turn));
+    }
+
     /// One request is done.
     fn done(&self) {
         self.open.fetch_sub(1, Relaxed);
@@ -388,6 +443,7 @@ impl Desk {
     fn next(&self) -> Option<Work> {
         let mut queue = self.lock();
         loop {
+            self.call_waiting(&mut queue);
             if let Some(work) = queue.begun.pop_front() {
                 return Some(work);
             }
@@ -399,9 +455,11 @@ impl Desk {
                 self.changed.notify_all();
                 return None;
             }
-            let waited = self
-                .changed
-                .wait_timeout(queue, std::time::Duration::from_millis(200));
+            let patience = match queue.waiting.is_empty() {
+                true => 4 * LOOK,
+                false => LOOK,
+            };
+            let waited = self.changed.wait_timeout(queue, patience);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }

@@ -42,24 +42,50 @@ impl Proving {
         }
     }
 
+    /// Whether nobody waits for the answer any more.
+    pub(super) fn is_gone(&self) -> bool {
+        self.letter.sink.is_gone()
+    }
+
     /// Who knows the id of the challenge has received it where they say they are.
-    fn sender(&self) -> Sender {
+    pub(super) fn sender(&self) -> Sender {
         Sender::proven(self.letter.peer.ip())
     }
 }
 
 impl Counter {
-    /// Checks a proof, here or by its user's home, and goes on with what it is for.
+    /// Checks a proof when it is its turn: now, unless too many were wrong before. No thread waits for that either.
     pub(super) fn check(&mut self, proving: Proving) {
+        let now = Now::read().instant;
+        if self
+            .registry()
+            .has_turn(&proving.claim, proving.sender(), now)
+        {
+            return self.check_in_turn(proving);
+        }
+        if let Some(proving) = self.desk.wait_for_turn(proving, now) {
+            self.turn_away(proving);
+        }
+    }
+
+    /// A proof has waited for too long, or there was no room for it.
+    pub(super) fn turn_away(&mut self, proving: Proving) {
+        let rejection = self.registry().turn_away(&proving.claim);
+        self.checked(proving, Err(rejection));
+    }
+
+    /// Checks a proof, here or by its user's home, and goes on with what it is for.
+    pub(super) fn check_in_turn(&mut self, proving: Proving) {
         let now = Now::read().instant;
         let registry = self.registry();
         if let Some(forwarder) = &self.shared.forwarder
             && forwarder.proves()
-            && registry.is_elsewhere(&proving.claim, proving.sender(), now)
+            && registry.is_elsewhere(&proving.claim)
         {
             return self.ask_home(&Arc::clone(forwarder), proving);
         }
-        let proved = registry.authenticate(&proving.claim, &proving.asked(), proving.sender(), now);
+        let proved =
+            registry.authenticate_in_turn(&proving.claim, &proving.asked(), proving.sender(), now);
         self.checked(proving, proved);
     }
 

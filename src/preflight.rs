@@ -1,0 +1,82 @@
+//! What `serve` needs on the disk, looked at before anything is opened: `config check` and `serve` ask the same, and name
+//! the key that names the file.
+//!
+//! Nothing is left behind: to see whether a directory can be made, it is made and taken away again.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::config::{Config, Origins, Problem};
+use crate::reload;
+
+/// Everything that a node with this configuration would not start with.
+#[must_use]
+pub fn problems(config: &Config, origins: &Origins) -> Vec<Problem> {
+    let mut found = Vec::new();
+    let (http, dns) = (&config.http, &config.dns);
+    for (section, used, certificate, key) in [
+        ("http", true, &http.certificate, &http.key),
+        ("dns", dns.enabled, &dns.certificate, &dns.key),
+    ] {
+        if !used {
+            continue;
+        }
+        let files = [("certificate", certificate), ("key", key)];
+        let before = found.len();
+        for (name, path) in files {
+            if let Some(message) = unreadable(path) {
+                found.push(origins.problem(section, name, message));
+            }
+        }
+        if found.len() == before
+            && let Err(error) = reload::check_files(certificate, key)
+        {
+            found.push(origins.problem(section, "certificate", error));
+        }
+    }
+    let directory = config.audit_dir();
+    if let Err(error) = directory_can_be(&directory) {
+        let message = format!(
+            "{}: {error}; name a directory that this user can make and write",
+            directory.display()
+        );
+        found.push(origins.problem("administration", "audit", message));
+    }
+    found
+}
+
+/// Why a file that is named cannot be read.
+fn unreadable(path: &Path) -> Option<String> {
+    if path.as_os_str().is_empty() {
+        return None;
+    }
+    let opened = File::open(path).and_then(|file| file.metadata());
+    let error = match opened {
+        Ok(metadata) if metadata.is_dir() => io::Error::other("is a directory"),
+        Ok(_) => return None,
+        Err(error) => error,
+    };
+    Some(format!(
+        "{}: {error}; name a PEM file that this user can read",
+        path.display()
+    ))
+}
+
+/// Whether a directory is there and takes files, or can be made.
+fn directory_can_be(directory: &Path) -> io::Result<()> {
+    let mut missing: PathBuf = directory.join(format!(".check-{}", std::process::id()));
+    while let Some(parent) = missing.parent() {
+        // An empty parent is where we are.
+        if parent.as_os_str().is_empty() || parent.exists() {
+            break;
+        }
+        missing = parent.to_path_buf();
+    }
+    match fs::create_dir(&missing) {
+        Ok(()) => fs::remove_dir(&missing),
+        // How full the disk is, is another matter.
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(()),
+        Err(error) => Err(error),
+    }
+}
