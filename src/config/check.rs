@@ -118,6 +118,7 @@ pub(super) fn check(config: &Config) -> Vec<(Key, String)> {
     check_http(&config.http, &mut need);
     super::batch::check(&config.batch, &mut need);
     super::operations::check(&config.operations, &mut need);
+    super::jobs::check(&config.jobs, &mut need);
     check_dns(&config.dns, config.store_config().case, &mut need);
     need(
         config.history.days > 0,

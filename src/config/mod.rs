@@ -23,6 +23,7 @@ mod check;
 mod dns;
 mod env;
 mod file;
+mod jobs;
 mod operations;
 mod recursion;
 pub mod size;
@@ -31,6 +32,7 @@ mod words;
 pub use batch::Batch;
 pub use dns::{Dns, Rule, RuleKind, Zone};
 pub use file::{Origin, Origins, Problem, load, load_placed, load_text};
+pub use jobs::Jobs;
 pub use operations::Operations;
 pub use recursion::{Ports, Recursion};
 
@@ -58,6 +60,8 @@ pub struct Config {
     pub http: Http,
     /// Many questions in one request, over HTTP.
     pub batch: Batch,
+    /// Many registrations, carried out by themselves.
+    pub jobs: Jobs,
     /// The DNS front end.
     pub dns: Dns,
     /// The log of resolutions and changes.
@@ -82,6 +86,7 @@ impl Default for Config {
             recursion: Recursion::default(),
             http: Http::default(),
             batch: Batch::default(),
+            jobs: Jobs::default(),
             dns: Dns::default(),
             history: History::default(),
             operations: Operations::default(),
@@ -167,6 +172,12 @@ impl Config {
     #[must_use]
     pub fn spool_dir(&self) -> PathBuf {
         self.node.data.join(&self.batch.spool)
+    }
+
+    /// The directory of jobs: their inputs and results.
+    #[must_use]
+    pub fn jobs_dir(&self) -> PathBuf {
+        self.node.data.join(&self.jobs.directory)
     }
 
     /// The file of the node's private key.

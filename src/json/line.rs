@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use jiexi_proto::{
     handle, limits,
-    value::{Value, ValueView},
+    value::{Reference, Value, ValueView},
 };
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -62,11 +62,93 @@ struct Written<'a> {
     values_hex: Option<Vec<Cow<'a, str>>>,
 }
 
+/// What a line says, with values that are not encoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plain {
+    /// A handle and its values, ascending by index.
+    Record {
+        /// The handle.
+        handle: Vec<u8>,
+        /// The values.
+        values: Vec<Value>,
+    },
+    /// As [`Line::Prefix`].
+    Prefix(Vec<u8>),
+}
+
+/// What was parsed of a line.
+enum Parsed<'a> {
+    Prefix(Vec<u8>),
+    Values(Vec<u8>, Vec<value::Written>),
+    Hex(Vec<u8>, Vec<Cow<'a, str>>),
+}
+
 /// Reads one line; `now` (Unix seconds) is the timestamp of values that do not say their own.
 ///
 /// # Errors
 /// Names the field and what is wrong with it.
 pub fn read(text: &[u8], now: u32) -> Result<Line, JsonError> {
+    let (handle, mut values) = match parse(text)? {
+        Parsed::Prefix(prefix) => return Ok(Line::Prefix(prefix)),
+        Parsed::Values(handle, values) => (handle, read_values(values, now)?),
+        Parsed::Hex(handle, values) => (handle, read_hex(&values)?),
+    };
+    values.sort_by_key(|value| value.index);
+    check_values(
+        &handle,
+        values.iter().map(|value| (value.index, value.wire.len())),
+    )?;
+    Ok(Line::Record(Record { handle, values }))
+}
+
+/// As [`read`], for values that are still to be decided about.
+///
+/// # Errors
+/// Names the field and what is wrong with it.
+pub fn read_plain(text: &[u8], now: u32) -> Result<Plain, JsonError> {
+    let (handle, mut values) = match parse(text)? {
+        Parsed::Prefix(prefix) => return Ok(Plain::Prefix(prefix)),
+        Parsed::Values(handle, written) => {
+            let one = |(place, written): (usize, value::Written)| {
+                let value = written.into_value(now);
+                value.map_err(|error| error.within(&format!("values[{place}]")))
+            };
+            let values: Result<_, _> = written.into_iter().enumerate().map(one).collect();
+            (handle, values?)
+        }
+        Parsed::Hex(handle, digits) => {
+            let wires = read_hex(&digits)?;
+            let values: Result<Vec<Value>, _> =
+                wires.iter().map(|wire| Value::decode(&wire.wire)).collect();
+            let values = values.map_err(|error| JsonError::new("values_hex", error))?;
+            (handle, values)
+        }
+    };
+    values.sort_by_key(|value| value.index);
+    check_record(&handle, &values)?;
+    Ok(Plain::Record { handle, values })
+}
+
+/// Whether a record of these values, ascending by index, can be stored and answered.
+///
+/// # Errors
+/// Names the field and what is wrong with it.
+pub fn check_record(handle: &[u8], values: &[Value]) -> Result<(), JsonError> {
+    check_handle(handle)?;
+    let length = |value: &Value| {
+        let references = value.references.iter();
+        let references: usize = references
+            .map(|one| Reference::SIZE_MIN + one.handle.len())
+            .sum();
+        Value::SIZE_MIN + value.kind.len() + value.data.len() + references
+    };
+    check_values(
+        handle,
+        values.iter().map(|value| (value.index, length(value))),
+    )
+}
+
+fn parse(text: &[u8]) -> Result<Parsed<'_>, JsonError> {
     let written: Written<'_> =
         serde_json::from_slice(text).map_err(|error| JsonError::new("", tidy(&error)))?;
     if let Some(prefix) = &written.prefix {
@@ -76,7 +158,7 @@ pub fn read(text: &[u8], now: u32) -> Result<Line, JsonError> {
                 "a line is either a prefix or a handle with its values",
             ));
         }
-        return parse_prefix(prefix).map(Line::Prefix);
+        return parse_prefix(prefix).map(Parsed::Prefix);
     }
     if written.response_code.is_some_and(|code| code != 1) {
         return Err(JsonError::new(
@@ -92,20 +174,15 @@ pub fn read(text: &[u8], now: u32) -> Result<Line, JsonError> {
         _ => return Err(JsonError::new("handle", "is missing")),
     };
     check_handle(&handle)?;
-    let mut values = match (written.values, written.values_hex) {
-        (Some(values), None) => read_values(values, now)?,
-        (None, Some(values)) => read_hex(&values)?,
-        (Some(_), Some(_)) => {
-            return Err(JsonError::new(
-                "values_hex",
-                "give either values or values_hex",
-            ));
-        }
-        (None, None) => return Err(JsonError::new("values", "is missing")),
-    };
-    values.sort_by_key(|value| value.index);
-    check_values(&handle, &values)?;
-    Ok(Line::Record(Record { handle, values }))
+    match (written.values, written.values_hex) {
+        (Some(values), None) => Ok(Parsed::Values(handle, values)),
+        (None, Some(values)) => Ok(Parsed::Hex(handle, values)),
+        (Some(_), Some(_)) => Err(JsonError::new(
+            "values_hex",
+            "give either values or values_hex",
+        )),
+        (None, None) => Err(JsonError::new("values", "is missing")),
+    }
 }
 
 /// The message of the JSON parser; a line has no lines, so only its column is of use.
@@ -199,31 +276,36 @@ pub fn wire(value: &Value) -> Wire {
     }
 }
 
-/// Rules over all values of a handle: indexes are above 0 and unique, and one answer can carry them all.
-fn check_values(handle: &[u8], values: &[Wire]) -> Result<(), JsonError> {
-    if values.len() > limits::VALUES_MAX {
+/// Rules over all values of a handle, each given by its index and length in wire form, ascending: indexes are above 0 and
+/// unique, and one answer can carry them all.
+fn check_values(
+    handle: &[u8],
+    values: impl Iterator<Item = (u32, usize)>,
+) -> Result<(), JsonError> {
+    let (mut count, mut before) = (0, None);
+    let mut size = ANSWER_OVERHEAD + handle.len();
+    for (index, length) in values {
+        if index == 0 {
+            return Err(JsonError::new(
+                "values",
+                "index 0 is reserved; count from 1",
+            ));
+        }
+        if before.replace(index) == Some(index) {
+            return Err(JsonError::new(
+                "values",
+                format!("index {index} is there twice"),
+            ));
+        }
+        count += 1;
+        size += length;
+    }
+    if count > limits::VALUES_MAX {
         return Err(JsonError::new(
             "values",
             format!("are more than {}", limits::VALUES_MAX),
         ));
     }
-    if values.iter().any(|value| value.index == 0) {
-        return Err(JsonError::new(
-            "values",
-            "index 0 is reserved; count from 1",
-        ));
-    }
-    if let Some(pair) = values
-        .windows(2)
-        .find(|pair| pair[0].index == pair[1].index)
-    {
-        return Err(JsonError::new(
-            "values",
-            format!("index {} is there twice", pair[0].index),
-        ));
-    }
-    let size: usize =
-        ANSWER_OVERHEAD + handle.len() + values.iter().map(|value| value.wire.len()).sum::<usize>();
     if size > limits::MESSAGE_MAX {
         let message = format!(
             "{size} bytes would not fit into one message of {}",

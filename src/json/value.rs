@@ -116,6 +116,56 @@ pub fn read(json: Json, now: u32) -> Result<Value, JsonError> {
     written.into_value(now)
 }
 
+/// A value as a row of a table; what is empty has the usual meaning.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cells<'a> {
+    /// Its index.
+    pub index: &'a str,
+    /// Its type.
+    pub kind: &'a str,
+    /// Seconds, or a moment.
+    pub ttl: &'a str,
+    /// Four of 0 and 1.
+    pub permissions: &'a str,
+    /// A format of [`super::data`]; nothing: text.
+    pub encoding: &'a str,
+    /// The data in that format; JSON where it is neither text nor octets.
+    pub value: &'a str,
+}
+
+/// Reads a value out of cells; `now` (Unix seconds) is its timestamp.
+///
+/// # Errors
+/// Names the column and what is wrong with it.
+pub fn from_cells(cells: &Cells<'_>, now: u32) -> Result<Value, JsonError> {
+    let index = cells.index.parse().ok().filter(|index| *index > 0);
+    let index = index.ok_or_else(|| JsonError::new("index", "is not a number above 0"))?;
+    let data = match cells.encoding {
+        "" | "string" => Json::from(cells.value),
+        format @ ("base64" | "hex") => json!({"format": format, "value": cells.value}),
+        format => {
+            let value: Json = serde_json::from_str(cells.value)
+                .map_err(|error| JsonError::new("value", error))?;
+            json!({"format": format, "value": value})
+        }
+    };
+    let ttl = match (cells.ttl, cells.ttl.parse::<i64>()) {
+        ("", _) => None,
+        (_, Ok(seconds)) => Some(Json::from(seconds)),
+        (moment, Err(_)) => Some(Json::from(moment)),
+    };
+    let written = Written {
+        index,
+        kind: cells.kind.to_owned(),
+        data,
+        ttl,
+        timestamp: None,
+        permissions: (!cells.permissions.is_empty()).then(|| cells.permissions.to_owned()),
+        references: Vec::new(),
+    };
+    written.into_value(now)
+}
+
 impl Written {
     /// The value meant.
     pub(super) fn into_value(self, now: u32) -> Result<Value, JsonError> {

@@ -525,6 +525,7 @@ fn http_config(config: &Config, certificates: &Certificates) -> http::Config {
         write: from.write,
         idempotency: from.idempotency,
         batch: batch_limits(config),
+        jobs: job_limits(config),
         drain: config.handle.drain,
         sessions: (
             size(config.administration.sessions_max.into()),
@@ -543,6 +544,20 @@ fn batch_limits(config: &Config) -> http::BatchLimits {
         ratio: from.ratio_max.into(),
         spool: from.spool_max,
         directory: config.spool_dir(),
+    }
+}
+
+/// What jobs may take, as configured.
+fn job_limits(config: &Config) -> http::JobLimits {
+    let from = &config.jobs;
+    http::JobLimits {
+        running: size(from.running_max.into()),
+        each: size(from.jobs_per_token.into()),
+        input: from.input_max,
+        ratio: config.batch.ratio_max.into(),
+        disk: from.disk_max,
+        keep: from.keep,
+        directory: config.jobs_dir(),
     }
 }
 

@@ -459,6 +459,18 @@ impl Registry {
         audit.complete(store.sequence(), |after| store.notes_since(after), unread)
     }
 
+    /// As [`Self::ended`], for many changes of one kind.
+    pub fn ended_all<'e>(&self, kind: usize, ended: impl Iterator<Item = (Ended, Event<'e>)>) {
+        let counted = ended.map(|(ended, event)| {
+            self.figures.changed(kind, ended);
+            event
+        });
+        match &self.audit {
+            Some(audit) => audit.record_all(counted),
+            None => counted.for_each(drop),
+        }
+    }
+
     /// The audit trail.
     #[must_use]
     pub const fn audit(&self) -> Option<&Audit> {

@@ -28,11 +28,14 @@ impl Ended {
 /// The kinds of changes, as they are labelled.
 pub const KINDS: [&str; 4] = ["create", "delete", "modify", "prefix"];
 
+/// The place of "create" among [`KINDS`].
+pub const CREATE: usize = 0;
+
 /// The kind of a request: the place of its label.
 #[must_use]
 pub const fn kind_of(request: &Request) -> usize {
     match request {
-        Request::Create { .. } => 0,
+        Request::Create { .. } => CREATE,
         Request::Delete { .. } => 1,
         Request::Add { .. } | Request::Remove { .. } | Request::Modify { .. } => 2,
         Request::Home { .. } | Request::Unhome { .. } => 3,

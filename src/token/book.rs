@@ -145,6 +145,19 @@ impl Book {
         token.is_some_and(|token| token.is_valid(now) && token.rights.contains(&right))
     }
 
+    /// What a token that was accepted before allows now; for work that goes on without its client.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub fn grant_of(&self, id: &str, now: u32) -> Result<Grant, Refused> {
+        let token = self.token(id).map_err(|_| Refused::Unavailable)?;
+        let token = token.ok_or(Refused::Unknown)?;
+        match token.is_valid(now) {
+            true => Ok(token.grant()),
+            false => Err(Refused::Ended),
+        }
+    }
+
     fn token(&self, id: &str) -> Result<Option<Token>, StoreError> {
         let found = self.store.get(Space::System, &Token::key(id))?;
         Ok(found.as_ref().and_then(Token::read))

@@ -12,6 +12,7 @@ mod batch;
 mod battery;
 mod change;
 mod history;
+mod jobs;
 mod languages;
 mod login;
 mod node;

@@ -231,7 +231,12 @@ impl Audit {
 
     /// Adds an event. When this returns it is with the operating system, and survives the process.
     pub fn record(&self, event: &Event<'_>) {
-        self.append(Entry {
+        self.record_all(std::iter::once(event.clone()));
+    }
+
+    /// As [`Self::record`], for many events that belong together: they are written at once.
+    pub fn record_all<'e>(&self, events: impl Iterator<Item = Event<'e>>) {
+        self.append(events.map(|event| Entry {
             sequence: 0,
             time: event.time,
             identity: named(event.identity),
@@ -244,7 +249,7 @@ impl Audit {
             recovered: false,
             prev: String::new(),
             hash: String::new(),
-        });
+        }));
     }
 
     /// What the journal is to say beside the changes of `events`, which happen together.
@@ -303,7 +308,7 @@ impl Audit {
                     continue;
                 }
                 completed += 1;
-                self.append(Entry {
+                self.append(std::iter::once(Entry {
                     sequence: 0,
                     time: witness.time,
                     identity: witness.identity.clone(),
@@ -316,26 +321,18 @@ impl Audit {
                     recovered: true,
                     prev: String::new(),
                     hash: String::new(),
-                });
+                }));
             }
         }
         Ok(completed)
     }
 
-    /// Gives an entry its place and its hash.
-    fn append(&self, mut entry: Entry) {
+    /// Gives entries their places, and writes them.
+    fn append(&self, entries: impl Iterator<Item = Entry>) {
         let mut chain = self.shared.lock();
-        entry.sequence = chain.sequence + 1;
-        entry.prev.clone_from(&chain.hash);
-        let Ok(text) = serde_json::to_string(&entry) else {
-            return;
-        };
-        entry.hash = hex::encode(Sha256::digest(&text));
-        let body = text.strip_suffix('}').unwrap_or(&text);
-        let line = format!("{body},\"hash\":\"{}\"}}\n", entry.hash);
-        chain.sequence = entry.sequence;
-        chain.hash = entry.hash;
-        chain.waiting.extend_from_slice(line.as_bytes());
+        for entry in entries {
+            chain.add(entry);
+        }
         chain.write();
         let idle = chain.idle;
         drop(chain);
@@ -385,6 +382,21 @@ impl Chain {
             sequence: self.written,
             hash: self.written_hash.clone(),
         }
+    }
+
+    /// Gives an entry its place and its hash.
+    fn add(&mut self, mut entry: Entry) {
+        entry.sequence = self.sequence + 1;
+        entry.prev.clone_from(&self.hash);
+        let Ok(text) = serde_json::to_string(&entry) else {
+            return;
+        };
+        entry.hash = hex::encode(Sha256::digest(&text));
+        let body = text.strip_suffix('}').unwrap_or(&text);
+        let line = format!("{body},\"hash\":\"{}\"}}\n", entry.hash);
+        self.sequence = entry.sequence;
+        self.hash = entry.hash;
+        self.waiting.extend_from_slice(line.as_bytes());
     }
 
     fn open_file(&mut self) -> io::Result<()> {

@@ -142,7 +142,7 @@ fn index(text: &str) -> Result<u32, Refusal> {
 }
 
 /// A flag; its name alone sets it.
-fn flag(name: &str, text: &str) -> Result<bool, Refusal> {
+pub(super) fn flag(name: &str, text: &str) -> Result<bool, Refusal> {
     match text {
         "" | "true" | "1" | "yes" | "on" => Ok(true),
         "false" | "0" | "no" | "off" => Ok(false),

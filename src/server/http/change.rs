@@ -313,7 +313,7 @@ async fn carry_out(
 
 /// Whether the caller's token allows the change. What says who administers is the right `admin`'s, however it comes or
 /// goes: written, replaced, removed by its index, or with the whole handle.
-fn permitted(app: &App, caller: &Caller, change: &Change) -> Result<(), Refusal> {
+pub(super) fn permitted(app: &App, caller: &Caller, change: &Change) -> Result<(), Refusal> {
     if caller.grant.is_none() {
         return Ok(());
     }
@@ -324,24 +324,30 @@ fn permitted(app: &App, caller: &Caller, change: &Change) -> Result<(), Refusal>
             .iter()
             .any(|known| kind.eq_ignore_ascii_case(known))
     };
-    let current = app.registry.records.record(&key).map_err(Rejection::from)?;
-    let replaced = |touched: &dyn Fn(u32) -> bool| {
-        current.as_ref().is_some_and(|record| {
+    let replaced = |touched: &dyn Fn(u32) -> bool| -> Result<bool, Refusal> {
+        let current = app.registry.records.record(&key).map_err(Rejection::from)?;
+        Ok(current.is_some_and(|record| {
             record.entries().any(|entry| {
                 touched(entry.index) && is_admin(jiexi_proto::value::type_of(entry.wire))
             })
-        })
+        }))
     };
     let brings = |values: &[Value]| values.iter().any(|value| is_admin(&value.kind));
     let administers = is_prefix_handle(&key)
         || match change {
-            Change::Create { values, .. } => brings(values) || replaced(&|_| true),
+            // What exists is not touched: the registry refuses it.
+            Change::Create {
+                values,
+                overwrite: false,
+                ..
+            } => brings(values),
+            Change::Create { values, .. } => brings(values) || replaced(&|_| true)?,
             Change::Add { values, .. } | Change::Modify { values, .. } => {
                 let touched = |index| values.iter().any(|value| value.index == index);
-                brings(values) || replaced(&touched)
+                brings(values) || replaced(&touched)?
             }
-            Change::Remove { indexes, .. } => replaced(&|index| indexes.contains(&index)),
-            Change::Delete { .. } => replaced(&|_| true),
+            Change::Remove { indexes, .. } => replaced(&|index| indexes.contains(&index))?,
+            Change::Delete { .. } => replaced(&|_| true)?,
             Change::Home { .. } | Change::Unhome { .. } => true,
         };
     match administers {

@@ -11,7 +11,7 @@
 //! * `caller`: every credential becomes an identity; `sessions`.
 //! * `asked`: paths and queries. `handles`, `list`: reading. `change`, `idempotency`, `body`: writing. `message`.
 //! * `page`, `location`, `html`: behind a scanned code. `openapi`: the description of all this.
-//! * `batch`: many identifiers in one request.
+//! * `batch`: many identifiers in one request. `jobs`: many registrations, carried out by themselves.
 //! * `v1`: what the Handle JSON API has no place for.
 //! * `pool`: readers and counters, lent to requests.
 
@@ -26,6 +26,7 @@ mod connection;
 mod handles;
 pub(crate) mod html;
 mod idempotency;
+mod jobs;
 pub(crate) mod language;
 mod limit;
 mod list;
@@ -58,6 +59,7 @@ use tokio_util::task::TaskTracker;
 use tower_http::compression::CompressionLayer;
 
 pub use self::batch::Limits as BatchLimits;
+pub use self::jobs::Limits as JobLimits;
 use self::limit::Limit;
 use self::pool::Pool;
 use self::proxy::Trusted;
@@ -109,6 +111,8 @@ pub struct Config {
     pub idempotency: Duration,
     /// What batches may take.
     pub batch: BatchLimits,
+    /// What jobs may take.
+    pub jobs: JobLimits,
     /// How long open connections have to end.
     pub drain: Duration,
     /// Sessions: how many, and how long each may last.
@@ -136,6 +140,8 @@ struct App {
     at_work: idempotency::AtWork,
     /// Batches that run.
     streams: batch::Streams,
+    /// Jobs, and those that are at work.
+    jobs: Arc<jobs::Shelf>,
     /// Set when they are to end, because the node does.
     stopping: CancellationToken,
     /// Changes that are being carried out.
@@ -222,6 +228,12 @@ fn routes(app: Arc<App>) -> Router {
         .route("/api/v1/identity", any(v1::identity))
         .route("/api/v1/quota", any(batch::quota))
         .route("/api/v1/batch/resolve", any(batch::resolve))
+        .route("/api/v1/jobs", any(jobs::all))
+        .route("/api/v1/jobs/{id}", any(jobs::one))
+        .route("/api/v1/jobs/{id}/pause", any(jobs::pause))
+        .route("/api/v1/jobs/{id}/resume", any(jobs::resume))
+        .route("/api/v1/jobs/{id}/cancel", any(jobs::cancel))
+        .route("/api/v1/jobs/{id}/results", any(jobs::results))
         .route("/api", any(v1::nothing))
         .route("/api/", any(v1::nothing))
         .route("/api/{*rest}", any(v1::nothing))
@@ -308,6 +320,7 @@ impl Http {
             lists: Limit::new(LIST_RATE, LIST_BURST),
             at_work: idempotency::AtWork::default(),
             streams: batch::Streams::new(&config.batch)?,
+            jobs: Arc::new(jobs::Shelf::new(&config.jobs, &shared.store)?),
             stopping: CancellationToken::new(),
             changes: TaskTracker::new(),
             ids: Ids::new(),
@@ -332,6 +345,7 @@ impl Http {
                 app.config.idempotency,
             )),
             tokio::spawn(write_down(Arc::clone(&app.tokens))),
+            tokio::spawn(jobs::tend(Arc::clone(&app))),
         ];
         for listener in listeners {
             let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -359,6 +373,8 @@ impl Http {
     pub async fn drain(self) -> usize {
         self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
         self.connections.drain();
+        // A job goes on where it was when the node is there again.
+        self.app.jobs.stop();
         let drain = self.app.config.drain;
         let deadline = Instant::now() + drain;
         let none_is_open = || self.connections.count() == 0;
@@ -371,7 +387,7 @@ impl Http {
         let _ = tokio::time::timeout(drain, self.app.changes.wait()).await;
         // Their threads give back what they have not used.
         until(Instant::now() + BATCHES_END, || {
-            !self.app.streams.any_runs()
+            !self.app.streams.any_runs() && !self.app.jobs.any_runs()
         })
         .await;
         self.app.tokens.write_down();

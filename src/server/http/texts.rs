@@ -105,6 +105,24 @@ const TITLES: &[(&str, &str, &str)] = &[
         "相同请求正在处理",
         "The same request is being carried out",
     ),
+    ("no_such_job", "没有此任务", "There is no such job"),
+    ("job_ended", "任务已结束", "The job has ended"),
+    ("job_not_ended", "任务尚未结束", "The job has not ended"),
+    (
+        "too_many_jobs",
+        "任务数已达上限",
+        "There are as many jobs as may be",
+    ),
+    (
+        "disk_quota_used_up",
+        "令牌的磁盘配额已用完",
+        "The token's share of the disk is used up",
+    ),
+    (
+        "range_not_satisfiable",
+        "请求的范围超出结果",
+        "The range lies behind the results",
+    ),
     ("denied", "拒绝访问", "Denied"),
     ("server_error", "服务器内部错误", "A failure of this node"),
 ];

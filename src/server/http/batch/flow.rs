@@ -69,7 +69,7 @@ impl Halt {
 }
 
 /// Reads what little a refused client still sends, and throws it away.
-pub(super) async fn discard(mut body: Body) {
+pub(in super::super) async fn discard(mut body: Body) {
     let mut left = DISCARDED_MAX;
     let all = async {
         while let Some(Ok(frame)) = body.frame().await {

@@ -23,6 +23,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode
 use serde_json::json;
 
 use self::flow::Flow;
+pub(super) use self::flow::discard;
 pub(super) use self::streams::Streams;
 use self::work::Origin;
 use super::answer::{Answer, Refusal, json, with_type};
@@ -80,13 +81,14 @@ struct Asked {
 impl Asked {
     fn read(query: Option<&str>, headers: &HeaderMap) -> Result<Self, Refusal> {
         let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
-        let kind = text(header::CONTENT_TYPE).unwrap_or("text/plain");
-        let (form, charset) = media_type(kind)?;
-        let coded = headers.get_all(header::CONTENT_ENCODING).iter().count();
-        let coding = Coding::named(text(header::CONTENT_ENCODING).unwrap_or_default());
-        let coding = coding.filter(|_| coded <= 1).ok_or_else(|| {
-            unsupported("Content-Encoding must be one of gzip and zstd, and only one")
+        let (kind, charset) = charset_of(text(header::CONTENT_TYPE).unwrap_or("text/plain"))?;
+        let form = InputForm::of_type(kind).ok_or_else(|| {
+            unsupported(
+                "Content-Type must be text/plain (a handle a line), application/x-ndjson, application/json (an array) or \
+                 text/csv",
+            )
         })?;
+        let coding = coding_of(headers)?;
         let accept = text(header::ACCEPT)
             .unwrap_or_default()
             .to_ascii_lowercase();
@@ -135,15 +137,20 @@ impl Asked {
     }
 }
 
-/// Form and charset of a `Content-Type`.
-fn media_type(kind: &str) -> Result<(InputForm, Charset), Refusal> {
+/// The one coding of a body.
+pub(super) fn coding_of(headers: &HeaderMap) -> Result<Coding, Refusal> {
+    let coded = headers.get_all(header::CONTENT_ENCODING).iter().count();
+    let text = headers.get(header::CONTENT_ENCODING);
+    let text = text.map_or("", |value| value.to_str().unwrap_or("?"));
+    Coding::named(text)
+        .filter(|_| coded <= 1)
+        .ok_or_else(|| unsupported("Content-Encoding must be one of gzip and zstd, and only one"))
+}
+
+/// Media type and charset of a `Content-Type`.
+pub(super) fn charset_of(kind: &str) -> Result<(&str, Charset), Refusal> {
     let mut parts = kind.split(';').map(str::trim);
-    let form = InputForm::of_type(parts.next().unwrap_or_default()).ok_or_else(|| {
-        unsupported(
-            "Content-Type must be text/plain (a handle a line), application/x-ndjson, application/json (an array) or \
-             text/csv",
-        )
-    })?;
+    let kind = parts.next().unwrap_or_default();
     let label = parts
         .filter_map(|parameter| parameter.split_once('='))
         .find(|(name, _)| name.trim().eq_ignore_ascii_case("charset"))
@@ -151,10 +158,10 @@ fn media_type(kind: &str) -> Result<(InputForm, Charset), Refusal> {
     let charset = Charset::named(label);
     let charset =
         charset.ok_or_else(|| unsupported("this charset is not known; gb18030 and utf-8 are"))?;
-    Ok((form, charset))
+    Ok((kind, charset))
 }
 
-fn unsupported(text: &'static str) -> Refusal {
+pub(super) fn unsupported(text: &'static str) -> Refusal {
     Refusal::named(
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
         "unsupported_media_type",
@@ -223,7 +230,7 @@ pub(super) async fn resolve(
         }
         Err(refusal) => {
             // Clients that are refused while they still send may not see why.
-            flow::discard(body).await;
+            discard(body).await;
             refusal.of_problem(from.request(), Language::of(&head.headers))
         }
     };

@@ -62,7 +62,7 @@ impl Streams {
     }
 
     /// One more batch of a token; none when there are as many as may be.
-    pub(super) fn enter(&self, token: &str) -> Option<Stream> {
+    pub(in super::super) fn enter(&self, token: &str) -> Option<Stream> {
         let mut held = self.lock();
         let running: usize = held.values().map(|held| held.streams).sum();
         let own = held.get(token).map_or(0, |held| held.streams);
@@ -85,7 +85,7 @@ impl Streams {
 
 /// A batch that runs, until both of its ends have dropped this.
 #[derive(Debug)]
-pub(super) struct Stream {
+pub(in super::super) struct Stream {
     streams: Streams,
     token: String,
     spooled: AtomicU64,

@@ -1,0 +1,631 @@
+//! `/api/v1/jobs`: many registrations in one request, carried out by themselves.
+//!
+//! ```text
+//! body → intake (disk) → shelf ─→ work (two threads: read rows; decide, commit with the position, write results)
+//!                          └── asked, paused, ended, forgotten by its owner
+//! ```
+//!
+//! * `mod.rs`: the routes. `record`: a job as it is stored. `shelf`: all jobs, whose they are, whose turn it is.
+//! * `intake`: the input. `work`, `decide`: the rows. `results`: what became of them.
+//!
+//! A job belongs to the token it came by; to any other it does not exist.
+
+mod decide;
+mod intake;
+mod record;
+mod results;
+mod shelf;
+mod work;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State as Shared;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use serde_json::json;
+use tokio::sync::mpsc::channel;
+use tokio::time::timeout;
+
+use self::intake::{Arrived, Intake, Piece, WAITING};
+use self::record::{Counts, Job, State};
+pub(super) use self::shelf::Shelf;
+use self::shelf::{Entry, Want};
+use super::answer::{Answer, Refusal, json};
+use super::caller::{self, Caller};
+use super::idempotency::{self, Begun, Kept};
+use super::language::Language;
+use super::openapi::Flag;
+use super::outer::{Counted, From, outcome_of};
+use super::{App, asked, batch, v1};
+use crate::batch::charset::Charset;
+use crate::batch::coding::Coding;
+use crate::batch::rows::{Form, Place};
+use crate::clock;
+use crate::metrics::Op;
+use crate::registry::Rejection;
+use crate::server::accept::Ticket;
+use crate::store::{Batch, Expect};
+use crate::token::{Grant, Right};
+
+/// What jobs may take.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Jobs at work at once, of all tokens; of one it is one.
+    pub running: usize,
+    /// Jobs of one token that are known.
+    pub each: usize,
+    /// Octets of an input, after decompression.
+    pub input: u64,
+    /// Octets after decompression for each one before.
+    pub ratio: u64,
+    /// Octets of inputs and results on disk, for each token.
+    pub disk: u64,
+    /// How long what has ended, or is paused, is kept.
+    pub keep: Duration,
+    /// Where they are.
+    pub directory: PathBuf,
+}
+
+/// What the paths of jobs begin with; where all of them are.
+const ROUTE: &str = "/api/v1/jobs/";
+const JOBS: &str = "/api/v1/jobs";
+/// Rows of a job that is carried out whole or not at all: they are one change.
+const ATOMIC_ROWS_MAX: usize = 10_000;
+/// Octets of the input of such a job, for the same reason.
+const ATOMIC_INPUT_MAX: u64 = 32 << 20;
+/// Jobs on a page that does not say how many, and the most.
+const PAGE: usize = 100;
+const PAGE_MAX: usize = 1_000;
+/// How often it is looked whether a job's time has come, and what is too old.
+const TEND_INTERVAL: Duration = Duration::from_secs(1);
+/// How long an answer waits for a job to stop.
+const STOP_TIME: Duration = Duration::from_secs(10);
+/// What may be done with all jobs, with one, with its state, with its results.
+const ALL_METHODS: &str = "GET, HEAD, POST, OPTIONS";
+const ONE_METHODS: &str = "GET, HEAD, DELETE, OPTIONS";
+const STATE_METHODS: &str = "POST, OPTIONS";
+const RESULTS_METHODS: &str = "GET, HEAD, OPTIONS";
+
+/// Carries jobs out, for ever.
+pub(super) async fn tend(app: Arc<App>) {
+    let shelf = Arc::clone(&app.jobs);
+    let _ = tokio::task::spawn_blocking(move || shelf.load()).await;
+    loop {
+        let now = clock::unix_seconds();
+        while let Some(claim) = app.jobs.claim(now) {
+            let app = Arc::clone(&app);
+            tokio::task::spawn_blocking(move || work::run(&app, claim));
+        }
+        let shelf = Arc::clone(&app.jobs);
+        let _ = tokio::task::spawn_blocking(move || shelf.expire(now)).await;
+        app.jobs.wait(TEND_INTERVAL).await;
+    }
+}
+
+/// What a new job asks for.
+#[derive(Clone, Debug)]
+struct Asked {
+    form: Form,
+    charset: Charset,
+    coding: Coding,
+    dry: bool,
+    atomic: bool,
+    paused: bool,
+}
+
+impl Asked {
+    fn read(query: Option<&str>, headers: &HeaderMap) -> Result<Self, Refusal> {
+        let kind = headers.get(header::CONTENT_TYPE);
+        let kind = kind.map_or("", |value| value.to_str().unwrap_or("?"));
+        let (kind, charset) = batch::charset_of(kind)?;
+        let form = Form::of_type(kind).ok_or_else(|| {
+            batch::unsupported("Content-Type must be application/x-ndjson or text/csv")
+        })?;
+        let mut asked = Self {
+            form,
+            charset,
+            coding: batch::coding_of(headers)?,
+            dry: false,
+            atomic: false,
+            paused: false,
+        };
+        for (name, value) in asked::parameters(query) {
+            match name.as_str() {
+                "kind" if value == "bulk" => {}
+                "kind" => return Err(Refusal::field("kind", "must be bulk")),
+                "dryRun" => asked.dry = asked::flag(&name, &value)?,
+                "atomic" => asked.atomic = asked::flag(&name, &value)?,
+                "paused" => asked.paused = asked::flag(&name, &value)?,
+                _ => {}
+            }
+        }
+        Ok(asked)
+    }
+}
+
+/// The token of a request, with the right to write.
+fn owner(app: &App, from: &From, headers: &HeaderMap) -> Result<Grant, Refusal> {
+    let grant = caller::token(app, from, headers)?;
+    caller::has(&grant, Right::Write)?;
+    Ok(grant)
+}
+
+/// `GET` and `POST /api/v1/jobs`.
+pub(super) async fn all(
+    Shared(app): Shared<Arc<App>>,
+    Extension(from): Extension<From>,
+    Extension(ticket): Extension<Arc<Ticket>>,
+    request: Request<Body>,
+) -> Answer {
+    let (head, body) = request.into_parts();
+    if let Some(other) = v1::other_method(&head.method, ALL_METHODS, &from, &head.headers) {
+        return other;
+    }
+    if head.method == Method::POST {
+        // The connection works as long as the input arrives.
+        let _work = ticket.work();
+        return create(app, from, head, body).await;
+    }
+    let done = list(&app, &from, &head);
+    done.unwrap_or_else(|refusal| refusal.of_problem(from.request(), Language::of(&head.headers)))
+}
+
+/// Hands many registrations over, to be carried out in the background.
+///
+/// The body is NDJSON, a handle a line as `PUT` takes it (`{"handle":…,"values":[…]}`), or CSV with the columns
+/// `handle,index,type,ttl,permissions,encoding,value` and the rows of a handle adjacent. Handles are created; one that
+/// exists is told as `same` (with equal values) or `conflict`, and stays. A row that is wrong fails alone. `charset=` and
+/// one `Content-Encoding` (gzip, zstd) are understood.
+#[utoipa::path(
+    post, path = "/api/v1/jobs", tag = "jobs", operation_id = "createJob",
+    params(
+        ("kind" = Option<String>, Query, pattern = "^bulk$", description = "`bulk`, which is the default"),
+        ("dryRun" = inline(Option<Flag>), Query,
+            description = "Only find out what would become of the rows. A handle that is there twice is not seen so"),
+        ("atomic" = inline(Option<Flag>), Query,
+            description = "All rows or none, as one change; up to 10,000 rows and 32 MiB"),
+        ("paused" = inline(Option<Flag>), Query, description = "Do not begin before it is resumed"),
+        ("Idempotency-Key" = Option<String>, Header, max_length = 255, pattern = "^[\\x21-\\x7E]*$",
+            description = "The same key with the same body makes one job")),
+    request_body(content = String, content_type = "text/csv",
+        description = "CSV, or NDJSON as `application/x-ndjson`"),
+    responses(
+        (status = 200, description = "The job that was made before with this key", content_type = "application/json"),
+        (status = 202, description = "The job; `Location` is where to ask for it", content_type = "application/json"),
+        (status = 400, description = "A wrong parameter, or columns that are not known",
+            content_type = "application/problem+json"),
+        (status = 401, description = "An API token is needed", content_type = "application/problem+json"),
+        (status = 403, description = "The token has not the right write, or came over plain HTTP",
+            content_type = "application/problem+json"),
+        (status = 408, description = "The body did not arrive in time", content_type = "application/problem+json"),
+        (status = 409, description = "The same key is at work", content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large, or the token's share of the disk is used up",
+            content_type = "application/problem+json"),
+        (status = 415, description = "A media type, charset or coding that is not known",
+            content_type = "application/problem+json"),
+        (status = 422, description = "The idempotency key was used for another content",
+            content_type = "application/problem+json"),
+        (status = 429, description = "Too many jobs or uploads of this token, or too many requests",
+            content_type = "application/problem+json"),
+        (status = 503, description = "Not now", content_type = "application/problem+json")),
+    security(("token" = []))
+)]
+pub(super) async fn create(app: Arc<App>, from: From, head: Parts, body: Body) -> Answer {
+    let language = Language::of(&head.headers);
+    let mut answer = match take(&app, &from, &head, body).await {
+        Ok(answer) => answer,
+        Err((refusal, rest)) => {
+            if let Some(rest) = rest {
+                // Clients that are refused while they still send may not see why.
+                batch::discard(rest).await;
+            }
+            refusal.of_problem(from.request(), language)
+        }
+    };
+    let (op, outcome) = (Op::Batch, outcome_of(answer.status()));
+    answer.extensions_mut().insert(Counted { op, outcome });
+    answer
+}
+
+/// Why there is no job, and what of its body was not read.
+type Refused = (Refusal, Option<Body>);
+
+async fn take(app: &Arc<App>, from: &From, head: &Parts, body: Body) -> Result<Answer, Refused> {
+    let begin = || -> Result<_, Refusal> {
+        let grant = owner(app, from, &head.headers)?;
+        let asked = Asked::read(head.uri.query(), &head.headers)?;
+        let id = new_id(from.came.unix_seconds)?;
+        let stream = app.streams.enter(&grant.id).ok_or_else(|| {
+            let text =
+                "as many batches and uploads as may be run already; try again when one has ended";
+            Refusal::named(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", text).after(1)
+        })?;
+        let reserve = app.shared.store.stats().reserve_bytes;
+        let upload = app.jobs.begin(&grant.id, &id)?;
+        let intake = Intake::new(upload, &asked, &app.jobs.limits, reserve)?;
+        Ok((grant, asked, id, stream, intake))
+    };
+    let (grant, asked, id, _stream, intake) = match begin() {
+        Ok(begun) => begun,
+        Err(refusal) => return Err((refusal, Some(body))),
+    };
+    let (send, pieces) = channel::<Piece>(WAITING);
+    let arriving = tokio::task::spawn_blocking(move || intake.run(pieces));
+    let pumped = intake::pump(body, send, app.config.read).await;
+    let arrived = arriving
+        .await
+        .unwrap_or_else(|_| Err(Rejection::busy("please try again").into()));
+    let rest = pumped.map_err(|refusal| (refusal, None))?;
+    let arrived = match arrived {
+        Ok(Some(arrived)) => arrived,
+        Ok(None) => return Err((Refusal::field("", "the body ended early"), rest)),
+        Err(refusal) => return Err((refusal, rest)),
+    };
+    keep(app, from, head, &grant, &asked, id, arrived)
+        .await
+        .map_err(|refusal| (refusal, None))
+}
+
+/// Stores a job whose input is on the disk.
+async fn keep(
+    app: &Arc<App>,
+    from: &From,
+    head: &Parts,
+    grant: &Grant,
+    asked: &Asked,
+    id: String,
+    arrived: Arrived,
+) -> Result<Answer, Refusal> {
+    let now = clock::unix_seconds();
+    let job = Job {
+        id,
+        token: grant.id.clone(),
+        source: from.address,
+        tls: from.tls,
+        form: asked.form,
+        dry: asked.dry,
+        atomic: asked.atomic,
+        input: arrived.octets,
+        state: match asked.paused {
+            true => State::Paused,
+            false => State::Active,
+        },
+        reason: None,
+        position: Place::default(),
+        counts: Counts::default(),
+        results: 0,
+        created: now,
+        started: None,
+        ended: None,
+        touched: now,
+    };
+    let caller = Caller {
+        who: None,
+        grant: Some(grant.clone()),
+    };
+    let begun = match idempotency::begin(app, &caller, head, JOBS, &arrived.digest, from.came)? {
+        // What has arrived again is thrown away.
+        Begun::Done(kept) => return Ok(kept.answer()),
+        Begun::New(begun) => begun,
+    };
+    let place = format!("{ROUTE}{}", job.id);
+    let body = job.json(false, None, app.jobs.limits.keep);
+    let kept = Kept::new(StatusCode::OK, &body);
+    let mut changes = vec![job.change(Expect::Absent)];
+    changes.extend(begun.iter().map(|begun| begun.change(&kept, now)));
+    let batch = Batch {
+        changes,
+        ..Batch::default()
+    };
+    let store = Arc::clone(&app.shared.store);
+    let kept = tokio::task::spawn_blocking(move || {
+        let committed = store.commit(batch)?;
+        Ok(arrived.upload.keep(job, committed.sequence))
+    });
+    let kept = kept.await.unwrap_or(Err(crate::store::CommitError::Closed));
+    kept.map_err(|error| Refusal::from(Rejection::of_store(&error)))?;
+    let mut answer = json(StatusCode::ACCEPTED, &body);
+    if let Ok(place) = HeaderValue::from_str(&place) {
+        answer.headers_mut().insert(header::LOCATION, place);
+    }
+    Ok(answer)
+}
+
+/// A name that nobody has; in the order of time.
+fn new_id(now: u32) -> Result<String, Refusal> {
+    let random = getrandom::u32().map_err(|_| Refusal::from(Rejection::busy("no randomness")))?;
+    Ok(format!("{now:08x}{random:08x}"))
+}
+
+/// The jobs of the token, newest first.
+#[utoipa::path(
+    get, path = "/api/v1/jobs", tag = "jobs", operation_id = "listJobs",
+    params(
+        ("after" = Option<String>, Query, description = "Begin behind this job"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "100 by default")),
+    responses(
+        (status = 200, description = "`jobs`, and `next` when there are more", content_type = "application/json"),
+        (status = 400, description = "A wrong parameter", content_type = "application/problem+json"),
+        (status = 401, description = "An API token is needed", content_type = "application/problem+json"),
+        (status = 403, description = "The token has not the right write, or came over plain HTTP",
+            content_type = "application/problem+json"),
+        (status = 405, description = "Another method", content_type = "application/problem+json"),
+        (status = 429, description = "Too many requests", content_type = "application/problem+json"),
+        (status = 503, description = "Not now", content_type = "application/problem+json")),
+    security(("token" = []))
+)]
+pub(super) fn list(app: &App, from: &From, head: &Parts) -> Result<Answer, Refusal> {
+    let grant = owner(app, from, &head.headers)?;
+    let (mut after, mut limit) = (None, PAGE);
+    for (name, value) in asked::parameters(head.uri.query()) {
+        match name.as_str() {
+            "after" => after = Some(value),
+            "limit" => {
+                let number = value.parse().ok();
+                let number = number.filter(|number| (1..=PAGE_MAX).contains(number));
+                let text = format!("must be a number from 1 to {PAGE_MAX}");
+                limit = number.ok_or_else(|| Refusal::field("limit", text))?;
+            }
+            _ => {}
+        }
+    }
+    let (jobs, more) = app.jobs.list(&grant.id, after.as_deref(), limit)?;
+    let last = jobs.last().map(|job| job["id"].clone());
+    let mut body = json!({
+        "jobs": jobs,
+        "diskUsed": app.jobs.used(&grant.id),
+        "diskMax": app.jobs.limits.disk,
+    });
+    if let (true, Some(last)) = (more, last) {
+        body["next"] = last;
+    }
+    Ok(json(StatusCode::OK, &body))
+}
+
+/// Everything about one job that needs no body: who asks, which job, then `work`.
+async fn about<W, F>(
+    app: Arc<App>,
+    from: From,
+    head: Parts,
+    methods: &'static str,
+    work: W,
+) -> Answer
+where
+    W: FnOnce(Arc<App>, Arc<Entry>, Parts) -> F,
+    F: Future<Output = Result<Answer, Refusal>>,
+{
+    if let Some(other) = v1::other_method(&head.method, methods, &from, &head.headers) {
+        return other;
+    }
+    let language = Language::of(&head.headers);
+    let named = head.uri.path().strip_prefix(ROUTE).unwrap_or_default();
+    let id = named.split('/').next().unwrap_or_default();
+    let found = owner(&app, &from, &head.headers).and_then(|grant| app.jobs.find(&grant.id, id));
+    let done = match found {
+        Ok(entry) => work(Arc::clone(&app), entry, head).await,
+        Err(refusal) => Err(refusal),
+    };
+    done.unwrap_or_else(|refusal| refusal.of_problem(from.request(), language))
+}
+
+/// `GET` and `DELETE /api/v1/jobs/{id}`.
+pub(super) async fn one(
+    Shared(app): Shared<Arc<App>>,
+    Extension(from): Extension<From>,
+    request: Request<Body>,
+) -> Answer {
+    let head = request.into_parts().0;
+    match head.method == Method::DELETE {
+        true => about(app, from, head, ONE_METHODS, delete).await,
+        false => about(app, from, head, ONE_METHODS, look).await,
+    }
+}
+
+/// How a job is.
+#[utoipa::path(
+    get, path = "/api/v1/jobs/{id}", tag = "jobs", operation_id = "getJob",
+    params(("id" = String, Path, pattern = "^[0-9a-f]{16}$", description = "The job")),
+    responses(
+        (status = 200, description = "State (`queued`, `running`, `waiting`, `paused`, `done`, `failed`, `cancelled`), \
+            position, and what became of how many rows", content_type = "application/json"),
+        (status = 401, description = "An API token is needed", content_type = "application/problem+json"),
+        (status = 403, description = "The token has not the right write, or came over plain HTTP",
+            content_type = "application/problem+json"),
+        (status = 404, description = "The token has no such job", content_type = "application/problem+json"),
+        (status = 405, description = "Another method", content_type = "application/problem+json"),
+        (status = 429, description = "Too many requests", content_type = "application/problem+json"),
+        (status = 503, description = "Not now", content_type = "application/problem+json")),
+    security(("token" = []))
+)]
+pub(super) async fn look(app: Arc<App>, entry: Arc<Entry>, _: Parts) -> Result<Answer, Refusal> {
+    Ok(json(StatusCode::OK, &app.jobs.shown(&entry)))
+}
+
+/// Forgets a job that has ended or is paused, with its results.
+#[utoipa::path(
+    delete, path = "/api/v1/jobs/{id}", tag = "jobs", operation_id = "deleteJob",
+    params(("id" = String, Path, pattern = "^[0-9a-f]{16}$", description = "The job")),
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 401, description = "An API token is needed", content_type = "application/problem+json"),
+        (status = 403, description = "The token has not the right write, or came over plain HTTP",
+            content_type = "application/problem+json"),
+        (status = 404, description = "The token has no such job", content_type = "application/problem+json"),
+        (status = 409, description = "It has not ended: cancel it first", content_type = "application/problem+json"),
+        (status = 429, description = "Too many requests", content_type = "application/problem+json"),
+        (status = 503, description = "Not now", content_type = "application/problem+json")),
+    security(("token" = []))
+)]
+pub(super) async fn delete(app: Arc<App>, entry: Arc<Entry>, _: Parts) -> Result<Answer, Refusal> {
+    let shelf = Arc::clone(&app.jobs);
+    blocking(move || shelf.delete(&entry)).await?;
+    let mut answer = Answer::new(Body::empty());
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    Ok(answer)
+}
+
+/// Waits for the disk elsewhere.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|_| Err(Rejection::busy("please try again").into()))
+}
+
+/// Says what is wanted of a job, and waits a while until it is so: 200, or 202 when it still works.
+async fn steer(app: Arc<App>, entry: Arc<Entry>, want: Want) -> Result<Answer, Refusal> {
+    let mut changed = entry.watch();
+    let (shelf, asked) = (Arc::clone(&app.jobs), Arc::clone(&entry));
+    let told = blocking(move || shelf.ask(&asked, want, |job| steered(job, want))).await?;
+    let mut status = StatusCode::OK;
+    if !told {
+        let stopped = async { while entry.is_running() && changed.changed().await.is_ok() {} };
+        if timeout(STOP_TIME, stopped).await.is_err() {
+            status = StatusCode::ACCEPTED;
+        }
+        let state = entry.job().state;
+        let as_wanted = match want {
+            Want::Cancel => state == State::Cancelled,
+            Want::Pause | Want::Work => true,
+        };
+        // It has ended by itself meanwhile.
+        if status == StatusCode::OK && state.has_ended() && (want == Want::Pause || !as_wanted) {
+            return Err(ended());
+        }
+    }
+    Ok(json(status, &app.jobs.shown(&entry)))
+}
+
+/// The state that is wanted; whether it is another one.
+fn steered(job: &mut Job, want: Want) -> Result<bool, Refusal> {
+    let wanted = match want {
+        Want::Work => State::Active,
+        Want::Pause => State::Paused,
+        Want::Cancel => State::Cancelled,
+    };
+    if job.state == wanted {
+        return Ok(false);
+    }
+    if job.state.has_ended() {
+        return Err(ended());
+    }
+    job.turn(wanted, None, clock::unix_seconds());
+    Ok(true)
+}
+
+fn ended() -> Refusal {
+    Refusal::named(StatusCode::CONFLICT, "job_ended", "")
+}
+
+/// Stops a job for a while. What is durable stays; it goes on behind it.
+#[utoipa::path(
+    post, path = "/api/v1/jobs/{id}/pause", tag = "jobs", operation_id = "pauseJob",
+    params(("id" = String, Path, pattern = "^[0-9a-f]{16}$", description = "The job")),
+    responses(
+        (status = 200, description = "It is paused", content_type = "application/json"),
+        (status = 202, description = "It will be, when the rows at work are durable", content_type = "application/json"),
+        (status = 401, description = "An API token is needed", content_type = "application/problem+json"),
+        (status = 403, description = "The token has not the right write, or came over plain HTTP",
+            content_type = "application/problem+json"),
+        (status = 404, description = "The token has no such job", content_type = "application/problem+json"),
+        (status = 409, description = "It has ended", content_type = "application/problem+json"),
+        (status = 429, description = "Too many requests", content_type = "application/problem+json"),
+        (status = 503, description = "Not now", content_type = "application/problem+json")),
+    security(("token" = []))
+)]
+pub(super) async fn pause(
+    Shared(app): Shared<Arc<App>>,
+    Extension(from): Extension<From>,
+    request: Request<Body>,
+) -> Answer {
+    let head = request.into_parts().0;
+    let work = |app, entry, _| steer(app, entry, Want::Pause);
+    about(app, from, head, STATE_METHODS, work).await
+}
+
+/// Lets a paused job go on.
+#[utoipa::path(
+    post, path = "/api/v1/jobs/{id}/resume", tag = "jobs", operation_id = "resumeJob",
+    params(("id" = String, Path, pattern = "^[0-9a-f]{16}$", description = "The job")),
+    responses(
+        (status = 200, description = "Its turn will come", content_type = "application/json"),
+        (status = 401, description = "An API token is needed", content_type = "application/problem+json"),
+        (status = 403, description = "The token has not the right write, or came over plain HTTP",
+            content_type = "application/problem+json"),
+        (status = 404, description = "The token has no such job", content_type = "application/problem+json"),
+        (status = 409, description = "It has ended", content_type = "application/problem+json"),
+        (status = 429, description = "Too many requests", content_type = "application/problem+json"),
+        (status = 503, description = "Not now", content_type = "application/problem+json")),
+    security(("token" = []))
+)]
+pub(super) async fn resume(
+    Shared(app): Shared<Arc<App>>,
+    Extension(from): Extension<From>,
+    request: Request<Body>,
+) -> Answer {
+    let head = request.into_parts().0;
+    let work = |app, entry, _| steer(app, entry, Want::Work);
+    about(app, from, head, STATE_METHODS, work).await
+}
+
+/// Ends a job. What is durable stays; its results tell what that is.
+#[utoipa::path(
+    post, path = "/api/v1/jobs/{id}/cancel", tag = "jobs", operation_id = "cancelJob",
+    params(("id" = String, Path, pattern = "^[0-9a-f]{16}$", description = "The job")),
+    responses(
+        (status = 200, description = "It is cancelled", content_type = "application/json"),
+        (status = 202, description = "It will be, when the rows at work are durable", content_type = "application/json"),
+        (status = 401, description = "An API token is needed", content_type = "application/problem+json"),
+        (status = 403, description = "The token has not the right write, or came over plain HTTP",
+            content_type = "application/problem+json"),
+        (status = 404, description = "The token has no such job", content_type = "application/problem+json"),
+        (status = 409, description = "It has ended", content_type = "application/problem+json"),
+        (status = 429, description = "Too many requests", content_type = "application/problem+json"),
+        (status = 503, description = "Not now", content_type = "application/problem+json")),
+    security(("token" = []))
+)]
+pub(super) async fn cancel(
+    Shared(app): Shared<Arc<App>>,
+    Extension(from): Extension<From>,
+    request: Request<Body>,
+) -> Answer {
+    let head = request.into_parts().0;
+    let work = |app, entry, _| steer(app, entry, Want::Cancel);
+    about(app, from, head, STATE_METHODS, work).await
+}
+
+/// What became of the rows: a JSON object a line, in the order of the rows.
+///
+/// `line`, `handle`, `result` (`created`, `same`, `conflict`, `refused`, `invalid`, `not_applied`), `responseCode`, and
+/// `code` and `message` where something is wrong. While the job works, the rows that are durable are there; `Range:
+/// bytes=N-` goes on behind what was read.
+#[utoipa::path(
+    get, path = "/api/v1/jobs/{id}/results", tag = "jobs", operation_id = "getJobResults",
+    params(("id" = String, Path, pattern = "^[0-9a-f]{16}$", description = "The job")),
+    responses(
+        (status = 200, description = "The results", content_type = "application/x-ndjson"),
+        (status = 206, description = "The part that `Range` names", content_type = "application/x-ndjson"),
+        (status = 401, description = "An API token is needed", content_type = "application/problem+json"),
+        (status = 403, description = "The token has not the right write, or came over plain HTTP",
+            content_type = "application/problem+json"),
+        (status = 404, description = "The token has no such job", content_type = "application/problem+json"),
+        (status = 416, description = "No results there yet", content_type = "application/problem+json"),
+        (status = 429, description = "Too many requests", content_type = "application/problem+json"),
+        (status = 503, description = "Not now", content_type = "application/problem+json")),
+    security(("token" = []))
+)]
+pub(super) async fn results(
+    Shared(app): Shared<Arc<App>>,
+    Extension(from): Extension<From>,
+    request: Request<Body>,
+) -> Answer {
+    let head = request.into_parts().0;
+    let work = |_, entry: Arc<Entry>, head: Parts| async move {
+        results::answer(&entry, &head.headers).await
+    };
+    about(app, from, head, RESULTS_METHODS, work).await
+}

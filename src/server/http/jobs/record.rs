@@ -1,0 +1,263 @@
+//! A job as it is stored: in the node's own space, under `job/<token>/<id>`.
+//!
+//! The record is put in the same entry of the journal as the rows that move its position: what the store has and what the
+//! job says about it are never apart.
+
+use std::net::IpAddr;
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value as Json, json};
+
+use crate::batch::rows::{Form, Place};
+use crate::store::{Change, Expect, OwnedRecord};
+use crate::token::put;
+
+/// What the keys of jobs begin with in the store.
+pub(super) const KEY: &[u8] = b"job/";
+
+/// What is being done about a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum State {
+    /// It is at work, or its turn will come.
+    Active,
+    /// Its owner has stopped it for a while.
+    Paused,
+    /// Every row was looked at.
+    Done,
+    /// It cannot go on, see its reason.
+    Failed,
+    /// Its owner has ended it.
+    Cancelled,
+}
+
+impl State {
+    /// Whether it is over.
+    pub(super) const fn has_ended(self) -> bool {
+        matches!(self, Self::Done | Self::Failed | Self::Cancelled)
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Active => "queued",
+            Self::Paused => "paused",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// What became of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Became {
+    /// The handle exists now.
+    Created,
+    /// It existed with the same values.
+    Same,
+    /// It exists with others.
+    Conflict,
+    /// It was not allowed.
+    Refused,
+    /// The row makes no sense.
+    Invalid,
+    /// Good, but another row of a job that is carried out whole or not at all was not.
+    NotApplied,
+}
+
+impl Became {
+    /// The name in results.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Same => "same",
+            Self::Conflict => "conflict",
+            Self::Refused => "refused",
+            Self::Invalid => "invalid",
+            Self::NotApplied => "not_applied",
+        }
+    }
+}
+
+/// How many rows became what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Counts {
+    pub(super) rows: u64,
+    pub(super) created: u64,
+    pub(super) same: u64,
+    pub(super) conflict: u64,
+    pub(super) refused: u64,
+    pub(super) invalid: u64,
+    pub(super) not_applied: u64,
+}
+
+impl Counts {
+    /// Counts a row.
+    pub(super) fn add(&mut self, became: Became) {
+        self.rows += 1;
+        *match became {
+            Became::Created => &mut self.created,
+            Became::Same => &mut self.same,
+            Became::Conflict => &mut self.conflict,
+            Became::Refused => &mut self.refused,
+            Became::Invalid => &mut self.invalid,
+            Became::NotApplied => &mut self.not_applied,
+        } += 1;
+    }
+
+    /// Rows that came to nothing.
+    pub(super) const fn bad(&self) -> u64 {
+        self.conflict + self.refused + self.invalid
+    }
+}
+
+/// Why a job has failed or waits: a stable name, and words for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Reason {
+    pub(super) code: String,
+    pub(super) message: String,
+}
+
+impl Reason {
+    /// A reason.
+    pub(super) fn new(code: &str, message: impl Into<String>) -> Self {
+        Self {
+            code: code.to_owned(),
+            message: message.into(),
+        }
+    }
+}
+
+/// A job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Job {
+    /// Its name: when it was made, then at random.
+    pub(super) id: String,
+    /// The id of the token that it belongs to.
+    pub(super) token: String,
+    /// Where it came from, for the audit trail.
+    pub(super) source: IpAddr,
+    /// Whether it came over TLS, for what is counted.
+    pub(super) tls: bool,
+    /// The form of its input.
+    pub(super) form: Form,
+    /// Whether nothing is changed.
+    pub(super) dry: bool,
+    /// Whether all rows are carried out or none.
+    pub(super) atomic: bool,
+    /// Octets of its input, as it lies on the disk.
+    pub(super) input: u64,
+    /// What is being done.
+    pub(super) state: State,
+    /// Why it has failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<Reason>,
+    /// The next row.
+    pub(super) position: Place,
+    /// What became of the rows before it.
+    pub(super) counts: Counts,
+    /// Octets of results about them.
+    pub(super) results: u64,
+    /// Unix seconds: made, begun, ended.
+    pub(super) created: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) started: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ended: Option<u32>,
+    /// Unix seconds of the last change of its state.
+    pub(super) touched: u32,
+}
+
+impl Job {
+    /// Its key in the store.
+    pub(super) fn key(&self) -> Vec<u8> {
+        [KEY, self.token.as_bytes(), b"/", self.id.as_bytes()].concat()
+    }
+
+    /// The change that stores it.
+    pub(super) fn change(&self, expect: Expect) -> Change {
+        put(self.key(), self, expect)
+    }
+
+    /// Reads what was stored.
+    pub(super) fn read(record: &OwnedRecord) -> Option<Self> {
+        serde_json::from_slice(record.entries().next()?.wire).ok()
+    }
+
+    /// Moves it to another state.
+    pub(super) fn turn(&mut self, state: State, reason: Option<Reason>, now: u32) {
+        self.state = state;
+        self.reason = reason;
+        self.touched = now;
+        if state.has_ended() {
+            self.ended = Some(now);
+        }
+    }
+
+    /// Octets that it has on the disk.
+    pub(super) const fn disk(&self) -> u64 {
+        match self.state.has_ended() {
+            true => self.results,
+            false => self.input + self.results,
+        }
+    }
+
+    /// When it is forgotten, Unix seconds; never while it is to be worked on.
+    pub(super) fn expires(&self, keep: Duration) -> Option<u32> {
+        let keep = u32::try_from(keep.as_secs()).unwrap_or(u32::MAX);
+        (self.state != State::Active).then(|| self.touched.saturating_add(keep))
+    }
+
+    /// For its owner. `running`: a thread is at work; `waiting`: why none is, and until when.
+    pub(super) fn json(
+        &self,
+        running: bool,
+        waiting: Option<&(Reason, u32)>,
+        keep: Duration,
+    ) -> Json {
+        let state = match (self.state, waiting) {
+            (State::Active, _) if running => "running",
+            (State::Active, Some(_)) => "waiting",
+            (state, _) => state.name(),
+        };
+        let mut json = json!({
+            "id": self.id,
+            "kind": "bulk",
+            "state": state,
+            "dryRun": self.dry,
+            "atomic": self.atomic,
+            "form": self.form,
+            "created": time(self.created),
+            "started": self.started.map(time),
+            "ended": self.ended.map(time),
+            "expires": self.expires(keep).map(time),
+            "input": self.input,
+            "position": {"octet": self.position.octet, "line": self.position.line},
+            "rows": self.counts.rows,
+            "counts": {
+                "created": self.counts.created,
+                "same": self.counts.same,
+                "conflict": self.counts.conflict,
+                "refused": self.counts.refused,
+                "invalid": self.counts.invalid,
+                "notApplied": self.counts.not_applied,
+            },
+            "results": self.results,
+        });
+        let waits = waiting.filter(|_| self.state == State::Active && !running);
+        let waited = waits.map(|(reason, _)| reason);
+        if let Some(reason) = self.reason.as_ref().or(waited) {
+            json["reason"] = json!({"code": reason.code, "message": reason.message});
+        }
+        if let Some((_, until)) = waits {
+            json["until"] = time(*until).into();
+        }
+        json
+    }
+}
+
+/// Unix seconds as RFC 3339.
+fn time(seconds: u32) -> String {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds.into())).to_string()
+}
