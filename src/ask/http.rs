@@ -60,17 +60,31 @@ pub async fn ask(
     sink: &mut Sink,
     watch: &mut (dyn FnMut(&Sink) + Send),
 ) -> Result<Option<Json>, AskError> {
+    let stream = connect(server, plan.patience).await?;
+    exchange(stream, plan, server, sink, watch).await
+}
+
+/// A connection, with TLS or without.
+pub(super) trait Link: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Link for S {}
+
+/// Connects to a server.
+pub(super) async fn connect(
+    server: &Server,
+    patience: Duration,
+) -> Result<Box<dyn Link>, AskError> {
     let host = server.url.host_str().unwrap_or_default().to_owned();
     let bare = host.trim_matches(['[', ']']);
     let port = server.url.port_or_known_default().unwrap_or(80);
-    let patience = CONNECT.min(plan.patience);
+    let patience = CONNECT.min(patience);
     let connected = timeout(patience, TcpStream::connect((bare, port))).await;
     let stream = connected
         .map_err(|_| failed("it does not answer"))?
         .map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
     if server.url.scheme() == "http" {
-        return exchange(stream, plan, server, sink, watch).await;
+        return Ok(Box::new(stream));
     }
     let name = ServerName::try_from(bare.to_owned()).map_err(failed)?;
     let connector = TlsConnector::from(Arc::new(trust(server)?));
@@ -78,10 +92,10 @@ pub async fn ask(
     let stream = stream
         .map_err(|_| failed("TLS takes too long"))?
         .map_err(failed)?;
-    exchange(stream, plan, server, sink, watch).await
+    Ok(Box::new(stream))
 }
 
-fn failed(error: impl std::fmt::Display) -> AskError {
+pub(super) fn failed(error: impl std::fmt::Display) -> AskError {
     AskError::Connection(error.to_string())
 }
 
@@ -105,28 +119,20 @@ fn trust(server: &Server) -> Result<ClientConfig, AskError> {
         .with_no_client_auth())
 }
 
-async fn exchange<S>(
-    stream: S,
+async fn exchange(
+    stream: Box<dyn Link>,
     plan: &Plan,
     server: &Server,
     sink: &mut Sink,
     watch: &mut (dyn FnMut(&Sink) + Send),
-) -> Result<Option<Json>, AskError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+) -> Result<Option<Json>, AskError> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(failed)?;
     let connection = tokio::spawn(connection);
-    let mut input = plan.open().map_err(AskError::Input)?;
-    let (send, pieces) = channel(WAITING);
-    let reader = std::thread::spawn(move || read(&mut *input, &send));
     let moved = Arc::new(AtomicU64::new(0));
-    let body = Sending {
-        pieces,
-        moved: Arc::clone(&moved),
-    };
+    let input = plan.open().map_err(AskError::Input)?;
+    let (body, reader) = Sending::new(input, &moved);
     let request = request(plan, server, body)?;
     let asked = async {
         let response = sender.send_request(request).await.map_err(failed)?;
@@ -144,7 +150,7 @@ where
 }
 
 /// Ends when nothing moved either way for so long.
-async fn silence(patience: Duration, moved: &AtomicU64) {
+pub(super) async fn silence(patience: Duration, moved: &AtomicU64) {
     let (mut before, mut looks) = (moved.load(Relaxed), 0);
     while looks < LOOKS {
         sleep(patience / LOOKS).await;
@@ -249,7 +255,7 @@ async fn receive_all(
 }
 
 /// What a refusal says.
-async fn refused(response: Response<Incoming>) -> AskError {
+pub(super) async fn refused(response: Response<Incoming>) -> AskError {
     let status = response.status();
     let place = response.headers().get(header::LOCATION);
     let place = place.and_then(|place| place.to_str().ok());
@@ -268,24 +274,40 @@ async fn refused(response: Response<Incoming>) -> AskError {
             .unwrap_or_default()
             .to_owned()
     };
-    AskError::Refused(
-        [
-            format!("{status}:"),
-            text("title"),
-            text("detail"),
-            place.unwrap_or_default(),
-        ]
-        .join(" ")
-        .trim_end_matches([' ', ':'])
-        .to_owned(),
-    )
+    let said = [
+        format!("{status}:"),
+        text("title"),
+        text("detail"),
+        place.unwrap_or_default(),
+    ];
+    let said = said.join(" ").trim_end_matches([' ', ':']).to_owned();
+    match status {
+        hyper::StatusCode::NOT_FOUND => AskError::Missing(said),
+        _ => AskError::Refused(said),
+    }
 }
 
 /// The body of the request. A piece that is none is its end; without one it is cut.
-struct Sending {
+pub(super) struct Sending {
     pieces: Receiver<Option<Bytes>>,
     /// Counts what moves.
     moved: Arc<AtomicU64>,
+}
+
+/// The thread that reads an input.
+pub(super) type Reading = std::thread::JoinHandle<io::Result<()>>;
+
+impl Sending {
+    /// An input as a body; the thread that reads it says what went wrong.
+    pub(super) fn new(
+        mut input: Box<dyn io::Read + Send>,
+        moved: &Arc<AtomicU64>,
+    ) -> (Self, Reading) {
+        let (send, pieces) = channel(WAITING);
+        let reader = std::thread::spawn(move || read(&mut *input, &send));
+        let moved = Arc::clone(moved);
+        (Self { pieces, moved }, reader)
+    }
 }
 
 impl Body for Sending {

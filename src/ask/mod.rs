@@ -5,9 +5,10 @@
 //! ```
 //!
 //! * [`Plan`]: what is asked. [`AskError`]: why there is no answer.
-//! * [`http`], [`pipeline`]: the two ways. [`sink`]: the answers, and the summary held back. [`resume`]: going on.
+//! * [`http`], [`pipeline`]: the two ways. [`jobs`]: registrations handed over, and what becomes of them. [`sink`]: the answers, and the summary held back. [`resume`]: going on.
 
 pub mod http;
+pub mod jobs;
 pub mod pipeline;
 pub mod resume;
 pub mod sink;
@@ -71,6 +72,8 @@ pub enum AskError {
     Connection(String),
     /// The server refuses the batch.
     Refused(String),
+    /// The server does not have what is asked for.
+    Missing(String),
     /// The answers end without a summary.
     Cut,
 }
@@ -82,7 +85,7 @@ impl fmt::Display for AskError {
             Self::Input(error) => write!(f, "the input cannot be read: {error}"),
             Self::Output(error) => write!(f, "the output cannot be written: {error}"),
             Self::Connection(text) => write!(f, "the server: {text}"),
-            Self::Refused(text) => write!(f, "the server refuses: {text}"),
+            Self::Refused(text) | Self::Missing(text) => write!(f, "the server refuses: {text}"),
             Self::Cut => f.write_str("the answers were cut: the server or the network went away"),
         }
     }

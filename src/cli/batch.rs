@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use serde_json::Value as Json;
-use url::Url;
 
-use super::{Failed, exit, progress, resolve, target};
+use super::{Failed, exit, progress, remote, resolve, target};
 use crate::ask::resume::{self, State};
 use crate::ask::sink::Sink;
 use crate::ask::{AskError, Plan, http, pipeline};
@@ -19,8 +18,6 @@ use crate::batch::charset::Charset;
 use crate::batch::input::Form as InputForm;
 use crate::clock;
 
-/// The variable that may have the token.
-const TOKEN: &str = "JIEXI_TOKEN";
 /// How often the state beside the output is written.
 const STATE_INTERVAL: Duration = Duration::from_secs(2);
 /// Nobody but its owner reads the output: it may have been asked with rights.
@@ -108,7 +105,7 @@ struct Resolve {
     #[arg(long)]
     zstd: bool,
     /// How long the server may neither take nor say anything
-    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = patience)]
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = remote::patience)]
     timeout: Duration,
     /// Begin anew also where an interrupted batch could be gone on with
     #[arg(long)]
@@ -170,33 +167,10 @@ impl Resolve {
             }
             return Ok(Way::Handle(place.trim_end_matches('/').to_owned()));
         }
-        let url = Url::parse(&self.server).ok().filter(|url| {
-            matches!(url.scheme(), "http" | "https")
-                && url.has_host()
-                && url.path() == "/"
-                && url.query().is_none()
-        });
-        let url = url.ok_or_else(|| {
-            Failed::usage(
-                "--server must be such as https://id.example.cn:8000 or handle://192.0.2.10",
-            )
-        })?;
-        if url.scheme() == "http" && !is_here(&url) {
-            return Err(Failed::usage(
-                "--server: a token goes over https:// to another machine; everybody on the way could read it",
-            ));
-        }
-        let token = match &self.token_file {
-            Some(path) => fs::read_to_string(path).map_err(|error| {
-                Failed::report(format_args!("--token-file {}: {error}", path.display()))
-            })?,
-            None => std::env::var(TOKEN).map_err(|_| {
-                Failed::usage("an API token is needed: give --token-file FILE, or set JIEXI_TOKEN")
-            })?,
-        };
+        let such = "https://id.example.cn:8000 or handle://192.0.2.10";
         Ok(Way::Http(http::Server {
-            url,
-            token: token.trim().to_owned(),
+            url: remote::url(&self.server, such)?,
+            token: remote::token(self.token_file.as_deref())?,
             authority: self.ca.clone(),
             zstd: self.zstd,
         }))
@@ -419,25 +393,6 @@ impl Resolve {
             )),
             None => Failed::report(error),
         }
-    }
-}
-
-/// Reads a time such as `30s`.
-fn patience(text: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    match (Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&time) {
-        true => Ok(time),
-        false => Err("must lie between 1s and 1day".to_owned()),
-    }
-}
-
-/// Whether a server is this machine.
-fn is_here(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
     }
 }
 

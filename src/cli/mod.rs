@@ -3,9 +3,10 @@
 //! * [`run`] — arguments in, exit code out; `main` is this and nothing else.
 //! * `init`, `serve` — set a node up and run it.
 //! * `resolve`, `decode` — look at the protocol from outside; `bench` — load for a node, and what it costs.
-//! * `batch` — many handles at once, out of a file into a file.
+//! * `batch` — many handles at once, out of a file into a file. `jobs` (`bulk`) — many registrations on another machine.
+//!   `remote` is where these ask.
 //! * `handle`, `value`, `prefix` — change records: `access` is where and by whom, `values` what, `refusal` why not.
-//! * `bulk` (`import`, `export`), `store` — the data of a node, running or stopped.
+//! * `bulk` (the commands `import` and `export`), `store` — the data of a node, running or stopped.
 //! * `dns` — what the DNS zones of a node say.
 //! * `key`, `audit` — keys in every form, the escrow of the node's; who changed what.
 //! * `token` — tokens of the HTTP API.
@@ -32,6 +33,7 @@ mod doctor;
 mod exit;
 mod handle;
 mod init;
+mod jobs;
 mod key;
 mod output;
 mod place;
@@ -39,6 +41,7 @@ mod prefix;
 mod progress;
 mod record;
 mod refusal;
+mod remote;
 mod resolve;
 mod resolve_dns;
 mod serve;
@@ -79,6 +82,7 @@ enum Command {
     Serve(serve::Serve),
     Resolve(resolve::Resolve),
     Batch(batch::Batch),
+    Bulk(jobs::Bulk),
     Handle(handle::Handle),
     Value(value::ValueCommand),
     Prefix(prefix::Prefix),
@@ -107,6 +111,7 @@ pub fn run() -> ExitCode {
         Command::Serve(command) => command.run(&logging),
         Command::Resolve(command) => command.run(),
         Command::Batch(command) => command.run(),
+        Command::Bulk(command) => command.run(),
         Command::Handle(command) => command.run(),
         Command::Value(command) => command.run(),
         Command::Prefix(command) => command.run(),

@@ -938,3 +938,94 @@ fn puts_of(data: &Path) -> HashMap<Vec<u8>, usize> {
     }
     puts
 }
+
+/// Goal: a file goes over, is registered, and its results come back, by the command.
+#[test]
+fn the_command() {
+    let node = Node::with(&[PLAIN]);
+    let token = writer(&node);
+    let (file, csv, out, secret) = (
+        node.path("in.ndjson"),
+        node.path("in.csv"),
+        node.path("out"),
+        node.path("token"),
+    );
+    fs::write(&secret, &token).unwrap();
+    fs::write(&file, many(0, 50)).unwrap();
+    fs::write(
+        &csv,
+        "88.118.20/K0000001,1,URL,,,,https://example.cn/kill\n88.118.20/pump,1,T,,,,x\n",
+    )
+    .unwrap();
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let server = format!("http://127.0.0.1:{}", node.http);
+    let bulk = |more: &[&str]| {
+        let fixed = [
+            "--server",
+            &server,
+            "--token-file",
+            &text(&secret),
+            "-o",
+            "json",
+        ]
+        .map(str::to_owned);
+        let all: Vec<&str> = std::iter::once("bulk")
+            .chain(more.iter().copied())
+            .chain(fixed.iter().map(String::as_str))
+            .collect();
+        node.run(&all)
+    };
+    let json = |text: &str| -> Json {
+        let start = text.find(['{', '[']).unwrap_or_else(|| panic!("{text}"));
+        let end = text.rfind(['}', ']']).unwrap();
+        serde_json::from_str(&text[start..=end]).unwrap_or_else(|error| panic!("{error}: {text}"))
+    };
+    let (good, said) = bulk(&["import", &text(&file), "--results", &text(&out)]);
+    assert!(good, "{said}");
+    assert_eq!(json(&said)["counts"]["created"], 50);
+    let id = json(&said)["id"].as_str().unwrap().to_owned();
+    let rows = fs::read_to_string(&out).unwrap();
+    assert_eq!(rows.lines().count(), 50);
+    let (good, said) = bulk(&["import", &text(&csv)]);
+    assert!(
+        !good && said.contains("1 rows are not registered"),
+        "{said}"
+    );
+    assert_eq!(
+        (
+            &json(&said)["counts"]["same"],
+            &json(&said)["counts"]["conflict"]
+        ),
+        (&1.into(), &1.into())
+    );
+    let half = &rows.as_bytes()[..rows.len() / 2];
+    fs::write(&out, half).unwrap();
+    assert!(bulk(&["results", &id, "--out", &text(&out), "--continue"]).0);
+    assert_eq!(fs::read_to_string(&out).unwrap(), rows);
+    let (good, said) = bulk(&["import", &text(&file), "--paused", "--dry-run"]);
+    assert!(good, "{said}");
+    let paused = json(&said)["id"].as_str().unwrap().to_owned();
+    assert_eq!(json(&bulk(&["status"]).1).as_array().unwrap().len(), 3);
+    assert_eq!(json(&bulk(&["pause", &paused]).1)["state"], "paused");
+    assert!(bulk(&["resume", &paused]).0);
+    let (good, said) = bulk(&["status", &paused, "--wait"]);
+    assert_eq!(
+        (good, &json(&said)["counts"]["same"]),
+        (true, &50.into()),
+        "{said}"
+    );
+    assert!(!bulk(&["cancel", &paused]).0, "it has ended");
+    assert!(bulk(&["delete", &paused]).0);
+    let (good, said) = bulk(&["status", &paused]);
+    assert!(!good && said.contains("no such job"), "{said}");
+    assert!(bulk(&["status", "../x"]).1.contains("not the id"));
+    let remote = node.run(&[
+        "bulk",
+        "status",
+        "--server",
+        "http://192.0.2.1",
+        "--token-file",
+        &text(&secret),
+    ]);
+    assert!(!remote.0 && remote.1.contains("https://"), "{}", remote.1);
+}

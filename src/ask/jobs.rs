@@ -1,0 +1,233 @@
+//! Registrations handed to another node as a job, and what becomes of them: `/api/v1/jobs`.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::{Body, Incoming};
+use hyper::client::conn::http1;
+use hyper::http::request::Builder;
+use hyper::{Method, Request, Response, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use serde_json::Value as Json;
+
+use super::AskError;
+use super::http::{Sending, Server, connect, failed, refused, silence};
+use crate::batch::rows::Form;
+
+/// Octets of an answer about jobs that are read.
+const ANSWER_MAX: usize = 4 << 20;
+/// Where jobs are.
+const PATH: &str = "/api/v1/jobs";
+
+/// What is handed over.
+#[derive(Clone, Debug)]
+pub struct Upload {
+    /// The file; none: standard input.
+    pub input: Option<PathBuf>,
+    /// Its form.
+    pub form: Form,
+    /// Its charset, as a label.
+    pub charset: String,
+    /// Whether nothing is to be changed.
+    pub dry: bool,
+    /// Whether all rows are to be carried out or none.
+    pub atomic: bool,
+    /// Whether it is to wait for being resumed.
+    pub paused: bool,
+    /// The same key makes one job, however often it is handed over.
+    pub key: Option<String>,
+}
+
+/// The jobs of a token on a node.
+#[derive(Clone, Debug)]
+pub struct Desk {
+    /// The node.
+    pub server: Server,
+    /// How long it may neither take nor say anything.
+    pub patience: Duration,
+}
+
+impl Desk {
+    /// Hands registrations over; `watch` hears how many octets have gone. The job.
+    ///
+    /// # Errors
+    /// See [`AskError`].
+    pub async fn hand_over(
+        &self,
+        upload: &Upload,
+        watch: Arc<AtomicU64>,
+    ) -> Result<Json, AskError> {
+        let input: Box<dyn Read + Send> = match &upload.input {
+            Some(path) => Box::new(File::open(path).map_err(AskError::Input)?),
+            None => Box::new(io::stdin()),
+        };
+        let counted = Box::new(Counted {
+            input,
+            octets: watch,
+        });
+        let moved = Arc::new(AtomicU64::new(0));
+        let (body, reader) = Sending::new(counted, &moved);
+        let mut path = format!("{PATH}?kind=bulk");
+        for (name, wanted) in [
+            ("dryRun", upload.dry),
+            ("atomic", upload.atomic),
+            ("paused", upload.paused),
+        ] {
+            if wanted {
+                path += &format!("&{name}=true");
+            }
+        }
+        let kind = format!("{}; charset={}", upload.form.media_type(), upload.charset);
+        let mut request = self.request(Method::POST, &path);
+        request = request.header(header::CONTENT_TYPE, kind);
+        if let Some(key) = &upload.key {
+            request = request.header("Idempotency-Key", key);
+        }
+        let answered = self.exchange(request, body, &moved, json).await;
+        match (answered, reader.is_finished().then(|| reader.join())) {
+            (_, Some(Ok(Err(error)))) => Err(AskError::Input(error)),
+            (answered, _) => answered,
+        }
+    }
+
+    /// Asks about a job, or changes its state: what follows the path of jobs, such as `/ID/pause`.
+    ///
+    /// # Errors
+    /// See [`AskError`].
+    pub async fn call(&self, method: Method, rest: &str) -> Result<Json, AskError> {
+        let request = self.request(method, &format!("{PATH}{rest}"));
+        let moved = AtomicU64::new(0);
+        self.exchange(request, Empty::<Bytes>::new(), &moved, json)
+            .await
+    }
+
+    /// The results of a job from an octet on; how many octets came.
+    ///
+    /// # Errors
+    /// See [`AskError`].
+    pub async fn results(
+        &self,
+        id: &str,
+        from: u64,
+        out: &mut (dyn Write + Send),
+    ) -> Result<u64, AskError> {
+        let mut request = self.request(Method::GET, &format!("{PATH}/{id}/results"));
+        if from > 0 {
+            request = request.header(header::RANGE, format!("bytes={from}-"));
+        }
+        let moved = AtomicU64::new(0);
+        let moving = &moved;
+        self.exchange(request, Empty::<Bytes>::new(), &moved, |response| {
+            copy(response, from > 0, out, moving)
+        })
+        .await
+    }
+
+    fn request(&self, method: Method, path: &str) -> Builder {
+        let url = &self.server.url;
+        let host = &url[url::Position::BeforeHost..url::Position::AfterPort];
+        Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, host)
+            .header(
+                header::AUTHORIZATION,
+                format!("Bearer {}", self.server.token),
+            )
+            .header(header::ACCEPT_LANGUAGE, "en")
+    }
+
+    /// One request on a connection of its own.
+    async fn exchange<B, T, F>(
+        &self,
+        request: Builder,
+        body: B,
+        moved: &AtomicU64,
+        read: impl FnOnce(Response<Incoming>) -> F,
+    ) -> Result<T, AskError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        F: Future<Output = Result<T, AskError>>,
+    {
+        let request = request.body(body);
+        let request = request.map_err(|error| AskError::Server(error.to_string()))?;
+        let stream = connect(&self.server, self.patience).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(failed)?;
+        let connection = tokio::spawn(connection);
+        let asked = async {
+            let response = sender.send_request(request).await.map_err(failed)?;
+            moved.fetch_add(1, Relaxed);
+            read(response).await
+        };
+        let done = tokio::select! {
+            done = asked => done,
+            () = silence(self.patience, moved) => Err(failed("it neither takes nor says anything")),
+        };
+        connection.abort();
+        done
+    }
+}
+
+/// The answer, when it is a good one.
+async fn json(response: Response<Incoming>) -> Result<Json, AskError> {
+    if !response.status().is_success() {
+        return Err(refused(response).await);
+    }
+    let body = Limited::new(response.into_body(), ANSWER_MAX);
+    let octets = body.collect().await.map_err(failed)?.to_bytes();
+    if octets.is_empty() {
+        return Ok(Json::Null);
+    }
+    serde_json::from_slice(&octets).map_err(|_| failed("its answer is no JSON"))
+}
+
+/// Copies results.
+async fn copy(
+    response: Response<Incoming>,
+    going_on: bool,
+    out: &mut (dyn Write + Send),
+    moved: &AtomicU64,
+) -> Result<u64, AskError> {
+    match (response.status(), going_on) {
+        (StatusCode::OK, false) | (StatusCode::PARTIAL_CONTENT, true) => {}
+        // There are no more than those before.
+        (StatusCode::RANGE_NOT_SATISFIABLE, true) => return Ok(0),
+        (StatusCode::OK, true) => {
+            return Err(failed("it sends everything where a part was asked for"));
+        }
+        _ => return Err(refused(response).await),
+    }
+    let (mut body, mut octets) = (response.into_body(), 0);
+    while let Some(frame) = body.frame().await {
+        moved.fetch_add(1, Relaxed);
+        if let Ok(data) = frame.map_err(|_| AskError::Cut)?.into_data() {
+            out.write_all(&data).map_err(AskError::Output)?;
+            octets += data.len() as u64;
+        }
+    }
+    out.flush().map_err(AskError::Output)?;
+    Ok(octets)
+}
+
+/// Counts what is read.
+struct Counted {
+    input: Box<dyn Read + Send>,
+    octets: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        self.octets.fetch_add(count as u64, Relaxed);
+        Ok(count)
+    }
+}

@@ -1,0 +1,404 @@
+//! `jiexi bulk`: registrations out of a file, carried out by another node as a job.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+use hyper::Method;
+use indicatif::ProgressBar;
+use serde_json::Value as Json;
+
+use super::output::{self, Format};
+use super::remote::Remote;
+use super::{Failed, exit, progress, target};
+use crate::ask::AskError;
+use crate::ask::jobs::{Desk, Upload};
+use crate::batch::charset::Charset;
+use crate::batch::rows::Form;
+
+/// How often it is asked how far a job is.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// How often how much has been sent is shown.
+const SHOW_INTERVAL: Duration = Duration::from_millis(100);
+/// Nobody but its owner reads results: they name what was registered.
+const MODE: u32 = 0o600;
+
+const EXAMPLES: &str = "\
+Examples:
+  jiexi bulk import parts.csv --server https://id.example.cn:8000 --token-file token --results results.ndjson
+  jiexi bulk import records.ndjson --dry-run --token-file token
+  jiexi bulk status --token-file token
+  jiexi bulk results 6927a1b20c5d11ee --out results.ndjson --token-file token
+
+Exit codes: 0 every row is registered, or was before; 1 not all are (the results say which and why); 2 wrong command
+line; 3 the token has no such job.";
+
+/// Register many handles on another node: handed over at once, carried out there in the background
+///
+/// The file has JSON, a handle a line as `jiexi import` takes it, or CSV with the columns
+/// handle,index,type,ttl,permissions,encoding,value and the rows of a handle adjacent. Handles are created; one that exists
+/// is told as "same" (with equal values) or "conflict", and stays. The node goes on with a job after a restart, at the exact
+/// row.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Bulk {
+    #[command(subcommand)]
+    action: Action,
+    #[command(flatten)]
+    remote: Remote,
+    /// Form of the output
+    #[arg(long, short, value_enum, default_value_t, global = true)]
+    output: Format,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Hand a file over, and wait until its job has ended
+    Import(Import),
+    /// How a job is; without an id all jobs of the token
+    Status {
+        /// The job
+        id: Option<String>,
+        /// Wait until it has ended
+        #[arg(long, requires = "id")]
+        wait: bool,
+    },
+    /// Stop a job for a while
+    Pause {
+        /// The job
+        id: String,
+    },
+    /// Let a paused job go on
+    Resume {
+        /// The job
+        id: String,
+    },
+    /// End a job; what is registered stays
+    Cancel {
+        /// The job
+        id: String,
+    },
+    /// Forget a job that has ended, and its results
+    Delete {
+        /// The job
+        id: String,
+    },
+    /// Fetch what became of each row, as JSON a line
+    Results {
+        /// The job
+        id: String,
+        /// Where they go; - for standard output
+        #[arg(long, value_name = "FILE", default_value = "-")]
+        out: PathBuf,
+        /// The file has the beginning of them already: fetch what follows
+        #[arg(long = "continue", requires = "out")]
+        go_on: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Import {
+    /// The file with the registrations, or - for standard input
+    #[arg(value_name = "FILE|-")]
+    file: PathBuf,
+    /// The form of the file, where its name does not say it
+    #[arg(long, value_parser = form)]
+    input_form: Option<Form>,
+    /// The charset of the file, such as gb18030; a byte order mark is believed first
+    #[arg(long, default_value = "utf-8", value_name = "NAME")]
+    charset: String,
+    /// Only find out what would become of the rows
+    #[arg(long)]
+    dry_run: bool,
+    /// All rows or none, as one change; up to 10,000 rows
+    #[arg(long)]
+    atomic: bool,
+    /// Do not begin before the job is resumed
+    #[arg(long)]
+    paused: bool,
+    /// The same key with the same file makes one job, however often it is handed over
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+    /// Do not wait until the job has ended
+    #[arg(long)]
+    no_wait: bool,
+    /// Where the results go when it has
+    #[arg(long, value_name = "FILE", conflicts_with = "no_wait")]
+    results: Option<PathBuf>,
+}
+
+impl Bulk {
+    pub(super) fn run(self) -> Result<(), Failed> {
+        let desk = Desk {
+            server: self.remote.server()?,
+            patience: self.remote.timeout,
+        };
+        match &self.action {
+            Action::Import(import) => import.run(&desk, self.output),
+            Action::Status { id: None, .. } => list(&desk, self.output),
+            Action::Status { id: Some(id), wait } => {
+                let job = match wait {
+                    true => follow(&desk, id)?,
+                    false => call(&desk, Method::GET, &path(id)?)?,
+                };
+                show(&job, self.output)?;
+                if *wait { verdict(&job) } else { Ok(()) }
+            }
+            Action::Pause { id } => self.steer(&desk, id, "pause"),
+            Action::Resume { id } => self.steer(&desk, id, "resume"),
+            Action::Cancel { id } => self.steer(&desk, id, "cancel"),
+            Action::Delete { id } => call(&desk, Method::DELETE, &path(id)?).map(drop),
+            Action::Results { id, out, go_on } => fetch(&desk, id, out, *go_on),
+        }
+    }
+
+    fn steer(&self, desk: &Desk, id: &str, verb: &str) -> Result<(), Failed> {
+        let job = call(desk, Method::POST, &format!("{}/{verb}", path(id)?))?;
+        show(&job, self.output)
+    }
+}
+
+impl Import {
+    fn run(&self, desk: &Desk, output: Format) -> Result<(), Failed> {
+        if Charset::named(&self.charset).is_none() {
+            return Err(Failed::usage(format_args!(
+                "--charset: {:?} is not known",
+                self.charset
+            )));
+        }
+        let upload = Upload {
+            input: (self.file.as_os_str() != "-").then(|| self.file.clone()),
+            form: self.form()?,
+            charset: self.charset.clone(),
+            dry: self.dry_run,
+            atomic: self.atomic,
+            paused: self.paused,
+            key: self.idempotency_key.clone(),
+        };
+        let job = self.hand_over(desk, &upload)?;
+        let id = job["id"].as_str().unwrap_or_default().to_owned();
+        exit::say(format_args!("job {id}"));
+        if self.no_wait || self.paused {
+            return show(&job, output);
+        }
+        let job = follow(desk, &id)?;
+        if let Some(out) = &self.results {
+            fetch(desk, &id, out, false)?;
+        }
+        show(&job, output)?;
+        verdict(&job)
+    }
+
+    fn form(&self) -> Result<Form, Failed> {
+        let named = match self.file.extension().and_then(|end| end.to_str()) {
+            Some("csv") => Some(Form::Csv),
+            Some("ndjson" | "jsonl" | "json") => Some(Form::Ndjson),
+            _ => None,
+        };
+        let form = self.input_form.or(named);
+        form.ok_or_else(|| {
+            Failed::usage(
+                "the name of the file does not say its form: give --input-form ndjson or csv",
+            )
+        })
+    }
+
+    /// Sends the file, and shows how much has gone.
+    fn hand_over(&self, desk: &Desk, upload: &Upload) -> Result<Json, Failed> {
+        let size = upload
+            .input
+            .as_ref()
+            .and_then(|path| fs::metadata(path).ok());
+        let bar = match size {
+            Some(size) if size.is_file() => progress::bytes("handing over", size.len()),
+            _ => progress::unknown("handing over"),
+        };
+        let sent = Arc::new(AtomicU64::new(0));
+        let shown = async {
+            loop {
+                bar.set_position(sent.load(Relaxed));
+                tokio::time::sleep(SHOW_INTERVAL).await;
+            }
+        };
+        let handed = async {
+            tokio::select! {
+                done = desk.hand_over(upload, Arc::clone(&sent)) => done,
+                () = shown => Err(AskError::Cut),
+            }
+        };
+        let done = target::block_on(handed);
+        bar.finish_and_clear();
+        done?.map_err(|error| {
+            let name = self.file.display();
+            match error {
+                AskError::Input(error) => Failed::report(format_args!("{name}: {error}")),
+                error => failed(error),
+            }
+        })
+    }
+}
+
+/// Reads a form.
+fn form(text: &str) -> Result<Form, String> {
+    match text {
+        "ndjson" => Ok(Form::Ndjson),
+        "csv" => Ok(Form::Csv),
+        _ => Err("must be ndjson or csv".to_owned()),
+    }
+}
+
+/// What follows the path of jobs for one of them.
+fn path(id: &str) -> Result<String, Failed> {
+    match !id.is_empty() && id.bytes().all(|octet| octet.is_ascii_alphanumeric()) {
+        true => Ok(format!("/{id}")),
+        false => Err(Failed::usage(format_args!("{id:?} is not the id of a job"))),
+    }
+}
+
+fn call(desk: &Desk, method: Method, rest: &str) -> Result<Json, Failed> {
+    target::block_on(desk.call(method, rest))?.map_err(failed)
+}
+
+fn failed(error: AskError) -> Failed {
+    match error {
+        AskError::Missing(_) => Failed::not_found(error),
+        AskError::Output(error) => Failed::output("the output cannot be written", &error),
+        error => Failed::report(error),
+    }
+}
+
+/// Waits until a job has ended, or waits for somebody.
+fn follow(desk: &Desk, id: &str) -> Result<Json, Failed> {
+    let rest = path(id)?;
+    let bar = progress::bytes("registering", 0);
+    let begun = Instant::now();
+    let mut before = None;
+    let done = loop {
+        let job = match target::block_on(desk.call(Method::GET, &rest))? {
+            Ok(job) => job,
+            // The node may be starting anew; the job is safe there.
+            Err(AskError::Connection(_)) if begun.elapsed() < desk.patience => {
+                std::thread::sleep(LOOK_INTERVAL);
+                continue;
+            }
+            Err(error) => break Err(failed(error)),
+        };
+        let first = *before.get_or_insert_with(|| rows(&job));
+        draw(&bar, &job, first, begun);
+        let state = job["state"].as_str().unwrap_or_default();
+        if matches!(state, "done" | "failed" | "cancelled" | "paused") {
+            break Ok(job);
+        }
+        std::thread::sleep(LOOK_INTERVAL);
+    };
+    bar.finish_and_clear();
+    done
+}
+
+fn rows(job: &Json) -> u64 {
+    job["rows"].as_u64().unwrap_or(0)
+}
+
+fn draw(bar: &ProgressBar, job: &Json, before: u64, begun: Instant) {
+    bar.set_length(job["input"].as_u64().unwrap_or(0));
+    bar.set_position(job["position"]["octet"].as_u64().unwrap_or(0));
+    let rate =
+        (rows(job) - before.min(rows(job))) as f64 / begun.elapsed().as_secs_f64().max(0.001);
+    let state = job["state"].as_str().unwrap_or_default();
+    bar.set_message(format!("{state}: {} rows, {rate:.0}/s", rows(job)));
+}
+
+/// Whether all rows came to something.
+fn verdict(job: &Json) -> Result<(), Failed> {
+    let count = |name: &str| job["counts"][name].as_u64().unwrap_or(0);
+    let bad = count("conflict") + count("refused") + count("invalid");
+    match (job["state"].as_str().unwrap_or_default(), bad) {
+        ("done", 0) => Ok(()),
+        ("done", bad) => Err(Failed::report(format_args!(
+            "{bad} rows are not registered; the results say which and why"
+        ))),
+        (state, _) => Err(Failed::report(format_args!("the job is {state}"))),
+    }
+}
+
+/// One job for people, or for programs.
+fn show(job: &Json, output: Format) -> Result<(), Failed> {
+    if output == Format::Json {
+        return output::print_json(job);
+    }
+    output::print(&output::table(&HEADER, &[row(job)]))?;
+    let message = job["reason"]["message"].as_str();
+    message.map_or(Ok(()), |message| {
+        output::print(&format!("{}\n", output::visible(message)))
+    })
+}
+
+const HEADER: [&str; 9] = [
+    "JOB", "STATE", "ROWS", "CREATED", "SAME", "CONFLICT", "REFUSED", "INVALID", "EXPIRES",
+];
+
+fn row(job: &Json) -> Vec<String> {
+    let text = |value: &Json| match value {
+        Json::String(text) => output::visible(text),
+        Json::Null => String::new(),
+        other => other.to_string(),
+    };
+    let counts = &job["counts"];
+    [
+        &job["id"],
+        &job["state"],
+        &job["rows"],
+        &counts["created"],
+        &counts["same"],
+        &counts["conflict"],
+        &counts["refused"],
+        &counts["invalid"],
+        &job["expires"],
+    ]
+    .map(text)
+    .to_vec()
+}
+
+/// All jobs of the token.
+fn list(desk: &Desk, output: Format) -> Result<(), Failed> {
+    let mut all: Vec<Json> = Vec::new();
+    let mut rest = "?limit=1000".to_owned();
+    loop {
+        let page = call(desk, Method::GET, &rest)?;
+        all.extend(page["jobs"].as_array().into_iter().flatten().cloned());
+        match page["next"].as_str() {
+            Some(next) => rest = format!("?limit=1000&after={next}"),
+            None => break,
+        }
+    }
+    match output {
+        Format::Json => output::print_json(&all.into()),
+        Format::Table => {
+            let rows: Vec<_> = all.iter().map(row).collect();
+            output::print(&output::table(&HEADER, &rows))
+        }
+    }
+}
+
+/// Fetches results into a file or to standard output.
+fn fetch(desk: &Desk, id: &str, out: &Path, go_on: bool) -> Result<(), Failed> {
+    path(id)?;
+    let named = |error: io::Error| Failed::output(out.display(), &error);
+    let (mut file, from): (Box<dyn Write + Send>, u64) = if out.as_os_str() == "-" {
+        (Box::new(io::stdout()), 0)
+    } else {
+        let mut options = OpenOptions::new();
+        let options = options.write(true).create(true).mode(MODE);
+        let options = options.append(go_on).truncate(!go_on);
+        let file = options.open(out).map_err(named)?;
+        let length = file.metadata().map_err(named)?.len();
+        (Box::new(file), length)
+    };
+    let fetched = target::block_on(desk.results(id, from, &mut *file))?;
+    fetched.map(drop).map_err(failed)
+}
