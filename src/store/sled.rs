@@ -242,19 +242,36 @@ impl Engine {
             .range([SPACES.start].as_slice()..[SPACES.end].as_slice())
         {
             let (full_key, value) = item?;
-            let (space, key) = (full_key[0], &full_key[1..]);
-            let found = match self.assemble(space, key, &value)? {
-                Some(packed) => Found::Record(packed),
-                None => Found::Damaged {
-                    space,
-                    key: key.to_vec(),
-                },
-            };
-            if !visit(found) {
+            let found = self.found(full_key[0], &full_key[1..], value)?;
+            if found.is_some_and(|found| !visit(found)) {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// A record whose value was met. Without its chunks it was replaced or removed since, and what is there now counts.
+    fn found(
+        &self,
+        space: u8,
+        key: &[u8],
+        mut value: sled::IVec,
+    ) -> Result<Option<Found>, EngineError> {
+        loop {
+            if let Some(packed) = self.assemble(space, key, &value)? {
+                return Ok(Some(Found::Record(packed)));
+            }
+            match self.db.get(record_key(space, key))? {
+                None => return Ok(None),
+                Some(now) if now == value => {
+                    return Ok(Some(Found::Damaged {
+                        space,
+                        key: key.to_vec(),
+                    }));
+                }
+                Some(now) => value = now,
+            }
+        }
     }
 
     /// The keys (each with its space in front) from `from` on that begin with `prefix`, in order.
@@ -432,7 +449,10 @@ pub(crate) fn quarantine(dir: &Path, keep: bool) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::store::change::{Draft, DraftValue};
 
     /// Goal: a sled is closed when its last reader has let go of it, not before, and not by that reader: the files can
     /// be opened again afterwards, and the reader does not wait for it.
@@ -450,5 +470,49 @@ mod tests {
         let late = closed.recv_timeout(patience);
         assert_eq!(late, Err(RecvTimeoutError::Disconnected), "closed");
         assert!(open_guarded(&dir, 1 << 20, patience).is_ok());
+    }
+
+    fn record(key: &[u8], generation: u64, size: usize) -> Packed {
+        let value = DraftValue {
+            index: 1,
+            permissions: 14,
+            sealed: false,
+            wire: Bytes::from(vec![7; size]),
+        };
+        let draft = Draft {
+            handle: Bytes::copy_from_slice(key),
+            values: vec![value],
+        };
+        let mut packed = Packed::encode(Space::Handle, key, &draft).unwrap();
+        packed.seal(generation);
+        packed
+    }
+
+    /// Goal: a record in chunks that is replaced or removed while all are read is no damage: it is met as it is now, or
+    /// not at all. Method: the reading itself does it, at the record before.
+    #[test]
+    fn chunks_that_go_meanwhile() {
+        let home = tempfile::tempdir().unwrap();
+        let engine = Engine::open(home.path(), 32 << 20).unwrap();
+        let large = 2 * CHUNK_BYTES;
+        for key in [b"A", b"B", b"C", b"D"] {
+            engine.put(record(key, 1, large).view()).unwrap();
+        }
+        let mut met = Vec::new();
+        let read = engine.for_each(|found| {
+            met.push(match found {
+                Found::Record(packed) => (packed.key().to_vec(), packed.record().generation()),
+                Found::Damaged { key, .. } => (key, 0),
+            });
+            if met.len() == 1 {
+                engine.put(record(b"B", 2, large).view()).unwrap();
+                engine.put(record(b"C", 3, 10).view()).unwrap();
+                engine.remove(Space::Handle.number(), b"D").unwrap();
+            }
+            true
+        });
+        read.unwrap();
+        let expected = [(b"A", 1), (b"B", 2), (b"C", 3)].map(|(key, at)| (key.to_vec(), at));
+        assert_eq!(met, expected);
     }
 }
