@@ -5,7 +5,7 @@
 //! * *Answering*: [`server`] receives → decodes → [`resolver`] decides → [`store`] knows; [`metrics`] counts, [`observe`] for the store.
 //! * *Changing*: [`registry`] says who asks, whether they may, and what changes.
 //! * *Operating*: [`history`] remembers who asked, [`busiest`] for what most; [`cli`] → [`config`], [`logging`], [`node`]; [`control`], [`ops`] and [`reload`] beside a running node;
-//!   [`bulk`], [`maintenance`] and [`demo`] for its data; [`identity`] and [`keyring`] for its keys and site record,
+//!   [`bulk`], [`maintenance`], [`mod@backup`] and [`demo`] for its data; [`identity`] and [`keyring`] for its keys and site record,
 //!   [`token`] for those of the API.
 //!   [`preflight`] looks before a start whether it can succeed, [`doctor`] and [`probe`] look at it from outside.
 //! * *Asking*: [`client`]; [`ask`] asks for millions at once, and [`batch`] is both ends of that; [`mod@bench`] asks as
@@ -15,6 +15,7 @@
 //! clock but through [`clock`].
 
 pub mod ask;
+pub mod backup;
 pub mod batch;
 pub mod bench;
 pub mod bulk;

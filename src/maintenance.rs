@@ -154,7 +154,8 @@ fn restore_stopped(config: &Config, path: &Path) -> Result<Report, String> {
 }
 
 /// A name beside the store that is not taken.
-fn beside(directory: &Path, word: &str) -> PathBuf {
+#[must_use]
+pub fn beside(directory: &Path, word: &str) -> PathBuf {
     let named = |number: u32| {
         let mut name = directory.as_os_str().to_owned();
         name.push(format!(".{word}-{number}"));

@@ -60,7 +60,8 @@ impl Audit {
         {
             return verify(&place, &known, output);
         }
-        let since = self.since.as_deref().map(seconds).transpose()?;
+        let since = self.since.as_deref();
+        let since = since.map(|text| seconds("--since", text)).transpose()?;
         let filter = Filter {
             handle: self.handle,
             identity: self.identity,
@@ -167,7 +168,8 @@ fn known(text: &str) -> Result<Known, String> {
     parsed.ok_or_else(|| "give number and hash, as jiexi audit verify prints them".to_owned())
 }
 
-fn seconds(text: &str) -> Result<u64, Failed> {
+/// The time that an option gives.
+pub(super) fn seconds(option: &str, text: &str) -> Result<u64, Failed> {
     if let Ok(seconds) = text.parse() {
         return Ok(seconds);
     }
@@ -177,7 +179,7 @@ fn seconds(text: &str) -> Result<u64, Failed> {
         .and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
     passed.map(|passed| passed.as_secs()).ok_or_else(|| {
         Failed::usage(format_args!(
-            "--since: {text:?} is no time; give 2026-11-24T08:00:00Z or seconds since 1970"
+            "{option}: {text:?} is no time; give 2026-11-24T08:00:00Z or seconds since 1970"
         ))
     })
 }

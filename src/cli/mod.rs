@@ -6,7 +6,7 @@
 //! * `batch` — many handles at once, out of a file into a file. `jobs` (`bulk`) — many registrations on another machine.
 //!   `remote` is where these ask.
 //! * `handle`, `value`, `prefix` — change records: `access` is where and by whom, `values` what, `refusal` why not.
-//! * `bulk` (the commands `import` and `export`), `store` — the data of a node, running or stopped.
+//! * `bulk` (the commands `import` and `export`), `store`, `backup` — the data of a node, running or stopped.
 //! * `dns` — what the DNS zones of a node say.
 //! * `key`, `audit` — keys in every form, the escrow of the node's; who changed what.
 //! * `token` — tokens of the HTTP API.
@@ -22,6 +22,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 mod access;
 mod audit;
+mod backup;
 mod batch;
 mod bench;
 mod bulk;
@@ -89,6 +90,7 @@ enum Command {
     Import(bulk::Import),
     Export(bulk::Export),
     Store(store::Store),
+    Backup(backup::Backup),
     Key(key::Key),
     Audit(audit::Audit),
     Token(token::Token),
@@ -118,6 +120,7 @@ pub fn run() -> ExitCode {
         Command::Import(command) => command.run(),
         Command::Export(command) => command.run(),
         Command::Store(command) => command.run(),
+        Command::Backup(command) => command.run(),
         Command::Key(command) => command.run(),
         Command::Audit(command) => command.run(),
         Command::Token(command) => command.run(),

@@ -10,6 +10,7 @@ const DRAWS_PER_SECOND: u8 = 10;
 /// Looks of the bars.
 const RECORDS: &str = "{msg} {bar:30} {human_pos}/{human_len} records, {per_sec}, {eta} left";
 const BYTES: &str = "{msg} {bar:30} {bytes}/{total_bytes}, {eta} left";
+const WORKING: &str = "{msg} {spinner} {elapsed}";
 const UNKNOWN: &str = "{msg} {spinner} {human_pos} records, {per_sec}";
 
 /// A bar over a known number of records.
@@ -20,6 +21,13 @@ pub(super) fn records(what: &'static str, total: u64) -> ProgressBar {
 /// A bar over a known number of bytes; the message carries the records.
 pub(super) fn bytes(what: &'static str, total: u64) -> ProgressBar {
     bar(what, Some(total), BYTES)
+}
+
+/// A sign that something goes on, of which nobody knows how long it takes.
+pub(super) fn working(what: &'static str) -> ProgressBar {
+    let bar = bar(what, None, WORKING);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
 }
 
 /// A counter of records whose total is not known.
@@ -46,7 +54,7 @@ mod tests {
 
     #[test]
     fn the_looks_can_be_read() {
-        for template in [RECORDS, BYTES, UNKNOWN] {
+        for template in [RECORDS, BYTES, WORKING, UNKNOWN] {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
     }

@@ -15,7 +15,8 @@ pub struct Config {
     pub dir: PathBuf,
     /// How handles fold. Chosen when the store is created; opening with another rule is refused.
     pub case: CaseRule,
-    /// The time, in Unix seconds, for the manifests of snapshots. The store itself reads no wall clock.
+    /// The time, in Unix seconds, for the manifests of snapshots and the times of changes. The store itself reads no wall
+    /// clock.
     pub now: fn() -> u64,
     /// Bytes of a journal segment. 64 MiB: rarely a new file, quickly pruned.
     pub segment_bytes: u64,

@@ -23,6 +23,7 @@ use super::metrics::{Part, Stopwatch};
 use super::run;
 use super::shared::{Requests, Shared};
 use super::sled::{self, EngineError};
+use super::times::Times;
 use super::writer::{self, Writer};
 use super::{snapshot, verify};
 
@@ -86,6 +87,7 @@ struct Keeper {
     renew: bool,
     /// Whether the log says that there is no space for sled.
     told_no_room: bool,
+    times: Times,
 }
 
 /// A running applier, and when it last gave a sign of life.
@@ -158,8 +160,10 @@ impl Keeper {
         *shared.writer() = Some(writer);
         let writing = Arc::clone(&shared);
         let writer = spawn("store-writer", move || write(&writing))?;
+        let times = Times::new(shared.disk.clone(), shared.dir(), shared.identity.epoch);
         let mut keeper = Self {
             shared,
+            times,
             writer,
             applier: None,
             snapshot: None,
@@ -197,6 +201,7 @@ impl Keeper {
 
     fn look(&mut self, requests: Requests) {
         refresh_disk(&self.shared);
+        self.note_time();
         self.shared.index.tend();
         self.renew |= requests.renew;
         if requests.rebuild {
@@ -208,6 +213,12 @@ impl Keeper {
         self.watch_applier();
         self.watch_snapshot();
         self.scrub();
+    }
+
+    /// Notes which sequence is the newest now: it was acknowledged before the clock is read.
+    fn note_time(&mut self) {
+        let sequence = self.shared.overlay.durable().sequence;
+        self.times.note(sequence, (self.shared.config.now)());
     }
 
     // -------------------------------------------------------------------------------------------- applier
@@ -393,6 +404,7 @@ impl Keeper {
             self.watch_applier();
             thread::sleep(CLOSE_PAUSE);
         }
+        self.note_time();
         self.shared.overlay.stop();
         let mut hangs = false;
         if let Some(mut applier) = self.applier.take() {

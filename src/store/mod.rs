@@ -14,12 +14,13 @@
 //! * `queue`, `writer`: the way of a change. `journal`: its format, its end, its tail.
 //! * `bulk`, `run`: many records as one change, and the file that they are in.
 //! * `overlay`, `applier`, `sled`, `scan`: the state behind, and ordered reading.
-//! * `blocks`, `snapshot`: dumps. `loader`: start-up and healing. `keeper`: everything that goes on by itself. `verify`.
-//! * `identity`, `disk`, `metrics`, `shared`: what the others stand on.
+//! * `blocks`, `snapshot`: dumps; [`archive`]: those of backups. `loader`: start-up and healing. `keeper`: everything that goes on by itself. `verify`.
+//! * `times`: the wall clock beside the journal. `identity`, `disk`, `metrics`, `shared`: what the others stand on.
 //!
 //! The store reads no clock but a stopwatch, knows no protocol and no permissions, folds no keys, and parses no values.
 
 mod applier;
+pub mod archive;
 mod blocks;
 mod bulk;
 pub mod change;
@@ -41,6 +42,7 @@ mod shared;
 mod since;
 mod sled;
 mod snapshot;
+mod times;
 mod verify;
 mod writer;
 

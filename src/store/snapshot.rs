@@ -20,7 +20,8 @@
 //!           where the window begins in the file (8), number of its first block (4)
 //! ```
 //!
-//! The end is the manifest. Its block has a fixed size, so it is found from the end of the file.
+//! The end is the manifest. Its block has a fixed size, so it is found from the end of the file. A backup has such files,
+//! too, some of them without a dump: see [`super::archive`].
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -50,8 +51,8 @@ use super::sled::{Engine, Found};
 const VERSION: u32 = 1;
 const END_BODY: usize = 60;
 const HEAD: &[u8; 4] = b"HEAD";
-const DUMP: &[u8; 4] = b"DUMP";
-const WINDOW: &[u8; 4] = b"WIND";
+pub(crate) const DUMP: &[u8; 4] = b"DUMP";
+pub(crate) const WINDOW: &[u8; 4] = b"WIND";
 /// A block of the dump is written when it is this long.
 const BLOCK_BYTES: usize = 256 << 10;
 /// How many whole snapshots are kept.
@@ -101,7 +102,31 @@ pub(crate) struct Manifest {
     pub(crate) to: Position,
     pub(crate) dumped: u64,
     pub(crate) created: u64,
-    window: (u64, u32),
+    /// Where the window begins in the file, and the number of its first block.
+    pub(crate) window: (u64, u32),
+}
+
+impl Manifest {
+    /// The block that a file begins with.
+    pub(crate) fn write_head(&self, out: &mut BlockWriter) -> Result<(), StoreError> {
+        let mut head = VERSION.to_be_bytes().to_vec();
+        head.push(u8::from(self.case == CaseRule::Prefix));
+        head.extend_from_slice(&self.epoch.to_be_bytes());
+        head.extend_from_slice(&self.from.to_be_bytes());
+        out.block(HEAD, &head)
+    }
+
+    /// The block that it ends with; makes the file durable.
+    pub(crate) fn write_end(&self, mut out: BlockWriter) -> Result<(), StoreError> {
+        let mut end = self.from.to_be_bytes().to_vec();
+        self.to.encode(&mut end);
+        end.extend_from_slice(&self.dumped.to_be_bytes());
+        end.extend_from_slice(&self.created.to_be_bytes());
+        end.extend_from_slice(&self.window.0.to_be_bytes());
+        end.extend_from_slice(&self.window.1.to_be_bytes());
+        out.block(END, &end)?;
+        out.file.sync()
+    }
 }
 
 // ---------------------------------------------------------------------------------------------------- taking
@@ -198,31 +223,30 @@ fn write(
     path: &Path,
 ) -> Result<(), StoreError> {
     let mut out = BlockWriter::new(shared.disk.create(path)?);
-    let mut head = VERSION.to_be_bytes().to_vec();
-    head.push(u8::from(shared.identity.case == CaseRule::Prefix));
-    head.extend_from_slice(&shared.identity.epoch.to_be_bytes());
-    head.extend_from_slice(&from.sequence.to_be_bytes());
-    out.block(HEAD, &head)?;
-    let dumped = write_dump(shared, engine, &mut out)?;
-    let window = (out.at, out.blocks);
-    let to = shared.overlay.durable();
+    let mut manifest = Manifest {
+        case: shared.identity.case,
+        epoch: shared.identity.epoch,
+        from: from.sequence,
+        to: from,
+        dumped: 0,
+        created: 0,
+        window: (0, 0),
+    };
+    manifest.write_head(&mut out)?;
+    manifest.dumped = write_dump(shared, engine, &mut out)?;
+    manifest.window = (out.at, out.blocks);
+    manifest.to = shared.overlay.durable();
     journal::tail::copy(
         shared.dir(),
         shared.identity.epoch,
-        (from.sequence, to.sequence),
+        (from.sequence, manifest.to.sequence),
         |entry| out.block(WINDOW, entry),
     )?;
     if shared.overlay.runs().0 != runs {
         return Err(StoreError::Unavailable(INTERRUPTED));
     }
-    let mut end = from.sequence.to_be_bytes().to_vec();
-    to.encode(&mut end);
-    end.extend_from_slice(&dumped.to_be_bytes());
-    end.extend_from_slice(&(shared.config.now)().to_be_bytes());
-    end.extend_from_slice(&window.0.to_be_bytes());
-    end.extend_from_slice(&window.1.to_be_bytes());
-    out.block(END, &end)?;
-    out.file.sync()
+    manifest.created = (shared.config.now)();
+    manifest.write_end(out)
 }
 
 fn write_dump(shared: &Shared, engine: &Engine, out: &mut BlockWriter) -> Result<u64, StoreError> {
@@ -586,8 +610,18 @@ pub(crate) fn adopt(
     }
     file.sync()?;
     verify(&temporary)?;
+    settle(disk, dir, &temporary, manifest)
+}
+
+/// Gives a verified snapshot its name among those of a store.
+pub(crate) fn settle(
+    disk: &Disk,
+    dir: &Path,
+    temporary: &Path,
+    manifest: &Manifest,
+) -> Result<PathBuf, StoreError> {
     let path = name(dir, manifest.to.sequence);
-    disk.rename(&temporary, &path)?;
+    disk.rename(temporary, &path)?;
     disk.sync_directory(&directory(dir))?;
     Ok(path)
 }

@@ -4,6 +4,7 @@
 //! * `codes` — exit codes and help; `config` — checking and the template; `decode` — recorded messages
 //! * `init` — what a new node consists of; `bulk` — import and export on a stopped node
 //! * `broken` — readers of the output that go away
+//! * `backup` — repositories, restores and drills, of running and stopped nodes
 //! * `batch` — against servers that no node is
 //! * `change` — handles, values and prefixes, on the node of this machine and on one elsewhere
 //! * `removal` — prefixes and handles go where they were meant to, and from nowhere else
@@ -16,6 +17,7 @@
     reason = "a test ends where something is not as expected"
 )]
 
+mod backup;
 mod batch;
 mod bench;
 mod broken;

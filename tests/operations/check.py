@@ -64,7 +64,7 @@ def check_files():
         if f'alertname="{name}"' not in tests:
             problems.append(f"{name}: no test in which it rings")
     for anchor in re.findall(r"\]\(#(\S+?)\)", text):
-        if anchor not in {name.lower() for name in sections}:
+        if anchor not in {heading.lower().replace(" ", "-") for heading in re.findall(r"^## (.+)$", text, re.M)}:
             problems.append(f"runbook.md: #{anchor} leads nowhere")
     uids = set()
     for name, dashboard in dashboards().items():

@@ -8,6 +8,7 @@
     reason = "a test that cannot go on fails"
 )]
 
+mod archive;
 mod behaviour;
 mod bulk;
 mod damage;

@@ -195,6 +195,11 @@ impl EntryWriter {
         }
     }
 
+    /// Adds changes that are encoded already, see [`put_change`].
+    pub(crate) fn changes(&mut self, encoded: &[u8]) {
+        self.bytes.extend_from_slice(encoded);
+    }
+
     /// Completes the entry.
     pub(crate) fn finish(&mut self, epoch: u64, first: u64, after: Position) {
         let body = self.bytes.len() - HEAD;
@@ -226,6 +231,13 @@ impl EntryWriter {
             self.bytes.extend_from_slice(part);
         }
     }
+}
+
+/// Appends the put of a record, as it is in a batch.
+pub(crate) fn put_change(out: &mut Vec<u8>, packed: PackedRef<'_>) {
+    out.push(PUT);
+    out.extend_from_slice(&(packed.bytes().len() as u32).to_be_bytes());
+    out.extend_from_slice(packed.bytes());
 }
 
 /// An entry whose checksum is right.
@@ -299,6 +311,22 @@ impl<'a> Entry<'a> {
             visit(sequence, note);
         }
         rest.is_empty()
+    }
+
+    /// The bytes of an entry with the batches up to that of `after` only; none when it does not have that.
+    pub(crate) fn cut(&self, epoch: u64, after: Position) -> Option<Vec<u8>> {
+        let mut rest = self.body;
+        if after.sequence < self.first || after.sequence > self.after.sequence {
+            return None;
+        }
+        for _ in self.first..=after.sequence {
+            read_batch(&mut rest, &mut |_| {})?;
+        }
+        let mut writer = EntryWriter::default();
+        writer.begin();
+        writer.changes(self.body.get(..self.body.len() - rest.len())?);
+        writer.finish(epoch, self.first, after);
+        Some(writer.bytes)
     }
 
     /// The run that the entry names, if it does.
@@ -503,5 +531,26 @@ pub(super) mod tests {
         assert!(entry.for_each_note(|sequence, note| notes.push((sequence, note))));
         assert_eq!(notes, [10, 11, 12].map(|sequence| (sequence, &b"note"[..])));
         assert!(Entry::read(&bytes, 8).is_none(), "another epoch");
+    }
+
+    /// Goal: an entry is cut behind any of its batches, and nowhere else.
+    #[test]
+    fn cut_behind_a_batch() {
+        let bytes = entry(10, 12);
+        let whole = Entry::read(&bytes, 7).unwrap();
+        let at = |sequence| Position {
+            sequence,
+            ..whole.after
+        };
+        for sequence in 10..=12 {
+            let cut = whole.cut(7, at(sequence)).unwrap();
+            let read = Entry::read(&cut, 7).unwrap();
+            let mut seen = Vec::new();
+            assert!(read.for_each_numbered(|number, _| seen.push(number)));
+            assert_eq!(seen, (10..=sequence).collect::<Vec<_>>());
+            assert_eq!((read.first, read.after), (10, at(sequence)));
+        }
+        assert_eq!(whole.cut(7, whole.after).unwrap(), bytes);
+        assert!(whole.cut(7, at(9)).is_none() && whole.cut(7, at(13)).is_none());
     }
 }

@@ -1,0 +1,318 @@
+//! What a backup says about itself: a JSON file that is written when everything else is durable, so that its presence
+//! says that the backup is whole.
+//!
+//! ```text
+//! {"manifest": {…}, "sha256": "…"}       the checksum of the manifest as compact JSON, its fields in their order here
+//! ```
+
+use std::{
+    fs::{self, File},
+    io::Read,
+    path::Path,
+};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::{BackupError, Watch, failed, io_failed};
+use crate::store::archive::Archive;
+
+/// The format of a repository and all that is in it.
+pub const FORMAT: u32 = 1;
+/// The name of the file.
+pub const NAME: &str = "manifest.json";
+/// The longest manifest that is read.
+const MANIFEST_MAX: u64 = 64 << 10;
+/// Most files of a backup.
+const FILES_MAX: usize = 16;
+/// Octets read at once.
+const CHUNK: usize = 1 << 20;
+/// What to do about damage.
+const REMEDY: &str =
+    "bring the file back from another copy of the repository, or take a new backup";
+
+/// What a backup has of the records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// All.
+    Full,
+    /// What changed since another backup.
+    Increment,
+}
+
+impl Kind {
+    /// The word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Increment => "increment",
+        }
+    }
+
+    /// The name of the file with the records.
+    #[must_use]
+    pub const fn file(self) -> &'static str {
+        match self {
+            Self::Full => "records.snapshot",
+            Self::Increment => "records.increment",
+        }
+    }
+}
+
+/// A file of a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    /// Its name, without directories.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
+    /// Its SHA-256, in hexadecimal.
+    pub sha256: String,
+}
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The name of the backup, which is that of its directory.
+    pub id: String,
+    /// What it has.
+    pub kind: Kind,
+    /// Unix seconds: everything in it was acknowledged by then.
+    pub created: u64,
+    /// The version of the program that wrote it.
+    pub program: String,
+    /// The case rule of the store.
+    pub case: String,
+    /// The epoch of the store.
+    pub epoch: u64,
+    /// It has what came after this sequence; 0 for a full one.
+    pub from: u64,
+    /// The sequence whose state it leads to.
+    pub sequence: u64,
+    /// Records in that state.
+    pub records: u64,
+    /// Exclusive-or of their checksums, in hexadecimal.
+    pub sum: String,
+    /// SHA-256 of the public half of the key that the secrets are sealed with, if the node had one.
+    pub key: Option<String>,
+    /// The files.
+    pub files: Vec<Member>,
+}
+
+/// A manifest as it is in its file.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sealed {
+    manifest: Manifest,
+    sha256: String,
+}
+
+/// Only what says whether the rest can be read.
+#[derive(Deserialize)]
+struct Versioned {
+    manifest: Version,
+}
+
+/// The format in a manifest.
+#[derive(Deserialize)]
+struct Version {
+    format: u32,
+}
+
+impl Manifest {
+    /// The archive of the store that the backup has, as it was when it was written.
+    ///
+    /// # Errors
+    /// When it is damaged, or not what the manifest says.
+    pub fn archive(&self, directory: &Path) -> Result<Archive, BackupError> {
+        let path = directory.join(self.kind.file());
+        let archive = crate::store::archive::read(&path)?;
+        let (sum, from) = (format!("{:016x}", archive.sum), self.from);
+        let from = match self.kind {
+            Kind::Full => archive.from,
+            Kind::Increment => from,
+        };
+        let same = archive.epoch == self.epoch
+            && archive.from == from
+            && archive.sequence == self.sequence
+            && archive.records == self.records
+            && sum == self.sum
+            && archive.case_name() == self.case;
+        match same {
+            true => Ok(archive),
+            false => Err(failed(format_args!(
+                "{}: it is not what the manifest beside it says; {REMEDY}",
+                path.display()
+            ))),
+        }
+    }
+
+    /// Octets of all files.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes).sum()
+    }
+
+    /// The text of the file.
+    pub(super) fn seal(&self) -> Result<Vec<u8>, BackupError> {
+        let sha256 = self.checksum()?;
+        let sealed = Sealed {
+            manifest: self.clone(),
+            sha256,
+        };
+        let mut text = serde_json::to_vec_pretty(&sealed).map_err(failed)?;
+        text.push(b'\n');
+        Ok(text)
+    }
+
+    fn checksum(&self) -> Result<String, BackupError> {
+        let text = serde_json::to_vec(self).map_err(failed)?;
+        Ok(hex::encode(Sha256::digest(text)))
+    }
+
+    /// Reads the manifest of the backup in a directory.
+    ///
+    /// # Errors
+    /// When it is damaged, or of a later format.
+    pub fn read(directory: &Path) -> Result<Self, BackupError> {
+        let path = directory.join(NAME);
+        let damaged = |what: &str| failed(format_args!("{}: {what}; {REMEDY}", path.display()));
+        let file = File::open(&path).map_err(|error| io_failed(&path, "open the file", &error))?;
+        let mut text = Vec::new();
+        file.take(MANIFEST_MAX + 1)
+            .read_to_end(&mut text)
+            .map_err(|error| io_failed(&path, "read", &error))?;
+        if text.len() as u64 > MANIFEST_MAX {
+            return Err(damaged("it is too long for a manifest"));
+        }
+        if let Ok(Versioned {
+            manifest: Version { format },
+        }) = serde_json::from_slice(&text)
+            && format != FORMAT
+        {
+            return Err(failed(format_args!(
+                "{}: format {format} is not one this program knows; use the version that wrote it",
+                path.display()
+            )));
+        }
+        let Sealed { manifest, sha256 } =
+            serde_json::from_slice(&text).map_err(|_| damaged("the manifest is damaged"))?;
+        let named = directory
+            .file_name()
+            .is_some_and(|name| name == manifest.id.as_str());
+        let right = manifest.checksum()? == sha256;
+        match right && named && manifest.is_sound() {
+            true => Ok(manifest),
+            false => Err(damaged("the manifest is damaged")),
+        }
+    }
+
+    /// Whether its files are within its directory, and the records are among them.
+    fn is_sound(&self) -> bool {
+        let plain = |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains('/');
+        self.files.len() <= FILES_MAX
+            && self.files.iter().all(|file| plain(&file.name))
+            && self.files.iter().any(|file| file.name == self.kind.file())
+            && self.from <= self.sequence
+    }
+
+    /// Reads every file of the backup and compares length and checksum; what is wrong, one line each.
+    #[must_use]
+    pub fn check_files(&self, directory: &Path, watch: &dyn Watch) -> Vec<String> {
+        let mut problems = Vec::new();
+        for file in &self.files {
+            let path = directory.join(&file.name);
+            let shown = path.display();
+            match Member::of(&path, watch) {
+                Ok(found) if found == *file => {}
+                Ok(found) if found.bytes != file.bytes => problems.push(format!(
+                    "{shown}: {} octets, and there must be {}; {REMEDY}",
+                    found.bytes, file.bytes
+                )),
+                Ok(_) => problems.push(format!("{shown}: it has a wrong checksum; {REMEDY}")),
+                Err(error) => problems.push(format!("{error}; {REMEDY}")),
+            }
+        }
+        problems
+    }
+}
+
+impl Member {
+    /// Reads a file to its end.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn of(path: &Path, watch: &dyn Watch) -> Result<Self, BackupError> {
+        let mut file =
+            File::open(path).map_err(|error| io_failed(path, "open the file", &error))?;
+        let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; CHUNK]);
+        loop {
+            let read = file
+                .read(&mut buffer)
+                .map_err(|error| io_failed(path, "read", &error))?;
+            let Some(piece) = buffer.get(..read).filter(|piece| !piece.is_empty()) else {
+                break;
+            };
+            hash.update(piece);
+            bytes += piece.len() as u64;
+            watch.advance(piece.len() as u64);
+        }
+        Ok(Self {
+            name: name(path),
+            bytes,
+            sha256: hex::encode(hash.finalize()),
+        })
+    }
+
+    /// Copies an open file into a new one, durable.
+    ///
+    /// # Errors
+    /// When one cannot be read or the other not written.
+    pub fn copy(
+        mut from: File,
+        source: &Path,
+        to: &Path,
+        watch: &dyn Watch,
+    ) -> Result<Self, BackupError> {
+        use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create_new(true).mode(0o600);
+        let mut out = options
+            .open(to)
+            .map_err(|error| io_failed(to, "create the file", &error))?;
+        let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; CHUNK]);
+        loop {
+            let read = from
+                .read(&mut buffer)
+                .map_err(|error| io_failed(source, "read", &error))?;
+            let Some(piece) = buffer.get(..read).filter(|piece| !piece.is_empty()) else {
+                break;
+            };
+            hash.update(piece);
+            out.write_all(piece)
+                .map_err(|error| io_failed(to, "write", &error))?;
+            bytes += piece.len() as u64;
+            watch.advance(piece.len() as u64);
+        }
+        out.sync_all()
+            .map_err(|error| io_failed(to, "sync", &error))?;
+        Ok(Self {
+            name: name(to),
+            bytes,
+            sha256: hex::encode(hash.finalize()),
+        })
+    }
+}
+
+fn name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}

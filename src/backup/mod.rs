@@ -1,0 +1,82 @@
+//! Backups: what a node has, kept elsewhere, checked, and brought back.
+//!
+//! A *repository* is a directory with a directory for each backup. Reading order:
+//!
+//! * [`manifest`]: what a backup says about itself, and the checksums of its files; it is written last.
+//! * [`repository`]: beginning a backup, completing it, and finding those that are complete.
+//! * [`create`]: full, or what the repository does not have yet. [`verify`]: every octet. [`plan`]: what a restore needs.
+//! * [`restore`]: a store out of it. [`drill`]: the same for the sake of knowing that it works. [`prune`]: old ones go.
+//!
+//! The records are archives of the store (see [`crate::store::archive`]): a full one is a snapshot, an increment has the
+//! journal since. Secrets in them are sealed with the node's key, which is in no backup: `jiexi key escrow` keeps it.
+//! The configuration and the site record are copied, so that a host which has nothing but a backup and the key becomes
+//! the node.
+
+pub mod create;
+pub mod drill;
+pub mod manifest;
+pub mod plan;
+pub mod prune;
+pub mod repository;
+pub mod restore;
+pub mod verify;
+
+use std::{fmt, io, path::Path};
+
+use crate::store::StoreError;
+
+/// Why something with a backup did not succeed, for people.
+#[derive(Debug)]
+pub enum BackupError {
+    /// There is no such backup.
+    NotFound(String),
+    /// Anything else.
+    Failed(String),
+}
+
+impl fmt::Display for BackupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotFound(message) | Self::Failed(message) => f.write_str(message),
+        }
+    }
+}
+
+impl std::error::Error for BackupError {}
+
+impl From<StoreError> for BackupError {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// A failure.
+fn failed(message: impl fmt::Display) -> BackupError {
+    BackupError::Failed(message.to_string())
+}
+
+/// A failure of the operating system with a file.
+fn io_failed(path: &Path, action: &str, error: &io::Error) -> BackupError {
+    failed(format_args!("{}: cannot {action}: {error}", path.display()))
+}
+
+/// What is told about how far a long command is.
+pub trait Watch {
+    /// Something begins that goes through so many octets; 0 when nobody knows.
+    fn begin(&self, what: &'static str, octets: u64);
+    /// So many more of them are done.
+    fn advance(&self, octets: u64);
+}
+
+/// The end of the year 9999, behind which times have no usual form.
+const TIME_MAX: u64 = 253_402_300_799;
+
+/// A Unix time for people.
+#[must_use]
+pub fn shown_time(unix_seconds: u64) -> String {
+    if unix_seconds > TIME_MAX {
+        return unix_seconds.to_string();
+    }
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(unix_seconds);
+    humantime::format_rfc3339_seconds(time).to_string()
+}

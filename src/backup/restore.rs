@@ -1,0 +1,155 @@
+//! A store out of a repository, in a place where there is none.
+//!
+//! Everything that is needed is read and checked before anything is written, and the store gets its name when it is
+//! complete: a restore that is killed leaves a directory beside it, which says in its name what it is.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    BackupError, Watch, failed, io_failed,
+    manifest::{Manifest, Member},
+    plan::Plan,
+    repository::{self, Repository},
+};
+use crate::{
+    maintenance,
+    store::{self, SnapshotInfo},
+};
+
+/// Refuses a place where there is something already.
+///
+/// # Errors
+/// It is not empty.
+pub fn expect_empty(directory: &Path) -> Result<(), BackupError> {
+    let mut items = match fs::read_dir(directory) {
+        Ok(items) => items,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io_failed(directory, "list", &error)),
+    };
+    match items.next() {
+        None => Ok(()),
+        Some(_) => Err(failed(format_args!(
+            "{}: there is a store already, and a restore overwrites nothing; stop the node and move it away, or name \
+             another directory with --data",
+            directory.display()
+        ))),
+    }
+}
+
+/// Reads every file that a plan needs and compares the checksums.
+///
+/// # Errors
+/// Something is damaged; all of it is named.
+pub fn check(repository: &Repository, plan: &Plan, watch: &dyn Watch) -> Result<(), BackupError> {
+    watch.begin("checking", plan.backups().map(Manifest::bytes).sum());
+    let problems: Vec<String> = plan
+        .backups()
+        .flat_map(|backup| backup.check_files(&repository.directory(&backup.id), watch))
+        .collect();
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(failed(format_args!(
+            "nothing was restored:\n{}",
+            problems.join("\n")
+        ))),
+    }
+}
+
+/// Makes the store; the files were checked.
+///
+/// # Errors
+/// When the archives are damaged, or it cannot be written. Then there is nothing in its place.
+pub fn restore(
+    repository: &Repository,
+    plan: &Plan,
+    settings: &store::Config,
+    watch: &dyn Watch,
+) -> Result<SnapshotInfo, BackupError> {
+    expect_empty(&settings.dir)?;
+    watch.begin("restoring", 0);
+    let building = maintenance::beside(&settings.dir, "restoring");
+    let made = store::Config {
+        dir: building.clone(),
+        ..settings.clone()
+    };
+    let restored = plan.chain(repository).restore(&made, plan.epoch);
+    let info = restored.map_err(|error| clear(&building, error.into()))?;
+    match put_in_place(&building, &settings.dir) {
+        Ok(()) => Ok(info),
+        Err(error) => Err(clear(&building, error)),
+    }
+}
+
+/// Gives the complete store its name.
+fn put_in_place(building: &Path, directory: &Path) -> Result<(), BackupError> {
+    if directory.exists() {
+        // It is empty, or this fails.
+        fs::remove_dir(directory)
+            .map_err(|error| io_failed(directory, "put the store in its place", &error))?;
+    }
+    fs::rename(building, directory)
+        .map_err(|error| io_failed(building, "rename the directory", &error))?;
+    let parent = directory
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    repository::sync_directory(parent.unwrap_or_else(|| Path::new(".")))
+}
+
+/// Removes what was begun.
+fn clear(building: &Path, error: BackupError) -> BackupError {
+    match fs::remove_dir_all(building) {
+        Err(left) if left.kind() != io::ErrorKind::NotFound => failed(format_args!(
+            "{error}\n{}: cannot be removed: {left}",
+            building.display()
+        )),
+        _ => error,
+    }
+}
+
+/// Copies a small file of the newest backup to where there is none.
+///
+/// # Errors
+/// It is damaged, or cannot be written.
+pub fn bring_back(
+    repository: &Repository,
+    plan: &Plan,
+    name: &str,
+    to: &Path,
+    watch: &dyn Watch,
+) -> Result<(), BackupError> {
+    if to.exists() {
+        return Ok(());
+    }
+    let Some(path) = file(repository, plan, name, watch)? else {
+        return Ok(());
+    };
+    let from = fs::File::open(&path).map_err(|error| io_failed(&path, "open the file", &error))?;
+    Member::copy(from, &path, to, watch).map(drop)
+}
+
+/// Where a small file of the newest backup is, if that has it; its checksum is right.
+///
+/// # Errors
+/// It is damaged.
+pub fn file(
+    repository: &Repository,
+    plan: &Plan,
+    name: &str,
+    watch: &dyn Watch,
+) -> Result<Option<PathBuf>, BackupError> {
+    let last = plan.last();
+    let Some(wanted) = last.files.iter().find(|file| file.name == name) else {
+        return Ok(None);
+    };
+    let path = repository.directory(&last.id).join(name);
+    match Member::of(&path, watch)? == *wanted {
+        true => Ok(Some(path)),
+        false => Err(failed(format_args!(
+            "{}: it has a wrong checksum; nothing was restored; take another backup with --to-sequence",
+            path.display()
+        ))),
+    }
+}

@@ -1,0 +1,328 @@
+//! `jiexi backup`: keep what a node has elsewhere, and bring it back.
+//!
+//! * `create`, `list`, `verify`, `prune` — a repository and what is in it.
+//! * `restore`, `drill` — a node, or a scratch directory, out of it.
+//! * `source` — the node that is backed up; `key` — the key that its secrets are sealed with.
+
+use std::{cell::RefCell, path::PathBuf};
+
+use clap::{Args, Subcommand};
+use indicatif::ProgressBar;
+use serde_json::{Value as Json, json};
+
+use super::{Failed, output, output::Format, place::Place, progress};
+use crate::backup::{
+    self, BackupError, Watch,
+    create::create,
+    manifest::Manifest,
+    repository::{Listing, Repository},
+};
+
+mod drill;
+mod key;
+mod restore;
+mod source;
+
+/// What `--help` says about exit codes.
+const AFTER_HELP: &str = "\
+Exit codes: 0 done; 1 failed, or something is damaged; 2 wrong command line; 3 there is no such backup.";
+
+/// Back a node up, check the backups, and bring a node back
+///
+/// A repository is a directory for backups alone, best on another disk or machine. Its first backup is a full one; the
+/// next ones have what changed since. Secret keys in it are sealed with the node's key, which is not in it: keep that
+/// with `jiexi key escrow export`, in another place.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct Backup {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Write what the repository does not have yet
+    ///
+    /// A running node goes on serving; a stopped one is opened directly. A backup counts once it is complete: one that
+    /// was interrupted is removed by the next.
+    Create {
+        #[command(flatten)]
+        repository: RepositoryPath,
+        /// Write a full backup, too
+        #[arg(long)]
+        full: bool,
+        #[command(flatten)]
+        form: Form,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Show the backups, oldest first
+    List {
+        #[command(flatten)]
+        repository: RepositoryPath,
+        #[command(flatten)]
+        form: Form,
+    },
+    /// Read every octet and compare it with the checksums; exit code 1 if something is damaged
+    Verify {
+        #[command(flatten)]
+        repository: RepositoryPath,
+        #[command(flatten)]
+        form: Form,
+    },
+    Restore(restore::Restore),
+    Drill(drill::Drill),
+    /// Remove old backups
+    ///
+    /// The newest full backups stay, with all increments since the oldest of them.
+    Prune {
+        #[command(flatten)]
+        repository: RepositoryPath,
+        /// How many full backups stay
+        #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+        keep: u32,
+        #[command(flatten)]
+        form: Form,
+    },
+}
+
+/// Where the backups are.
+#[derive(Debug, Args)]
+struct RepositoryPath {
+    /// The directory of the backups
+    #[arg(value_name = "REPOSITORY")]
+    repository: PathBuf,
+}
+
+/// How something is printed.
+#[derive(Debug, Args)]
+struct Form {
+    /// Form of the output
+    #[arg(long, short = 'o', value_enum, default_value_t)]
+    output: Format,
+}
+
+impl Form {
+    fn print(&self, json: &Json, text: &str) -> Result<(), Failed> {
+        match self.output {
+            Format::Json => output::print_json(json),
+            Format::Table => output::print(text),
+        }
+    }
+}
+
+impl RepositoryPath {
+    fn open(&self) -> Result<Repository, Failed> {
+        Repository::open(&self.repository).map_err(explain)
+    }
+}
+
+impl Backup {
+    pub(super) fn run(self) -> Result<(), Failed> {
+        match self.action {
+            Action::Create {
+                repository,
+                full,
+                form,
+                place,
+            } => run_create(&repository, full, &form, &place),
+            Action::List { repository, form } => list(&repository, &form),
+            Action::Verify { repository, form } => verify(&repository, &form),
+            Action::Restore(command) => command.run(),
+            Action::Drill(command) => command.run(),
+            Action::Prune {
+                repository,
+                keep,
+                form,
+            } => prune(&repository, keep, &form),
+        }
+    }
+}
+
+fn run_create(
+    repository: &RepositoryPath,
+    full: bool,
+    form: &Form,
+    place: &Place,
+) -> Result<(), Failed> {
+    let node = source::Node::of(place)?;
+    let repository = Repository::open_or_create(&repository.repository).map_err(explain)?;
+    let bars = Bars::default();
+    let created = create(&repository, &node, full, &bars);
+    bars.clear();
+    let created = created.map_err(explain);
+    let created = node.close().and(created)?;
+    let json = json!({
+        "created": created.backups.iter().map(row_json).collect::<Vec<_>>(),
+        "reason": created.reason,
+        "removed_unfinished": created.removed,
+    });
+    let mut text = String::new();
+    for id in &created.removed {
+        text += &format!("{id} had been interrupted and was removed\n");
+    }
+    if let Some(reason) = &created.reason {
+        text += &format!("a full backup was taken: {reason}\n");
+    }
+    match created.backups.is_empty() {
+        true => text += "nothing has changed since the last backup\n",
+        false => text += &table(&created.backups),
+    }
+    form.print(&json, &text)
+}
+
+fn list(repository: &RepositoryPath, form: &Form) -> Result<(), Failed> {
+    let listing = repository.open()?.list().map_err(explain)?;
+    let json = json!({
+        "backups": listing.whole.iter().map(row_json).collect::<Vec<_>>(),
+        "damaged": listing.damaged.iter().map(|(id, _)| id).collect::<Vec<_>>(),
+        "unfinished": listing.unfinished,
+    });
+    form.print(&json, &table(&listing.whole))?;
+    damaged(&listing)
+}
+
+/// A backup whose manifest is damaged is named on every occasion.
+fn damaged(listing: &Listing) -> Result<(), Failed> {
+    let problems: Vec<&str> = listing
+        .damaged
+        .iter()
+        .map(|(_, problem)| problem.as_str())
+        .collect();
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(Failed::report(problems.join("\njiexi: "))),
+    }
+}
+
+fn verify(repository: &RepositoryPath, form: &Form) -> Result<(), Failed> {
+    let repository = repository.open()?;
+    let bars = Bars::default();
+    let report = backup::verify::verify(&repository, &bars);
+    bars.clear();
+    let report = report.map_err(explain)?;
+    let good = report.problems.is_empty();
+    let json = json!({
+        "good": good,
+        "backups": report.backups,
+        "bytes": report.bytes,
+        "problems": report.problems,
+        "unfinished": report.unfinished,
+    });
+    let mut text = format!(
+        "{} backups, {} read\n",
+        report.backups,
+        bytesize::ByteSize(report.bytes)
+    );
+    for id in &report.unfinished {
+        text +=
+            &format!("{id} was interrupted and counts for nothing; the next backup removes it\n");
+    }
+    for problem in &report.problems {
+        text += &format!("{problem}\n");
+    }
+    if good {
+        text += "all of it is right\n";
+    }
+    form.print(&json, &text)?;
+    match good {
+        true => Ok(()),
+        false => Err(Failed::report(
+            "the backups are not as they should be; see the report",
+        )),
+    }
+}
+
+fn prune(repository: &RepositoryPath, keep: u32, form: &Form) -> Result<(), Failed> {
+    let repository = repository.open()?;
+    let keep = usize::try_from(keep).unwrap_or(usize::MAX);
+    let removed = backup::prune::prune(&repository, keep).map_err(explain)?;
+    let json = json!({"removed": removed.iter().map(row_json).collect::<Vec<_>>()});
+    let text = match removed.is_empty() {
+        true => "nothing is old enough to be removed\n".to_owned(),
+        false => format!("removed:\n{}", table(&removed)),
+    };
+    form.print(&json, &text)
+}
+
+/// Reports an error of a backup.
+fn explain(error: BackupError) -> Failed {
+    match error {
+        BackupError::NotFound(message) => Failed::not_found(message),
+        BackupError::Failed(message) => Failed::report(message),
+    }
+}
+
+/// Backups as rows.
+fn table(backups: &[Manifest]) -> String {
+    let rows: Vec<Vec<String>> = backups
+        .iter()
+        .map(|backup| {
+            vec![
+                backup.id.clone(),
+                backup::shown_time(backup.created),
+                backup.kind.name().to_owned(),
+                backup.epoch.to_string(),
+                format!("{}-{}", backup.from, backup.sequence),
+                backup.records.to_string(),
+                bytesize::ByteSize(backup.bytes()).to_string(),
+            ]
+        })
+        .collect();
+    let header = [
+        "ID",
+        "TIME",
+        "KIND",
+        "EPOCH",
+        "SEQUENCES",
+        "RECORDS",
+        "SIZE",
+    ];
+    output::table(&header, &rows)
+}
+
+/// A backup for programs.
+fn row_json(backup: &Manifest) -> Json {
+    json!({
+        "id": backup.id,
+        "time": backup::shown_time(backup.created),
+        "kind": backup.kind.name(),
+        "epoch": backup.epoch,
+        "from": backup.from,
+        "sequence": backup.sequence,
+        "records": backup.records,
+        "bytes": backup.bytes(),
+        "case": backup.case,
+        "key": backup.key,
+        "program": backup.program,
+    })
+}
+
+/// Progress on the terminal.
+#[derive(Default)]
+struct Bars(RefCell<Option<ProgressBar>>);
+
+impl Bars {
+    fn clear(&self) {
+        if let Some(bar) = self.0.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Watch for Bars {
+    fn begin(&self, what: &'static str, octets: u64) {
+        self.clear();
+        let bar = match octets {
+            0 => progress::working(what),
+            _ => progress::bytes(what, octets),
+        };
+        self.0.replace(Some(bar));
+    }
+
+    fn advance(&self, octets: u64) {
+        if let Some(bar) = &*self.0.borrow() {
+            bar.inc(octets);
+        }
+    }
+}
