@@ -163,6 +163,36 @@ const DETAILS: &[(&str, &str)] = &[
         "any site could read the answer: not with credentials",
         "任何网站都能读取该应答，因此不能与凭据同时使用",
     ),
+    // Jobs.
+    ("must be bulk", "必须是 bulk"),
+    ("must be a number from 1 to {}", "必须是 1 到 {} 之间的整数"),
+    (
+        "as many batches and uploads as may be run already; try again when one has ended",
+        "批量请求与上传数已达上限；请在其中一个结束后重试",
+    ),
+    ("nothing was sent for too long", "太久没有收到数据"),
+    (
+        "the input of a job that is atomic may have 32 MiB",
+        "原子任务的输入最多 32 MiB",
+    ),
+    (
+        "the token's jobs would take more of the disk than they may ([jobs] disk_max): delete some that have ended",
+        "该令牌的任务将超出其磁盘配额（[jobs] disk_max）：请删除已结束的任务",
+    ),
+    ("the node's disk is nearly full", "节点磁盘空间将满"),
+    (
+        "the input is longer than is accepted here ([jobs] input_max)",
+        "输入超过此处接受的长度（[jobs] input_max）",
+    ),
+    (
+        "the token has {} jobs ([jobs] jobs_per_token): delete some that have ended",
+        "该令牌已有 {} 个任务（[jobs] jobs_per_token）：请删除已结束的任务",
+    ),
+    ("cancel it first", "请先取消该任务"),
+    ("the jobs are not available now", "任务暂时不可用"),
+    ("the node's disk takes nothing now", "节点磁盘暂时无法写入"),
+    ("there are {} octets of results now", "目前结果共 {} 字节"),
+    ("the results cannot be read now", "暂时无法读取结果"),
     ("too many, or too long", "数量过多或过长"),
     (
         "is missing; it is a prefix such as 88.118",
