@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Config, file::Key};
+use crate::server::dns::zone::Zones;
 
 /// The smallest size of a journal file: the largest batch must fit, with room for its frame.
 const JOURNAL_SEGMENT_MIN: u64 = 2 * crate::store::change::BATCH_BYTES_MAX as u64;
@@ -16,12 +17,26 @@ fn is_identity(text: &str) -> bool {
     })
 }
 
-/// Everything that cannot work, as key and message.
-pub(super) fn check(config: &Config) -> Vec<(Key, String)> {
+/// Something that cannot work.
+pub(super) struct Wrong {
+    /// Which key.
+    pub(super) key: Key,
+    /// Of a list of tables: which of them, counted from 0, and which key of it.
+    pub(super) part: Option<(usize, &'static str)>,
+    /// What is wrong, and the remedy.
+    pub(super) message: String,
+}
+
+/// Everything that cannot work.
+pub(super) fn check(config: &Config) -> Vec<Wrong> {
     let mut found = Vec::new();
     let mut need = |good: bool, section: &str, name: &str, message: &str| {
         if !good {
-            found.push(((section.to_owned(), name.to_owned()), message.to_owned()));
+            found.push(Wrong {
+                key: (section.to_owned(), name.to_owned()),
+                part: None,
+                message: message.to_owned(),
+            });
         }
     };
     let handle = &config.handle;
@@ -119,7 +134,7 @@ pub(super) fn check(config: &Config) -> Vec<(Key, String)> {
     super::batch::check(&config.batch, &mut need);
     super::operations::check(&config.operations, &mut need);
     super::jobs::check(&config.jobs, &mut need);
-    check_dns(&config.dns, config.store_config().case, &mut need);
+    check_dns(&config.dns, &mut need);
     need(
         config.history.days > 0,
         "history",
@@ -172,6 +187,7 @@ pub(super) fn check(config: &Config) -> Vec<(Key, String)> {
         "socket",
         "is empty; name a file",
     );
+    found.extend(check_zones(config));
     found
 }
 
@@ -279,11 +295,7 @@ fn check_http(http: &super::Http, need: &mut impl FnMut(bool, &str, &str, &str))
 }
 
 /// What cannot work of `[dns]`.
-fn check_dns(
-    dns: &super::Dns,
-    case: jiexi_proto::handle::CaseRule,
-    need: &mut impl FnMut(bool, &str, &str, &str),
-) {
+fn check_dns(dns: &super::Dns, need: &mut impl FnMut(bool, &str, &str, &str)) {
     let mut check = |good, name: &str, message: &str| need(good, "dns", name, message);
     check(
         !dns.listen.is_empty(),
@@ -344,12 +356,21 @@ fn check_dns(
         "cookie_secret",
         "must be 32 hexadecimal digits, or empty",
     );
-    if let Err((zone, why)) = crate::server::dns::zone::Zones::new(&dns.zones, case) {
-        check(false, "zones", &format!("{zone}: {why}"));
-    }
     check(
         !dns.enabled || !dns.zones.is_empty(),
         "zones",
         "is empty; describe at least one [[dns.zones]]",
     );
+}
+
+/// The zones that cannot work.
+fn check_zones(config: &Config) -> Vec<Wrong> {
+    let zones = Zones::new(&config.dns.zones, config.store_config().case);
+    let faults = zones.err().unwrap_or_default();
+    let wrong = faults.into_iter().map(|fault| Wrong {
+        key: ("dns".to_owned(), "zones".to_owned()),
+        part: Some((fault.place, fault.key)),
+        message: fault.to_string(),
+    });
+    wrong.collect()
 }

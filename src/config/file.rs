@@ -9,13 +9,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IntoDeserializer as _};
 use toml::{
     Spanned, Table, Value,
     de::{DeTable, DeValue},
 };
 
-use super::{Config, VERSION, check, env, words};
+use super::{Config, VERSION, Zone, check, env, words};
 
 /// Where a value was set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,6 +154,8 @@ pub(super) struct Loader {
     table: Table,
     /// Which values are not defaults.
     origins: BTreeMap<Key, Origin>,
+    /// Where the zones taken in stand, in their order.
+    zones: Vec<ZonePlace>,
     /// What is wrong.
     problems: Vec<Problem>,
 }
@@ -170,6 +172,7 @@ impl Loader {
         Ok(Self {
             table,
             origins: BTreeMap::new(),
+            zones: Vec::new(),
             problems: Vec::new(),
         })
     }
@@ -229,16 +232,18 @@ impl Loader {
                 );
             }
             (Some(Value::Table(_)), DeValue::Table(entries), Value::Table(values)) => {
-                for (key, _) in entries {
+                for (key, item) in entries {
                     let place = lines.origin(key.span().start);
                     let Some(value) = values.get(key.get_ref().as_ref()) else {
                         continue;
                     };
-                    self.set(
-                        (name.into(), key.get_ref().to_string()),
-                        value.clone(),
-                        place,
-                    );
+                    let key = (name.into(), key.get_ref().to_string());
+                    match (shown(&key).as_str(), item.get_ref(), value) {
+                        (ZONES, DeValue::Array(items), Value::Array(values)) => {
+                            self.zones(key, items.iter().zip(values), place, lines);
+                        }
+                        _ => self.set(key, value.clone(), place),
+                    }
                 }
             }
             (Some(Value::Table(_)), ..) => {
@@ -250,6 +255,34 @@ impl Loader {
             }
             (Some(_), ..) => self.set((String::new(), name.into()), value.clone(), origin),
         }
+    }
+
+    /// Takes in the zones that can be read. Each is read by itself, so that a problem is known to belong to one of them
+    /// and to a line of it.
+    fn zones<'v, 'i: 'v>(
+        &mut self,
+        key: Key,
+        zones: impl Iterator<Item = (&'v Spanned<DeValue<'i>>, &'v Value)>,
+        place: Origin,
+        lines: &Lines<'_>,
+    ) {
+        let mut good = Vec::new();
+        for ((item, value), number) in zones.zip(1..) {
+            match Zone::deserialize(item.clone().into_deserializer()) {
+                Ok(_) => {
+                    self.zones.push(ZonePlace::new(item, lines));
+                    good.push(value.clone());
+                }
+                Err(error) => {
+                    let name = value.get("name").and_then(Value::as_str);
+                    let name = name.map_or_else(|| format!("number {number}"), ToOwned::to_owned);
+                    let span = error.span().unwrap_or_else(|| item.span());
+                    let message = format!("{name}: {}", words::told(error.message()));
+                    self.problem(Some(lines.origin(span.start)), shown(&key), &message);
+                }
+            }
+        }
+        self.set(key, Value::Array(good), place);
     }
 
     /// Sets one value after proving that the configuration can be read with it.
@@ -324,14 +357,49 @@ impl Loader {
                 return Err(self.problems);
             }
         };
-        for (key, message) in check::check(&config) {
-            let origin = self.origins.get(&key).cloned();
-            self.problem(origin, shown(&key), &message);
+        let unread = |problem: &Problem| problem.key.clone();
+        let unread: Vec<_> = self.problems.iter().map(unread).collect();
+        for wrong in check::check(&config) {
+            let key = shown(&wrong.key);
+            // A list is not empty because what is in it cannot be read.
+            if wrong.part.is_none() && unread.contains(&key) {
+                continue;
+            }
+            let part = wrong.part.and_then(|(place, key)| {
+                let zone = self.zones.get(place)?;
+                Some(zone.keys.get(key).unwrap_or(&zone.head).clone())
+            });
+            let origin = part.or_else(|| self.origins.get(&wrong.key).cloned());
+            self.problem(origin, key, &wrong.message);
         }
         if self.problems.is_empty() {
             Ok((config, Origins(self.origins)))
         } else {
             Err(self.problems)
+        }
+    }
+}
+
+/// The key of the zones: a list of tables.
+const ZONES: &str = "[dns] zones";
+
+/// Where a zone was described.
+struct ZonePlace {
+    /// Its heading.
+    head: Origin,
+    /// Its keys.
+    keys: BTreeMap<String, Origin>,
+}
+
+impl ZonePlace {
+    fn new(item: &Spanned<DeValue<'_>>, lines: &Lines<'_>) -> Self {
+        let mut keys = BTreeMap::new();
+        for (key, _) in item.get_ref().as_table().into_iter().flatten() {
+            keys.insert(key.get_ref().to_string(), lines.origin(key.span().start));
+        }
+        Self {
+            head: lines.origin(item.span().start),
+            keys,
         }
     }
 }

@@ -618,7 +618,10 @@ pub fn dns_shared(
     Ok(dns::Shared {
         store: Arc::clone(store),
         site: site.clone(),
-        zones: zones.map_err(|(zone, why)| StartError(format!("[dns] zones: {zone}: {why}")))?,
+        zones: zones.map_err(|faults| {
+            let lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
+            StartError(format!("[dns] zones: {}", lines.join("; ")))
+        })?,
         cookies: dns::cookie::Cookies::new(secret),
         nsid: settings.nsid.clone().into_bytes(),
         udp_payload: settings.udp_payload,

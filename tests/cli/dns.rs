@@ -1,7 +1,8 @@
 //! DNS from the command line: a node with a zone, asked, checked and exported, running and stopped.
 
 use std::io::{Read, Write};
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use super::ports::free_port;
@@ -137,17 +138,9 @@ fn get(port: u16, path: &str) -> String {
 #[test]
 fn zones_that_cannot_work_are_refused_with_their_line() {
     let directory = directory();
-    let check = |text: &str| {
-        std::fs::write(
-            directory.path().join("x.toml"),
-            format!("version = 1\n{text}"),
-        )
-        .expect("written");
-        run(directory.path(), &["config", "check", "x.toml"])
-            .expect(1)
-            .stderr
-    };
-    for (change, expected) in [
+    let check = |text: &str| check(directory.path(), text);
+    // The heading of the zone stands in line 3, its keys behind it.
+    for (change, line, expected) in [
         (
             ("ns1.example.net", "ns1.id.example.net"),
             "lies in the zone",
@@ -156,11 +149,12 @@ fn zones_that_cannot_work_are_refused_with_their_line() {
             ("\"handle\"", "\"oid\""),
             "name the prefix that the identifiers are under",
         ),
-        (("hostmaster.example.net", "host master"), "is no name"),
+        (("hostmaster.example.net", "host master"), 7, "is no name"),
     ] {
         let said = check(&ZONE.replace(change.0, change.1));
         assert!(
-            said.contains("[dns] zones: id.example.net: ") && said.contains(expected),
+            said.contains(&format!("x.toml:{line}: [dns] zones: id.example.net: "))
+                && said.contains(expected),
             "{said}"
         );
     }
@@ -169,6 +163,87 @@ fn zones_that_cannot_work_are_refused_with_their_line() {
         said.contains("describe at least one [[dns.zones]]"),
         "{said}"
     );
-    let secret = ZONE.to_owned() + "rules = [{ record = \"TXT\", type = \"HS_SECKEY\" }]\n";
-    assert!(check(&secret).contains("HS_SECKEY values are never served"));
+    for kind in [
+        "HS_SECKEY",
+        "HS_SECKEY.",
+        "hs_admin.",
+        "HS_ADMIN.x",
+        "HS_SECKEYS",
+    ] {
+        let rules = format!("rules = [{{ record = \"TXT\", type = \"{kind}\" }}]\n");
+        let said = check(&format!("{ZONE}{rules}"));
+        let expected = format!(
+            "x.toml:8: [dns] zones: id.example.net: rule 1: {kind} values are never served"
+        );
+        assert!(said.contains(&expected), "{said}");
+    }
 }
+
+/// Goal: what is wrong with a zone is said of that zone, at the line where it stands, and of each that has something wrong.
+#[test]
+fn each_wrong_zone_is_named_with_its_line() {
+    let directory = directory();
+    // The headings stand in lines 3, 9 and 15.
+    let zone = |number: usize| ZONE.replace("id.example", &format!("id{number}.example"));
+    let zones = |second: (&str, &str), third: (&str, &str)| {
+        let (two, three) = (zone(2), zone(3));
+        let text = [
+            zone(1),
+            two.replace(second.0, second.1),
+            three.replace(third.0, third.1),
+        ];
+        check(directory.path(), &format!("[dns]{}", text.concat()))
+    };
+    let said = zones(("\"handle\"", "\"hanlde\""), ("mail =", "mial ="));
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 2, "{said}");
+    assert!(
+        lines[0].contains("x.toml:11: [dns] zones: id2.example.net: unknown variant `hanlde`"),
+        "{said}"
+    );
+    assert!(
+        lines[1].contains("x.toml:19: [dns] zones: id3.example.net: unknown field `mial`"),
+        "{said}"
+    );
+    let said = zones(("name = \"id2.example.net\"\n", ""), ("\"handle\"", "7"));
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(
+        lines[0].contains("x.toml:9: [dns] zones: number 2: missing field `name`"),
+        "{said}"
+    );
+    assert!(
+        lines[1].contains("x.toml:16: [dns] zones: id3.example.net: "),
+        "{said}"
+    );
+    let said = zones(("[\"ns1.example.net\"]", "[]"), ("id3", "id1"));
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 2, "{said}");
+    assert!(
+        lines[0].contains("x.toml:12: [dns] zones: id2.example.net: nameservers is empty"),
+        "{said}"
+    );
+    assert!(
+        lines[1].contains("x.toml:16: [dns] zones: id1.example.net: is there twice"),
+        "{said}"
+    );
+    // That none can be read does not make the list empty.
+    let said = check(
+        directory.path(),
+        &format!("[dns]\nenabled = true\n{}", ZONE.replace("mail", "mial")),
+    );
+    assert!(
+        said.contains("mial") && !said.contains("is empty"),
+        "{said}"
+    );
+}
+/// What `config check` says of a configuration with this text behind its first line.
+fn check(directory: &Path, text: &str) -> String {
+    let file = directory.join("x.toml");
+    std::fs::write(file, format!("version = 1\n{text}")).expect("written");
+    run(directory, &["config", "check", "x.toml"])
+        .expect(1)
+        .stderr
+}
+
+            6,
+            3,

@@ -109,6 +109,8 @@ pub(crate) fn handles() -> Vec<(String, Vec<Value>)> {
                 PUBLIC,
             ),
             value(300, "HS_SECKEY", b"secret!", 86_400, PUBLIC),
+            value(301, "HS_SECKEY.OLD", b"secret! once", 86_400, PUBLIC),
+            value(302, "hs_admin.old", b"secret! right", 86_400, PUBLIC),
         ]
     };
     let mut handles = vec![

@@ -6,12 +6,15 @@ use std::net::IpAddr;
 use hickory_proto::op::{Message, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::NAPTR;
 use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
+use jiexi::config::{Rule, RuleKind};
 use jiexi::records;
 use jiexi::server::dns::Channel;
+use jiexi::server::dns::name::Scheme;
 use jiexi::server::dns::records::URI;
+use jiexi::server::dns::zone::Zones;
 use jiexi_proto::handle::CaseRule;
 
-use crate::node::{Bench, PUBLIC, long_suffix, option, question, value, with_edns};
+use crate::node::{Bench, PUBLIC, long_suffix, option, question, value, with_edns, zone};
 
 const CNC: &str = "cnc-1.88-118-1.id.example.net.";
 
@@ -116,35 +119,55 @@ fn text_only_where_a_rule_asks_for_it() {
     assert_eq!(&*text.txt_data[0], "a thing, 一个东西".as_bytes());
 }
 
+/// Goal: keys and rights are never served. Method: no zone is made of a table that asks for them; and of public values of
+/// their types nothing is in any answer. That a rule which came past would make nothing: `records::tests`.
 #[test]
 fn secrets_and_rights_never_whatever_the_table_says() {
-    let mut bench = Bench::new();
-    for kind in ["HS_SECKEY", "hs_admin"] {
-        let rule = jiexi::config::Rule::new(jiexi::config::RuleKind::Txt, kind, "");
-        assert!(
-            jiexi::server::dns::records::Rule::new(&rule).is_err(),
-            "{kind}"
-        );
+    let refused = [
+        "HS_SECKEY",
+        "hs_admin",
+        "HS_SECKEY.",
+        "HS_ADMIN.",
+        "HS_SECKEY.OLD",
+        "hs_admin.old",
+    ];
+    for kind in refused {
+        for record in [RuleKind::Txt, RuleKind::Naptr, RuleKind::Uri, RuleKind::Srv] {
+            let mut asking = zone("x.example.net", Scheme::Handle, "");
+            asking.rules = vec![
+                Rule::new(RuleKind::Uri, "URL", ""),
+                Rule::new(record, kind, "x"),
+            ];
+            let faults =
+                Zones::new(&[asking], CaseRule::Whole).expect_err("a table that asks for keys");
+            let said = faults[0].to_string();
+            assert!(
+                said.contains(&format!("rule 2: {kind} values are never served")),
+                "{said}"
+            );
+            assert_eq!((faults.len(), faults[0].key), (1, "rules"));
+        }
     }
-    // `HS_.` would read them as subtypes do.
+    let mut bench = Bench::new();
+    let mut seen = 0;
     for name in [
-        "cnc-1.88-118-1.id.example.net.",
+        CNC,
+        "cnc-1.text.example.net.",
         "secret.88-118-1.id.example.net.",
+        "secret.text.example.net.",
+        "3.156.2.1.oid.example.net.",
     ] {
-        for kind in [
-            RecordType::TXT,
-            RecordType::NAPTR,
-            RecordType::from(URI),
-            RecordType::ANY,
-        ] {
+        for kind in [16, 35, 256, 255, 1, 33].map(RecordType::from) {
             let answer = bench.question(name, kind).to_vec().expect("encodes");
             let has = |text: &[u8]| answer.windows(text.len()).any(|part| part == text);
             assert!(
-                !has(b"secret!") && !has(b"https://secret.example/"),
+                !has(b"secret!") && !has(b"\x05admin") && !has(b"https://secret.example/"),
                 "{name} {kind}"
             );
+            seen += usize::from(has(b"https://id.example/") || has(b"a thing, "));
         }
     }
+    assert_eq!(seen, 6, "what may be seen is");
 }
 
 #[test]

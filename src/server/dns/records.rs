@@ -40,8 +40,18 @@ const DATA_MAX: usize = 16_384;
 /// What the expression of a NAPTR record matches: everything, for the identifier is in the name.
 const EVERYTHING: &[u8] = b"^.*$";
 
-/// Types of values that no rule reads: keys and rights.
+/// What types of values begin with that no rule reads: keys and rights.
 const NEVER: [&[u8]; 2] = [b"HS_SECKEY", b"HS_ADMIN"];
+
+/// Whether values of a type never leave. What only begins like a type of keys may be a subtype of it or a mistake in its
+/// name; neither is for everybody.
+fn is_secret(kind: &[u8]) -> bool {
+    let begins = |never: &&[u8]| {
+        let start = kind.get(..never.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(never))
+    };
+    NEVER.iter().any(begins)
+}
 
 /// Which values become which records.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,11 +115,11 @@ impl Rule {
                 config.flags
             ));
         }
-        if NEVER
-            .iter()
-            .any(|never| config.kind.as_bytes().eq_ignore_ascii_case(never))
-        {
-            return Err(format!("{} values are never served", config.kind));
+        if is_secret(config.kind.as_bytes()) {
+            return Err(format!(
+                "{} values are never served; name another type, or take the rule out",
+                config.kind
+            ));
         }
         Ok(Self {
             record: config.record,
@@ -140,8 +150,7 @@ impl Rule {
     }
 
     fn reads(&self, kind: &[u8]) -> bool {
-        type_matches(&self.kind, kind)
-            && !NEVER.iter().any(|never| kind.eq_ignore_ascii_case(never))
+        type_matches(&self.kind, kind) && !is_secret(kind)
     }
 
     /// What the data of a value say as a record of this rule; none when DNS cannot carry them.
@@ -373,4 +382,35 @@ fn quoted(text: &[u8]) -> String {
     }
     out.push('"');
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: no table of rules makes records of keys and rights. Method: rules that a configuration is refused, made
+    /// without it.
+    #[test]
+    fn keys_and_rights_make_no_record() {
+        let types = [
+            "HS_SECKEY",
+            "hs_seckey",
+            "HS_SECKEY.OLD",
+            "HS_ADMIN",
+            "Hs_Admin.x.y",
+            "HS_ADMINS",
+        ];
+        let allowed = Rule::new(&config::Rule::new(RuleKind::Txt, "HS_PUBKEY.", "")).unwrap();
+        for wanted in types.iter().chain(&["HS_SECKEY.", "HS_ADMIN."]) {
+            assert!(Rule::new(&config::Rule::new(RuleKind::Txt, wanted, "")).is_err());
+            let rule = Rule {
+                kind: wanted.as_bytes().to_vec(),
+                ..allowed.clone()
+            };
+            for kind in types {
+                assert!(!rule.reads(kind.as_bytes()), "{wanted} {kind}");
+            }
+        }
+        assert!(allowed.reads(b"HS_PUBKEY.OLD"));
+    }
 }

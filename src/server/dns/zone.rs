@@ -13,6 +13,25 @@ pub const RETRY: i32 = 7_200;
 /// How long it would answer without having been able to.
 pub const EXPIRE: i32 = 3_600_000;
 
+/// Why a zone cannot work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Which zone of the configuration, counted from 0.
+    pub place: usize,
+    /// Its name.
+    pub zone: String,
+    /// The key that is wrong.
+    pub key: &'static str,
+    /// What is wrong, and the remedy.
+    pub why: String,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.zone, self.why)
+    }
+}
+
 /// One zone.
 #[derive(Clone, Debug)]
 pub struct Zone {
@@ -36,67 +55,77 @@ impl Zone {
     /// A zone as configured, for a store that folds handles by `case`.
     ///
     /// # Errors
-    /// What cannot work, for people.
-    pub fn new(config: &config::Zone, case: CaseRule) -> Result<Self, String> {
-        let apex = parse(&config.name).ok_or_else(|| bad_name(&config.name))?;
-        let mut stem = Vec::new();
-        handle::fold(config.handles.as_bytes(), case, &mut stem);
-        let slash = stem.iter().position(|octet| *octet == b'/');
-        match (config.mapping, slash) {
-            (Scheme::Handle, None) if !stem.is_empty() => {
-                return Err(format!("handles {:?}: end it with a slash", config.handles));
-            }
-            (Scheme::Handle, Some(slash)) if slash + 1 != stem.len() => {
-                return Err(format!(
-                    "handles {:?}: a prefix and its slash, no more",
-                    config.handles
-                ));
-            }
-            (Scheme::Oid | Scheme::Gs1, None) => {
-                return Err(format!(
-                    "handles {:?}: name the prefix that the identifiers are under, such as \"88.118.1/\"",
-                    config.handles
-                ));
-            }
-            _ => {}
-        }
-        let mut nameservers = Vec::new();
-        for server in &config.nameservers {
-            let wire = parse(server).ok_or_else(|| bad_name(server))?;
-            if relative(&wire, &apex).is_some() {
-                return Err(format!(
-                    "name server {server} lies in the zone, where every name is an identifier; name it elsewhere"
-                ));
-            }
-            nameservers.push(wire);
-        }
-        if nameservers.is_empty() {
-            return Err("nameservers is empty; name at least one".into());
-        }
-        let seconds = |name: &str, time: std::time::Duration| {
+    /// The key that cannot work, and why, for people.
+    pub fn new(config: &config::Zone, case: CaseRule) -> Result<Self, (&'static str, String)> {
+        let named = |key, name: &str| parse(name).ok_or_else(|| (key, bad_name(name)));
+        let apex = named("name", &config.name)?;
+        let mapping = mapping(config.mapping, &config.handles, case);
+        let seconds = |key, time: std::time::Duration| {
             i32::try_from(time.as_secs())
                 .map(i32::unsigned_abs)
-                .map_err(|_| format!("{name} is above 68 years (RFC 2181 §8)"))
+                .map_err(|_| (key, format!("{key} is above 68 years (RFC 2181 §8)")))
         };
-        let rules = if config.rules.is_empty() {
-            usual(config.mapping)
-        } else {
-            config.rules.clone()
-        };
-        let rules: Result<_, _> = rules.iter().map(Rule::new).collect();
         Ok(Self {
-            mail: parse(&config.mail).ok_or_else(|| bad_name(&config.mail))?,
+            mail: named("mail", &config.mail)?,
             ttl: seconds("ttl", config.ttl)?,
             negative_ttl: seconds("negative_ttl", config.negative_ttl)?,
-            mapping: Mapping {
-                scheme: config.mapping,
-                stem,
-                case,
-            },
-            rules: rules?,
-            nameservers,
+            mapping: mapping.map_err(|why| ("handles", why))?,
+            rules: rules(config).map_err(|why| ("rules", why))?,
+            nameservers: nameservers(&config.nameservers, &apex)
+                .map_err(|why| ("nameservers", why))?,
             apex,
         })
+    }
+}
+
+/// The name servers of a zone in wire form.
+fn nameservers(names: &[String], apex: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    let mut nameservers = Vec::new();
+    for server in names {
+        let wire = parse(server).ok_or_else(|| bad_name(server))?;
+        if relative(&wire, apex).is_some() {
+            return Err(format!(
+                "name server {server} lies in the zone, where every name is an identifier; name it elsewhere"
+            ));
+        }
+        nameservers.push(wire);
+    }
+    if nameservers.is_empty() {
+        return Err("nameservers is empty; name at least one".into());
+    }
+    Ok(nameservers)
+}
+
+/// The rules of a zone, or what is usual for its mapping.
+fn rules(config: &config::Zone) -> Result<Vec<Rule>, String> {
+    if config.rules.is_empty() {
+        return usual(config.mapping).iter().map(Rule::new).collect();
+    }
+    let numbered = config.rules.iter().zip(1..);
+    numbered
+        .map(|(rule, number)| Rule::new(rule).map_err(|why| format!("rule {number}: {why}")))
+        .collect()
+}
+
+/// How the names of a zone make handles that begin with `handles`, in a store that folds by `case`.
+///
+/// # Errors
+/// What is wrong with `handles`, and the remedy.
+pub fn mapping(scheme: Scheme, handles: &str, case: CaseRule) -> Result<Mapping, String> {
+    let mut stem = Vec::new();
+    handle::fold(handles.as_bytes(), case, &mut stem);
+    let slash = stem.iter().position(|octet| *octet == b'/');
+    match (scheme, slash) {
+        (Scheme::Handle, None) if !stem.is_empty() => {
+            Err(format!("handles {handles:?}: end it with a slash"))
+        }
+        (Scheme::Handle, Some(slash)) if slash + 1 != stem.len() => Err(format!(
+            "handles {handles:?}: a prefix and its slash, no more"
+        )),
+        (Scheme::Oid | Scheme::Gs1, None) => Err(format!(
+            "handles {handles:?}: name the prefix that the identifiers are under, such as \"88.118.1/\""
+        )),
+        _ => Ok(Mapping { scheme, stem, case }),
     }
 }
 
@@ -111,15 +140,29 @@ impl Zones {
     /// The zones of a configuration.
     ///
     /// # Errors
-    /// The name of a zone that cannot work, and why.
-    pub fn new(config: &[config::Zone], case: CaseRule) -> Result<Self, (String, String)> {
-        let mut zones: Vec<Zone> = Vec::new();
-        for one in config {
-            let zone = Zone::new(one, case).map_err(|why| (one.name.clone(), why))?;
-            if zones.iter().any(|other| other.apex == zone.apex) {
-                return Err((one.name.clone(), "is there twice".into()));
-            }
-            zones.push(zone);
+    /// Every zone that cannot work, and why.
+    pub fn new(config: &[config::Zone], case: CaseRule) -> Result<Self, Vec<Fault>> {
+        let (mut zones, mut faults) = (Vec::<Zone>::new(), Vec::new());
+        for (place, one) in config.iter().enumerate() {
+            let wrong = match Zone::new(one, case) {
+                Ok(zone) if zones.iter().any(|other| other.apex == zone.apex) => {
+                    ("name", "is there twice; take one of them out".into())
+                }
+                Ok(zone) => {
+                    zones.push(zone);
+                    continue;
+                }
+                Err(wrong) => wrong,
+            };
+            faults.push(Fault {
+                place,
+                zone: one.name.clone(),
+                key: wrong.0,
+                why: wrong.1,
+            });
+        }
+        if !faults.is_empty() {
+            return Err(faults);
         }
         zones.sort_by_key(|zone| std::cmp::Reverse(zone.apex.len()));
         Ok(Self { zones })
