@@ -206,7 +206,9 @@ fn rfc1035_2_3_4_long_suffixes_have_a_hashed_label() {
 fn x672_oid_reversed() {
     let mut bench = Bench::new();
     let answer = bench.question("3.156.2.1.oid.example.net.", RecordType::NAPTR);
-    assert_eq!(&*naptr(&answer)[0].services, b"ORS+1:COID");
+    let first = naptr(&answer)[0];
+    assert_eq!(&*first.services, b"ORS+1:UINF", "information with a URI");
+    assert_eq!(&*first.regexp, b"!^.*$!https://id.example/oid!");
     assert_eq!(
         code(&bench.question("4.156.2.1.oid.example.net.", RecordType::NAPTR)),
         ResponseCode::NXDomain

@@ -240,15 +240,21 @@ fn bad_name(text: &str) -> String {
 
 /// The rules of a zone that has none of its own.
 ///
-/// Service tokens: none of these could be read in its standard, so every one is *unverified*:
-/// `http+I2L` (RFC 3404 §4.3 for the form, RFC 2483 §4.1 for I2L, "URI to URL"), `ORS+1:COID` (ITU-T
-/// X.672 §8.1), `EPC+html` (ONS 1.0.1; ONS 2.0.1 identifies services by URLs). A zone that must satisfy
-/// clients of these systems names the tokens they look for.
+/// Service tokens: none of these could be read in the text of its standard, so every one is *unverified* but for
+/// what is said here:
+///
+/// * `http+I2L`: RFC 3404 §4.4 for the form, RFC 2483 §4.1 for I2L, "URI to URL".
+/// * `ORS+1:UINF`: the service type UINF is the one whose expression holds a URI, says ITU's page of X.672 (08/2010) under
+///   "New service type for Recommendation ITU-T X.672" (itu.int/itu-t/recommendations/rec.aspx?rec=X.672). COID is the
+///   canonical OID (X.672 Annex B), which no URL is. What stands before the type is unverified (X.672 §6.3, §8.1).
+/// * `EPC+html`: ONS 1.0.1; ONS 2.0.1 identifies services by URLs.
+///
+/// A zone that must satisfy clients of these systems names the tokens they look for.
 #[must_use]
 pub fn usual(mapping: Scheme) -> Vec<config::Rule> {
     let service = match mapping {
         Scheme::Handle => "http+I2L",
-        Scheme::Oid => "ORS+1:COID",
+        Scheme::Oid => "ORS+1:UINF",
         Scheme::Gs1 => "EPC+html",
     };
     vec![
