@@ -30,8 +30,8 @@ pub struct Dns {
     /// Kernel receive buffer asked for each UDP socket, in bytes.
     #[serde(with = "size")]
     pub udp_receive_buffer: u64,
-    /// Largest answer over UDP, in bytes, whatever the client says; clients are told that questions may be as long, but no
-    /// more than what is received whole.
+    /// Largest answer over UDP, in bytes, whatever the client says, and at most 1232 without a valid cookie; clients are
+    /// told that questions may be as long, but no more than what is received whole.
     pub udp_payload: u16,
     /// A connection without a question for this long is closed.
     #[serde(with = "humantime_serde")]

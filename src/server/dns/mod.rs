@@ -54,6 +54,10 @@ use crate::store::{Lookup, Reader, Store, StoreError};
 /// question; a longer one sends it to TCP.
 pub const AMPLIFICATION_MAX: usize = 10;
 
+/// An answer over UDP to a client without a proof of its address is no longer than this, octets, whatever the
+/// configuration and the client say: what no network on the way has to cut (RFC 9715 §3.1).
+pub const UNPROVEN_MAX: usize = 1232;
+
 /// The longest message over UDP that a client takes without saying so (RFC 1035 §4.2.1).
 const DATAGRAM: usize = 512;
 
@@ -386,8 +390,8 @@ fn finish(
     out: &mut Vec<u8>,
 ) -> Written {
     let length = out.len() - start;
-    let amplified =
-        channel == Channel::Udp && !written.proven && length > AMPLIFICATION_MAX * asked;
+    let bound = UNPROVEN_MAX.min(AMPLIFICATION_MAX * asked);
+    let amplified = channel == Channel::Udp && !written.proven && length > bound;
     let cut = out[start + 2] & 2 != 0;
     if length > limit || amplified || cut {
         shorten(out, start, written.options);
