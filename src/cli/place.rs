@@ -45,6 +45,11 @@ impl Place {
         self.data.as_deref()
     }
 
+    /// Whether the command line or the environment says which node is meant.
+    pub(super) fn is_named(&self) -> bool {
+        self.config.is_some() || self.data.is_some()
+    }
+
     /// The configuration file meant, if one is named or found.
     pub(super) fn file(&self) -> Option<PathBuf> {
         if let Some(data) = &self.data {

@@ -35,9 +35,13 @@ pub(super) struct Resolve {
         hide_env_values = true
     )]
     server: String,
-    /// Ask DNS, for the name of the handle in this zone, such as id.example.net
+    /// Ask DNS, for the name of the handle in this zone, such as id.example.net. How names make handles is what --mapping,
+    /// --handles and --case say, else what the configuration of the node on this machine says of the zone, else
+    /// "handle" without a prefix
     #[arg(long, value_name = "ZONE", conflicts_with_all = ["types", "indexes", "digest"])]
     dns: Option<String>,
+    #[command(flatten)]
+    naming: resolve_dns::Naming,
     /// Use UDP alone
     #[arg(long, conflicts_with = "tcp")]
     udp: bool,
@@ -80,7 +84,8 @@ impl Resolve {
                 tcp: !self.udp,
                 trace: self.trace,
             };
-            return resolve_dns::resolve(&self.handle, zone, &asking, self.output);
+            let names = self.naming.of(zone)?;
+            return resolve_dns::resolve(&self.handle, &names, &asking, self.output);
         }
         let mut client = Client::new(transports, clock::unix_seconds);
         client.digest = self.digest;
@@ -204,7 +209,9 @@ const EXAMPLES: &str = "\
 Examples:
   jiexi resolve 88.118.1/CNC-2026-001001
   jiexi resolve 88.118.1/CNC-2026-001001 --server 192.0.2.10 --type URL -o json
-  jiexi resolve 88.118.1/CNC-2026-001001 --trace       which servers were asked, and how long each took";
+  jiexi resolve 88.118.1/CNC-2026-001001 --trace       which servers were asked, and how long each took
+  jiexi resolve 88.118.1/CNC-2026-001001 --dns id.example.net --server 192.0.2.10
+  jiexi resolve 1.2.156.3 --dns oid.example.net --mapping oid --server 192.0.2.10";
 
 /// The way in columns.
 fn trace(hops: &[Hop]) -> String {

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use clap::Args;
 use hickory_proto::op::{Edns, Message, Query, ResponseCode};
 use hickory_proto::rr::{Name, Record, RecordType};
 use serde_json::{Value as Json, json};
@@ -11,9 +12,12 @@ use serde_json::{Value as Json, json};
 use super::{
     Failed, exit,
     output::{self, Format},
+    place::Place,
 };
-use crate::server::dns::name::{Mapping, Scheme};
-use crate::server::dns::records::{self, URI};
+use crate::config::{Case, Config};
+use crate::server::dns::name::{Mapping, Scheme, labels};
+use crate::server::dns::records::URI;
+use crate::server::dns::view::SERVICE;
 use crate::server::dns::zone;
 use jiexi_proto::handle::{self, CaseRule};
 
@@ -23,15 +27,88 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Questions over UDP before TCP is tried.
 const ATTEMPTS: usize = 2;
 
-/// The types that identifiers have records of.
-const TYPES: [RecordType; 6] = [
+/// The types that identifiers have records of at their own name. Ports stand below it.
+const TYPES: [RecordType; 5] = [
     RecordType::NAPTR,
     RecordType::Unknown(URI),
     RecordType::TXT,
     RecordType::A,
     RecordType::AAAA,
-    RecordType::SRV,
 ];
+
+/// How the names of a zone make handles; what is not said here the configuration of a node on this machine says.
+#[derive(Debug, Args)]
+pub(super) struct Naming {
+    /// With --dns: which identifiers the names of the zone are
+    #[arg(long, value_enum, requires = "dns")]
+    mapping: Option<Scheme>,
+    /// With --dns: what the handles of the zone begin with, such as 88.118.1/. For "oid" and "gs1" what stands before the
+    /// first slash need not be named
+    #[arg(long, value_name = "START", requires = "dns")]
+    handles: Option<String>,
+    /// With --dns: what of a handle ignores the case of letters at the node that serves the zone
+    #[arg(long, value_enum, requires = "dns")]
+    case: Option<Case>,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// The names of a zone.
+pub(super) struct Names {
+    /// The zone as it was named.
+    zone: String,
+    /// The same in wire form.
+    apex: Vec<u8>,
+    scheme: Scheme,
+    /// What its handles begin with; empty: anything.
+    handles: String,
+    case: CaseRule,
+}
+
+impl Naming {
+    /// How the names of a zone make handles.
+    pub(super) fn of(&self, zone: &str) -> Result<Names, Failed> {
+        let apex = zone::parse(zone)
+            .ok_or_else(|| Failed::usage(format_args!("--dns {zone}: not the name of a zone")))?;
+        let config = self.local()?;
+        let mut zones = config.iter().flat_map(|config| &config.dns.zones);
+        let local = zones.find(|known| zone::parse(&known.name).as_ref() == Some(&apex));
+        let case = local.and(config.as_ref()).map(|config| config.store.case);
+        let handles = self.handles.as_ref();
+        let handles = handles.or_else(|| local.map(|zone| &zone.handles));
+        let scheme = self.mapping.or_else(|| local.map(|zone| zone.mapping));
+        Ok(Names {
+            zone: zone.to_owned(),
+            apex,
+            scheme: scheme.unwrap_or(Scheme::Handle),
+            handles: handles.cloned().unwrap_or_default(),
+            case: self.case.or(case).unwrap_or_default().rule(),
+        })
+    }
+
+    /// The configuration of a node on this machine, if it is needed and there is one. One that is only found may belong
+    /// to somebody else: that it cannot be read is said and no more.
+    fn local(&self) -> Result<Option<Config>, Failed> {
+        if self.mapping.is_some() && self.handles.is_some() && self.case.is_some() {
+            return Ok(None);
+        }
+        if self.place.is_named() {
+            return self.place.load().map(Some);
+        }
+        if self.place.file().is_none() {
+            return Ok(None);
+        }
+        match self.place.read() {
+            Ok(config) => Ok(Some(config)),
+            Err(why) => {
+                exit::say(format_args!(
+                    "jiexi: {why}; what --mapping, --handles and --case do not say is as in a zone of handles"
+                ));
+                Ok(None)
+            }
+        }
+    }
+}
 
 /// One way to ask.
 pub(super) struct Asking {
@@ -45,35 +122,29 @@ pub(super) struct Asking {
     pub(super) trace: bool,
 }
 
-/// Resolves `handle` in a zone that maps handles.
+/// Resolves `handle` in a zone.
 pub(super) fn resolve(
     handle: &str,
-    apex: &str,
+    names: &Names,
     asking: &Asking,
     format: Format,
 ) -> Result<(), Failed> {
-    let name = name(handle, apex)?;
+    let name = names.name(handle)?;
     let mut found = Vec::new();
-    for kind in TYPES {
-        let answer = ask(&name, kind, asking)?;
-        if asking.trace {
-            let code = answer.metadata.response_code;
-            exit::say(format_args!(
-                "{} {name} {kind}: {code} ({} records)",
-                asking.server,
-                answer.answers.len()
-            ));
-        }
+    for (owner, kind) in questions(&name) {
+        let answer = ask(&owner, kind, asking)?;
         match answer.metadata.response_code {
             ResponseCode::NoError => found.extend(answer.answers),
-            ResponseCode::NXDomain => {
+            ResponseCode::NXDomain if owner == name => {
                 return Err(Failed::not_found(format_args!(
                     "{handle}: no such name: {name}"
                 )));
             }
+            // Most identifiers have no ports.
+            ResponseCode::NXDomain => {}
             code => {
                 return Err(Failed::report(format_args!(
-                    "{handle}: {} answered {code} to {name}",
+                    "{handle}: {} answered {code} to {owner}",
                     asking.server
                 )));
             }
@@ -96,38 +167,87 @@ pub(super) fn resolve(
                 .iter()
                 .map(|record| {
                     vec![
-                        records::type_name(record.record_type().into()).to_owned(),
+                        output::visible(&record.name.to_ascii()),
+                        type_name(record.record_type()),
                         record.ttl.to_string(),
                         output::visible(&data(record)),
                     ]
                 })
                 .collect();
-            output::print(&output::table(&["TYPE", "TTL", "DATA"], &rows))
+            output::print(&output::table(&["NAME", "TYPE", "TTL", "DATA"], &rows))
         }
     }
 }
 
-/// The name of a handle. DNS does not say how the store folds; names do not tell letters apart.
-fn name(handle: &str, apex: &str) -> Result<Name, Failed> {
-    let mapping = Mapping {
-        scheme: Scheme::Handle,
-        stem: Vec::new(),
-        case: CaseRule::Whole,
-    };
-    let mut key = Vec::new();
-    handle::canonical(handle.as_bytes(), CaseRule::Whole, &mut key);
-    let mut wire = Vec::new();
-    let zone = zone::parse(apex)
-        .ok_or_else(|| Failed::usage(format_args!("--dns {apex}: not the name of a zone")))?;
-    if !mapping.write(&key, &mut wire) {
-        return Err(Failed::report(format_args!(
-            "{handle}: its prefix does not fit a label of DNS"
-        )));
+/// What is asked about an identifier: every type at its name, and the ports of its servers below that, where the name is
+/// not too long for them.
+fn questions(name: &Name) -> Vec<(Name, RecordType)> {
+    let own = TYPES.map(|kind| (name.clone(), kind));
+    let ports = [&b"_tcp"[..], b"_udp"].into_iter().filter_map(|protocol| {
+        let labels = [SERVICE, protocol].into_iter().chain(name.iter());
+        Some((Name::from_labels(labels).ok()?, RecordType::SRV))
+    });
+    own.into_iter().chain(ports).collect()
+}
+
+impl Names {
+    /// The name of a handle, or of an identifier that is written without its prefix.
+    fn name(&self, handle: &str) -> Result<Name, Failed> {
+        let bare = self.scheme != Scheme::Handle && !handle.contains('/');
+        let mut key = Vec::new();
+        if bare {
+            key.extend_from_slice(handle.as_bytes());
+        } else {
+            handle::canonical(handle.as_bytes(), self.case, &mut key);
+        }
+        let mapping = self.mapping(handle, bare)?;
+        if !key.starts_with(&mapping.stem) {
+            return Err(Failed::report(format_args!(
+                "{handle}: not in {}, whose handles begin with {}; --handles says otherwise",
+                self.zone, self.handles
+            )));
+        }
+        let mut wire = Vec::new();
+        if !mapping.write(&key, &mut wire) {
+            return Err(Failed::report(format_args!(
+                "{handle}: {}; --mapping says what the names of {} are",
+                nameless(self.scheme),
+                self.zone
+            )));
+        }
+        wire.extend_from_slice(&self.apex);
+        Name::from_labels(labels(&wire)).map_err(|error| {
+            Failed::report(format_args!("{handle}: no name in {}: {error}", self.zone))
+        })
     }
-    wire.extend_from_slice(&zone);
-    let labels = crate::server::dns::name::labels(&wire);
-    Name::from_labels(labels)
-        .map_err(|error| Failed::report(format_args!("{handle}: no name in {apex}: {error}")))
+
+    /// How names make handles like `handle`. An object identifier or GTIN ends its handle, so that what stands before it
+    /// need not be known.
+    fn mapping(&self, handle: &str, bare: bool) -> Result<Mapping, Failed> {
+        let prefix = handle.find('/').and_then(|slash| handle.get(..=slash));
+        let handles: &str = match prefix {
+            _ if bare => {
+                return Ok(Mapping {
+                    scheme: self.scheme,
+                    stem: Vec::new(),
+                    case: self.case,
+                });
+            }
+            Some(prefix) if self.scheme != Scheme::Handle && self.handles.is_empty() => prefix,
+            _ => &self.handles,
+        };
+        zone::mapping(self.scheme, handles, self.case)
+            .map_err(|why| Failed::usage(format_args!("--handles: {why}")))
+    }
+}
+
+/// Why a handle has no name.
+const fn nameless(scheme: Scheme) -> &'static str {
+    match scheme {
+        Scheme::Handle => "its prefix does not fit a label of DNS",
+        Scheme::Oid => "no object identifier such as 1.2.156.3",
+        Scheme::Gs1 => "no GTIN of 14 digits with its check digit; shorter ones begin with zeros",
+    }
 }
 
 /// The answer to one question; a cut one is asked for again over TCP.
@@ -138,25 +258,61 @@ fn ask(name: &Name, kind: RecordType, asking: &Asking) -> Result<Message, Failed
     let failed =
         |error: &dyn std::fmt::Display| Failed::report(format_args!("{}: {error}", asking.server));
     let octets = message.to_vec().map_err(|error| failed(&error))?;
-    let answer = |octets: Vec<u8>| {
+    let answer = |octets: Vec<u8>, transport| {
         let answer = Message::from_vec(&octets).map_err(|error| failed(&error))?;
-        let mine = answer.metadata.id == message.metadata.id && answer.queries == message.queries;
-        mine.then_some(answer)
-            .ok_or_else(|| failed(&"answered something else"))
+        if answer.metadata.id != message.metadata.id || answer.queries != message.queries {
+            return Err(failed(&"answered something else"));
+        }
+        if asking.trace {
+            trace(asking.server, transport, name, kind, &answer);
+        }
+        Ok(answer)
     };
     if asking.udp {
         match over_udp(&octets, asking.server) {
             Ok(octets) => {
-                let answer = answer(octets)?;
-                if !answer.metadata.truncation || !asking.tcp {
+                let answer = answer(octets, "UDP")?;
+                if !answer.metadata.truncation {
                     return Ok(answer);
+                }
+                if !asking.tcp {
+                    return Err(Failed::report(format_args!(
+                        "{name} {}: the answer of {} is too long for UDP and was cut; ask without --udp",
+                        type_name(kind),
+                        asking.server
+                    )));
                 }
             }
             Err(error) if !asking.tcp => return Err(failed(&error)),
             Err(_) => {}
         }
     }
-    answer(over_tcp(&octets, asking.server).map_err(|error| failed(&error))?)
+    let octets = over_tcp(&octets, asking.server).map_err(|error| failed(&error))?;
+    answer(octets, "TCP")
+}
+
+/// Says what was asked, over what, and what came.
+fn trace(server: SocketAddr, transport: &str, name: &Name, kind: RecordType, answer: &Message) {
+    let cut = if answer.metadata.truncation {
+        ", cut"
+    } else {
+        ""
+    };
+    exit::say(format_args!(
+        "{server} {transport} {name} {}: {} ({} records{cut})",
+        type_name(kind),
+        answer.metadata.response_code,
+        answer.answers.len()
+    ));
+}
+
+/// The name of a type. hickory-proto does not know URI records.
+fn type_name(kind: RecordType) -> String {
+    if u16::from(kind) == URI {
+        "URI".to_owned()
+    } else {
+        kind.to_string()
+    }
 }
 
 fn over_udp(question: &[u8], server: SocketAddr) -> std::io::Result<Vec<u8>> {
@@ -196,7 +352,12 @@ fn over_tcp(question: &[u8], server: SocketAddr) -> std::io::Result<Vec<u8>> {
 }
 
 fn report(record: &Record) -> Json {
-    json!({"type": records::type_name(record.record_type().into()), "ttl": record.ttl, "data": data(record)})
+    json!({
+        "name": record.name.to_ascii(),
+        "type": type_name(record.record_type()),
+        "ttl": record.ttl,
+        "data": data(record),
+    })
 }
 
 /// The data of a record as people write it.

@@ -132,10 +132,7 @@ impl Config {
         let store = &self.store;
         crate::store::Config {
             dir: self.store_dir(),
-            case: match store.case {
-                Case::Whole => CaseRule::Whole,
-                Case::Prefix => CaseRule::Prefix,
-            },
+            case: store.case.rule(),
             now: || u64::from(crate::clock::unix_seconds()),
             segment_bytes: store.journal_segment,
             lag_changes: store.lag_changes,
@@ -490,6 +487,17 @@ pub enum Case {
     Whole,
     /// Its prefix alone: local names tell A from a
     Prefix,
+}
+
+impl Case {
+    /// The rule of the protocol.
+    #[must_use]
+    pub const fn rule(self) -> CaseRule {
+        match self {
+            Self::Whole => CaseRule::Whole,
+            Self::Prefix => CaseRule::Prefix,
+        }
+    }
 }
 
 /// `[log]`: where events go.

@@ -24,7 +24,6 @@ const RECORD: &[u8] = br#"{"handle":"88.118/CNC-1","values":[{"index":1,"type":"
 fn a_zone_is_served_checked_and_exported() {
     let directory = directory();
     let data = node(directory.path(), "a");
-    let (handle, dns, operations) = (free_port(), free_port(), free_port());
     let file = data.join("jiexi.toml");
     let before = std::fs::read_to_string(&file).expect("the configuration");
     std::fs::write(&file, format!("{before}{ZONE}")).expect("written");
@@ -47,25 +46,11 @@ fn a_zone_is_served_checked_and_exported() {
         missing.stderr
     );
 
-    let mut serve = jiexi(directory.path());
-    serve
-        .args(["serve", "--data", "a"])
-        .env("JIEXI_HANDLE_LISTEN", "127.0.0.1")
-        .env("JIEXI_HANDLE_PORT", handle.to_string())
-        .env("JIEXI_OPERATIONS_LISTEN", format!("127.0.0.1:{operations}"))
-        .env("JIEXI_HTTP_LISTEN", "")
-        .env("JIEXI_DNS_ENABLED", "true")
-        .env("JIEXI_DNS_LISTEN", "127.0.0.1")
-        .env("JIEXI_DNS_PORT", dns.to_string())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let mut serving = serve.spawn().expect("starts");
-    wait(operations);
-
-    let server = format!("127.0.0.1:{dns}");
+    let node = Serving::start(directory.path(), "a");
+    let server = node.server.as_str();
     let ask = |arguments: &[&str]| {
         let all = [
-            &["resolve", "--dns", "id.example.net", "--server", &server],
+            &["resolve", "--dns", "id.example.net", "--server", server],
             arguments,
         ]
         .concat();
@@ -105,12 +90,316 @@ fn a_zone_is_served_checked_and_exported() {
         "a running node exports the same"
     );
 
-    let metrics = get(operations, "/metrics");
+    let metrics = get(node.operations, "/metrics");
     assert!(
         metrics.contains(r#"jiexi_requests_total{op="resolve",protocol="dns",transport="udp"}"#)
     );
-    serving.kill().expect("killed");
-    serving.wait().expect("ends");
+}
+
+/// Zones of every kind, over the same records.
+const ZONES: &str = r#"
+[[dns.zones]]
+name = "text.example.net"
+mapping = "handle"
+handles = "88.118/"
+nameservers = ["ns1.example.net"]
+mail = "hostmaster.example.net"
+
+[[dns.zones]]
+name = "oid.example.net"
+mapping = "oid"
+handles = "88.118/"
+nameservers = ["ns1.example.net"]
+mail = "hostmaster.example.net"
+
+[[dns.zones]]
+name = "gs1.example.net"
+mapping = "gs1"
+handles = "88.118/"
+nameservers = ["ns1.example.net"]
+mail = "hostmaster.example.net"
+"#;
+
+/// A line of an import.
+fn record(handle: &str, urls: &[String]) -> String {
+    let values: Vec<_> = urls
+        .iter()
+        .zip(1..)
+        .map(|(url, index)| {
+            let data = serde_json::json!({"format": "string", "value": url});
+            serde_json::json!({"index": index, "type": "URL", "data": data})
+        })
+        .collect();
+    format!(
+        "{}\n",
+        serde_json::json!({"handle": handle, "values": values})
+    )
+}
+
+/// Goal: `resolve --dns` finds what is there, by every mapping. Method: the configuration says how names make handles, then
+/// the options alone do, from a directory that knows no node.
+#[test]
+fn resolve_asks_for_the_name_that_the_zone_has() {
+    let directory = directory();
+    let data = node(directory.path(), "a");
+    let file = data.join("jiexi.toml");
+    let before = std::fs::read_to_string(&file).expect("the configuration");
+    std::fs::write(&file, format!("{before}{ZONE}{ZONES}")).expect("written");
+    let long: Vec<String> = (1..=9)
+        .map(|n| format!("https://id.example/{}{n}", "h".repeat(200)))
+        .collect();
+    let url = |name: &str| [format!("https://id.example/{name}")];
+    let records = [
+        record("88.118/CNC-1", &url("cnc-1")),
+        record("88.118/HUGE", &long),
+        record("88.118/1.2.156.3", &url("oid")),
+        record("88.118/06901234567892", &url("gtin")),
+    ];
+    run_with(
+        directory.path(),
+        &["import", "-", "--data", "a"],
+        records.concat().as_bytes(),
+    )
+    .expect(0);
+    let node = Serving::start(directory.path(), "a");
+    let ask = |handle: &str, zone: &str, more: &[&str]| {
+        let all = ["resolve", handle, "--dns", zone, "--server", &node.server];
+        run(directory.path(), &[&all[..], more].concat())
+    };
+    let oid = "3.156.2.1.oid.example.net.";
+    let gtin = "9.8.7.6.5.4.3.2.1.0.9.6.0.gs1.example.net.";
+    for (handle, zone, options, name, found) in [
+        (
+            "88.118/CNC-1",
+            "text.example.net",
+            &["--handles", "88.118/"][..],
+            "cnc-1.text.example.net.",
+            "cnc-1",
+        ),
+        (
+            "88.118/1.2.156.3",
+            "oid.example.net",
+            &["--mapping", "oid"][..],
+            oid,
+            "oid",
+        ),
+        (
+            "1.2.156.3",
+            "oid.example.net",
+            &["--mapping", "oid"][..],
+            oid,
+            "oid",
+        ),
+        (
+            "88.118/06901234567892",
+            "gs1.example.net",
+            &["--mapping", "gs1", "--handles", "88.118/"][..],
+            gtin,
+            "gtin",
+        ),
+        (
+            "06901234567892",
+            "gs1.example.net",
+            &["--mapping", "gs1"][..],
+            gtin,
+            "gtin",
+        ),
+    ] {
+        for how in [&["--data", "a"][..], options] {
+            let json = ask(handle, zone, &[how, &["-o", "json"]].concat())
+                .expect(0)
+                .json();
+            assert_eq!(json["name"], name, "{json}");
+            let text = json["records"].to_string();
+            assert!(
+                text.contains(&format!("https://id.example/{found}")),
+                "{text}"
+            );
+        }
+    }
+    // What the zone cannot have is not said to be missing.
+    let data = &["--data", "a"][..];
+    let other = ask("88.119/CNC-1", "text.example.net", data).expect(1);
+    assert!(
+        other.stderr.contains("whose handles begin with 88.118/"),
+        "{}",
+        other.stderr
+    );
+    let no_oid = ask("88.118/CNC-1", "oid.example.net", data).expect(1);
+    assert!(
+        no_oid.stderr.contains("no object identifier"),
+        "{}",
+        no_oid.stderr
+    );
+    ask("88.118/CNC-1", "id.example.net", &["--handles", "88.118"]).expect(2);
+    run(
+        directory.path(),
+        &["resolve", "88.118/CNC-1", "--mapping", "oid"],
+    )
+    .expect(2);
+
+    // Too long for UDP: over TCP, or that is said.
+    let whole = ask("88.118/HUGE", "id.example.net", &["--trace"]).expect(0);
+    assert_eq!(
+        whole.stdout.matches(" NAPTR ").count(),
+        9,
+        "{}",
+        whole.stdout
+    );
+    for line in [
+        "UDP huge.88-118.id.example.net. URI: No Error (0 records, cut)",
+        "TCP huge.88-118.id.example.net. URI: No Error (9 records)",
+    ] {
+        assert!(whole.stderr.contains(line), "{}", whole.stderr);
+    }
+    assert!(!whole.stderr.contains("Unknown"), "{}", whole.stderr);
+    let cut = ask("88.118/HUGE", "id.example.net", &["--udp"]).expect(1);
+    assert!(
+        cut.stderr
+            .contains("too long for UDP and was cut; ask without --udp"),
+        "{}",
+        cut.stderr
+    );
+
+    // The prefix has the site of the node, with its ports below its name.
+    let prefix = ask("0.NA/88.118", "id.example.net", &["-o", "json"])
+        .expect(0)
+        .json();
+    let records = prefix["records"].as_array().expect("records");
+    let of = |kind: &str| -> Vec<&str> {
+        let of = records.iter().filter(|record| record["type"] == kind);
+        of.filter_map(|record| record["name"].as_str()).collect()
+    };
+    assert_eq!(of("A"), ["88-118.id.example.net."], "{prefix}");
+    let ports = ["_tcp", "_udp"].map(|over| format!("_hdl-srv.{over}.88-118.id.example.net."));
+    assert_eq!(of("SRV"), ports, "{prefix}");
+}
+
+/// Goal: names of a store that tells letters apart are found. Method: as above, with a handle that has both.
+#[test]
+fn resolve_escapes_capitals_where_the_store_tells_them_apart() {
+    let directory = directory();
+    let init = ["init", "--prefix", "88.118", "--address", "127.0.0.1"];
+    let more = ["--data", "b", "--case", "prefix"];
+    run(directory.path(), &[&init[..], &more].concat()).expect(0);
+    let file = directory.path().join("b/jiexi.toml");
+    let before = std::fs::read_to_string(&file).expect("the configuration");
+    std::fs::write(&file, format!("{before}{ZONE}")).expect("written");
+    let line = record("88.118/A/b", &["https://id.example/ab".to_owned()]);
+    run_with(
+        directory.path(),
+        &["import", "-", "--data", "b"],
+        line.as_bytes(),
+    )
+    .expect(0);
+    let node = Serving::start(directory.path(), "b");
+    let resolve = [
+        "resolve",
+        "88.118/A/b",
+        "--dns",
+        "id.example.net",
+        "--server",
+        &node.server,
+    ];
+    for how in [["--data", "b"], ["--case", "prefix"]] {
+        let json = run(
+            directory.path(),
+            &[&resolve[..], &how, &["-o", "json"]].concat(),
+        );
+        assert_eq!(
+            json.expect(0).json()["name"],
+            "_41_2fb.88-118.id.example.net."
+        );
+    }
+    run(directory.path(), &resolve).expect(3);
+}
+
+/// Goal: a configuration that is found by itself and cannot be read is no reason not to ask; one that is named is.
+#[test]
+fn resolve_says_which_configuration_it_cannot_read() {
+    let directory = directory();
+    std::fs::write(
+        directory.path().join("jiexi.toml"),
+        "version = 1\nwrong = 2\n",
+    )
+    .expect("written");
+    let nobody = format!("127.0.0.1:{}", free_port());
+    let resolve = [
+        "resolve",
+        "88.118/X",
+        "--dns",
+        "id.example.net",
+        "--tcp",
+        "--server",
+        &nobody,
+    ];
+    let found = run(directory.path(), &resolve).expect(1);
+    assert!(
+        found.stderr.contains("jiexi.toml:2: wrong: unknown key"),
+        "{}",
+        found.stderr
+    );
+    assert!(found.stderr.contains(&nobody), "it asked: {}", found.stderr);
+    let named = run(
+        directory.path(),
+        &[&resolve[..], &["--config", "jiexi.toml"]].concat(),
+    )
+    .expect(1);
+    assert!(
+        named.stderr.contains("wrong: unknown key"),
+        "{}",
+        named.stderr
+    );
+    assert!(!named.stderr.contains(&nobody), "{}", named.stderr);
+    let said = ["--mapping", "handle", "--handles", "", "--case", "whole"];
+    let not_needed = run(directory.path(), &[&resolve[..], &said].concat()).expect(1);
+    assert!(
+        !not_needed.stderr.contains("unknown key"),
+        "{}",
+        not_needed.stderr
+    );
+}
+
+/// A node that ends with the test.
+struct Serving {
+    process: Child,
+    /// Where it answers DNS.
+    server: String,
+    operations: u16,
+}
+
+impl Serving {
+    /// Starts the node whose data are `data`, with DNS, and waits until it is ready.
+    fn start(directory: &Path, data: &str) -> Self {
+        let (handle, dns, operations) = (free_port(), free_port(), free_port());
+        let mut serve = jiexi(directory);
+        serve
+            .args(["serve", "--data", data])
+            .env("JIEXI_HANDLE_LISTEN", "127.0.0.1")
+            .env("JIEXI_HANDLE_PORT", handle.to_string())
+            .env("JIEXI_OPERATIONS_LISTEN", format!("127.0.0.1:{operations}"))
+            .env("JIEXI_HTTP_LISTEN", "")
+            .env("JIEXI_DNS_ENABLED", "true")
+            .env("JIEXI_DNS_LISTEN", "127.0.0.1")
+            .env("JIEXI_DNS_PORT", dns.to_string())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let process = serve.spawn().expect("starts");
+        let serving = Self {
+            process,
+            server: format!("127.0.0.1:{dns}"),
+            operations,
+        };
+        wait(operations);
+        serving
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 /// Waits until the node is ready.
@@ -135,6 +424,15 @@ fn get(port: u16, path: &str) -> String {
     text
 }
 
+/// What `config check` says of a configuration with this text behind its first line.
+fn check(directory: &Path, text: &str) -> String {
+    let file = directory.join("x.toml");
+    std::fs::write(file, format!("version = 1\n{text}")).expect("written");
+    run(directory, &["config", "check", "x.toml"])
+        .expect(1)
+        .stderr
+}
+
 #[test]
 fn zones_that_cannot_work_are_refused_with_their_line() {
     let directory = directory();
@@ -143,10 +441,12 @@ fn zones_that_cannot_work_are_refused_with_their_line() {
     for (change, line, expected) in [
         (
             ("ns1.example.net", "ns1.id.example.net"),
+            6,
             "lies in the zone",
         ),
         (
             ("\"handle\"", "\"oid\""),
+            3,
             "name the prefix that the identifiers are under",
         ),
         (("hostmaster.example.net", "host master"), 7, "is no name"),
@@ -236,14 +536,3 @@ fn each_wrong_zone_is_named_with_its_line() {
         "{said}"
     );
 }
-/// What `config check` says of a configuration with this text behind its first line.
-fn check(directory: &Path, text: &str) -> String {
-    let file = directory.join("x.toml");
-    std::fs::write(file, format!("version = 1\n{text}")).expect("written");
-    run(directory, &["config", "check", "x.toml"])
-        .expect(1)
-        .stderr
-}
-
-            6,
-            3,

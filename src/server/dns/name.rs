@@ -59,14 +59,16 @@ pub struct Mapping {
 }
 
 /// Which identifiers a zone is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Scheme {
-    /// Handles.
+    /// Handles
     Handle,
-    /// Object identifiers (ITU-T X.660).
+    /// Object identifiers (ITU-T X.660)
     Oid,
-    /// GS1 GTIN.
+    /// GS1 GTIN of 14 digits
     Gs1,
 }
 
