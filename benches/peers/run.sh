@@ -5,7 +5,8 @@
 #   benches/peers/run.sh                 1,000,000 records, three turns of 1.5 s for each load (some 9 minutes)
 #   benches/peers/run.sh knot nsd        these again; the rest of the table stays as measured last
 #   benches/peers/run.sh --table         the table of what was measured last
-#   benches/peers/run.sh --slope         what a further name costs the node and Knot, from twice as many
+#   benches/peers/run.sh --slope         what a further name costs the node, the node without DNS, and Knot, from twice as
+#                                        many; and what DNS adds to a name that the node has for Handle anyhow
 #   benches/peers/run.sh --both-cores    the node on both cores: two workers beside one, and p99.9 at half the peak while
 #                                        WRITES (20,000) records a second are written, beside the floor's
 #   benches/peers/run.sh --smoke         2,000 records, one short turn: shows that everything works, measures nothing
@@ -174,14 +175,16 @@ mail = "hostmaster.example.net"
 END
 }
 
+# start_jiexi [DNS]: with DNS, or with Handle alone when that is false.
 start_jiexi() {
+    local dns=${1:-true}
     data
     next_address jiexi; next_address jiexi-dns; next_address operations
     # One UDP thread where there is one core for it. The guard works, with a limit that a load does not reach. The log of
     # resolutions is off unless HISTORY=true: no peer keeps one, and most of its cost is gzip's, in a thread of its own.
     start jiexi env JIEXI_HANDLE_LISTEN=127.0.0.1 JIEXI_HANDLE_PORT="${address[jiexi]##*:}" \
         JIEXI_HANDLE_UDP_WORKERS="${workers:-1}" JIEXI_HANDLE_AMPLIFICATION_RATE=64GiB \
-        JIEXI_HANDLE_AMPLIFICATION_BURST=64GiB JIEXI_DNS_ENABLED=true JIEXI_DNS_LISTEN=127.0.0.1 \
+        JIEXI_HANDLE_AMPLIFICATION_BURST=64GiB JIEXI_DNS_ENABLED="$dns" JIEXI_DNS_LISTEN=127.0.0.1 \
         JIEXI_DNS_PORT="${address[jiexi-dns]##*:}" JIEXI_DNS_UDP_WORKERS=1 JIEXI_DNS_AMPLIFICATION_RATE=64GiB \
         JIEXI_DNS_AMPLIFICATION_BURST=64GiB JIEXI_HTTP_LISTEN= JIEXI_HISTORY_ENABLED="${HISTORY:-false}" \
         JIEXI_OPERATIONS_LISTEN="${address[operations]}" \
@@ -191,7 +194,16 @@ start_jiexi() {
     echo "jiexi imported $(<"$work/import") records/s from NDJSON into all its files and gave the first answer $(
         sed -n 's/.*first_answer_s": *\([0-9]*\.[0-9]\).*/\1/p' "$work/first") s after its start$(
         [[ ${HISTORY:-false} == true ]] || echo "; its log of resolutions was off, as the peers have none")" >"$results/start"
-    await jiexi ask jiexi-dns dns 1 1 0.05
+    if $dns; then await jiexi ask jiexi-dns dns 1 1 0.05; fi
+}
+
+# The node with DNS off, under the same name.
+start_handle() {
+    start_jiexi false
+    if (exec 3<>"/dev/tcp/${address[jiexi-dns]/:/\/}") 2>/dev/null; then
+        echo "peers: the node without DNS listens at ${address[jiexi-dns]}" >&2
+        return 1
+    fi
 }
 
 start_redis() {
@@ -319,25 +331,32 @@ memory() {
         awk '/^Pss:/ { kib += $2 } END { print kib }'
 }
 
-# What a name costs beyond the first ones: memory with twice as many, after they have been asked for.
+# What a name costs beyond the first ones: memory with twice as many, after they have been asked for. The node is asked over
+# Handle with and without DNS, and over DNS besides where it has it, so that the difference is what DNS costs.
 measure_slope() {
-    local peer first=$records before
-    declare -A held_kib
+    local peer first=$records process before more=()
+    declare -A held_kib each=()
     for records in "$first" $((2 * first)); do
         rm -rf "$work/node" "$work/zone"
         zone
-        for peer in jiexi knot; do
+        for peer in jiexi handle knot; do
             "start_$peer"
-            ask "${peer/jiexi/jiexi-dns}" dns 256 64 "$seconds" >/dev/null
+            process=${peer/handle/jiexi}
+            if [[ $process == jiexi ]]; then lookups jiexi --window 256 >/dev/null; fi
+            if [[ $peer != handle ]]; then ask "${peer/jiexi/jiexi-dns}" dns 256 64 "$seconds" >/dev/null; fi
             before=${held_kib[$peer]:-0}
-            held_kib[$peer]=$(memory "$peer")
+            held_kib[$peer]=$(memory "$process")
             stop_all
             if [[ $records -gt $first ]]; then
-                echo "$peer: $(((held_kib[$peer] - before) * 1024 / first)) bytes for each name beyond $first" \
+                each[$peer]=$(((held_kib[$peer] - before) * 1024 / first))
+                echo "${peer/handle/jiexi without DNS}: ${each[$peer]} bytes for each name beyond $first" \
                     "($((before / 1024)) MiB, then $((held_kib[$peer] / 1024)) MiB)"
             fi
         done
+        more+=($(((held_kib[jiexi] - held_kib[handle]) * 1024 / records)))
     done
+    echo "DNS over Handle alone: $((each[jiexi] - each[handle])) additional bytes for each name beyond $first;" \
+        "of all memory, ${more[0]} for each of $first names and ${more[1]} for each of $records"
 }
 
 # lookups PROCESS ARGUMENT...: 256 sockets over UDP; the report on one line.
