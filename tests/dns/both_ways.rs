@@ -159,6 +159,7 @@ fn amplification_factor_of_each_type() {
         ("URI", 256),
         ("TXT", 16),
         ("A", 1),
+        ("AAAA", 28),
         ("SRV", 33),
         ("SOA", 6),
         ("NS", 2),

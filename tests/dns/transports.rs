@@ -1,15 +1,19 @@
 //! Goal: datagrams and connections behave as resolvers expect. Method: real sockets on loopback.
 
 use std::io::{Read as _, Write as _};
-use std::net::UdpSocket;
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::RecordType;
 use jiexi::server::budget;
 use jiexi::server::dns::Channel;
+use rustix::net::SocketType;
+use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
 use crate::node::{Bench, Node, config, exchange, framed, option, question, receive, with_edns};
+use crate::ports::free_port;
 
 const CNC: &str = "cnc-1.88-118-1.id.example.net.";
 
@@ -28,7 +32,7 @@ fn datagrams() {
 #[test]
 fn rfc2181_4_1_answers_from_the_address_asked() {
     let mut all = config();
-    all.plain.listen = vec![([0, 0, 0, 0], crate::ports::free_port()).into()];
+    all.plain.listen = vec![([0, 0, 0, 0], free_port()).into()];
     let node = Node::start(all);
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     socket
@@ -41,6 +45,53 @@ fn rfc2181_4_1_answers_from_the_address_asked() {
         let (_, from) = socket.recv_from(&mut [0; 2048]).expect("an answer");
         assert_eq!(from.ip().to_string(), host);
     }
+}
+
+/// Goal: datagrams leave whole or not at all, whatever anybody says about the path. Method: the kernel is asked what it does
+/// with the sockets that the node has bound. The flag on a packet would prove nothing: Linux sets it on short ones anyhow.
+#[test]
+fn rfc9715_3_1_answers_are_never_fragmented() {
+    let mut both = config();
+    if UdpSocket::bind("[::1]:0").is_ok() {
+        both.plain
+            .listen
+            .push((Ipv6Addr::LOCALHOST, free_port()).into());
+    }
+    let expected = both.plain.listen.clone();
+    let node = Node::start(both);
+    let this = pidfd_open(getpid(), PidfdFlags::empty()).expect("this process");
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd").expect("descriptors") {
+        let name = entry.expect("a descriptor").file_name();
+        let number = name.to_string_lossy().parse().expect("a number");
+        // The directory is open itself, and other tests close theirs meanwhile.
+        let Ok(copy) = pidfd_getfd(&this, number, PidfdGetfdFlags::empty()) else {
+            continue;
+        };
+        if sockopt::socket_type(&copy) != Ok(SocketType::DGRAM) {
+            continue;
+        }
+        let socket = UdpSocket::from(copy);
+        let Ok(address) = socket.local_addr() else {
+            continue;
+        };
+        if expected.contains(&address) {
+            found.push(address);
+            match address {
+                SocketAddr::V4(_) => assert_eq!(
+                    sockopt::ip_mtu_discover(&socket).expect("an option"),
+                    Ipv4PathMtuDiscovery::PROBE
+                ),
+                SocketAddr::V6(_) => assert_eq!(
+                    sockopt::ipv6_mtu_discover(&socket).expect("an option"),
+                    Ipv6PathMtuDiscovery::PROBE
+                ),
+            }
+        }
+    }
+    found.sort();
+    assert_eq!(found, expected, "the node's sockets were looked at");
+    assert_eq!(node.ask(&question(CNC, RecordType::NAPTR)).answers.len(), 2);
 }
 
 /// Goal: what the server says it receives (RFC 6891 §6.2.3) it does, however long its answers may be. Method: over real
