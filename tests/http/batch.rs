@@ -326,6 +326,7 @@ fn who_may_and_what_is_refused() {
     for (query, headers, status, code) in [
         ("?recursive=true", vec![], 400, "invalid_request"),
         ("?after=x", vec![], 400, "invalid_request"),
+        ("?after=9223372036854775808", vec![], 400, "invalid_request"),
         ("?index=0", vec![], 400, "invalid_request"),
         (
             "",

@@ -126,8 +126,11 @@ impl Asked {
                     return Err(Refusal::field("recursive", text));
                 }
                 ("after", number) => {
-                    let wrong = |_| Refusal::field("after", "must be the number of a line");
-                    self.after = number.parse().map_err(wrong)?;
+                    // The description says int64: what is beyond it is no line.
+                    let line = number.parse().ok();
+                    let line = line.filter(|line| i64::try_from(*line).is_ok());
+                    let wrong = || Refusal::field("after", "must be the number of a line");
+                    self.after = line.ok_or_else(wrong)?;
                 }
                 _ => {}
             }
