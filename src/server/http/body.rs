@@ -1,13 +1,102 @@
-//! Bodies of requests: bounded in size and time.
+//! Bodies of requests: bounded in size and time, and not left behind unread.
 
-use axum::body::Body;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
 use axum::http::StatusCode;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::{Frame, Incoming, SizeHint};
 use tokio::time::timeout;
 
 use super::App;
 use super::answer::Refusal;
+
+/// How much of the body of a refused request is read, and for how long.
+const DISCARDED_MAX: usize = 256 << 10;
+const DISCARDED_TIME: Duration = Duration::from_secs(2);
+
+/// Reads what little a client still sends, and throws it away.
+pub(super) async fn discard(mut body: Body) {
+    let mut left = DISCARDED_MAX;
+    let all = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    let _ = timeout(DISCARDED_TIME, all).await;
+}
+
+/// Where what was not read of a body is left.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rest(Arc<Mutex<Option<Incoming>>>);
+
+impl Rest {
+    /// A body that is left here when whoever reads it stops before its end.
+    pub(super) fn of(&self, body: Incoming) -> Body {
+        Body::new(Lent {
+            body: Some(body),
+            rest: self.clone(),
+        })
+    }
+
+    /// Reads what little of the body is left: many clients lose an answer, and the connection, that ends before they have
+    /// sent everything.
+    pub(super) async fn discard(&self) {
+        let left = self.lock().take();
+        if let Some(body) = left {
+            discard(Body::new(body)).await;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Incoming>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A body that comes back.
+struct Lent {
+    body: Option<Incoming>,
+    rest: Rest,
+}
+
+impl HttpBody for Lent {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.body {
+            Some(body) => Pin::new(body).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body
+            .as_ref()
+            .map_or_else(SizeHint::default, HttpBody::size_hint)
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let body = self.body.take().filter(|body| !body.is_end_stream());
+        *self.rest.lock() = body;
+    }
+}
 
 /// Reads a body of at most `limit` octets.
 pub(super) async fn read(app: &App, body: Body, limit: usize) -> Result<Bytes, Refusal> {

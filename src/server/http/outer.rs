@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use tower::ServiceExt as _;
 
 use super::answer::{Answer, Refusal};
+use super::body::Rest;
 use super::language::Language;
 use super::message;
 use super::tls::ClientKey;
@@ -111,10 +112,16 @@ impl hyper::service::Service<Request<Incoming>> for Outer {
             return Serving::Done(Some(visit.end(app, answer, Some(counted))));
         }
         let (app, router) = (Arc::clone(app), self.router.clone());
-        let mut request = request.map(Body::new);
+        let rest = Rest::default();
+        // Who waits for a word before sending a body sends none to a refusal.
+        let sends = !request.headers().contains_key(header::EXPECT);
+        let mut request = request.map(|body| rest.of(body));
         request.extensions_mut().insert(Arc::clone(&self.ticket));
         Serving::Working(Box::pin(async move {
             let answer = route(&app, router, &visit.from, request).await;
+            if sends {
+                rest.discard().await;
+            }
             visit.end(&app, answer, None)
         }))
     }

@@ -34,9 +34,6 @@ const OUTPUT_WAITING: usize = 4;
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Octets that are read from the disk at once.
 const PIECE: usize = 64 << 10;
-/// How much of a refused body is read, and for how long.
-const DISCARDED_MAX: usize = 256 << 10;
-const DISCARDED_TIME: Duration = Duration::from_secs(2);
 /// How often it is looked whether the token is still good; how long its batch then has to say so; and how long its end
 /// may take to be heard before the connection is cut. Together less than the five seconds that are promised.
 const REVOKED_CHECK: Duration = Duration::from_secs(1);
@@ -66,20 +63,6 @@ impl Halt {
         self.told.cancelled().await;
         self.why().unwrap_or(Failure::Stopping)
     }
-}
-
-/// Reads what little a refused client still sends, and throws it away.
-pub(in super::super) async fn discard(mut body: Body) {
-    let mut left = DISCARDED_MAX;
-    let all = async {
-        while let Some(Ok(frame)) = body.frame().await {
-            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-            if left == 0 {
-                return;
-            }
-        }
-    };
-    let _ = timeout(DISCARDED_TIME, all).await;
 }
 
 /// A batch that may begin.

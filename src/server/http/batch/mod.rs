@@ -23,7 +23,6 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode
 use serde_json::json;
 
 use self::flow::Flow;
-pub(super) use self::flow::discard;
 pub(super) use self::streams::Streams;
 use self::work::Origin;
 use super::answer::{Answer, Refusal, json, with_type};
@@ -231,11 +230,7 @@ pub(super) async fn resolve(
             };
             answer.map(|_| flow.start(body))
         }
-        Err(refusal) => {
-            // Clients that are refused while they still send may not see why.
-            discard(body).await;
-            refusal.of_problem(from.request(), Language::of(&head.headers))
-        }
+        Err(refusal) => refusal.of_problem(from.request(), Language::of(&head.headers)),
     };
     // The request itself; its lines are look-ups.
     let (op, outcome) = (Op::Batch, outcome_of(answer.status()));

@@ -46,7 +46,7 @@ pub(super) async fn pump(
     mut body: Body,
     send: Sender<Piece>,
     idle: Duration,
-) -> Result<Option<Body>, Refusal> {
+) -> Result<(), Refusal> {
     loop {
         let Ok(frame) = timeout(idle, body.frame()).await else {
             let status = StatusCode::REQUEST_TIMEOUT;
@@ -63,11 +63,8 @@ pub(super) async fn pump(
             },
         };
         let last = matches!(piece, Piece::End);
-        if send.send(piece).await.is_err() {
-            return Ok(Some(body));
-        }
-        if last {
-            return Ok(None);
+        if send.send(piece).await.is_err() || last {
+            return Ok(());
         }
     }
 }

@@ -216,58 +216,34 @@ pub(super) async fn all(
 )]
 pub(super) async fn create(app: Arc<App>, from: From, head: Parts, body: Body) -> Answer {
     let language = Language::of(&head.headers);
-    let mut answer = match take(&app, &from, &head, body).await {
-        Ok(answer) => answer,
-        Err((refusal, rest)) => {
-            if let Some(rest) = rest {
-                // Clients that are refused while they still send may not see why.
-                batch::discard(rest).await;
-            }
-            refusal.of_problem(from.request(), language)
-        }
-    };
+    let taken = take(&app, &from, &head, body).await;
+    let mut answer = taken.unwrap_or_else(|refusal| refusal.of_problem(from.request(), language));
     let (op, outcome) = (Op::Batch, outcome_of(answer.status()));
     answer.extensions_mut().insert(Counted { op, outcome });
     answer
 }
 
-/// Why there is no job, and what of its body was not read.
-type Refused = (Refusal, Option<Body>);
-
-async fn take(app: &Arc<App>, from: &From, head: &Parts, body: Body) -> Result<Answer, Refused> {
-    let begin = || -> Result<_, Refusal> {
-        let grant = owner(app, from, &head.headers)?;
-        let asked = Asked::read(head.uri.query(), &head.headers)?;
-        let id = new_id(from.came.unix_seconds)?;
-        let stream = app.streams.enter(&grant.id).ok_or_else(|| {
-            let text =
-                "as many batches and uploads as may be run already; try again when one has ended";
-            Refusal::named(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", text).after(1)
-        })?;
-        let reserve = app.shared.store.stats().reserve_bytes;
-        let upload = app.jobs.begin(&grant.id, &id)?;
-        let intake = Intake::new(upload, &asked, &app.jobs.limits, reserve)?;
-        Ok((grant, asked, id, stream, intake))
-    };
-    let (grant, asked, id, _stream, intake) = match begin() {
-        Ok(begun) => begun,
-        Err(refusal) => return Err((refusal, Some(body))),
-    };
+async fn take(app: &Arc<App>, from: &From, head: &Parts, body: Body) -> Result<Answer, Refusal> {
+    let grant = owner(app, from, &head.headers)?;
+    let asked = Asked::read(head.uri.query(), &head.headers)?;
+    let id = new_id(from.came.unix_seconds)?;
+    let _stream = app.streams.enter(&grant.id).ok_or_else(|| {
+        let text =
+            "as many batches and uploads as may be run already; try again when one has ended";
+        Refusal::named(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", text).after(1)
+    })?;
+    let reserve = app.shared.store.stats().reserve_bytes;
+    let upload = app.jobs.begin(&grant.id, &id)?;
+    let intake = Intake::new(upload, &asked, &app.jobs.limits, reserve)?;
     let (send, pieces) = channel::<Piece>(WAITING);
     let arriving = tokio::task::spawn_blocking(move || intake.run(pieces));
     let pumped = intake::pump(body, send, app.config.read).await;
     let arrived = arriving
         .await
         .unwrap_or_else(|_| Err(Rejection::busy("please try again").into()));
-    let rest = pumped.map_err(|refusal| (refusal, None))?;
-    let arrived = match arrived {
-        Ok(Some(arrived)) => arrived,
-        Ok(None) => return Err((Refusal::field("", "the body ended early"), rest)),
-        Err(refusal) => return Err((refusal, rest)),
-    };
-    keep(app, from, head, &grant, &asked, id, arrived)
-        .await
-        .map_err(|refusal| (refusal, None))
+    pumped?;
+    let arrived = arrived?.ok_or_else(|| Refusal::field("", "the body ended early"))?;
+    keep(app, from, head, &grant, &asked, id, arrived).await
 }
 
 /// Stores a job whose input is on the disk.
