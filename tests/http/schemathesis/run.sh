@@ -48,16 +48,11 @@ rss() { awk '/^VmRSS/ { print $2 }' "/proc/$pid/status"; }
 read_token=$(token resolve,list)
 write_token=$(token resolve,list,write,admin)
 
-# Memory is compared with that of a node which has answered already: threads, pools and buffers are there.
 origin=https://127.0.0.1:$http
-for _ in $(seq 20); do
-    curl -sk "$origin/api/handles/88.118.20/pump?[0-49]" >/dev/null
-done
-before=$(rss)
 
 # explore WHO TOKEN HANDLES: one run, its output in a file; HANDLES is where handles are asked for, see hooks.py.
 explore() {
-    local who=$1 token=$2 handles=$3 headers=()
+    local who=$1 token=$2 handles=$3 count=${4:-$examples} headers=()
     if [[ -n $token ]]; then headers=(--header "Authorization: Bearer $token"); fi
     mkdir "$work/$who"
     cp "$here/hooks.py" "$work/$who"
@@ -67,11 +62,15 @@ explore() {
         cd "$work/$who"
         HANDLES=$handles PYTHONPATH=. SCHEMATHESIS_HOOKS=hooks PYTHONDONTWRITEBYTECODE=1 \
             "$tools/bin/st" run "$origin/api/openapi.json" --url "$origin" --tls-verify false \
-            --checks all --phases examples,coverage,fuzzing,stateful --max-examples "$examples" --no-color \
+            --checks all --phases examples,coverage,fuzzing,stateful --max-examples "$count" --no-color \
             --generation-database none --suppress-health-check all "${headers[@]}"
     ) >"$work/$who.log" 2>&1
 }
 
+# Memory is compared with that of a node which has been explored already: its threads, their stacks and heaps are there,
+# among them those of batches and jobs, which only begin when somebody asks for one.
+explore warm "$write_token" homed "$((examples / 10 + 1))" || true
+before=$(rss)
 explore anonymous "" any & runs=($!)
 explore read "$read_token" homed & runs+=($!)
 explore write "$write_token" homed & runs+=($!)
