@@ -417,7 +417,8 @@ fn wait(operations: u16) {
 fn get(port: u16, path: &str) -> String {
     let mut text = String::new();
     if let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         let _ = stream.write_all(request.as_bytes());
         let _ = stream.read_to_string(&mut text);
     }

@@ -248,7 +248,7 @@ impl Node {
             stream.set_read_timeout(Some(PATIENCE))?;
             write!(
                 stream,
-                "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+                "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
             )?;
             let mut text = String::new();
             stream.read_to_string(&mut text)?;
