@@ -784,7 +784,7 @@ fn hostile_inputs_harm_nobody() {
 }
 
 /// Rows of each job that is killed.
-const KILL_ROWS: usize = 10_000;
+const KILL_ROWS: usize = 40_000;
 
 /// Goal: kill -9 in the middle of a job loses no row and carries none out twice. Method: at every kill the store alone says
 /// how far the job is, and exactly the rows up to there are in it; at the end the journal has one change for each row.

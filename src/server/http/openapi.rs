@@ -43,6 +43,12 @@ const ANSWERS: &[(&str, &str)] = &[
     ("end_session", "EndedSession"),
     ("identity", "Identity"),
     ("quota", "Quota"),
+    ("createJob", "Job"),
+    ("listJobs", "Jobs"),
+    ("getJob", "Job"),
+    ("pauseJob", "Job"),
+    ("resumeJob", "Job"),
+    ("cancelJob", "Job"),
 ];
 
 /// The description: every route, its parameters and its answers.
