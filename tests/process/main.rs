@@ -390,7 +390,6 @@ fn operations_for_strangers_are_refused() {
         let said = Command::new(env!("CARGO_BIN_EXE_jiexi"))
             .args(arguments)
             .current_dir(directory.path())
-            .env("JIEXI_OPERATIONS_LISTEN", &listen)
             .envs(more.iter().copied())
             .output()
             .expect("jiexi runs");
@@ -406,7 +405,13 @@ fn operations_for_strangers_are_refused() {
         "node",
     ];
     jiexi(&init, &[]);
-    let start = |more: &[(&str, &str)]| jiexi(&["config", "check", "node/jiexi.toml"], more);
+    let open = |arguments: &[&str], more: &[(&str, &str)]| {
+        jiexi(
+            arguments,
+            &[&[("JIEXI_OPERATIONS_LISTEN", &*listen)], more].concat(),
+        )
+    };
+    let start = |more: &[(&str, &str)]| open(&["config", "check", "node/jiexi.toml"], more);
     let refused = "[operations] listen: is not of this machine alone";
     let said = start(&[]);
     assert!(said.contains(refused), "{said}");
@@ -422,7 +427,7 @@ fn operations_for_strangers_are_refused() {
     assert!(!said.contains(refused), "{said}");
     std::fs::write(directory.path().join("node/token"), "short\n").expect("is written");
     let short = [good[0], ("JIEXI_OPERATIONS_TOKEN_FILE", "token")];
-    let said = jiexi(&["serve", "--config", "node/jiexi.toml"], &short);
+    let said = open(&["serve", "--config", "node/jiexi.toml"], &short);
     assert!(
         said.contains("the token must be 16 to 256 characters"),
         "{said}"
