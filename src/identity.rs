@@ -55,7 +55,23 @@ pub enum IdentityError {
     File(String, io::Error),
     /// A file holds something else.
     Content(String, String),
+    /// One of these, and what to do about it.
+    Remedied(Box<Self>, &'static str),
 }
+
+impl IdentityError {
+    /// Says what to do about it.
+    fn with(remedy: &'static str) -> impl FnOnce(Self) -> Self {
+        move |error| Self::Remedied(Box::new(error), remedy)
+    }
+}
+
+/// What to do about a node's key that cannot be used: everything sealed in the store is sealed by it.
+const KEY_REMEDY: &str = "move what is there away and put the node's key back from a backup, or from \
+                          its escrow with `jiexi key escrow import`";
+/// What to do about a site record that cannot be used.
+const SITE_REMEDY: &str = "put it back from a backup, or write it anew: it is the data of the HS_SITE value of the \
+                           node's 0.NA/PREFIX, which `jiexi export` prints";
 
 impl fmt::Display for IdentityError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -67,6 +83,7 @@ impl fmt::Display for IdentityError {
             ),
             Self::File(path, error) => write!(f, "{path}: {error}"),
             Self::Content(path, error) => write!(f, "{path}: {error}"),
+            Self::Remedied(error, remedy) => write!(f, "{error}; {remedy}"),
         }
     }
 }
@@ -126,11 +143,15 @@ impl KeyPair {
         encoded(|out| KeyFile::Clear(key).encode(out)).to_vec()
     }
 
-    /// Reads an unencrypted private key file.
+    /// Reads the key file of a node.
     ///
     /// # Errors
-    /// The file cannot be read, is not a key file, is encrypted, or is no RSA key.
+    /// The file cannot be read, is not a key file, is encrypted, or is no RSA key; with what to do.
     pub fn load(path: &Path) -> Result<Self, IdentityError> {
+        Self::read(path).map_err(IdentityError::with(KEY_REMEDY))
+    }
+
+    fn read(path: &Path) -> Result<Self, IdentityError> {
         let name = || path.display().to_string();
         let content = |message: &str| IdentityError::Content(name(), message.to_owned());
         let octets = fs::read(path).map_err(|error| IdentityError::File(name(), error))?;
@@ -193,6 +214,7 @@ pub fn node_key(path: &Path) -> Result<NodeKey, IdentityError> {
     let pair = KeyPair::load(path)?;
     NodeKey::new(&pair.private)
         .map_err(|error| IdentityError::Content(path.display().to_string(), error.to_string()))
+        .map_err(IdentityError::with(KEY_REMEDY))
 }
 
 /// The site record of a node of one server, reached at `address`.
@@ -255,6 +277,14 @@ pub fn load_site(path: &Path) -> Result<SiteRecord, IdentityError> {
     site::read(&json).map_err(|error| IdentityError::Content(name(), error.to_string()))
 }
 
+/// Reads the site record of a node.
+///
+/// # Errors
+/// As [`load_site`], with what to do.
+pub fn own_site(path: &Path) -> Result<SiteRecord, IdentityError> {
+    load_site(path).map_err(IdentityError::with(SITE_REMEDY))
+}
+
 /// Whether the key and the site record of a node belong together, and the site record names the addresses configured.
 /// Clients check signatures with the key in the site record, so a node with another one would be worse than none.
 ///
@@ -263,7 +293,7 @@ pub fn load_site(path: &Path) -> Result<SiteRecord, IdentityError> {
 pub fn check(key_file: &Path, site_file: &Path, addresses: &[IpAddr]) -> Result<(), IdentityError> {
     let content =
         |message: String| IdentityError::Content(site_file.display().to_string(), message);
-    let (key, site) = (KeyPair::load(key_file)?, load_site(site_file)?);
+    let (key, site) = (KeyPair::load(key_file)?, own_site(site_file)?);
     let own = key.public_octets();
     let Some(server) = site.servers.iter().find(|server| server.public_key == own) else {
         let message = format!(

@@ -1,5 +1,5 @@
-//! What `serve` needs on the disk, looked at before anything is opened: `config check` and `serve` ask the same, and name
-//! the key that names the file.
+//! What a configuration needs on the disk, looked at before anything is opened: `config check` and `serve` ask the same,
+//! and name the key that names the file. Every command that reads the configuration of a node asks for its case rule.
 //!
 //! Nothing is left behind: to see whether a directory can be made, it is made and taken away again.
 
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{Config, Origins, Problem};
 use crate::reload;
+use crate::store::{Store, StoreError};
 
 /// Everything that a node with this configuration would not start with.
 #[must_use]
@@ -43,7 +44,23 @@ pub fn problems(config: &Config, origins: &Origins) -> Vec<Problem> {
         );
         found.push(origins.problem("administration", "audit", message));
     }
+    found.extend(case_rule(config, origins));
     found
+}
+
+/// A case rule that is not the one the store was created with. What else may be wrong with a store, opening it says.
+#[must_use]
+pub fn case_rule(config: &Config, origins: &Origins) -> Option<Problem> {
+    let directory = config.store_dir();
+    let stored = Store::case_in(&directory).ok()?;
+    (stored != config.store.case.rule()).then(|| {
+        let mismatch = StoreError::CaseMismatch {
+            path: directory,
+            stored,
+            asked: config.store.case.rule(),
+        };
+        origins.problem("store", "case", mismatch.to_string())
+    })
 }
 
 /// Why a file that is named cannot be read.

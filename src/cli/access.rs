@@ -482,7 +482,7 @@ impl std::io::Write for Output<'_> {
 
 /// The site record in the node's file, and the same one with each further address of the configuration.
 fn local_sites(config: &Config) -> Result<Vec<SiteRecord>, Failed> {
-    let site = identity::load_site(&config.site_file()).map_err(Failed::report)?;
+    let site = identity::own_site(&config.site_file()).map_err(Failed::report)?;
     let own = site.servers.first().map(|server| server.ip());
     let others = config.node.addresses.iter().filter(|ip| Some(**ip) != own);
     let other = others.map(|ip| {

@@ -207,7 +207,7 @@ impl Escrow {
                 let (key, site) = (config.node_key(), config.site_file());
                 let known = site.exists();
                 if known {
-                    let record = identity::load_site(&site).map_err(Failed::report)?;
+                    let record = identity::own_site(&site).map_err(Failed::report)?;
                     let own = pair.public_octets();
                     if !record.servers.iter().any(|server| server.public_key == own) {
                         return Err(Failed::report(format_args!(

@@ -65,11 +65,15 @@ impl Place {
 
     /// The configuration of the node meant; the defaults when there is no file.
     pub(super) fn load(&self) -> Result<Config, Failed> {
-        let loaded = match self.file() {
-            Some(path) => config::load(&path, environment()),
-            None => return defaults(self.data()),
+        let Some(path) = self.file() else {
+            return defaults(self.data());
         };
-        loaded.map_err(|problems| report(&problems))
+        let (config, origins) =
+            config::load_placed(&path, environment()).map_err(|problems| report(&problems))?;
+        match preflight::case_rule(&config, &origins) {
+            Some(problem) => Err(report(&[problem])),
+            None => Ok(config),
+        }
     }
 
     /// The configuration of the node meant, whose files are as `serve` needs them.

@@ -156,7 +156,7 @@ fn fill(config: &Config) -> Result<(), String> {
     }
     if need == Need::Fill {
         let said = |error: IdentityError| error.to_string();
-        let site = identity::load_site(&config.site_file()).map_err(said)?;
+        let site = identity::own_site(&config.site_file()).map_err(said)?;
         let key = KeyPair::load(&config.node_key())
             .map_err(said)?
             .public_octets();

@@ -17,9 +17,9 @@ use crate::identity;
 use crate::json::line;
 use crate::registry::audit::{Audit, Event};
 use crate::registry::plan::Request;
-use crate::registry::{Authenticated, Registry, Rejection};
+use crate::registry::{Authenticated, Registry, Rejection, Unavailable};
 use crate::server::handle::desk::change_of;
-use crate::store::{OwnedRecord, Space, Store, StoreError};
+use crate::store::{OwnedRecord, Space, Store};
 
 /// Where the audit trail says that such changes come from.
 const SOURCE: &str = "local";
@@ -209,9 +209,9 @@ fn each(
     let mut after: Option<Vec<u8>> = None;
     loop {
         let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let found: Result<Vec<OwnedRecord>, StoreError> = store.scan(space, from, prefix, PAGE);
-        let Ok(records) = found else {
-            return Ok(Err(Rejection::busy("the records are not available now")));
+        let records = match store.scan(space, from, prefix, PAGE) {
+            Ok(records) => records,
+            Err(error) => return Ok(Err(Unavailable::from(error).into())),
         };
         let unfinished = records.len() == PAGE;
         after = records.last().map(|record| record.key.clone());

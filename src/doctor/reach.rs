@@ -140,7 +140,7 @@ pub(super) async fn answers(
         };
         findings.push(told(section, transport, at, answered, Verdict::Bad));
     }
-    let Ok(site) = identity::load_site(&config.site_file()) else {
+    let Ok(site) = identity::own_site(&config.site_file()) else {
         return;
     };
     for address in identity::addresses(&site)

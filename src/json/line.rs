@@ -8,6 +8,7 @@ use jiexi_proto::{
     value::{Reference, Value, ValueView},
 };
 use serde::Deserialize;
+use serde_json::error::Category;
 use serde_json::{Value as Json, json};
 
 use super::{JsonError, value};
@@ -45,7 +46,7 @@ pub struct Wire {
 #[derive(Deserialize)]
 #[serde(
     deny_unknown_fields,
-    expecting = "a line must be an object with handle and values, or with prefix"
+    expecting = "an object with handle and values, or with prefix"
 )]
 struct Written<'a> {
     /// The code of an answer of the JSON API, so that answers can be used as lines.
@@ -187,7 +188,15 @@ fn parse(text: &[u8]) -> Result<Parsed<'_>, JsonError> {
 
 /// The message of the JSON parser; a line has no lines, so only its column is of use.
 fn tidy(error: &serde_json::Error) -> String {
-    error.to_string().replace("line 1 column", "column")
+    let found = error.to_string().replace("line 1 column", "column");
+    match error.classify() {
+        Category::Data => found,
+        Category::Syntax | Category::Eof | Category::Io => {
+            format!(
+                "is not JSON ({found}); a record is one object such as {{\"handle\": \"88.118/A\", \"values\": […]}}"
+            )
+        }
+    }
 }
 
 /// Reads a prefix, with or without `0.NA/`; gives `0.NA/…`.

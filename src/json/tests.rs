@@ -254,8 +254,9 @@ fn bad_lines_name_the_field() {
         format!(r#"{{"handle":"88.118/a","values":[{{"index":1,"type":"URL",{fields}}}]}}"#)
     };
     for (text, expected) in [
-        (String::from("{"), "EOF while parsing an object at column 1"),
-        ("[]".into(), "invalid length 0, expected a line must be"),
+        (String::from("{"), "is not JSON (EOF while parsing an object at column 1); a record is one object such as"),
+        ("not JSON".into(), "is not JSON (expected ident at column 2); a record is one object such as"),
+        ("[]".into(), "invalid length 0, expected an object with handle and values, or with prefix"),
         (r#"{"handel":"a/b","values":[]}"#.into(), "unknown field `handel`"),
         (r#"{"values":[]}"#.into(), "handle: is missing"),
         (r#"{"handle":"88.118/a"}"#.into(), "values: is missing"),

@@ -263,7 +263,7 @@ pub fn verify_elsewhere(
             Ok(place.map(|place| (who(), place)))
         }
         Elsewhere::Keys(_) | Elsewhere::Verified(_) => Ok(None),
-        Elsewhere::Unavailable => Err(Unavailable),
+        Elsewhere::Unavailable => Err(Unavailable::Now),
     }
 }
 

@@ -76,6 +76,9 @@ use crate::store::CommitError;
 /// but nothing ends within the time in which a client asks again.
 pub const DISK_FULL: &str = "the disk is full";
 
+/// What is said while the store cannot be read and asking again does not help.
+pub const DAMAGED: &str = "the data of this node cannot be read; its operator finds why at /ready";
+
 /// Why a request is not carried out: an outcome, not an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
@@ -126,7 +129,10 @@ impl Rejection {
 }
 
 impl From<Unavailable> for Rejection {
-    fn from(_: Unavailable) -> Self {
-        Self::busy("the records are not available now")
+    fn from(why: Unavailable) -> Self {
+        match why {
+            Unavailable::Now => Self::busy("the records are not available now"),
+            Unavailable::Damaged => Self::new(ResponseCode::ERROR, DAMAGED),
+        }
     }
 }

@@ -7,11 +7,25 @@ use jiexi_proto::handle::{self, CaseRule};
 use jiexi_proto::value::Value;
 
 use super::seal::Sealer;
-use crate::store::{DraftValue, OwnedRecord, Space, Store};
+use crate::store::{DraftValue, OwnedRecord, Space, Store, StoreError};
 
-/// The store cannot say what a record is; it is loading, or damaged.
+/// The store cannot say what a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unavailable;
+pub enum Unavailable {
+    /// Not now: it is loading, say. It is worth asking again.
+    Now,
+    /// What is on the disk cannot be read: only the operator can help.
+    Damaged,
+}
+
+impl From<StoreError> for Unavailable {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Failed(_) => Self::Damaged,
+            _ => Self::Now,
+        }
+    }
+}
 
 /// A value as a decision sees it. A secret that is stored stays closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +70,7 @@ impl Records {
     /// # Errors
     /// The store cannot say.
     pub fn record(&self, key: &[u8]) -> Result<Option<OwnedRecord>, Unavailable> {
-        self.store.get(Space::Handle, key).map_err(|_| Unavailable)
+        Ok(self.store.get(Space::Handle, key)?)
     }
 
     /// Whether a prefix, given by its key, is homed.
@@ -64,8 +78,7 @@ impl Records {
     /// # Errors
     /// The store cannot say.
     pub fn is_homed(&self, key: &[u8]) -> Result<bool, Unavailable> {
-        let found = self.store.get(Space::Prefix, key);
-        found.map(|found| found.is_some()).map_err(|_| Unavailable)
+        Ok(self.store.get(Space::Prefix, key)?.is_some())
     }
 
     /// Whether this node answers for the handle under `key`: its prefix is homed, or, for a prefix
@@ -103,7 +116,7 @@ impl Records {
         entries
             .map(|entry| {
                 let wire = Bytes::copy_from_slice(entry.wire);
-                let value = Value::decode(&wire).map_err(|_| Unavailable)?;
+                let value = Value::decode(&wire).map_err(|_| Unavailable::Damaged)?;
                 let stored = Some(DraftValue {
                     index: entry.index,
                     permissions: entry.permissions,

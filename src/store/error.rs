@@ -130,11 +130,11 @@ impl fmt::Display for StoreError {
                 asked,
             } => write!(
                 f,
-                "{}: the store was created with case = \"{}\" and cannot be opened with case = \"{}\"; write what it was \
-                 created with as [store] case into the configuration",
+                "{}: the store was created with case = \"{stored}\" and cannot be opened with case = \"{}\"; write \
+                 case = \"{stored}\" below [store] into the configuration",
                 path.display(),
-                case_name(*stored),
-                case_name(*asked)
+                case_name(*asked),
+                stored = case_name(*stored)
             ),
             Self::Version { path, found } => write!(
                 f,

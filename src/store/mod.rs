@@ -203,6 +203,15 @@ impl Store {
         .write(&disk, &config.dir)
     }
 
+    /// The rule by which the store in a directory was created; another one is refused by [`Self::open`]. Nothing is
+    /// opened, so that a running node is not disturbed.
+    ///
+    /// # Errors
+    /// It is no store, or the file that says what it is cannot be read.
+    pub fn case_in(dir: &Path) -> Result<CaseRule, StoreError> {
+        Identity::read(dir).map(|identity| identity.case)
+    }
+
     /// Opens a store and returns at once; loading goes on in the background (see [`Self::wait_loaded`]).
     ///
     /// # Errors

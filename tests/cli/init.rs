@@ -198,14 +198,29 @@ fn the_case_rule_is_kept_with_the_data() {
     let text = fs::read_to_string(&config)
         .expect("reads")
         .replace("case = \"prefix\"", "case = \"whole\"");
-    fs::write(&config, text).expect("writes");
+    fs::write(&config, &text).expect("writes");
     let refused = run(directory.path(), &["export", "--data", "prefix"]).expect(1);
+    let line = 1 + text
+        .lines()
+        .position(|line| line == "case = \"whole\"")
+        .expect("a line with the rule");
+    let place = format!("jiexi.toml:{line}");
     for words in [
-        "case = \"prefix\" and cannot",
-        "case = \"whole\"",
+        "created with case = \"prefix\" and cannot",
+        "with case = \"whole\"",
         "[store] case",
+        &place,
     ] {
         assert!(refused.stderr.contains(words), "{}", refused.stderr);
+    }
+    for command in ["serve", "config check"] {
+        let command: Vec<&str> = command.split(' ').collect();
+        let refused = run(
+            directory.path(),
+            &[&command[..], &["--data", "prefix"]].concat(),
+        )
+        .expect(1);
+        assert!(refused.stderr.contains(&place), "{}", refused.stderr);
     }
 }
 

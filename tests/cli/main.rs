@@ -25,6 +25,7 @@ mod bulk;
 mod change;
 mod codes;
 mod config;
+mod damaged;
 mod decode;
 mod dns;
 mod doctor;

@@ -30,6 +30,7 @@ use self::reply::{Reply, Stamp};
 use crate::clock::Now;
 use crate::history::Event;
 use crate::metrics::{Cell, LookupResult, Op, Outcome, Reason};
+use crate::registry::DAMAGED;
 use crate::resolver::{self, Answer, Authority, Query};
 use crate::server::forward::{Forwarder, Told};
 use crate::store::{Lookup, Reader, Session, Store, StoreError};
@@ -434,10 +435,7 @@ impl<'s> Encoder<'_, 's> {
             ),
             Answer::Denied => (ResponseCode::INSUFFICIENT_PERMISSIONS, ""),
             Answer::Loading => (ResponseCode::SERVER_TOO_BUSY, "still loading"),
-            Answer::Damaged => (
-                ResponseCode::ERROR,
-                "the data of this node cannot be read; its operator finds why at /ready",
-            ),
+            Answer::Damaged => (ResponseCode::ERROR, DAMAGED),
         };
         let mut reply = Reply::begin(out, self.stamp, request, code);
         reply.put_block(text.as_bytes());

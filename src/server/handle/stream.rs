@@ -113,14 +113,13 @@ impl Pool {
         })
     }
 
-    /// Has this thread take up a light request for the desk.
-    fn take_up(&self, desk: &Arc<Desk>, job: Job) {
+    /// Has this thread take up a light request for the desk; it may wait for the disk, or must not.
+    fn take_up(&self, desk: &Arc<Desk>, job: Job, waits: bool) {
         let mut scratch = self.take();
-        let new = || {
-            let counter = Counter::new(Arc::clone(desk), Arc::clone(&self.shared), &self.metrics);
-            counter.patient()
-        };
-        scratch.counter.get_or_insert_with(new).serve(job);
+        let new = || Counter::new(Arc::clone(desk), Arc::clone(&self.shared), &self.metrics);
+        let counter = scratch.counter.get_or_insert_with(new);
+        counter.waits = waits;
+        counter.serve(job);
         self.put(scratch);
     }
 
@@ -246,8 +245,12 @@ where
         came: Now::read().instant,
     };
     let taken = if desk.is_light(&job.octets) && desk.admit(&job) {
-        // It may wait for the disk; the runtime is told, so that others are served meanwhile.
-        tokio::task::block_in_place(|| pool.take_up(desk, job));
+        match desk.is_alone() {
+            // It waits for the disk; the runtime is told, so that others are served meanwhile.
+            true => tokio::task::block_in_place(|| pool.take_up(desk, job, true)),
+            // It goes with others, and the store's thread waits.
+            false => pool.take_up(desk, job, false),
+        }
         Ok(())
     } else {
         desk.submit(job)

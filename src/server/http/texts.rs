@@ -376,6 +376,10 @@ const DETAILS: &[(&str, &str)] = &[
     ("this node takes no changes now", "本节点暂不接受修改"),
     ("the disk is full", "磁盘已满"),
     ("still loading", "正在加载"),
+    (
+        "the data of this node cannot be read; its operator finds why at /ready",
+        "本节点的数据无法读取；管理员可在 /ready 查看原因",
+    ),
     ("please try again", "请重试"),
 ];
 

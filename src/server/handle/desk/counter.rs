@@ -21,7 +21,7 @@ use crate::metrics::{Cell, Metrics, Reason, Transport};
 use crate::registry::figures::{Proved, SESSION};
 use crate::registry::plan::Request;
 use crate::registry::waiting::Leaves;
-use crate::registry::{Authenticated, Registry, Rejection, cipher};
+use crate::registry::{Authenticated, DAMAGED, Registry, Rejection, cipher};
 use crate::resolver::{self, Filter, Query, Selection};
 use crate::server::forward::{Forwarder, Question, Told};
 use crate::server::handle::reply::{Reply, Stamp};
@@ -59,7 +59,7 @@ impl Step {
 pub(in crate::server::handle) struct Counter {
     pub(super) desk: Arc<Desk>,
     /// Whether this thread may wait for the disk, which saves waking others.
-    pub(super) waits: bool,
+    pub(in crate::server::handle) waits: bool,
     pub(super) shared: Arc<Shared>,
     reader: Reader,
     authority: resolver::Authority,
@@ -449,10 +449,7 @@ impl Counter {
             ),
             Said::Denied => text(ResponseCode::INSUFFICIENT_PERMISSIONS, ""),
             Said::Loading => text(ResponseCode::SERVER_TOO_BUSY, "still loading"),
-            Said::Damaged => text(
-                ResponseCode::ERROR,
-                "the data of this node cannot be read; its operator finds why at /ready",
-            ),
+            Said::Damaged => text(ResponseCode::ERROR, DAMAGED),
         }
     }
 

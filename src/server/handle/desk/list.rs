@@ -12,8 +12,8 @@ use jiexi_proto::wire::Writer;
 use super::counter::{Counter, Step};
 use super::letter::{Letter, Outcome, Seal};
 use super::{Answer, Sink};
-use crate::registry::Rejection;
 use crate::registry::source::Source;
+use crate::registry::{Rejection, Unavailable};
 use crate::store::{OwnedRecord, Space};
 
 /// Messages that are made at once: then the client must have taken them.
@@ -92,14 +92,15 @@ impl Counter {
             .shared
             .store
             .scan(Space::Handle, from, &listing.prefix, limit);
-        let Ok(records) = found else {
-            let rejection = Rejection::busy("the records are not available now");
-            let outcome = Outcome::refusal(listing.letter.op, &rejection);
-            answer.octets =
-                listing
-                    .letter
-                    .answer(&outcome, Seal::AsAsked, &self.registry().key, self.stamp());
-            return answer;
+        let records = match found {
+            Ok(records) => records,
+            Err(error) => {
+                let rejection = Rejection::from(Unavailable::from(error));
+                let outcome = Outcome::refusal(listing.letter.op, &rejection);
+                let (key, stamp) = (&self.registry().key, self.stamp());
+                answer.octets = listing.letter.answer(&outcome, Seal::AsAsked, key, stamp);
+                return answer;
+            }
         };
         let unfinished = records.len() == limit;
         let told = &records[..records.len().min(limit - 1)];
@@ -154,10 +155,7 @@ impl Counter {
                 let names: Vec<&[u8]> = found.iter().map(|record| &record.key[..]).collect();
                 Step::success(letter, list_of(&names))
             }
-            Err(_) => Step::refuse(
-                letter,
-                &Rejection::busy("the records are not available now"),
-            ),
+            Err(error) => Step::refuse(letter, &Unavailable::from(error).into()),
         }
     }
 }

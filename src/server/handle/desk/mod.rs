@@ -189,6 +189,8 @@ struct Queue {
     waiting: Waiting<Box<Proving>>,
     /// When they were looked at last.
     looked: Option<Instant>,
+    /// Threads that have nothing to do.
+    idle: usize,
     closed: bool,
 }
 
@@ -383,12 +385,17 @@ impl Desk {
     }
 
     fn go_on_with(&self, work: Work) {
-        self.lock().begun.push_back(work);
-        self.changed.notify_one();
+        let mut queue = self.lock();
+        queue.begun.push_back(work);
+        // The store ends many changes at once. Who takes the first wakes the next, if there is more by then.
+        if queue.begun.len() == 1 && queue.idle > 0 {
+            drop(queue);
+            self.changed.notify_one();
+        }
     }
 
     /// Whether one request is under way, and no other.
-    fn is_alone(&self) -> bool {
+    pub(super) fn is_alone(&self) -> bool {
         self.open.load(Relaxed) <= 1
     }
 
@@ -445,6 +452,9 @@ impl Desk {
         loop {
             self.call_waiting(&mut queue);
             if let Some(work) = queue.begun.pop_front() {
+                if !queue.begun.is_empty() && queue.idle > 0 {
+                    self.changed.notify_one();
+                }
                 return Some(work);
             }
             if let Some(work) = queue.new.pop() {
@@ -459,8 +469,10 @@ impl Desk {
                 true => 4 * LOOK,
                 false => LOOK,
             };
+            queue.idle += 1;
             let waited = self.changed.wait_timeout(queue, patience);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+            queue.idle -= 1;
         }
     }
 
