@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The node is the real program, on the disk of BENCH_DIR (or the directory for temporary files).
-//! Clients keep one connection each. CPU is that of the node's process, user and system.
+//! Clients keep one connection each. CPU is that of the node's process, user and system. What a network costs a client
+//! that waits for each answer is in the first row: a thread that reads as many octets, appends and syncs, and answers.
 
 #![expect(
     clippy::expect_used,
@@ -22,8 +23,9 @@ mod node;
 #[path = "../../tests/support/ports.rs"]
 mod ports;
 
-use std::io::Write as _;
-use std::net::TcpStream;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -39,6 +41,10 @@ const APPEND: usize = 4096;
 /// Octets of the file that is appended to, over and over.
 const FILE: usize = 8 << 20;
 
+/// Octets of a create in a session, and of its answer.
+const ASKED: usize = 260;
+const ANSWERED: usize = 71;
+
 fn seconds() -> Duration {
     let given = std::env::var("SECONDS_EACH")
         .ok()
@@ -46,26 +52,70 @@ fn seconds() -> Duration {
     Duration::from_secs(given.unwrap_or(4))
 }
 
-/// Appends and syncs a second.
-fn bare(directory: &Path) -> f64 {
-    let mut file = std::fs::File::create(directory.join("bare")).expect("a file");
-    // As the journal: the space is there before it is written to.
+/// A file to append to, as the journal: the space is there before it is written to.
+fn file(directory: &Path, name: &str) -> File {
+    let mut file = File::create(directory.join(name)).expect("a file");
     file.write_all(&vec![0; FILE]).expect("written");
     file.sync_all().expect("synced");
     // What lies below the file system may still be busy with it.
     std::thread::sleep(Duration::from_secs(1));
-    use std::io::Seek as _;
     file.rewind().expect("rewound");
+    file
+}
+
+/// Appends a block, in a circle.
+fn append(file: &mut File) {
+    file.write_all(&[1; APPEND]).expect("written");
+    file.sync_data().expect("synced");
+    if file.stream_position().expect("a position") >= FILE as u64 {
+        file.rewind().expect("rewound");
+    }
+}
+
+/// Appends and syncs a second.
+fn bare(directory: &Path) -> f64 {
+    let mut file = file(directory, "bare");
     let (start, mut count) = (Instant::now(), 0_u64);
     while start.elapsed() < seconds() {
-        file.write_all(&[1; APPEND]).expect("written");
-        file.sync_data().expect("synced");
+        append(&mut file);
         count += 1;
-        if count % (FILE / APPEND) as u64 == 0 {
-            file.rewind().expect("rewound");
-        }
     }
     count as f64 / start.elapsed().as_secs_f64()
+}
+
+/// Questions a second of one client whose server appends, syncs and answers: what there is to reach with one client.
+fn over_the_network(directory: &Path) {
+    let before = bare(directory);
+    let mut file = file(directory, "network");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a client");
+        stream.set_nodelay(true).expect("set");
+        let mut asked = [0; ASKED];
+        while stream.read_exact(&mut asked).is_ok() {
+            append(&mut file);
+            stream.write_all(&[1; ANSWERED]).expect("sent");
+        }
+    });
+    let mut stream = TcpStream::connect(address).expect("connected");
+    stream.set_nodelay(true).expect("set");
+    let (start, mut count) = (Instant::now(), 0_u64);
+    while start.elapsed() < seconds() {
+        stream.write_all(&[1; ASKED]).expect("sent");
+        stream.read_exact(&mut [0; ANSWERED]).expect("an answer");
+        count += 1;
+    }
+    let rate = count as f64 / start.elapsed().as_secs_f64();
+    drop(stream);
+    server.join().expect("no error");
+    let after = bare(directory);
+    println!(
+        "{:<28} {:>3} clients {rate:>9.0}/s  {:>5.2} x bare ({before:.0}/s, then {after:.0}/s)",
+        "read, append, sync, answer",
+        1,
+        rate / f64::midpoint(before, after)
+    );
 }
 
 /// CPU seconds that a process has used.
@@ -140,6 +190,7 @@ fn main() {
     node.start();
     for run in 1..=2_u32 {
         println!("run {run}");
+        over_the_network(directory.path());
         for clients in [1, 4, 64_u8] {
             let address = node.address;
             measure(

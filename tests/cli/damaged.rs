@@ -19,7 +19,7 @@ fn filled(directory: &Path) {
             format!("{{\"handle\":\"88.118/n{number}\",\"values\":[{value}]}}\n")
         })
         .collect();
-    run_with(directory, &["import", "-", "--data", "a"], &lines).expect(0);
+    run_with(directory, &["import", "-", "--data", "a"], lines.as_bytes()).expect(0);
 }
 
 #[test]
@@ -166,7 +166,13 @@ fn of_an_unreadable_store_nobody_is_told_to_try_again() {
                 "1:URL=https://example.cn/",
             ][..],
             &["handle", "rm", "88.118/n1"],
-            &["value", "set", "88.118/n1", "1:URL=https://example.cn/"],
+            &[
+                "value",
+                "set",
+                "88.118/n1",
+                "--value",
+                "1:URL=https://example.cn/",
+            ],
             &["handle", "list", "88.118"],
         ] {
             let refused = run(directory, &[what, who].concat()).expect(1);
