@@ -23,12 +23,14 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
-use url::Url;
+use url::{Url, form_urlencoded};
 
 use super::sink::Sink;
 use super::{AskError, CONNECT, Plan};
 use crate::batch::coding::{Bounds, Coding, Decompress};
 
+/// Where batches are asked.
+const PATH: &str = "/api/v1/batch/resolve";
 /// Octets of the file that are sent at once, and how many such pieces wait.
 const PIECE: usize = 128 << 10;
 const WAITING: usize = 4;
@@ -173,30 +175,33 @@ fn read(input: &mut dyn io::Read, send: &Sender<Option<Bytes>>) -> io::Result<()
     }
 }
 
-fn request(plan: &Plan, server: &Server, body: Sending) -> Result<Request<Sending>, AskError> {
-    let mut url = server.url.clone();
-    url.set_path("/api/v1/batch/resolve");
-    {
-        let mut query = url.query_pairs_mut();
-        plan.types
-            .iter()
-            .for_each(|kind| _ = query.append_pair("type", kind));
-        plan.indexes
-            .iter()
-            .for_each(|index| _ = query.append_pair("index", &index.to_string()));
-        if plan.after > 0 {
-            query.append_pair("after", &plan.after.to_string());
-        }
-        if plan.restricted {
-            query.append_pair("publicOnly", "false");
-        }
-        if plan.raw {
-            query.append_pair("raw", "true");
-        }
+/// The query that asks for what is planned, behind `fixed` parameters; empty when there is nothing to say.
+pub(super) fn asking(plan: &Plan, fixed: &[(&str, &str)]) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.extend_pairs(fixed);
+    query.extend_pairs(plan.types.iter().map(|kind| ("type", kind)));
+    query.extend_pairs(plan.indexes.iter().map(|index| ("index", index.to_string())));
+    if plan.after > 0 {
+        query.append_pair("after", &plan.after.to_string());
     }
-    let target = &url[url::Position::BeforePath..url::Position::AfterQuery];
+    if plan.restricted {
+        query.append_pair("publicOnly", "false");
+    }
+    if plan.raw {
+        query.append_pair("raw", "true");
+    }
+    query.finish()
+}
+
+fn request(plan: &Plan, server: &Server, body: Sending) -> Result<Request<Sending>, AskError> {
+    let query = asking(plan, &[]);
+    let target = match query.is_empty() {
+        true => PATH.to_owned(),
+        false => format!("{PATH}?{query}"),
+    };
+    let url = &server.url;
     let host = &url[url::Position::BeforeHost..url::Position::AfterPort];
-    let mut request = Request::post(target.trim_end_matches('?'))
+    let mut request = Request::post(target)
         .header(header::HOST, host)
         .header(header::AUTHORIZATION, format!("Bearer {}", server.token))
         .header(

@@ -1,4 +1,4 @@
-//! Registrations handed to another node as a job, and what becomes of them: `/api/v1/jobs`.
+//! Registrations and questions handed to another node as a job, and what becomes of them: `/api/v1/jobs`.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -16,8 +16,8 @@ use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde_json::Value as Json;
 
-use super::AskError;
-use super::http::{Sending, Server, connect, failed, refused, silence};
+use super::http::{Sending, Server, asking, connect, failed, refused, silence};
+use super::{AskError, Plan};
 use crate::batch::rows::Form;
 
 /// Octets of an answer about jobs that are read.
@@ -67,12 +67,6 @@ impl Desk {
             Some(path) => Box::new(File::open(path).map_err(AskError::Input)?),
             None => Box::new(io::stdin()),
         };
-        let counted = Box::new(Counted {
-            input,
-            octets: watch,
-        });
-        let moved = Arc::new(AtomicU64::new(0));
-        let (body, reader) = Sending::new(counted, &moved);
         let mut path = format!("{PATH}?kind=bulk");
         for (name, wanted) in [
             ("dryRun", upload.dry),
@@ -89,6 +83,45 @@ impl Desk {
         if let Some(key) = &upload.key {
             request = request.header("Idempotency-Key", key);
         }
+        self.send(request, input, watch).await
+    }
+
+    /// Hands questions over, as they would be asked at once; `watch` hears how many octets have gone. The job.
+    ///
+    /// # Errors
+    /// See [`AskError`].
+    pub async fn submit(
+        &self,
+        plan: &Plan,
+        key: Option<&str>,
+        watch: Arc<AtomicU64>,
+    ) -> Result<Json, AskError> {
+        let input = plan.open().map_err(AskError::Input)?;
+        let path = format!("{PATH}?{}", asking(plan, &[("kind", "resolve")]));
+        let kind = format!("{}; charset={}", plan.form.media_type(), plan.charset);
+        let mut request = self.request(Method::POST, &path);
+        request = request
+            .header(header::CONTENT_TYPE, kind)
+            .header(header::ACCEPT, plan.output.media_type());
+        if let Some(key) = key {
+            request = request.header("Idempotency-Key", key);
+        }
+        self.send(request, input, watch).await
+    }
+
+    /// Sends an input as the body of a request.
+    async fn send(
+        &self,
+        request: Builder,
+        input: Box<dyn Read + Send>,
+        watch: Arc<AtomicU64>,
+    ) -> Result<Json, AskError> {
+        let counted = Box::new(Counted {
+            input,
+            octets: watch,
+        });
+        let moved = Arc::new(AtomicU64::new(0));
+        let (body, reader) = Sending::new(counted, &moved);
         let answered = self.exchange(request, body, &moved, json).await;
         match (answered, reader.is_finished().then(|| reader.join())) {
             (_, Some(Ok(Err(error)))) => Err(AskError::Input(error)),

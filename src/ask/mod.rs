@@ -5,7 +5,8 @@
 //! ```
 //!
 //! * [`Plan`]: what is asked. [`AskError`]: why there is no answer.
-//! * [`http`], [`pipeline`]: the two ways. [`jobs`]: registrations handed over, and what becomes of them. [`sink`]: the answers, and the summary held back. [`resume`]: going on.
+//! * [`http`], [`pipeline`]: the two ways. [`jobs`]: registrations and questions handed over, and what becomes
+//!   of them. [`sink`]: the answers, and the summary held back. [`resume`]: going on.
 
 pub mod http;
 pub mod jobs;
@@ -51,6 +52,7 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The input.
     fn open(&self) -> io::Result<Box<dyn Read + Send>> {
         Ok(match &self.input {
             Some(path) => Box::new(File::open(path)?),

@@ -10,13 +10,26 @@
 //! has none has one row, with its code's name as `encoding` and a message as `value`. The summary is the last row, with
 //! `summary` for a line and its JSON as `value`.
 
+use std::collections::BTreeMap;
+
 use jiexi_proto::code::ResponseCode;
 use jiexi_proto::value::{Ttl, ValueView};
 
 use crate::json::direct::{self, Direct, put_number, put_text};
 
 /// The form of the answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Default,
+    clap::ValueEnum,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
 pub enum Form {
     /// One JSON object a line
     #[default]
@@ -119,10 +132,32 @@ impl Code {
 }
 
 /// Lines answered, by code.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(from = "BTreeMap<String, u64>", into = "BTreeMap<String, u64>")]
 pub struct Tally([u64; Code::ALL.len()]);
 
+impl From<Tally> for BTreeMap<String, u64> {
+    fn from(tally: Tally) -> Self {
+        let named = |(name, count): (&'static str, u64)| (name.to_owned(), count);
+        tally.counted().map(named).collect()
+    }
+}
+
+impl From<BTreeMap<String, u64>> for Tally {
+    fn from(named: BTreeMap<String, u64>) -> Self {
+        let count = |code: Code| named.get(code.name()).copied().unwrap_or(0);
+        Self(Code::ALL.map(count))
+    }
+}
+
 impl Tally {
+    /// The names of codes that were said, and how often.
+    pub fn counted(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let all = Code::ALL.into_iter();
+        all.map(|code| (code.name(), self.of(code)))
+            .filter(|(_, count)| *count > 0)
+    }
+
     /// How often a code was said.
     #[must_use]
     pub const fn of(&self, code: Code) -> u64 {
@@ -169,6 +204,16 @@ impl Writer {
             json: Direct::default(),
             out,
             tally: Tally::default(),
+        }
+    }
+
+    /// A writer that goes on behind answers that were counted so.
+    #[must_use]
+    pub fn going_on(form: Form, raw: bool, tally: Tally) -> Self {
+        Self {
+            out: Vec::new(),
+            tally,
+            ..Self::new(form, raw)
         }
     }
 
@@ -253,8 +298,8 @@ impl Writer {
 
     /// The end: what was counted, and whether it is all.
     pub fn summary(&mut self, summary: &Summary<'_>) {
-        let counted = Code::ALL.iter().filter(|code| self.tally.of(**code) > 0);
-        let codes = counted.map(|code| (code.name().to_owned(), self.tally.of(*code).into()));
+        let counted = self.tally.counted();
+        let codes = counted.map(|(name, count)| (name.to_owned(), count.into()));
         let mut json = serde_json::json!({
             "complete": summary.failure.is_none(),
             "lines": self.tally.lines(),

@@ -24,7 +24,10 @@ use super::{COLUMNS_MAX, LINE_MAX};
 const COLUMN: &str = "handle";
 
 /// The form of the input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
 pub enum Form {
     /// One identifier a line
     Lines,

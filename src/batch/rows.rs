@@ -14,8 +14,8 @@ use csv_core::{ReadRecordResult, Reader as Records};
 use jiexi_proto::value::Value;
 use memchr::{memchr, memchr_iter};
 
-use super::COLUMNS_MAX;
 use super::charset::UNDECODABLE;
+use super::{COLUMNS_MAX, input};
 use crate::json::line::{self, Plain};
 use crate::json::value::{self, Cells};
 
@@ -55,6 +55,25 @@ impl Form {
             "text/csv" => Self::Csv,
             _ => return None,
         })
+    }
+
+    /// The form of questions that is written the same way.
+    #[must_use]
+    pub const fn as_questions(self) -> input::Form {
+        match self {
+            Self::Ndjson => input::Form::Ndjson,
+            Self::Csv => input::Form::Csv,
+        }
+    }
+
+    /// The form of rows that is written as these questions are.
+    #[must_use]
+    pub const fn of_questions(form: input::Form) -> Option<Self> {
+        match form {
+            input::Form::Ndjson => Some(Self::Ndjson),
+            input::Form::Csv => Some(Self::Csv),
+            input::Form::Lines | input::Form::Json => None,
+        }
     }
 
     /// Its media type.

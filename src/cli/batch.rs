@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand};
 use serde_json::Value as Json;
 
-use super::{Failed, exit, progress, remote, resolve, target};
+use super::remote::{self, Remote};
+use super::{Failed, exit, jobs, output, progress, resolve, target};
+use crate::ask::jobs::Desk;
 use crate::ask::resume::{self, State};
 use crate::ask::sink::Sink;
 use crate::ask::{AskError, Plan, http, pipeline};
@@ -42,12 +44,14 @@ pub(super) struct Batch {
 #[derive(Debug, Subcommand)]
 enum Action {
     Resolve(Box<Resolve>),
+    Submit(Box<Submit>),
 }
 
 impl Batch {
     pub(super) fn run(self) -> Result<(), Failed> {
         match self.action {
             Action::Resolve(resolve) => resolve.run(),
+            Action::Submit(submit) => submit.run(),
         }
     }
 }
@@ -59,10 +63,8 @@ impl Batch {
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 struct Resolve {
-    /// The handles: one a line, NDJSON (.ndjson, .jsonl), a JSON array (.json) or CSV with a column "handle" (.csv); - for
-    /// standard input
-    #[arg(value_name = "FILE|-")]
-    file: PathBuf,
+    #[command(flatten)]
+    wanted: Wanted,
     /// The server: http://, https:// (with an API token) or handle:// for the Handle protocol
     #[arg(
         long,
@@ -71,9 +73,6 @@ struct Resolve {
         value_name = "URL"
     )]
     server: String,
-    /// The form of the answers
-    #[arg(long, short, value_enum, default_value_t)]
-    output: OutputForm,
     /// Where the answers go; - for standard output, which cannot be gone on with
     #[arg(long, value_name = "FILE", default_value = "-")]
     out: PathBuf,
@@ -83,6 +82,27 @@ struct Resolve {
     /// Certificates in PEM to believe beside those of the machine, such as the node's own
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
+    /// Let the answers come compressed with Zstandard: for slow networks
+    #[arg(long)]
+    zstd: bool,
+    /// How long the server may neither take nor say anything
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = remote::patience)]
+    timeout: Duration,
+    /// Begin anew also where an interrupted batch could be gone on with
+    #[arg(long)]
+    restart: bool,
+}
+
+/// What is asked, and how.
+#[derive(Debug, Args)]
+struct Wanted {
+    /// The handles: one a line, NDJSON (.ndjson, .jsonl), a JSON array (.json) or CSV with a column "handle" (.csv); - for
+    /// standard input
+    #[arg(value_name = "FILE|-")]
+    file: PathBuf,
+    /// The form of the answers
+    #[arg(long, short, value_enum, default_value_t)]
+    output: OutputForm,
     /// Only values of this type; "URL." also takes URL.x. May be repeated; types and indexes are a union
     #[arg(long = "type", short = 't', value_name = "TYPE")]
     types: Vec<String>,
@@ -101,15 +121,78 @@ struct Resolve {
     /// CSV exactly: without it a cell that a spreadsheet would compute begins with an apostrophe
     #[arg(long)]
     raw: bool,
-    /// Let the answers come compressed with Zstandard: for slow networks
-    #[arg(long)]
-    zstd: bool,
-    /// How long the server may neither take nor say anything
-    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = remote::patience)]
-    timeout: Duration,
-    /// Begin anew also where an interrupted batch could be gone on with
-    #[arg(long)]
-    restart: bool,
+}
+
+impl Wanted {
+    fn form(&self) -> InputForm {
+        self.input_form.unwrap_or_else(|| {
+            match self.file.extension().and_then(|end| end.to_str()) {
+                Some("ndjson" | "jsonl") => InputForm::Ndjson,
+                Some("json") => InputForm::Json,
+                Some("csv") => InputForm::Csv,
+                _ => InputForm::Lines,
+            }
+        })
+    }
+
+    fn plan(&self, patience: Duration) -> Result<Plan, Failed> {
+        if Charset::named(&self.charset).is_none() {
+            return Err(Failed::usage(format_args!(
+                "--charset: {:?} is not known",
+                self.charset
+            )));
+        }
+        Ok(Plan {
+            input: (self.file.as_os_str() != "-").then(|| self.file.clone()),
+            form: self.form(),
+            charset: self.charset.clone(),
+            output: self.output,
+            raw: self.raw,
+            types: self.types.clone(),
+            indexes: self.indexes.clone(),
+            restricted: self.restricted,
+            after: 0,
+            patience,
+        })
+    }
+}
+
+const SUBMIT_EXAMPLES: &str = "\
+Examples:
+  jiexi batch submit handles.txt --server https://id.example.cn:8000 --token-file token
+  jiexi bulk status 6927a1b20c5d11ee --wait --server https://id.example.cn:8000 --token-file token
+  jiexi bulk results 6927a1b20c5d11ee --out all.ndjson --server https://id.example.cn:8000 --token-file token
+
+Exit codes: 0 handed over; 1 not; 2 wrong command line.";
+
+/// Hand every handle of a file over to be resolved as a job, and print the job
+///
+/// The node resolves them in the background, goes on after a restart, and waits where the token's quota is used up.
+/// "jiexi bulk status|pause|resume|cancel|results|delete" are for such jobs as well; the answers are kept for seven days,
+/// and end with a summary when they are complete.
+#[derive(Debug, Args)]
+#[command(after_help = SUBMIT_EXAMPLES)]
+struct Submit {
+    #[command(flatten)]
+    wanted: Wanted,
+    #[command(flatten)]
+    remote: Remote,
+    /// The same key with the same file makes one job, however often it is handed over
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+}
+
+impl Submit {
+    fn run(self) -> Result<(), Failed> {
+        let plan = self.wanted.plan(self.remote.timeout)?;
+        let desk = Desk {
+            server: self.remote.server()?,
+            patience: self.remote.timeout,
+        };
+        let key = self.idempotency_key.as_deref();
+        let job = jobs::hand_over(&self.wanted.file, |sent| desk.submit(&plan, key, sent))?;
+        output::print(&format!("{}\n", job["id"].as_str().unwrap_or_default()))
+    }
 }
 
 /// Where the batch is asked.
@@ -127,14 +210,9 @@ struct Course {
 
 impl Resolve {
     fn run(self) -> Result<(), Failed> {
-        if Charset::named(&self.charset).is_none() {
-            return Err(Failed::usage(format_args!(
-                "--charset: {:?} is not known",
-                self.charset
-            )));
-        }
+        let plan = self.wanted.plan(self.timeout)?;
         let way = self.way()?;
-        let course = self.course()?;
+        let course = self.course(plan)?;
         let (mut sink, mut keeper) = self.sink(&course)?;
         let bar = match course.total {
             Some(total) => progress::records("resolving", total),
@@ -160,7 +238,7 @@ impl Resolve {
 
     fn way(&self) -> Result<Way, Failed> {
         if let Some(place) = self.server.strip_prefix("handle://") {
-            if self.restricted {
+            if self.wanted.restricted {
                 return Err(Failed::usage(
                     "--restricted: over the Handle protocol a batch has public values only; ask over https://",
                 ));
@@ -176,31 +254,8 @@ impl Resolve {
         }))
     }
 
-    fn form(&self) -> InputForm {
-        self.input_form.unwrap_or_else(|| {
-            match self.file.extension().and_then(|end| end.to_str()) {
-                Some("ndjson" | "jsonl") => InputForm::Ndjson,
-                Some("json") => InputForm::Json,
-                Some("csv") => InputForm::Csv,
-                _ => InputForm::Lines,
-            }
-        })
-    }
-
     /// What is asked, and from where: from the beginning, or behind what an interrupted run has written.
-    fn course(&self) -> Result<Course, Failed> {
-        let mut plan = Plan {
-            input: (self.file.as_os_str() != "-").then(|| self.file.clone()),
-            form: self.form(),
-            charset: self.charset.clone(),
-            output: self.output,
-            raw: self.raw,
-            types: self.types.clone(),
-            indexes: self.indexes.clone(),
-            restricted: self.restricted,
-            after: 0,
-            patience: self.timeout,
-        };
+    fn course(&self, mut plan: Plan) -> Result<Course, Failed> {
         let Some(input) = &plan.input else {
             return Ok(Course {
                 total: None,
@@ -241,7 +296,7 @@ impl Resolve {
                     out.display()
                 )));
             }
-            let whole = resume::whole(out, self.output, (before.line, before.octets));
+            let whole = resume::whole(out, plan.output, (before.line, before.octets));
             (state.line, state.octets) = whole.map_err(shown)?;
             plan.after = state.line;
         }
@@ -254,16 +309,17 @@ impl Resolve {
 
     /// What makes two runs the same batch.
     fn question(&self) -> String {
+        let wanted = &self.wanted;
         let parts = (
             &self.server,
-            self.form().media_type(),
-            &self.charset,
-            self.output.media_type(),
+            wanted.form().media_type(),
+            &wanted.charset,
+            wanted.output.media_type(),
         );
-        let restricted = if self.restricted { " restricted" } else { "" };
+        let restricted = if wanted.restricted { " restricted" } else { "" };
         format!(
             "{parts:?} {:?} {:?} {}{restricted}",
-            self.types, self.indexes, self.raw
+            wanted.types, wanted.indexes, wanted.raw
         )
     }
 
@@ -278,7 +334,7 @@ impl Resolve {
             .as_ref()
             .map_or((0, 0), |state| (state.line, state.octets));
         let Some(out) = self.file_out() else {
-            let sink = Sink::new(Box::new(io::stdout()), self.output, 0, 0);
+            let sink = Sink::new(Box::new(io::stdout()), course.plan.output, 0, 0);
             return Ok((
                 sink,
                 Keeper {
@@ -314,7 +370,8 @@ impl Resolve {
             state,
             written: Instant::now(),
         };
-        Ok((Sink::new(Box::new(file), self.output, line, octets), keeper))
+        let sink = Sink::new(Box::new(file), course.plan.output, line, octets);
+        Ok((sink, keeper))
     }
 
     fn ask(
@@ -398,12 +455,10 @@ impl Resolve {
 
 /// A summary of what was counted here.
 fn summary_of(tally: &Tally) -> Json {
-    let counted = Code::ALL.iter().filter(|code| tally.of(**code) > 0);
-    let codes = counted.map(|code| (code.name().to_owned(), Json::from(tally.of(*code))));
     serde_json::json!({
         "complete": true,
         "lines": tally.lines(),
-        "codes": serde_json::Map::from_iter(codes),
+        "codes": tally,
     })
 }
 

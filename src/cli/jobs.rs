@@ -1,4 +1,4 @@
-//! `jiexi bulk`: registrations out of a file, carried out by another node as a job.
+//! `jiexi bulk`: registrations out of a file, carried out by another node as a job; and jobs of `jiexi batch submit`.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -18,6 +18,7 @@ use super::remote::Remote;
 use super::{Failed, exit, progress, target};
 use crate::ask::AskError;
 use crate::ask::jobs::{Desk, Upload};
+use crate::batch::answer::Code;
 use crate::batch::charset::Charset;
 use crate::batch::rows::Form;
 
@@ -35,7 +36,7 @@ Examples:
   jiexi bulk status --token-file token
   jiexi bulk results 6927a1b20c5d11ee --out results.ndjson --token-file token
 
-Exit codes: 0 every row is registered, or was before; 1 not all are (the results say which and why); 2 wrong command
+Exit codes: 0 every row is registered, or was before (or has its answer, found or not); 1 not all are (the results say which and why); 2 wrong command
 line; 3 the token has no such job.";
 
 /// Register many handles on another node: handed over at once, carried out there in the background
@@ -43,7 +44,7 @@ line; 3 the token has no such job.";
 /// The file has JSON, a handle a line as `jiexi import` takes it, or CSV with the columns
 /// handle,index,type,ttl,permissions,encoding,value and the rows of a handle adjacent. Handles are created; one that exists
 /// is told as "same" (with equal values) or "conflict", and stays. The node goes on with a job after a restart, at the exact
-/// row.
+/// row. Jobs that "jiexi batch submit" has made are looked at, paused, ended and fetched here, too.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Bulk {
@@ -78,7 +79,7 @@ enum Action {
         /// The job
         id: String,
     },
-    /// End a job; what is registered stays
+    /// End a job; what is registered or answered stays
     Cancel {
         /// The job
         id: String,
@@ -88,7 +89,7 @@ enum Action {
         /// The job
         id: String,
     },
-    /// Fetch what became of each row, as JSON a line
+    /// Fetch what became of each row, as JSON a line; of a job that resolves its answers
     Results {
         /// The job
         id: String,
@@ -208,39 +209,43 @@ impl Import {
         })
     }
 
-    /// Sends the file, and shows how much has gone.
+    /// Sends the file.
     fn hand_over(&self, desk: &Desk, upload: &Upload) -> Result<Json, Failed> {
-        let size = upload
-            .input
-            .as_ref()
-            .and_then(|path| fs::metadata(path).ok());
-        let bar = match size {
-            Some(size) if size.is_file() => progress::bytes("handing over", size.len()),
-            _ => progress::unknown("handing over"),
-        };
-        let sent = Arc::new(AtomicU64::new(0));
-        let shown = async {
-            loop {
-                bar.set_position(sent.load(Relaxed));
-                tokio::time::sleep(SHOW_INTERVAL).await;
-            }
-        };
-        let handed = async {
-            tokio::select! {
-                done = desk.hand_over(upload, Arc::clone(&sent)) => done,
-                () = shown => Err(AskError::Cut),
-            }
-        };
-        let done = target::block_on(handed);
-        bar.finish_and_clear();
-        done?.map_err(|error| {
-            let name = self.file.display();
-            match error {
-                AskError::Input(error) => Failed::report(format_args!("{name}: {error}")),
-                error => failed(error),
-            }
-        })
+        hand_over(&self.file, |sent| desk.hand_over(upload, sent))
     }
+}
+
+/// Sends a file with `send`, and shows how much has gone.
+pub(super) fn hand_over<F>(
+    file: &Path,
+    send: impl FnOnce(Arc<AtomicU64>) -> F,
+) -> Result<Json, Failed>
+where
+    F: Future<Output = Result<Json, AskError>>,
+{
+    let bar = match fs::metadata(file) {
+        Ok(size) if size.is_file() => progress::bytes("handing over", size.len()),
+        _ => progress::unknown("handing over"),
+    };
+    let sent = Arc::new(AtomicU64::new(0));
+    let shown = async {
+        loop {
+            bar.set_position(sent.load(Relaxed));
+            tokio::time::sleep(SHOW_INTERVAL).await;
+        }
+    };
+    let handed = async {
+        tokio::select! {
+            done = send(Arc::clone(&sent)) => done,
+            () = shown => Err(AskError::Cut),
+        }
+    };
+    let done = target::block_on(handed);
+    bar.finish_and_clear();
+    done?.map_err(|error| match error {
+        AskError::Input(error) => Failed::report(format_args!("{}: {error}", file.display())),
+        error => failed(error),
+    })
 }
 
 /// Reads a form.
@@ -275,7 +280,7 @@ fn failed(error: AskError) -> Failed {
 /// Waits until a job has ended, or waits for somebody.
 fn follow(desk: &Desk, id: &str) -> Result<Json, Failed> {
     let rest = path(id)?;
-    let bar = progress::bytes("registering", 0);
+    let bar = progress::bytes("at work", 0);
     let begun = Instant::now();
     let mut before = None;
     let done = loop {
@@ -316,6 +321,15 @@ fn draw(bar: &ProgressBar, job: &Json, before: u64, begun: Instant) {
 /// Whether all rows came to something.
 fn verdict(job: &Json) -> Result<(), Failed> {
     let count = |name: &str| job["counts"][name].as_u64().unwrap_or(0);
+    if job["kind"] == "resolve" && job["state"] == "done" {
+        let passing = Code::ALL.into_iter().filter(|code| code.is_passing());
+        return match passing.map(|code| count(code.name())).sum::<u64>() {
+            0 => Ok(()),
+            refused => Err(Failed::report(format_args!(
+                "{refused} lines were refused for now; their answers say why"
+            ))),
+        };
+    }
     let bad = count("conflict") + count("refused") + count("invalid");
     match (job["state"].as_str().unwrap_or_default(), bad) {
         ("done", 0) => Ok(()),
@@ -338,8 +352,8 @@ fn show(job: &Json, output: Format) -> Result<(), Failed> {
     })
 }
 
-const HEADER: [&str; 9] = [
-    "JOB", "STATE", "ROWS", "CREATED", "SAME", "CONFLICT", "REFUSED", "INVALID", "EXPIRES",
+const HEADER: [&str; 10] = [
+    "JOB", "KIND", "STATE", "ROWS", "CREATED", "SAME", "CONFLICT", "REFUSED", "INVALID", "EXPIRES",
 ];
 
 fn row(job: &Json) -> Vec<String> {
@@ -351,6 +365,7 @@ fn row(job: &Json) -> Vec<String> {
     let counts = &job["counts"];
     [
         &job["id"],
+        &job["kind"],
         &job["state"],
         &job["rows"],
         &counts["created"],

@@ -16,17 +16,24 @@ use serde_json::Value as Json;
 use crate::batch::token;
 use crate::node::{Node, PATIENCE, Reply};
 
-const PATH: &str = "/api/v1/jobs";
+pub(crate) const PATH: &str = "/api/v1/jobs";
 const PLAIN: (&str, &str) = ("JIEXI_HTTP_PLAIN_LOOPBACK", "true");
 const NDJSON: &str = "application/x-ndjson";
 
-fn ask(node: &Node, token: &str, path: &str, more: &[&str]) -> Reply {
+pub(crate) fn ask(node: &Node, token: &str, path: &str, more: &[&str]) -> Reply {
     let header = format!("Authorization: Bearer {token}");
     node.ask("https", path, &[&["-H", &header][..], more].concat())
 }
 
 /// Hands a body over.
-fn post(node: &Node, token: &str, query: &str, kind: &str, body: &[u8], more: &[&str]) -> Reply {
+pub(crate) fn post(
+    node: &Node,
+    token: &str,
+    query: &str,
+    kind: &str,
+    body: &[u8],
+    more: &[&str],
+) -> Reply {
     let file = node.path("job");
     fs::write(&file, body).unwrap();
     let (data, kind) = (
@@ -54,12 +61,12 @@ fn hand_over(node: &Node, token: &str, query: &str, kind: &str, body: &[u8]) -> 
     path
 }
 
-fn job(node: &Node, token: &str, path: &str) -> Json {
+pub(crate) fn job(node: &Node, token: &str, path: &str) -> Json {
     ask(node, token, path, &[]).json()
 }
 
 /// Waits until something is so of a job.
-fn until(node: &Node, token: &str, path: &str, is_so: impl Fn(&Json) -> bool) -> Json {
+pub(crate) fn until(node: &Node, token: &str, path: &str, is_so: impl Fn(&Json) -> bool) -> Json {
     let begun = Instant::now();
     loop {
         let found = job(node, token, path);
@@ -71,7 +78,7 @@ fn until(node: &Node, token: &str, path: &str, is_so: impl Fn(&Json) -> bool) ->
     }
 }
 
-fn is_over(job: &Json) -> bool {
+pub(crate) fn is_over(job: &Json) -> bool {
     matches!(job["state"].as_str(), Some("done" | "failed" | "cancelled"))
 }
 
@@ -284,7 +291,7 @@ fn restricted_values_are_compared_for_their_readers() {
 fn a_job_is_its_tokens() {
     let node = Node::new();
     let (mine, other) = (writer(&node), writer(&node));
-    let (_, reader) = token(&node, &["--right", "resolve,batch,list"]);
+    let (_, reader) = token(&node, &["--right", "resolve,list"]);
     let (_, narrow) = token(&node, &["--right", "write", "--prefix", "88.118.21"]);
     let body = line("88.118.20/own", "x");
     let path = hand_over(&node, &mine, "?paused=true", NDJSON, body.as_bytes());
@@ -552,7 +559,7 @@ fn limits_and_expiry() {
     );
     for (query, kind, more, status, name) in [
         (
-            "?kind=resolve",
+            "?kind=other",
             NDJSON,
             "X-Nothing: x",
             400,

@@ -20,6 +20,7 @@ mod page;
 #[path = "../support/ports.rs"]
 mod ports;
 mod proxies;
+mod questions;
 mod resolve;
 mod shapes;
 mod tls;

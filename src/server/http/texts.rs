@@ -164,7 +164,8 @@ const DETAILS: &[(&str, &str)] = &[
         "任何网站都能读取该应答，因此不能与凭据同时使用",
     ),
     // Jobs.
-    ("must be bulk", "必须是 bulk"),
+    ("must be bulk or resolve", "必须是 bulk 或 resolve"),
+    ("is for registrations only", "仅用于注册任务"),
     ("must be a number from 1 to {}", "必须是 1 到 {} 之间的整数"),
     (
         "as many batches and uploads as may be run already; try again when one has ended",

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! * `mod.rs`: what is asked, and by whom. `streams`: how many run, and what they keep on disk.
-//! * `flow`: the asynchronous ends of a batch. `work`: its thread. `quota`: reserved a thousand at a time.
+//! * `flow`: the asynchronous ends of a batch. `work`: its thread, and what jobs have in common with it. `quota`: reserved
+//!   a thousand at a time.
 
 mod flow;
 mod quota;
@@ -23,8 +24,9 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode
 use serde_json::json;
 
 use self::flow::Flow;
+pub(super) use self::quota::Share;
 pub(super) use self::streams::Streams;
-use self::work::Origin;
+pub(super) use self::work::{Failure, Origin, Progress, Question, Rest, Stop, Way};
 use super::answer::{Answer, Refusal, json, with_type};
 use super::language::Language;
 use super::openapi::Flag;
@@ -60,25 +62,25 @@ pub struct Limits {
 const BATCH_METHODS: &str = "POST, OPTIONS";
 const QUOTA_METHODS: &str = "GET, HEAD, OPTIONS";
 
-/// What a batch asks for.
+/// What a batch asks for, at once or as a job.
 #[derive(Debug)]
-struct Asked {
-    form: InputForm,
-    charset: Charset,
-    coding: Coding,
-    output: OutputForm,
+pub(super) struct Asked {
+    pub(super) form: InputForm,
+    pub(super) charset: Charset,
+    pub(super) coding: Coding,
+    pub(super) output: OutputForm,
     output_coding: Coding,
-    raw: bool,
+    pub(super) raw: bool,
     /// Lines up to this one were answered before.
-    after: u64,
+    pub(super) after: u64,
     /// Indexes and types as the resolver reads them; none: all values.
-    filter: Option<Vec<u8>>,
+    pub(super) filter: Option<Vec<u8>>,
     /// Values that only administrators may read are asked for, too.
-    restricted: bool,
+    pub(super) restricted: bool,
 }
 
 impl Asked {
-    fn read(query: Option<&str>, headers: &HeaderMap) -> Result<Self, Refusal> {
+    pub(super) fn read(query: Option<&str>, headers: &HeaderMap) -> Result<Self, Refusal> {
         let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
         let (kind, charset) = charset_of(text(header::CONTENT_TYPE).unwrap_or("text/plain"))?;
         let form = InputForm::of_type(kind).ok_or_else(|| {
@@ -136,6 +138,14 @@ impl Asked {
         }
         self.filter = resolving.filter()?;
         Ok(())
+    }
+}
+
+impl Asked {
+    /// What its token must be good for.
+    pub(super) fn rights(&self) -> impl Iterator<Item = Right> {
+        let restricted = self.restricted.then_some(Right::Resolve);
+        [Some(Right::Batch), restricted].into_iter().flatten()
     }
 }
 
@@ -247,8 +257,8 @@ fn begin(
     let grant = caller::token(app, from, &head.headers)?;
     caller::has(&grant, Right::Batch)?;
     let asked = Asked::read(head.uri.query(), &head.headers)?;
-    if asked.restricted {
-        caller::has(&grant, Right::Resolve)?;
+    for right in asked.rights() {
+        caller::has(&grant, right)?;
     }
     let standing = standing(app, from, &grant)?;
     let wait = standing.renewal.saturating_sub(from.came.unix_seconds);

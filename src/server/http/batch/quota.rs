@@ -21,14 +21,14 @@ pub(super) struct Allowed {
 
 /// The quota that a batch uses, together with all other batches of its token.
 #[derive(Debug)]
-pub(super) struct Share {
+pub(in super::super) struct Share {
     book: Arc<Book>,
     token: String,
     ahead: u64,
 }
 
 impl Share {
-    pub(super) fn new(book: Arc<Book>, token: &str) -> Self {
+    pub(in super::super) fn new(book: Arc<Book>, token: &str) -> Self {
         book.enter(token, clock::unix_seconds());
         Self {
             book,

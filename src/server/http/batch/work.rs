@@ -1,4 +1,6 @@
 //! The thread of a batch: octets are read, looked up many at a time, and written.
+//!
+//! [`Question`] is the part that jobs have in common with it: what was read is answered, wherever the answers go ([`Way`]).
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -16,7 +18,7 @@ use super::flow::Halt;
 use super::quota::{Allowed, Share};
 use super::streams::Stream;
 use super::{App, Asked as Wanted};
-use crate::batch::answer::{Code, Summary, Writer};
+use crate::batch::answer::{Code, Summary, Tally, Writer};
 use crate::batch::charset::Decode;
 use crate::batch::coding::{Bounds, Compress, Decompress, Refused};
 use crate::batch::input::{Asked, Input as Reader, Item};
@@ -62,7 +64,7 @@ pub(super) enum Input {
 
 /// Why a batch ends before its input does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(in super::super) enum Failure {
     /// The client sends nothing.
     Idle,
     /// The body was cut.
@@ -85,7 +87,7 @@ pub(super) enum Failure {
 
 impl Failure {
     /// A stable name, and a reason for people.
-    const fn said(self) -> (&'static str, &'static str) {
+    pub(in super::super) const fn said(self) -> (&'static str, &'static str) {
         match self {
             Self::Idle => ("timeout", "nothing was sent for too long"),
             Self::Cut => ("invalid_request", "the body ended early"),
@@ -119,9 +121,9 @@ impl Failure {
 
 /// Where a batch comes from, for what is counted and remembered.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Origin {
-    pub(super) client: IpAddr,
-    pub(super) tls: bool,
+pub(in super::super) struct Origin {
+    pub(in super::super) client: IpAddr,
+    pub(in super::super) tls: bool,
 }
 
 /// A batch.
@@ -145,8 +147,12 @@ pub(super) struct Job {
 struct Gone;
 
 /// Why the work stops.
-enum Stop {
+pub(in super::super) enum Stop {
+    /// Nobody takes the answers.
     Gone,
+    /// The quota of the token is used up until then (Unix seconds); said only to those who wait for it.
+    Quota(u32),
+    /// See [`Failure`].
     Failed(Failure),
 }
 
@@ -156,13 +162,52 @@ impl From<Gone> for Stop {
     }
 }
 
+/// Where answers go.
+pub(in super::super) trait Way {
+    /// Takes answers, whole lines of them. `flush`: more may take a while.
+    ///
+    /// # Errors
+    /// No more are taken.
+    fn pass(&mut self, text: Vec<u8>, flush: bool, progress: Progress<'_>) -> Result<(), Stop>;
+
+    /// Why the work is to stop, if it is.
+    ///
+    /// # Errors
+    /// That reason.
+    fn go_on(&mut self) -> Result<(), Stop>;
+}
+
+/// What the answers that were passed on are about.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Progress<'p> {
+    /// The last line that has its answer.
+    pub(in super::super) line: u64,
+    /// What was counted up to there.
+    pub(in super::super) tally: &'p Tally,
+}
+
 /// The way out: compression, and the body of the answer.
 struct Exit {
     compress: Compress,
     output: Sender<Bytes>,
     stalled: Arc<AtomicBool>,
+    halt: Halt,
     /// Whether the compression may hold something back.
     holds: bool,
+}
+
+impl Way for Exit {
+    fn pass(&mut self, text: Vec<u8>, flush: bool, _: Progress<'_>) -> Result<(), Stop> {
+        Ok(self.send(text, flush)?)
+    }
+
+    fn go_on(&mut self) -> Result<(), Stop> {
+        match self.halt.why() {
+            Some(why) => Err(Stop::Failed(why)),
+            None if self.output.is_closed() => Err(Stop::Gone),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Exit {
@@ -210,22 +255,21 @@ impl Job {
             compress,
             output: self.output.clone(),
             stalled: Arc::clone(&self.stalled),
+            halt: self.halt.clone(),
             holds: false,
         };
         let mut line = Line {
             decode: Decode::new(self.asked.charset),
-            rest: Rest {
-                reader: Reader::new(self.asked.form),
-                asked: Asked::default(),
-                writer: Writer::new(self.asked.output, self.asked.raw),
-                share: Share::new(Arc::clone(&self.app.tokens), &self.grant.id),
-                keys: Keys::default(),
-            },
+            rest: Rest::new(
+                Reader::new(self.asked.form),
+                Writer::new(self.asked.output, self.asked.raw),
+                Share::new(Arc::clone(&self.app.tokens), &self.grant.id),
+            ),
         };
         let failure = match self.work(&mut decompress, &mut line, &mut exit) {
             Ok(()) => None,
             Err(Stop::Failed(failure)) => Some(failure.said()),
-            Err(Stop::Gone) => return,
+            Err(Stop::Gone | Stop::Quota(_)) => return,
         };
         line.rest.writer.summary(&Summary {
             position: Some(position),
@@ -341,11 +385,11 @@ impl Job {
         Question {
             app: &self.app,
             grant: &self.grant,
-            halt: &self.halt,
             origin: self.origin,
             after: self.asked.after,
             filter: self.asked.filter.as_deref(),
             reader: self.reader.as_ref(),
+            waits: false,
         }
     }
 }
@@ -357,64 +401,116 @@ struct Line {
 }
 
 /// Those behind the charset.
-struct Rest {
-    reader: Reader,
-    asked: Asked,
-    writer: Writer,
+pub(in super::super) struct Rest {
+    pub(in super::super) reader: Reader,
+    pub(in super::super) asked: Asked,
+    pub(in super::super) writer: Writer,
     share: Share,
     keys: Keys,
+    /// The last line that was answered.
+    line: u64,
+}
+
+impl Rest {
+    /// For an input from its beginning.
+    pub(in super::super) fn new(reader: Reader, writer: Writer, share: Share) -> Self {
+        Self {
+            reader,
+            asked: Asked::default(),
+            writer,
+            share,
+            keys: Keys::default(),
+            line: 0,
+        }
+    }
+
+    /// Passes on what is written.
+    pub(in super::super) fn pass(&mut self, flush: bool, way: &mut impl Way) -> Result<(), Stop> {
+        let text = self.writer.take();
+        let progress = Progress {
+            line: self.line,
+            tally: self.writer.tally(),
+        };
+        way.pass(text, flush, progress)
+    }
 }
 
 /// What is the same for all lines.
-struct Question<'q> {
-    app: &'q App,
-    grant: &'q Grant,
-    halt: &'q Halt,
-    origin: Origin,
-    after: u64,
-    filter: Option<&'q [u8]>,
+pub(in super::super) struct Question<'q> {
+    pub(in super::super) app: &'q App,
+    pub(in super::super) grant: &'q Grant,
+    pub(in super::super) origin: Origin,
+    /// Lines up to this one were answered before.
+    pub(in super::super) after: u64,
+    pub(in super::super) filter: Option<&'q [u8]>,
     /// Who asks for restricted values, if anybody does.
-    reader: Option<&'q Authenticated>,
+    pub(in super::super) reader: Option<&'q Authenticated>,
+    /// Lines for which the quota is used up are not refused, but wait for its renewal.
+    pub(in super::super) waits: bool,
 }
 
 impl Question<'_> {
     /// Answers what was read.
-    fn answer(&self, line: &mut Rest, exit: &mut Exit) -> Result<(), Stop> {
+    pub(in super::super) fn answer(
+        &self,
+        line: &mut Rest,
+        way: &mut impl Way,
+    ) -> Result<(), Stop> {
         let items = line.asked.items();
         let mut at = items.partition_point(|item| item.line <= self.after);
-        while at < items.len() {
-            if let Some(why) = self.halt.why() {
-                return Err(Stop::Failed(why));
-            }
-            let end = items.len().min(at + GROUP);
-            let named = items[at..end].iter().filter(|item| item.fault.is_none());
-            let wanted = named.count() as u64;
+        let count = items.len();
+        while at < count {
+            way.go_on()?;
+            let mut end = count.min(at + GROUP);
+            let wanted = named(&line.asked.items()[at..end]);
             let allowed = match self.take(&mut line.share, wanted) {
                 Some(taken) => taken?,
                 None => {
                     // What is answered does not wait for what cannot be counted now.
-                    exit.send(line.writer.take(), true)?;
-                    self.take_later(&mut line.share, wanted, exit)?
+                    line.pass(true, way)?;
+                    self.take_later(&mut line.share, wanted, way)?
                 }
             };
-            line.keys.prepare(self, allowed, &line.asked, at..end);
-            self.wait_for_log();
-            while at < end {
-                at += self.app.pool.with_authority(|scratch| {
-                    line.keys
-                        .answer(scratch, self, &line.asked, at..end, &mut line.writer)
-                });
-                // Nothing of the store is held while a client is waited for.
-                if line.writer.len() >= PIECE {
-                    exit.send(line.writer.take(), false)?;
-                }
+            let short = self.waits && allowed.lines < wanted;
+            if short {
+                end = at + affordable(&line.asked.items()[at..end], allowed.lines);
             }
+            self.answer_group(allowed, at..end, line, way)?;
+            if short {
+                return Err(Stop::Quota(allowed.renewal));
+            }
+            at = end;
         }
         line.asked.clear();
         match line.reader.broken() {
             Some(reason) => Err(Stop::Failed(Failure::Input(reason))),
             None => Ok(()),
         }
+    }
+
+    /// Answers some lines, whose quota is taken.
+    fn answer_group(
+        &self,
+        allowed: Allowed,
+        group: Range<usize>,
+        line: &mut Rest,
+        way: &mut impl Way,
+    ) -> Result<(), Stop> {
+        let Range { start: mut at, end } = group;
+        line.keys.prepare(self, allowed, &line.asked, at..end);
+        self.wait_for_log();
+        while at < end {
+            at += self.app.pool.with_authority(|scratch| {
+                line.keys
+                    .answer(scratch, self, &line.asked, at..end, &mut line.writer)
+            });
+            line.line = line.asked.items()[at - 1].line;
+            // Nothing of the store is held while a client is waited for.
+            if line.writer.len() >= PIECE {
+                line.pass(false, way)?;
+            }
+        }
+        Ok(())
     }
 
     /// What of some lines the quota has; none while that cannot be counted.
@@ -427,17 +523,17 @@ impl Question<'_> {
     }
 
     /// As [`Self::take`], later: lines that were refused only because the store was busy would be lost.
-    fn take_later(&self, share: &mut Share, wanted: u64, exit: &Exit) -> Result<Allowed, Stop> {
+    fn take_later(
+        &self,
+        share: &mut Share,
+        wanted: u64,
+        way: &mut impl Way,
+    ) -> Result<Allowed, Stop> {
         let (begun, mut pause) = (Instant::now(), QUOTA_PAUSE);
         while begun.elapsed() < QUOTA_TIME {
             std::thread::sleep(pause);
             pause = (pause * 2).min(QUOTA_PAUSE_MAX);
-            if let Some(why) = self.halt.why() {
-                return Err(Stop::Failed(why));
-            }
-            if exit.output.is_closed() {
-                return Err(Stop::Gone);
-            }
+            way.go_on()?;
             if let Some(taken) = self.take(share, wanted) {
                 return taken;
             }
@@ -459,6 +555,23 @@ impl Question<'_> {
             std::thread::sleep(LOG_PAUSE);
         }
     }
+}
+
+/// How many lines name a handle.
+fn named(items: &[Item]) -> u64 {
+    items.iter().filter(|item| item.fault.is_none()).count() as u64
+}
+
+/// How many of the lines go before the one that a quota of so many handles has none left for.
+fn affordable(items: &[Item], mut handles: u64) -> usize {
+    let fits = |item: &Item| {
+        let named = u64::from(item.fault.is_none());
+        let fits = named <= handles;
+        handles -= named.min(handles);
+        fits
+    };
+    let short = items.iter().map(fits).position(|fits| !fits);
+    short.unwrap_or(items.len())
 }
 
 /// What is to be done with a line.

@@ -18,7 +18,7 @@ use super::shelf::{Upload, broken, sync_directory};
 use super::{ATOMIC_INPUT_MAX, Asked, Limits};
 use crate::batch::charset::Decode;
 use crate::batch::coding::{Bounds, Decompress, Refused};
-use crate::batch::rows::{Rows, Unreadable};
+use crate::batch::rows::{Form, Rows, Unreadable};
 use crate::registry::Rejection;
 use crate::server::http::answer::Refusal;
 use crate::store::free_space;
@@ -234,10 +234,14 @@ impl Intake {
             File::open(directory.join("input"))
         };
         let file = synced().map_err(|error| broken(&directory, &error))?;
-        match Rows::new(self.asked.form, BufReader::new(file)) {
-            Ok(_) => {}
-            Err(Unreadable::Columns(text)) => return Err(Refusal::field("", text)),
-            Err(Unreadable::Disk(error)) => return Err(broken(&directory, &error)),
+        if let Some(form) = Form::of_questions(self.asked.form)
+            && self.asked.questions.is_none()
+        {
+            match Rows::new(form, BufReader::new(file)) {
+                Ok(_) => {}
+                Err(Unreadable::Columns(text)) => return Err(Refusal::field("", text)),
+                Err(Unreadable::Disk(error)) => return Err(broken(&directory, &error)),
+            }
         }
         Ok(Arrived {
             upload: self.upload,

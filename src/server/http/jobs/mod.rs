@@ -1,17 +1,20 @@
-//! `/api/v1/jobs`: many registrations in one request, carried out by themselves.
+//! `/api/v1/jobs`: many registrations or questions in one request, carried out by themselves.
 //!
 //! ```text
 //! body → intake (disk) → shelf ─→ work (two threads: read rows; decide, commit with the position, write results)
+//!                          │  └─→ questions (a thread: read, look up, write results, commit the position)
 //!                          └── asked, paused, ended, forgotten by its owner
 //! ```
 //!
 //! * `mod.rs`: the routes. `record`: a job as it is stored. `shelf`: all jobs, whose they are, whose turn it is.
-//! * `intake`: the input. `work`, `decide`: the rows. `results`: what became of them.
+//! * `intake`: the input. `work`, `decide`: registrations. `questions`: what a batch does, at leisure. `results`: what became
+//!   of the rows.
 //!
 //! A job belongs to the token it came by; to any other it does not exist.
 
 mod decide;
 mod intake;
+mod questions;
 mod record;
 mod results;
 mod shelf;
@@ -31,7 +34,7 @@ use tokio::sync::mpsc::channel;
 use tokio::time::timeout;
 
 use self::intake::{Arrived, Intake, Piece, WAITING};
-use self::record::{Counts, Job, State};
+use self::record::{Counts, Job, Questions, State};
 pub(super) use self::shelf::Shelf;
 use self::shelf::{Entry, Want};
 use super::answer::{Answer, Refusal, json};
@@ -41,9 +44,11 @@ use super::language::Language;
 use super::openapi::Flag;
 use super::outer::{Counted, From, outcome_of};
 use super::{App, asked, batch, v1};
+use crate::batch::answer::Tally;
 use crate::batch::charset::Charset;
 use crate::batch::coding::Coding;
-use crate::batch::rows::{Form, Place};
+use crate::batch::input::Form;
+use crate::batch::rows::{self, Place};
 use crate::clock;
 use crate::metrics::Op;
 use crate::registry::Rejection;
@@ -106,6 +111,39 @@ pub(super) async fn tend(app: Arc<App>) {
     }
 }
 
+/// What is to be done with the rows of a new job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Kind {
+    /// They are registered.
+    #[default]
+    Bulk,
+    /// They are resolved.
+    Resolve,
+}
+
+impl Kind {
+    fn read(query: Option<&str>) -> Result<Self, Refusal> {
+        let mut kind = Self::default();
+        for (name, value) in asked::parameters(query) {
+            kind = match (name.as_str(), value.as_str()) {
+                ("kind", "bulk") => Self::Bulk,
+                ("kind", "resolve") => Self::Resolve,
+                ("kind", _) => return Err(Refusal::field("kind", "must be bulk or resolve")),
+                _ => kind,
+            };
+        }
+        Ok(kind)
+    }
+
+    /// What its token must be good for, whatever else it asks.
+    const fn right(self) -> Right {
+        match self {
+            Self::Bulk => Right::Write,
+            Self::Resolve => Right::Batch,
+        }
+    }
+}
+
 /// What a new job asks for.
 #[derive(Clone, Debug)]
 struct Asked {
@@ -115,42 +153,93 @@ struct Asked {
     dry: bool,
     atomic: bool,
     paused: bool,
+    /// The line before its first.
+    after: u64,
+    /// What is asked, when its rows are no registrations.
+    questions: Option<Questions>,
 }
 
 impl Asked {
-    fn read(query: Option<&str>, headers: &HeaderMap) -> Result<Self, Refusal> {
-        let kind = headers.get(header::CONTENT_TYPE);
-        let kind = kind.map_or("", |value| value.to_str().unwrap_or("?"));
-        let (kind, charset) = batch::charset_of(kind)?;
-        let form = Form::of_type(kind).ok_or_else(|| {
-            batch::unsupported("Content-Type must be application/x-ndjson or text/csv")
-        })?;
-        let mut asked = Self {
-            form,
-            charset,
-            coding: batch::coding_of(headers)?,
-            dry: false,
-            atomic: false,
-            paused: false,
+    fn read(
+        kind: Kind,
+        grant: &Grant,
+        query: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Result<Self, Refusal> {
+        let mut asked = match kind {
+            Kind::Bulk => Self::registrations(headers)?,
+            Kind::Resolve => Self::questions(grant, query, headers)?,
         };
         for (name, value) in asked::parameters(query) {
             match name.as_str() {
-                "kind" if value == "bulk" => {}
-                "kind" => return Err(Refusal::field("kind", "must be bulk")),
                 "dryRun" => asked.dry = asked::flag(&name, &value)?,
                 "atomic" => asked.atomic = asked::flag(&name, &value)?,
                 "paused" => asked.paused = asked::flag(&name, &value)?,
                 _ => {}
             }
         }
+        if asked.questions.is_some() && (asked.dry || asked.atomic) {
+            let name = if asked.dry { "dryRun" } else { "atomic" };
+            return Err(Refusal::field(name, "is for registrations only"));
+        }
         Ok(asked)
+    }
+
+    fn registrations(headers: &HeaderMap) -> Result<Self, Refusal> {
+        let kind = headers.get(header::CONTENT_TYPE);
+        let kind = kind.map_or("", |value| value.to_str().unwrap_or("?"));
+        let (kind, charset) = batch::charset_of(kind)?;
+        let form = rows::Form::of_type(kind).ok_or_else(|| {
+            batch::unsupported("Content-Type must be application/x-ndjson or text/csv")
+        })?;
+        Ok(Self {
+            form: form.as_questions(),
+            charset,
+            coding: batch::coding_of(headers)?,
+            dry: false,
+            atomic: false,
+            paused: false,
+            after: 0,
+            questions: None,
+        })
+    }
+
+    /// As a batch is asked.
+    fn questions(
+        grant: &Grant,
+        query: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Result<Self, Refusal> {
+        let batch = batch::Asked::read(query, headers)?;
+        for right in batch.rights() {
+            caller::has(grant, right)?;
+        }
+        Ok(Self {
+            form: batch.form,
+            charset: batch.charset,
+            coding: batch.coding,
+            dry: false,
+            atomic: false,
+            paused: false,
+            after: batch.after,
+            questions: Some(Questions {
+                output: batch.output,
+                raw: batch.raw,
+                filter: batch.filter,
+                restricted: batch.restricted,
+                seen: None,
+                tally: Tally::default(),
+            }),
+        })
     }
 }
 
-/// The token of a request, with the right to write.
+/// The token of a request, with a right that jobs are made with.
 fn owner(app: &App, from: &From, headers: &HeaderMap) -> Result<Grant, Refusal> {
     let grant = caller::token(app, from, headers)?;
-    caller::has(&grant, Right::Write)?;
+    if !grant.may(Right::Batch) {
+        caller::has(&grant, Right::Write)?;
+    }
     Ok(grant)
 }
 
@@ -174,16 +263,19 @@ pub(super) async fn all(
     done.unwrap_or_else(|refusal| refusal.of_problem(from.request(), Language::of(&head.headers)))
 }
 
-/// Hands many registrations over, to be carried out in the background.
+/// Hands many registrations or questions over, to be carried out in the background.
 ///
-/// The body is NDJSON, a handle a line as `PUT` takes it (`{"handle":…,"values":[…]}`), or CSV with the columns
-/// `handle,index,type,ttl,permissions,encoding,value` and the rows of a handle adjacent. Handles are created; one that
-/// exists is told as `same` (with equal values) or `conflict`, and stays. A row that is wrong fails alone. `charset=` and
-/// one `Content-Encoding` (gzip, zstd) are understood.
+/// For registrations the body is NDJSON, a handle a line as `PUT` takes it (`{"handle":…,"values":[…]}`), or CSV with the
+/// columns `handle,index,type,ttl,permissions,encoding,value` and the rows of a handle adjacent. Handles are created; one
+/// that exists is told as `same` (with equal values) or `conflict`, and stays. A row that is wrong fails alone.
+/// With `kind=resolve` body, parameters and `Accept` are those of `POST /api/v1/batch/resolve`, and its answers are the
+/// results; when the quota is used up the job waits for its renewal.
+/// `charset=` and one `Content-Encoding` (gzip, zstd) are understood.
 #[utoipa::path(
     post, path = "/api/v1/jobs", tag = "jobs", operation_id = "createJob",
     params(
-        ("kind" = Option<String>, Query, pattern = "^bulk$", description = "`bulk`, which is the default"),
+        ("kind" = Option<String>, Query, pattern = "^(bulk|resolve)$",
+            description = "`bulk`, which is the default: registrations; `resolve`: questions"),
         ("dryRun" = inline(Option<Flag>), Query,
             description = "Only find out what would become of the rows. A handle that is there twice is not seen so"),
         ("atomic" = inline(Option<Flag>), Query,
@@ -199,7 +291,7 @@ pub(super) async fn all(
         (status = 400, description = "A wrong parameter, or columns that are not known",
             content_type = "application/problem+json"),
         (status = 401, description = "An API token is needed", content_type = "application/problem+json"),
-        (status = 403, description = "The token has not the right write, or came over plain HTTP",
+        (status = 403, description = "The token has not the right write (for questions batch), or came over plain HTTP",
             content_type = "application/problem+json"),
         (status = 408, description = "The body did not arrive in time", content_type = "application/problem+json"),
         (status = 409, description = "The same key is at work", content_type = "application/problem+json"),
@@ -224,8 +316,10 @@ pub(super) async fn create(app: Arc<App>, from: From, head: Parts, body: Body) -
 }
 
 async fn take(app: &Arc<App>, from: &From, head: &Parts, body: Body) -> Result<Answer, Refusal> {
-    let grant = owner(app, from, &head.headers)?;
-    let asked = Asked::read(head.uri.query(), &head.headers)?;
+    let grant = caller::token(app, from, &head.headers)?;
+    let kind = Kind::read(head.uri.query())?;
+    caller::has(&grant, kind.right())?;
+    let asked = Asked::read(kind, &grant, head.uri.query(), &head.headers)?;
     let id = new_id(from.came.unix_seconds)?;
     let _stream = app.streams.enter(&grant.id).ok_or_else(|| {
         let text =
@@ -265,13 +359,17 @@ async fn keep(
         form: asked.form,
         dry: asked.dry,
         atomic: asked.atomic,
+        questions: asked.questions.clone(),
         input: arrived.octets,
         state: match asked.paused {
             true => State::Paused,
             false => State::Active,
         },
         reason: None,
-        position: Place::default(),
+        position: Place {
+            line: asked.after.saturating_add(1),
+            ..Place::default()
+        },
         counts: Counts::default(),
         results: 0,
         created: now,
@@ -327,7 +425,7 @@ fn new_id(now: u32) -> Result<String, Refusal> {
         (status = 200, description = "`jobs`, and `next` when there are more", content_type = "application/json"),
         (status = 400, description = "A wrong parameter", content_type = "application/problem+json"),
         (status = 401, description = "An API token is needed", content_type = "application/problem+json"),
-        (status = 403, description = "The token has not the right write, or came over plain HTTP",
+        (status = 403, description = "The token has neither of the rights write and batch, or came over plain HTTP",
             content_type = "application/problem+json"),
         (status = 405, description = "Another method", content_type = "application/problem+json"),
         (status = 429, description = "Too many requests", content_type = "application/problem+json"),
@@ -409,7 +507,7 @@ pub(super) async fn one(
         (status = 200, description = "State (`queued`, `running`, `waiting`, `paused`, `done`, `failed`, `cancelled`), \
             position, and what became of how many rows", content_type = "application/json"),
         (status = 401, description = "An API token is needed", content_type = "application/problem+json"),
-        (status = 403, description = "The token has not the right write, or came over plain HTTP",
+        (status = 403, description = "The token has neither of the rights write and batch, or came over plain HTTP",
             content_type = "application/problem+json"),
         (status = 404, description = "The token has no such job", content_type = "application/problem+json"),
         (status = 405, description = "Another method", content_type = "application/problem+json"),
@@ -428,7 +526,7 @@ pub(super) async fn look(app: Arc<App>, entry: Arc<Entry>, _: Parts) -> Result<A
     responses(
         (status = 204, description = "It is gone"),
         (status = 401, description = "An API token is needed", content_type = "application/problem+json"),
-        (status = 403, description = "The token has not the right write, or came over plain HTTP",
+        (status = 403, description = "The token has neither of the rights write and batch, or came over plain HTTP",
             content_type = "application/problem+json"),
         (status = 404, description = "The token has no such job", content_type = "application/problem+json"),
         (status = 409, description = "It has not ended: cancel it first", content_type = "application/problem+json"),
@@ -505,7 +603,7 @@ fn ended() -> Refusal {
         (status = 200, description = "It is paused", content_type = "application/json"),
         (status = 202, description = "It will be, when the rows at work are durable", content_type = "application/json"),
         (status = 401, description = "An API token is needed", content_type = "application/problem+json"),
-        (status = 403, description = "The token has not the right write, or came over plain HTTP",
+        (status = 403, description = "The token has neither of the rights write and batch, or came over plain HTTP",
             content_type = "application/problem+json"),
         (status = 404, description = "The token has no such job", content_type = "application/problem+json"),
         (status = 409, description = "It has ended", content_type = "application/problem+json"),
@@ -530,7 +628,7 @@ pub(super) async fn pause(
     responses(
         (status = 200, description = "Its turn will come", content_type = "application/json"),
         (status = 401, description = "An API token is needed", content_type = "application/problem+json"),
-        (status = 403, description = "The token has not the right write, or came over plain HTTP",
+        (status = 403, description = "The token has neither of the rights write and batch, or came over plain HTTP",
             content_type = "application/problem+json"),
         (status = 404, description = "The token has no such job", content_type = "application/problem+json"),
         (status = 409, description = "It has ended", content_type = "application/problem+json"),
@@ -556,7 +654,7 @@ pub(super) async fn resume(
         (status = 200, description = "It is cancelled", content_type = "application/json"),
         (status = 202, description = "It will be, when the rows at work are durable", content_type = "application/json"),
         (status = 401, description = "An API token is needed", content_type = "application/problem+json"),
-        (status = 403, description = "The token has not the right write, or came over plain HTTP",
+        (status = 403, description = "The token has neither of the rights write and batch, or came over plain HTTP",
             content_type = "application/problem+json"),
         (status = 404, description = "The token has no such job", content_type = "application/problem+json"),
         (status = 409, description = "It has ended", content_type = "application/problem+json"),
@@ -574,11 +672,11 @@ pub(super) async fn cancel(
     about(app, from, head, STATE_METHODS, work).await
 }
 
-/// What became of the rows: a JSON object a line, in the order of the rows.
+/// What became of the rows: a JSON object a line, in the order of the rows; of questions the answers of a batch.
 ///
-/// `line`, `handle`, `result` (`created`, `same`, `conflict`, `refused`, `invalid`, `not_applied`), `responseCode`, and
+/// Of registrations `line`, `handle`, `result` (`created`, `same`, `conflict`, `refused`, `invalid`, `not_applied`), `responseCode`, and
 /// `code` and `message` where something is wrong. While the job works, the rows that are durable are there; `Range:
-/// bytes=N-` goes on behind what was read.
+/// bytes=N-` goes on behind what was read. The answers of a batch end with its summary when the job is done.
 #[utoipa::path(
     get, path = "/api/v1/jobs/{id}/results", tag = "jobs", operation_id = "getJobResults",
     params(("id" = String, Path, pattern = "^[0-9a-f]{16}$", description = "The job")),
@@ -586,7 +684,7 @@ pub(super) async fn cancel(
         (status = 200, description = "The results", content_type = "application/x-ndjson"),
         (status = 206, description = "The part that `Range` names", content_type = "application/x-ndjson"),
         (status = 401, description = "An API token is needed", content_type = "application/problem+json"),
-        (status = 403, description = "The token has not the right write, or came over plain HTTP",
+        (status = 403, description = "The token has neither of the rights write and batch, or came over plain HTTP",
             content_type = "application/problem+json"),
         (status = 404, description = "The token has no such job", content_type = "application/problem+json"),
         (status = 416, description = "No results there yet", content_type = "application/problem+json"),

@@ -9,9 +9,11 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
-use crate::batch::rows::{Form, Place};
+use crate::batch::answer::{Form as OutputForm, Tally};
+use crate::batch::input::Form;
+use crate::batch::rows::Place;
 use crate::store::{Change, Expect, OwnedRecord};
-use crate::token::put;
+use crate::token::{Right, put};
 
 /// What the keys of jobs begin with in the store.
 pub(super) const KEY: &[u8] = b"job/";
@@ -129,6 +131,26 @@ impl Reason {
     }
 }
 
+/// What a job of questions asks for, and what was answered so far.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Questions {
+    /// The form of the answers.
+    pub(super) output: OutputForm,
+    /// Whether cells of CSV are exact.
+    pub(super) raw: bool,
+    /// Indexes and types as the resolver reads them; none: all values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) filter: Option<Vec<u8>>,
+    /// Whether values that only administrators may read are asked for, too.
+    pub(super) restricted: bool,
+    /// Epoch and sequence of the store when the first was asked: changes up to there are in the answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) seen: Option<(u64, u64)>,
+    /// The answers that are durable.
+    #[serde(default)]
+    pub(super) tally: Tally,
+}
+
 /// A job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Job {
@@ -146,6 +168,9 @@ pub(super) struct Job {
     pub(super) dry: bool,
     /// Whether all rows are carried out or none.
     pub(super) atomic: bool,
+    /// What is asked, when its rows are no registrations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) questions: Option<Questions>,
     /// Octets of its input, as it lies on the disk.
     pub(super) input: u64,
     /// What is being done.
@@ -153,9 +178,9 @@ pub(super) struct Job {
     /// Why it has failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<Reason>,
-    /// The next row.
+    /// The next row. Of questions only its line counts: their input is read from its beginning again.
     pub(super) position: Place,
-    /// What became of the rows before it.
+    /// What became of the registrations before it.
     pub(super) counts: Counts,
     /// Octets of results about them.
     pub(super) results: u64,
@@ -195,6 +220,16 @@ impl Job {
         }
     }
 
+    /// What its token must be good for.
+    pub(super) fn rights(&self) -> impl Iterator<Item = Right> {
+        let (first, restricted) = match &self.questions {
+            Some(questions) => (Right::Batch, questions.restricted),
+            None => (Right::Write, false),
+        };
+        let more = restricted.then_some(Right::Resolve);
+        [Some(first), more].into_iter().flatten()
+    }
+
     /// Octets that it has on the disk.
     pub(super) const fn disk(&self) -> u64 {
         match self.state.has_ended() {
@@ -221,9 +256,13 @@ impl Job {
             (State::Active, Some(_)) => "waiting",
             (state, _) => state.name(),
         };
+        let (kind, rows) = match &self.questions {
+            Some(questions) => ("resolve", questions.tally.lines()),
+            None => ("bulk", self.counts.rows),
+        };
         let mut json = json!({
             "id": self.id,
-            "kind": "bulk",
+            "kind": kind,
             "state": state,
             "dryRun": self.dry,
             "atomic": self.atomic,
@@ -234,17 +273,13 @@ impl Job {
             "expires": self.expires(keep).map(time),
             "input": self.input,
             "position": {"octet": self.position.octet, "line": self.position.line},
-            "rows": self.counts.rows,
-            "counts": {
-                "created": self.counts.created,
-                "same": self.counts.same,
-                "conflict": self.counts.conflict,
-                "refused": self.counts.refused,
-                "invalid": self.counts.invalid,
-                "notApplied": self.counts.not_applied,
-            },
+            "rows": rows,
+            "counts": self.counted(),
             "results": self.results,
         });
+        if let Some(questions) = &self.questions {
+            json["output"] = json!(questions.output);
+        }
         let waits = waiting.filter(|_| self.state == State::Active && !running);
         let waited = waits.map(|(reason, _)| reason);
         if let Some(reason) = self.reason.as_ref().or(waited) {
@@ -254,6 +289,27 @@ impl Job {
             json["until"] = time(*until).into();
         }
         json
+    }
+
+    /// How many rows became what, or were answered how.
+    fn counted(&self) -> Json {
+        match &self.questions {
+            Some(questions) => json!(questions.tally),
+            None => json!({
+                "created": self.counts.created,
+                "same": self.counts.same,
+                "conflict": self.counts.conflict,
+                "refused": self.counts.refused,
+                "invalid": self.counts.invalid,
+                "notApplied": self.counts.not_applied,
+            }),
+        }
+    }
+
+    /// The media type of its results.
+    pub(super) fn media_type(&self) -> &'static str {
+        let output = self.questions.as_ref().map(|questions| questions.output);
+        output.unwrap_or_default().media_type()
     }
 }
 

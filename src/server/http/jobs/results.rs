@@ -72,7 +72,7 @@ pub(super) async fn answer(entry: &Entry, headers: &HeaderMap) -> Result<Answer,
         true => Body::empty(),
         false => open(entry.file("results"), range.clone()).await?,
     };
-    let mut answer = with_type(status, "application/x-ndjson", body);
+    let mut answer = with_type(status, job.media_type(), body);
     let headers = answer.headers_mut();
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     if part.is_some() {

@@ -1,4 +1,4 @@
-//! A job at work.
+//! A job at work: registrations. Of one that asks see `questions`.
 //!
 //! ```text
 //! reader: disk → rows ─→ here: decide (registry) → results to the disk → one batch: changes and the job with its position
@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 
 use super::ATOMIC_ROWS_MAX;
 use super::decide::{Registrant, Ruling, decide};
+use super::questions;
 use super::record::{Became, Counts, Job, Reason, State};
-use super::shelf::{Claim, Want};
-use crate::batch::rows::{Place, Row, Rows, Unreadable};
+use super::shelf::{Claim, Entry, Want};
+use crate::batch::rows::{Form, Place, Row, Rows, Unreadable};
 use crate::clock;
 use crate::history::{Event as Remembered, Pen};
 use crate::metrics::{Op, Outcome};
@@ -29,7 +30,7 @@ use crate::server::handle::outcome_of;
 use crate::server::http::App;
 use crate::store::{Batch, Change, CommitError, Committed};
 use crate::token::book::Refused;
-use crate::token::{Grant, Right};
+use crate::token::Grant;
 
 /// Rows in a batch, so that one sync is cheap for each and others need not wait long.
 const ROWS: usize = 2_000;
@@ -47,7 +48,7 @@ const LOG_TIME: Duration = Duration::from_secs(1);
 const LOG_PAUSE: Duration = Duration::from_millis(1);
 
 /// Why a job is not worked on any longer.
-enum Stop {
+pub(super) enum Stop {
     /// The node ends.
     Stopping,
     /// Its owner wants so.
@@ -59,20 +60,27 @@ enum Stop {
 }
 
 impl Stop {
-    fn failed(code: &str, message: impl Into<String>) -> Self {
+    pub(super) fn failed(code: &str, message: impl Into<String>) -> Self {
         Self::Failed(Reason::new(code, message))
     }
 
-    fn disk(error: &io::Error) -> Self {
+    pub(super) fn disk(error: &io::Error) -> Self {
         tracing::error!(%error, "a job's files cannot be used; look at the disk");
         Self::Wait(Reason::new("server_error", "the node's disk fails"), RETRY)
     }
 
-    fn busy(message: &str) -> Self {
+    pub(super) fn busy(message: &str) -> Self {
         Self::Wait(Reason::new("busy", message), RETRY)
     }
 
-    fn store(error: &CommitError) -> Self {
+    /// The quota is used up until then, Unix seconds.
+    pub(super) fn quota(renewal: u32) -> Self {
+        let text = "the requests that the token has for today are used up";
+        let wait = renewal.saturating_sub(clock::unix_seconds()).max(1);
+        Self::Wait(Reason::new("quota_used_up", text), wait)
+    }
+
+    pub(super) fn store(error: &CommitError) -> Self {
         match error {
             CommitError::Closed => Self::Stopping,
             CommitError::TooLarge => Self::failed(
@@ -89,12 +97,19 @@ impl Stop {
 
 /// Works on a job until it ends, or is to stop.
 pub(super) fn run(app: &App, mut claim: Claim) {
-    let stop = match Run::new(app, &claim) {
-        Ok(mut run) => run.work(),
-        Err(stop) => Err(stop),
+    let job = claim.entry.job();
+    let worked = match job.questions.clone() {
+        Some(asked) => questions::work(app, &claim, job, asked),
+        None => Run::new(app, &claim)
+            .and_then(|mut run| run.work())
+            .map(|()| claim.entry.job()),
     };
     let now = clock::unix_seconds();
-    let (state, reason) = match stop {
+    let mut job = match &worked {
+        Ok(job) => job.clone(),
+        Err(_) => claim.entry.job(),
+    };
+    let (state, reason) = match worked.map(drop) {
         Ok(()) => (State::Done, None),
         Err(Stop::Stopping) => return,
         Err(Stop::Wanted(Want::Cancel)) => (State::Cancelled, None),
@@ -105,7 +120,6 @@ pub(super) fn run(app: &App, mut claim: Claim) {
             return;
         }
     };
-    let mut job = claim.entry.job();
     job.started.get_or_insert(now);
     job.turn(state, reason, now);
     if let Err(error) = app.jobs.store(&claim.entry, job) {
@@ -143,24 +157,9 @@ struct Run<'r> {
 
 impl<'r> Run<'r> {
     fn new(app: &'r App, claim: &'r Claim) -> Result<Self, Stop> {
-        let entry = &claim.entry;
-        let mut job = entry.job();
+        let mut job = claim.entry.job();
         let grant = grant(app, &job)?;
-        let results = OpenOptions::new().write(true).open(entry.file("results"));
-        let results = results.map_err(|error| missing(&error))?;
-        let length = |metadata: io::Result<Metadata>| {
-            metadata
-                .map(|metadata| metadata.len())
-                .map_err(|error| missing(&error))
-        };
-        let input = length(fs::metadata(entry.file("input")))?;
-        if input != job.input || length(results.metadata())? < job.results {
-            return Err(gone());
-        }
-        // What is behind this is about rows that are not durable.
-        results
-            .set_len(job.results)
-            .map_err(|error| Stop::disk(&error))?;
+        let results = results(&claim.entry, &job)?;
         job.started.get_or_insert_with(clock::unix_seconds);
         Ok(Self {
             app,
@@ -283,19 +282,8 @@ impl<'r> Run<'r> {
 
     /// What may stop a job between two steps.
     fn look(&mut self) -> Result<(), Stop> {
-        if self.app.jobs.is_stopping() {
-            return Err(Stop::Stopping);
-        }
-        match self.claim.entry.want() {
-            Want::Work => {}
-            want => return Err(Stop::Wanted(want)),
-        }
-        grant(self.app, &self.job)?;
-        if self.app.jobs.used(&self.job.token) > self.app.jobs.limits.disk {
-            let text = "the results find no room ([jobs] disk_max): delete jobs of this token that have ended";
-            return Err(Stop::Wait(Reason::new("disk_quota_used_up", text), RETRY));
-        }
-        Ok(())
+        look(self.app, self.claim)?;
+        may_go_on(self.app, &self.job)
     }
 
     /// The rows that the token's quota of today has, with a reason to stop behind them when that is not all.
@@ -325,12 +313,7 @@ impl<'r> Run<'r> {
             return Ok((rows, None));
         }
         rows.truncate(usize::try_from(taken).unwrap_or(usize::MAX));
-        let text = "the requests that the token has for today are used up";
-        let wait = standing.renewal.saturating_sub(now).max(1);
-        Ok((
-            rows,
-            Some(Stop::Wait(Reason::new("quota_used_up", text), wait)),
-        ))
+        Ok((rows, Some(Stop::quota(standing.renewal))))
     }
 
     fn decide(&self, rows: Vec<Row>) -> Result<Step, Stop> {
@@ -546,7 +529,8 @@ type Piece = Result<Vec<Row>, Unreadable>;
 /// Reads rows from where the job stands, until the end or until nobody takes more.
 fn read(file: File, job: &Job, send: &SyncSender<Piece>) -> Result<(), Unreadable> {
     let now = clock::unix_seconds();
-    let mut rows = Rows::new(job.form, BufReader::with_capacity(256 << 10, file))?;
+    let form = Form::of_questions(job.form).unwrap_or(Form::Ndjson);
+    let mut rows = Rows::new(form, BufReader::with_capacity(256 << 10, file))?;
     rows.go_on(job.position, |input, octet| {
         input.seek(SeekFrom::Start(octet)).map(drop)
     })?;
@@ -564,17 +548,58 @@ fn read(file: File, job: &Job, send: &SyncSender<Piece>) -> Result<(), Unreadabl
     }
 }
 
+/// The results of a job up to where it stands.
+pub(super) fn results(entry: &Entry, job: &Job) -> Result<File, Stop> {
+    let results = OpenOptions::new().write(true).open(entry.file("results"));
+    let results = results.map_err(|error| missing(&error))?;
+    let length = |metadata: io::Result<Metadata>| {
+        metadata
+            .map(|metadata| metadata.len())
+            .map_err(|error| missing(&error))
+    };
+    let input = length(fs::metadata(entry.file("input")))?;
+    if input != job.input || length(results.metadata())? < job.results {
+        return Err(gone());
+    }
+    // What is behind this is about rows that are not durable.
+    results
+        .set_len(job.results)
+        .map_err(|error| Stop::disk(&error))?;
+    Ok(results)
+}
+
+/// Whether anybody wants a job to stop.
+pub(super) fn look(app: &App, claim: &Claim) -> Result<(), Stop> {
+    if app.jobs.is_stopping() {
+        return Err(Stop::Stopping);
+    }
+    match claim.entry.want() {
+        Want::Work => Ok(()),
+        want => Err(Stop::Wanted(want)),
+    }
+}
+
+/// Whether a job's token still allows it, and has room for its results.
+pub(super) fn may_go_on(app: &App, job: &Job) -> Result<(), Stop> {
+    grant(app, job)?;
+    if app.jobs.used(&job.token) > app.jobs.limits.disk {
+        let text = "the results find no room ([jobs] disk_max): delete jobs of this token that have ended";
+        return Err(Stop::Wait(Reason::new("disk_quota_used_up", text), RETRY));
+    }
+    Ok(())
+}
+
 /// What the job's token allows now.
-fn grant(app: &App, job: &Job) -> Result<Grant, Stop> {
+pub(super) fn grant(app: &App, job: &Job) -> Result<Grant, Stop> {
     let granted = app.tokens.grant_of(&job.token, clock::unix_seconds());
     let grant = granted.map_err(token_refused)?;
-    match grant.may(Right::Write) {
-        true => Ok(grant),
-        false => Err(Stop::failed(
-            "token_not_allowed",
-            "the token has not the right write",
-        )),
+    for right in job.rights() {
+        if !grant.may(right) {
+            let text = format!("the token has not the right {}", right.name());
+            return Err(Stop::failed("token_not_allowed", text));
+        }
     }
+    Ok(grant)
 }
 
 fn token_refused(refused: Refused) -> Stop {
@@ -592,7 +617,7 @@ fn gone() -> Stop {
     )
 }
 
-fn missing(error: &io::Error) -> Stop {
+pub(super) fn missing(error: &io::Error) -> Stop {
     match error.kind() {
         io::ErrorKind::NotFound => gone(),
         _ => Stop::disk(error),
