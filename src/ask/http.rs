@@ -187,6 +187,9 @@ pub(super) fn asking(plan: &Plan, fixed: &[(&str, &str)]) -> String {
     if plan.restricted {
         query.append_pair("publicOnly", "false");
     }
+    if plan.recursive {
+        query.append_pair("recursive", "true");
+    }
     if plan.raw {
         query.append_pair("raw", "true");
     }

@@ -45,6 +45,8 @@ pub struct Plan {
     pub indexes: Vec<u32>,
     /// Whether restricted values are wanted, too.
     pub restricted: bool,
+    /// Whether handles at home elsewhere are to be asked there.
+    pub recursive: bool,
     /// The last line that was answered before.
     pub after: u64,
     /// How long the server may neither take nor say anything.

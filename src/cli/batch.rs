@@ -112,6 +112,9 @@ struct Wanted {
     /// Restricted values, too: the token needs the right "resolve" and an identity that may read them
     #[arg(long)]
     restricted: bool,
+    /// Handles at home elsewhere are asked there: the token needs the right "recursive", the node must be recursive
+    #[arg(long)]
+    recursive: bool,
     /// The form of the input, where its name does not say it
     #[arg(long, value_enum)]
     input_form: Option<InputForm>,
@@ -151,6 +154,7 @@ impl Wanted {
             types: self.types.clone(),
             indexes: self.indexes.clone(),
             restricted: self.restricted,
+            recursive: self.recursive,
             after: 0,
             patience,
         })
@@ -317,8 +321,9 @@ impl Resolve {
             wanted.output.media_type(),
         );
         let restricted = if wanted.restricted { " restricted" } else { "" };
+        let recursive = if wanted.recursive { " recursive" } else { "" };
         format!(
-            "{parts:?} {:?} {:?} {}{restricted}",
+            "{parts:?} {:?} {:?} {}{restricted}{recursive}",
             wanted.types, wanted.indexes, wanted.raw
         )
     }

@@ -22,6 +22,8 @@ pub struct Batch {
     /// Octets of input that wait on the disk, for each token.
     #[serde(with = "size")]
     pub spool_max: u64,
+    /// Handles at home elsewhere that one batch may have asked there.
+    pub recursive_max: u64,
     /// Where they wait, below the data directory unless absolute.
     pub spool: PathBuf,
 }
@@ -34,6 +36,7 @@ impl Default for Batch {
             input_max: 4 << 30,
             ratio_max: 100,
             spool_max: 1 << 30,
+            recursive_max: 10_000,
             spool: PathBuf::from("spool"),
         }
     }

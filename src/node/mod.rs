@@ -543,6 +543,7 @@ fn batch_limits(config: &Config) -> http::BatchLimits {
         input: from.input_max,
         ratio: from.ratio_max.into(),
         spool: from.spool_max,
+        recursive: from.recursive_max,
         directory: config.spool_dir(),
     }
 }

@@ -47,6 +47,8 @@ pub enum Right {
     Resolve,
     /// Ask for many handles at once
     Batch,
+    /// Have handles that are at home elsewhere asked there, in batches
+    Recursive,
     /// List the handles of a prefix
     List,
     /// Follow changes
@@ -64,6 +66,7 @@ impl Right {
         match self {
             Self::Resolve => "resolve",
             Self::Batch => "batch",
+            Self::Recursive => "recursive",
             Self::List => "list",
             Self::Changes => "changes",
             Self::Write => "write",

@@ -43,6 +43,20 @@ impl std::hash::Hash for Question {
 const LEAD: usize = 1;
 
 impl Question {
+    /// A resolution without restricted values, asked here first.
+    #[must_use]
+    pub fn public(asked: client::Question) -> Self {
+        let handle = folded(&asked.handle);
+        Self {
+            public_only: true,
+            authoritative: false,
+            hops: 0,
+            key: key(&asked, &handle, true),
+            handle: handle.len(),
+            asked,
+        }
+    }
+
     /// The resolution in a message.
     ///
     /// The case of its prefix makes no difference anywhere; whether that of its suffix does, its home alone knows, whatever
@@ -50,8 +64,7 @@ impl Question {
     #[must_use]
     pub fn read(message: &MessageView<'_>) -> Option<Self> {
         let view = ResolutionView::decode(message.body).ok()?;
-        let mut handle = Vec::with_capacity(view.handle.len() + handle::PREFIX_SPACE.len());
-        handle::canonical(view.handle, CaseRule::Prefix, &mut handle);
+        let handle = folded(view.handle);
         let asked = client::Question {
             handle: Bytes::copy_from_slice(view.handle),
             types: view.types.iter().map(Bytes::copy_from_slice).collect(),
@@ -81,6 +94,13 @@ impl Question {
             false => handle::split(handle).map_or(handle, |(prefix, _)| prefix),
         }
     }
+}
+
+/// A handle with its prefix folded, as it is compared.
+fn folded(handle: &[u8]) -> Vec<u8> {
+    let mut folded = Vec::with_capacity(handle.len() + handle::PREFIX_SPACE.len());
+    handle::canonical(handle, CaseRule::Prefix, &mut folded);
+    folded
 }
 
 /// The octets that are the same for all questions with the same answer, and for no other.

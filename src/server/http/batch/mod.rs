@@ -6,8 +6,9 @@
 //!
 //! * `mod.rs`: what is asked, and by whom. `streams`: how many run, and what they keep on disk.
 //! * `flow`: the asynchronous ends of a batch. `work`: its thread, and what jobs have in common with it. `quota`: reserved
-//!   a thousand at a time.
+//!   a thousand at a time. `elsewhere`: lines that other nodes are asked.
 
+mod elsewhere;
 mod flow;
 mod quota;
 mod streams;
@@ -24,6 +25,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode
 use serde_json::json;
 
 use self::flow::Flow;
+pub(super) use self::elsewhere::Elsewhere;
 pub(super) use self::quota::Share;
 pub(super) use self::streams::Streams;
 pub(super) use self::work::{Failure, Origin, Progress, Question, Rest, Stop, Way};
@@ -54,6 +56,8 @@ pub struct Limits {
     pub ratio: u64,
     /// Octets of input on disk, for each token.
     pub spool: u64,
+    /// Handles at home elsewhere that one batch may have asked there.
+    pub recursive: u64,
     /// Where they are.
     pub directory: PathBuf,
 }
@@ -77,6 +81,8 @@ pub(super) struct Asked {
     pub(super) filter: Option<Vec<u8>>,
     /// Values that only administrators may read are asked for, too.
     pub(super) restricted: bool,
+    /// Handles at home elsewhere are asked there.
+    pub(super) recursive: bool,
 }
 
 impl Asked {
@@ -108,6 +114,7 @@ impl Asked {
             after: 0,
             filter: None,
             restricted: false,
+            recursive: false,
         };
         asked.parameters(query)?;
         Ok(asked)
@@ -119,13 +126,9 @@ impl Asked {
         for (name, value) in asked::parameters(query) {
             match (name.as_str(), value.as_str()) {
                 ("raw", "" | "true" | "1") => self.raw = true,
-                ("raw", "false" | "0") | ("recursive", "false" | "0") => {}
+                ("raw", "false" | "0") => {}
                 ("raw", _) => return Err(Refusal::field("raw", "must be true or false")),
-                ("recursive", _) => {
-                    let text =
-                        "this node asks no other; a foreign prefix has code 301 for its line";
-                    return Err(Refusal::field("recursive", text));
-                }
+                ("recursive", _) => self.recursive = asked::flag(&name, &value)?,
                 ("after", number) => {
                     // The description says int64: what is beyond it is no line.
                     let line = number.parse().ok();
@@ -142,10 +145,20 @@ impl Asked {
 }
 
 impl Asked {
-    /// What its token must be good for.
+    /// What its token must be good for beside [`Right::Batch`].
     pub(super) fn rights(&self) -> impl Iterator<Item = Right> {
         let restricted = self.restricted.then_some(Right::Resolve);
-        [Some(Right::Batch), restricted].into_iter().flatten()
+        let recursive = self.recursive.then_some(Right::Recursive);
+        [restricted, recursive].into_iter().flatten()
+    }
+
+    /// Whether node and token allow it.
+    pub(super) fn permitted(&self, app: &App, grant: &Grant) -> Result<(), Refusal> {
+        if self.recursive && elsewhere::forwarder(app).is_none() {
+            let text = "this node asks no other; a foreign prefix has code 301 for its line";
+            return Err(Refusal::field("recursive", text));
+        }
+        self.rights().try_for_each(|right| caller::has(grant, right))
     }
 }
 
@@ -196,6 +209,9 @@ pub(super) fn unsupported(text: &'static str) -> Refusal {
         ("publicOnly" = inline(Option<Flag>), Query,
             description = "`false`: restricted values, too; the token needs the right resolve, and its identity must be \
                 allowed to read them. Where it is not, the line is refused"),
+        ("recursive" = inline(Option<Flag>), Query,
+            description = "Handles at home elsewhere are asked there; the node must be recursive, and the token needs the right \
+                recursive. Without it such a line has code 301"),
         ("after" = Option<u64>, Query, description = "Answer only what follows this line; to go on after a cut"),
         ("raw" = Option<bool>, Query,
             description = "CSV exactly; without it cells that a spreadsheet would compute begin with an apostrophe")),
@@ -257,9 +273,7 @@ fn begin(
     let grant = caller::token(app, from, &head.headers)?;
     caller::has(&grant, Right::Batch)?;
     let asked = Asked::read(head.uri.query(), &head.headers)?;
-    for right in asked.rights() {
-        caller::has(&grant, right)?;
-    }
+    asked.permitted(app, &grant)?;
     let standing = standing(app, from, &grant)?;
     let wait = standing.renewal.saturating_sub(from.came.unix_seconds);
     if standing.quota.is_some_and(|quota| standing.used >= quota) {

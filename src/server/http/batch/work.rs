@@ -14,6 +14,7 @@ use jiexi_proto::message::resolution::ResolutionView;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::mpsc::{Receiver, Sender};
 
+use super::elsewhere::{self, AT_ONCE, Elsewhere};
 use super::flow::Halt;
 use super::quota::{Allowed, Share};
 use super::streams::Stream;
@@ -26,7 +27,8 @@ use crate::clock::Now;
 use crate::history::{Event, Pen};
 use crate::metrics::{Cell, LookupResult, Op, Outcome};
 use crate::registry::Authenticated;
-use crate::resolver::{self, Answer, Filter, Query, Selection};
+use crate::resolver::{self, Answer, Authority, Filter, Query, Selection};
+use crate::server::forward::Told;
 use crate::server::handle::{lookup_result, outcome_of};
 use crate::server::http::answer::Refusal;
 use crate::server::http::handles::{self, Asker, Found};
@@ -184,6 +186,8 @@ pub(in super::super) struct Progress<'p> {
     pub(in super::super) line: u64,
     /// What was counted up to there.
     pub(in super::super) tally: &'p Tally,
+    /// Handles that were asked elsewhere.
+    pub(in super::super) elsewhere: u64,
 }
 
 /// The way out: compression, and the body of the answer.
@@ -381,6 +385,14 @@ impl Job {
         done
     }
 
+    fn elsewhere(&self) -> Option<Elsewhere<'_>> {
+        let filter = self.asked.filter.as_deref();
+        let recursive = self.asked.recursive;
+        recursive
+            .then(|| Elsewhere::new(&self.app, self.origin.client, filter))
+            .flatten()
+    }
+
     fn question(&self) -> Question<'_> {
         Question {
             app: &self.app,
@@ -389,6 +401,7 @@ impl Job {
             after: self.asked.after,
             filter: self.asked.filter.as_deref(),
             reader: self.reader.as_ref(),
+            elsewhere: self.elsewhere(),
             waits: false,
         }
     }
@@ -409,6 +422,8 @@ pub(in super::super) struct Rest {
     keys: Keys,
     /// The last line that was answered.
     line: u64,
+    /// Handles that were asked elsewhere.
+    pub(in super::super) elsewhere: u64,
 }
 
 impl Rest {
@@ -421,6 +436,7 @@ impl Rest {
             share,
             keys: Keys::default(),
             line: 0,
+            elsewhere: 0,
         }
     }
 
@@ -430,6 +446,7 @@ impl Rest {
         let progress = Progress {
             line: self.line,
             tally: self.writer.tally(),
+            elsewhere: self.elsewhere,
         };
         way.pass(text, flush, progress)
     }
@@ -445,6 +462,8 @@ pub(in super::super) struct Question<'q> {
     pub(in super::super) filter: Option<&'q [u8]>,
     /// Who asks for restricted values, if anybody does.
     pub(in super::super) reader: Option<&'q Authenticated>,
+    /// How handles at home elsewhere are asked there; none: they are not.
+    pub(in super::super) elsewhere: Option<Elsewhere<'q>>,
     /// Lines for which the quota is used up are not refused, but wait for its renewal.
     pub(in super::super) waits: bool,
 }
@@ -461,7 +480,11 @@ impl Question<'_> {
         let count = items.len();
         while at < count {
             way.go_on()?;
-            let mut end = count.min(at + GROUP);
+            let group = match self.elsewhere {
+                Some(_) => AT_ONCE,
+                None => GROUP,
+            };
+            let mut end = count.min(at + group);
             let wanted = named(&line.asked.items()[at..end]);
             let allowed = match self.take(&mut line.share, wanted) {
                 Some(taken) => taken?,
@@ -498,6 +521,9 @@ impl Question<'_> {
     ) -> Result<(), Stop> {
         let Range { start: mut at, end } = group;
         line.keys.prepare(self, allowed, &line.asked, at..end);
+        if let Some(elsewhere) = &self.elsewhere {
+            self.ask_elsewhere(elsewhere, line, way)?;
+        }
         self.wait_for_log();
         while at < end {
             at += self.app.pool.with_authority(|scratch| {
@@ -509,6 +535,38 @@ impl Question<'_> {
             if line.writer.len() >= PIECE {
                 line.pass(false, way)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Has what of the prepared lines is at home elsewhere asked there, as far as the batch may.
+    fn ask_elsewhere(
+        &self,
+        elsewhere: &Elsewhere<'_>,
+        line: &mut Rest,
+        way: &mut impl Way,
+    ) -> Result<(), Stop> {
+        let foreign = self
+            .app
+            .pool
+            .with_authority(|scratch| line.keys.foreign(&scratch.authority));
+        let left = elsewhere.most.saturating_sub(line.elsewhere);
+        let (may, may_not) = foreign.split_at(foreign.len().min(to_size(left)));
+        for place in may_not {
+            let plan = Plan::Say(Code::NotResponsible, elsewhere::TOO_MANY, None);
+            line.keys.plans[*place] = plan;
+        }
+        if may.is_empty() {
+            return Ok(());
+        }
+        // What is answered does not wait for other nodes.
+        line.pass(true, way)?;
+        let items = &line.asked.items()[line.keys.first..];
+        let handles = may.iter().map(|place| line.asked.handle(&items[*place]));
+        line.keys.told = elsewhere.ask(handles, way)?;
+        line.elsewhere += may.len() as u64;
+        for (told, place) in may.iter().enumerate() {
+            line.keys.plans[*place] = Plan::Tell(told);
         }
         Ok(())
     }
@@ -557,6 +615,10 @@ impl Question<'_> {
     }
 }
 
+fn to_size(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
 /// How many lines name a handle.
 fn named(items: &[Item]) -> u64 {
     items.iter().filter(|item| item.fault.is_none()).count() as u64
@@ -579,6 +641,8 @@ fn affordable(items: &[Item], mut handles: u64) -> usize {
 enum Plan {
     /// Look up the key that stands here.
     Find(Range<usize>),
+    /// Say what another node has told.
+    Tell(usize),
     /// Say this, and when asking again makes sense.
     Say(Code, &'static str, Option<u32>),
 }
@@ -589,9 +653,23 @@ struct Keys {
     octets: Vec<u8>,
     plans: Vec<Plan>,
     first: usize,
+    /// What other nodes say.
+    told: Vec<Option<Told>>,
 }
 
 impl Keys {
+    /// The places of those that are at home elsewhere.
+    fn foreign(&self, authority: &Authority) -> Vec<usize> {
+        let is_foreign = |plan: &Plan| match plan {
+            Plan::Find(key) => authority.responsible(&self.octets[key.clone()]) == Some(false),
+            Plan::Tell(_) | Plan::Say(..) => false,
+        };
+        let plans = self.plans.iter().enumerate();
+        plans
+            .filter_map(|(place, plan)| is_foreign(plan).then_some(place))
+            .collect()
+    }
+
     /// Decides what is done with each line of a group.
     fn prepare(
         &mut self,
@@ -661,6 +739,10 @@ impl Keys {
                 Plan::Say(code, message, renewal) => {
                     writer.refused(item.line, text, *code, message, *renewal);
                     (*code, None)
+                }
+                Plan::Tell(place) => {
+                    let told = self.told.get(*place).and_then(Option::as_ref);
+                    (elsewhere::say(told, item.line, text, writer), None)
                 }
                 Plan::Find(_) => {
                     let query = Query {

@@ -161,6 +161,7 @@ struct Asked {
 
 impl Asked {
     fn read(
+        app: &App,
         kind: Kind,
         grant: &Grant,
         query: Option<&str>,
@@ -168,7 +169,7 @@ impl Asked {
     ) -> Result<Self, Refusal> {
         let mut asked = match kind {
             Kind::Bulk => Self::registrations(headers)?,
-            Kind::Resolve => Self::questions(grant, query, headers)?,
+            Kind::Resolve => Self::questions(app, grant, query, headers)?,
         };
         for (name, value) in asked::parameters(query) {
             match name.as_str() {
@@ -206,14 +207,13 @@ impl Asked {
 
     /// As a batch is asked.
     fn questions(
+        app: &App,
         grant: &Grant,
         query: Option<&str>,
         headers: &HeaderMap,
     ) -> Result<Self, Refusal> {
         let batch = batch::Asked::read(query, headers)?;
-        for right in batch.rights() {
-            caller::has(grant, right)?;
-        }
+        batch.permitted(app, grant)?;
         Ok(Self {
             form: batch.form,
             charset: batch.charset,
@@ -227,6 +227,8 @@ impl Asked {
                 raw: batch.raw,
                 filter: batch.filter,
                 restricted: batch.restricted,
+                recursive: batch.recursive,
+                elsewhere: 0,
                 seen: None,
                 tally: Tally::default(),
             }),
@@ -319,7 +321,7 @@ async fn take(app: &Arc<App>, from: &From, head: &Parts, body: Body) -> Result<A
     let grant = caller::token(app, from, &head.headers)?;
     let kind = Kind::read(head.uri.query())?;
     caller::has(&grant, kind.right())?;
-    let asked = Asked::read(kind, &grant, head.uri.query(), &head.headers)?;
+    let asked = Asked::read(app, kind, &grant, head.uri.query(), &head.headers)?;
     let id = new_id(from.came.unix_seconds)?;
     let _stream = app.streams.enter(&grant.id).ok_or_else(|| {
         let text =

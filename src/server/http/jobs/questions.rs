@@ -17,7 +17,7 @@ use crate::batch::answer::{Summary, Writer};
 use crate::batch::input::Input;
 use crate::clock;
 use crate::server::http::App;
-use crate::server::http::batch::{self, Failure, Origin, Progress, Question, Rest, Share, Way};
+use crate::server::http::batch::{self, Elsewhere, Failure, Origin, Progress, Question, Rest, Share, Way};
 
 /// Octets of input that are read at once.
 const PIECE: usize = 128 << 10;
@@ -54,6 +54,10 @@ pub(super) fn work(
         after: page.job.position.line - 1,
         filter: asked.filter.as_deref(),
         reader: reader.as_ref(),
+        elsewhere: asked
+            .recursive
+            .then(|| Elsewhere::new(app, page.job.source, asked.filter.as_deref()))
+            .flatten(),
         waits: true,
     };
     let writer = match page.job.results {
@@ -62,6 +66,7 @@ pub(super) fn work(
     };
     let share = Share::new(Arc::clone(&app.tokens), &page.job.token);
     let mut rest = Rest::new(Input::new(page.job.form), writer, share);
+    rest.elsewhere = asked.elsewhere;
     match answer(input, &question, &mut rest, &mut page) {
         Ok(()) => {
             rest.writer.summary(&Summary {
@@ -212,6 +217,7 @@ impl Way for Page<'_> {
         written.map_err(|error| self.broken(Stop::disk(&error)))?;
         self.job.results += text.len() as u64;
         self.asked.tally = *progress.tally;
+        self.asked.elsewhere = progress.elsewhere;
         let next = progress.line.saturating_add(1);
         self.job.position.line = self.job.position.line.max(next);
         let (before, time) = self.stored;

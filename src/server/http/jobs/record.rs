@@ -143,6 +143,11 @@ pub(super) struct Questions {
     pub(super) filter: Option<Vec<u8>>,
     /// Whether values that only administrators may read are asked for, too.
     pub(super) restricted: bool,
+    /// Whether handles at home elsewhere are asked there, and how many were.
+    #[serde(default)]
+    pub(super) recursive: bool,
+    #[serde(default)]
+    pub(super) elsewhere: u64,
     /// Epoch and sequence of the store when the first was asked: changes up to there are in the answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) seen: Option<(u64, u64)>,
@@ -222,12 +227,13 @@ impl Job {
 
     /// What its token must be good for.
     pub(super) fn rights(&self) -> impl Iterator<Item = Right> {
-        let (first, restricted) = match &self.questions {
-            Some(questions) => (Right::Batch, questions.restricted),
-            None => (Right::Write, false),
+        let (first, restricted, recursive) = match &self.questions {
+            Some(questions) => (Right::Batch, questions.restricted, questions.recursive),
+            None => (Right::Write, false, false),
         };
-        let more = restricted.then_some(Right::Resolve);
-        [Some(first), more].into_iter().flatten()
+        let restricted = restricted.then_some(Right::Resolve);
+        let recursive = recursive.then_some(Right::Recursive);
+        [Some(first), restricted, recursive].into_iter().flatten()
     }
 
     /// Octets that it has on the disk.
