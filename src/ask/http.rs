@@ -180,7 +180,11 @@ pub(super) fn asking(plan: &Plan, fixed: &[(&str, &str)]) -> String {
     let mut query = form_urlencoded::Serializer::new(String::new());
     query.extend_pairs(fixed);
     query.extend_pairs(plan.types.iter().map(|kind| ("type", kind)));
-    query.extend_pairs(plan.indexes.iter().map(|index| ("index", index.to_string())));
+    query.extend_pairs(
+        plan.indexes
+            .iter()
+            .map(|index| ("index", index.to_string())),
+    );
     if plan.after > 0 {
         query.append_pair("after", &plan.after.to_string());
     }

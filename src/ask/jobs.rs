@@ -1,8 +1,6 @@
 //! Registrations and questions handed to another node as a job, and what becomes of them: `/api/v1/jobs`.
 
-use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -28,9 +26,7 @@ const PATH: &str = "/api/v1/jobs";
 /// What is handed over.
 #[derive(Clone, Debug)]
 pub struct Upload {
-    /// The file; none: standard input.
-    pub input: Option<PathBuf>,
-    /// Its form.
+    /// The form of the input.
     pub form: Form,
     /// Its charset, as a label.
     pub charset: String,
@@ -61,12 +57,9 @@ impl Desk {
     pub async fn hand_over(
         &self,
         upload: &Upload,
+        input: Box<dyn Read + Send>,
         watch: Arc<AtomicU64>,
     ) -> Result<Json, AskError> {
-        let input: Box<dyn Read + Send> = match &upload.input {
-            Some(path) => Box::new(File::open(path).map_err(AskError::Input)?),
-            None => Box::new(io::stdin()),
-        };
         let mut path = format!("{PATH}?kind=bulk");
         for (name, wanted) in [
             ("dryRun", upload.dry),

@@ -6,10 +6,11 @@
 //!
 //! * [`Plan`]: what is asked. [`AskError`]: why there is no answer.
 //! * [`http`], [`pipeline`]: the two ways. [`jobs`]: registrations and questions handed over, and what becomes
-//!   of them. [`sink`]: the answers, and the summary held back. [`resume`]: going on.
+//!   of them. [`sink`]: the answers, and the summary held back. [`resume`]: going on. [`parquet`]: tables, both ways.
 
 pub mod http;
 pub mod jobs;
+pub mod parquet;
 pub mod pipeline;
 pub mod resume;
 pub mod sink;

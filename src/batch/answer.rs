@@ -18,17 +18,7 @@ use jiexi_proto::value::{Ttl, ValueView};
 use crate::json::direct::{self, Direct, put_number, put_text};
 
 /// The form of the answers.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    Default,
-    clap::ValueEnum,
-    serde::Serialize,
-    serde::Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Form {
     /// One JSON object a line

@@ -6,12 +6,13 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value as Json;
 
 use super::remote::{self, Remote};
 use super::{Failed, exit, jobs, output, progress, resolve, target};
 use crate::ask::jobs::Desk;
+use crate::ask::parquet::{self, Table};
 use crate::ask::resume::{self, State};
 use crate::ask::sink::Sink;
 use crate::ask::{AskError, Plan, http, pipeline};
@@ -29,6 +30,7 @@ const EXAMPLES: &str = "\
 Examples:
   jiexi batch resolve handles.txt --server https://id.example.cn:8000 --token-file token --out records.ndjson
   jiexi batch resolve parts.csv --type URL -o csv --out urls.csv --token-file token
+  jiexi batch resolve parts.csv -o parquet --out records.parquet --token-file token
   jiexi batch resolve handles.txt --server handle://192.0.2.10 --out records.ndjson
 
 Exit codes: 0 every line has its answer, found or not; 1 not all have (run the same command again to go on), or some
@@ -59,7 +61,8 @@ impl Batch {
 /// Resolve every handle of a file, and write the records into another
 ///
 /// A batch that was interrupted goes on where it was when the same command runs again: FILE.resume beside the output
-/// says so until it is complete. An input that has changed meanwhile is refused.
+/// says so until it is complete. An input that has changed meanwhile is refused. A Parquet file cannot be gone on with: it is
+/// there when it is complete, and an interrupted one begins anew.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 struct Resolve {
@@ -93,6 +96,35 @@ struct Resolve {
     restart: bool,
 }
 
+/// The form of the answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// One JSON object a line
+    #[default]
+    Ndjson,
+    /// Comma-separated values, a row for each value
+    Csv,
+    /// A Parquet table, a row for each line with its values as a list
+    Parquet,
+}
+
+impl Form {
+    /// The form in which the node answers.
+    const fn asked(self) -> OutputForm {
+        match self {
+            Self::Csv => OutputForm::Csv,
+            Self::Ndjson | Self::Parquet => OutputForm::Ndjson,
+        }
+    }
+
+    const fn media_type(self) -> &'static str {
+        match self {
+            Self::Parquet => parquet::MEDIA_TYPE,
+            form => form.asked().media_type(),
+        }
+    }
+}
+
 /// What is asked, and how.
 #[derive(Debug, Args)]
 struct Wanted {
@@ -102,7 +134,7 @@ struct Wanted {
     file: PathBuf,
     /// The form of the answers
     #[arg(long, short, value_enum, default_value_t)]
-    output: OutputForm,
+    output: Form,
     /// Only values of this type; "URL." also takes URL.x. May be repeated; types and indexes are a union
     #[arg(long = "type", short = 't', value_name = "TYPE")]
     types: Vec<String>,
@@ -149,7 +181,7 @@ impl Wanted {
             input: (self.file.as_os_str() != "-").then(|| self.file.clone()),
             form: self.form(),
             charset: self.charset.clone(),
-            output: self.output,
+            output: self.output.asked(),
             raw: self.raw,
             types: self.types.clone(),
             indexes: self.indexes.clone(),
@@ -189,12 +221,20 @@ struct Submit {
 impl Submit {
     fn run(self) -> Result<(), Failed> {
         let plan = self.wanted.plan(self.remote.timeout)?;
+        if self.wanted.output == Form::Parquet {
+            return Err(Failed::usage(
+                "-o parquet: the node keeps answers as NDJSON or CSV; jiexi batch resolve makes tables of them",
+            ));
+        }
         let desk = Desk {
             server: self.remote.server()?,
             patience: self.remote.timeout,
         };
         let key = self.idempotency_key.as_deref();
-        let job = jobs::hand_over(&self.wanted.file, |sent| desk.submit(&plan, key, sent))?;
+        let size = fs::metadata(&self.wanted.file).ok();
+        let size = size.filter(fs::Metadata::is_file).map(|size| size.len());
+        let send = |sent| desk.submit(&plan, key, sent);
+        let job = jobs::hand_over(&self.wanted.file, size, send)?;
         output::print(&format!("{}\n", job["id"].as_str().unwrap_or_default()))
     }
 }
@@ -215,9 +255,12 @@ struct Course {
 impl Resolve {
     fn run(self) -> Result<(), Failed> {
         let plan = self.wanted.plan(self.timeout)?;
+        if self.wanted.output == Form::Parquet && self.file_out().is_none() {
+            return Err(Failed::usage("-o parquet: give --out FILE"));
+        }
         let way = self.way()?;
         let course = self.course(plan)?;
-        let (mut sink, mut keeper) = self.sink(&course)?;
+        let (mut sink, mut keeper, draft) = self.open(&course)?;
         let bar = match course.total {
             Some(total) => progress::records("resolving", total),
             None => progress::unknown("resolving"),
@@ -231,7 +274,13 @@ impl Resolve {
         let summary = self.ask(way, &course.plan, &mut sink, &mut watch);
         bar.finish_and_clear();
         match summary {
-            Ok(summary) => self.end(&summary, &keeper, &sink, begun.elapsed()),
+            Ok(summary) => {
+                if let Some(draft) = draft.filter(|_| summary["complete"] == true) {
+                    let named = |error: io::Error| Failed::output(self.out.display(), &error);
+                    draft.finish(&summary).map_err(named)?;
+                }
+                self.end(&summary, &keeper, &sink, begun.elapsed())
+            }
             Err(error) => {
                 // What was written is whole lines; the next run reads them.
                 let _ = sink.finish();
@@ -285,10 +334,8 @@ impl Resolve {
         };
         let shown =
             |error| Failed::report(format_args!("{}: {error}", resume::path(out).display()));
-        if let Some(before) = State::read(out)
-            .map_err(shown)?
-            .filter(|_| !self.restart && out.exists())
-        {
+        let begun_before = State::read(out).map_err(shown)?;
+        if let Some(before) = begun_before.filter(|_| !self.restart && out.exists()) {
             let differs = match (before.input == state.input, before.asked == state.asked) {
                 (false, _) => "the input has changed since",
                 (_, false) => "it was asked otherwise (server, form, filters)",
@@ -326,6 +373,26 @@ impl Resolve {
             "{parts:?} {:?} {:?} {}{restricted}{recursive}",
             wanted.types, wanted.indexes, wanted.raw
         )
+    }
+
+    /// Opens the output: a file that is cut to what is whole, or one that becomes a table.
+    fn open(&self, course: &Course) -> Result<(Sink, Keeper, Option<Draft>), Failed> {
+        let (Form::Parquet, Some(out)) = (self.wanted.output, self.file_out()) else {
+            let (sink, keeper) = self.sink(course)?;
+            return Ok((sink, keeper, None));
+        };
+        let named = |error: io::Error| Failed::output(out.display(), &error);
+        let draft = Draft::new(out).map_err(named)?;
+        // What was begun otherwise here is forgotten: course() has asked for --restart.
+        let _ = fs::remove_file(resume::path(out));
+        let keeper = Keeper {
+            out: None,
+            state: None,
+            written: Instant::now(),
+        };
+        let table = Box::new(draft.table.clone());
+        let sink = Sink::new(table, course.plan.output, 0, 0);
+        Ok((sink, keeper, Some(draft)))
     }
 
     fn file_out(&self) -> Option<&Path> {
@@ -453,8 +520,46 @@ impl Resolve {
             Some(_) => Failed::report(format_args!(
                 "{error}\nThe same command goes on from there."
             )),
+            None if self.wanted.output == Form::Parquet => Failed::report(format_args!(
+                "{error}\nA Parquet file is there whole or not at all: the same command begins anew."
+            )),
             None => Failed::report(error),
         }
+    }
+}
+
+/// A table that is not complete: it has another name until it is, and goes when it will not be.
+struct Draft {
+    table: Table,
+    out: PathBuf,
+    temporary: PathBuf,
+}
+
+impl Draft {
+    fn new(out: &Path) -> io::Result<Self> {
+        let mut temporary = out.as_os_str().to_owned();
+        temporary.push(format!(".{}.tmp", std::process::id()));
+        let temporary = PathBuf::from(temporary);
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).truncate(true).mode(MODE);
+        Ok(Self {
+            table: Table::new(file.open(&temporary)?)?,
+            out: out.to_owned(),
+            temporary,
+        })
+    }
+
+    /// Completes it, and gives it its name.
+    fn finish(&self, summary: &Json) -> io::Result<()> {
+        self.table.finish(summary)?;
+        fs::rename(&self.temporary, &self.out)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // After `finish` there is nothing under this name.
+        let _ = fs::remove_file(&self.temporary);
     }
 }
 

@@ -1,14 +1,14 @@
 //! `jiexi bulk`: registrations out of a file, carried out by another node as a job; and jobs of `jiexi batch submit`.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use hyper::Method;
 use indicatif::ProgressBar;
 use serde_json::Value as Json;
@@ -18,6 +18,7 @@ use super::remote::Remote;
 use super::{Failed, exit, progress, target};
 use crate::ask::AskError;
 use crate::ask::jobs::{Desk, Upload};
+use crate::ask::parquet::Registrations;
 use crate::batch::answer::Code;
 use crate::batch::charset::Charset;
 use crate::batch::rows::Form;
@@ -32,6 +33,7 @@ const MODE: u32 = 0o600;
 const EXAMPLES: &str = "\
 Examples:
   jiexi bulk import parts.csv --server https://id.example.cn:8000 --token-file token --results results.ndjson
+  jiexi bulk import parts.parquet --token-file token
   jiexi bulk import records.ndjson --dry-run --token-file token
   jiexi bulk status --token-file token
   jiexi bulk results 6927a1b20c5d11ee --out results.ndjson --token-file token
@@ -42,7 +44,8 @@ line; 3 the token has no such job.";
 /// Register many handles on another node: handed over at once, carried out there in the background
 ///
 /// The file has JSON, a handle a line as `jiexi import` takes it, or CSV with the columns
-/// handle,index,type,ttl,permissions,encoding,value and the rows of a handle adjacent. Handles are created; one that exists
+/// handle,index,type,ttl,permissions,encoding,value and the rows of a handle adjacent, or is a Parquet table of either kind
+/// (in the results a line is then one of the CSV or JSON that is made of it). Handles are created; one that exists
 /// is told as "same" (with equal values) or "conflict", and stays. The node goes on with a job after a restart, at the exact
 /// row. Jobs that "jiexi batch submit" has made are looked at, paused, ended and fetched here, too.
 #[derive(Debug, Args)]
@@ -108,8 +111,8 @@ struct Import {
     #[arg(value_name = "FILE|-")]
     file: PathBuf,
     /// The form of the file, where its name does not say it
-    #[arg(long, value_parser = form)]
-    input_form: Option<Form>,
+    #[arg(long, value_enum)]
+    input_form: Option<InputForm>,
     /// The charset of the file, such as gb18030; a byte order mark is believed first
     #[arg(long, default_value = "utf-8", value_name = "NAME")]
     charset: String,
@@ -172,16 +175,20 @@ impl Import {
                 self.charset
             )));
         }
+        let (input, form) = self.open()?;
         let upload = Upload {
-            input: (self.file.as_os_str() != "-").then(|| self.file.clone()),
-            form: self.form()?,
+            form,
             charset: self.charset.clone(),
             dry: self.dry_run,
             atomic: self.atomic,
             paused: self.paused,
             key: self.idempotency_key.clone(),
         };
-        let job = self.hand_over(desk, &upload)?;
+        let text = self.form()? != InputForm::Parquet;
+        let size = fs::metadata(&self.file).ok().filter(|_| text);
+        let size = size.filter(fs::Metadata::is_file).map(|size| size.len());
+        let send = |sent| desk.hand_over(&upload, input, sent);
+        let job = hand_over(&self.file, size, send)?;
         let id = job["id"].as_str().unwrap_or_default().to_owned();
         exit::say(format_args!("job {id}"));
         if self.no_wait || self.paused {
@@ -195,37 +202,69 @@ impl Import {
         verdict(&job)
     }
 
-    fn form(&self) -> Result<Form, Failed> {
+    fn form(&self) -> Result<InputForm, Failed> {
         let named = match self.file.extension().and_then(|end| end.to_str()) {
-            Some("csv") => Some(Form::Csv),
-            Some("ndjson" | "jsonl" | "json") => Some(Form::Ndjson),
+            Some("csv") => Some(InputForm::Csv),
+            Some("ndjson" | "jsonl" | "json") => Some(InputForm::Ndjson),
+            Some("parquet") => Some(InputForm::Parquet),
             _ => None,
         };
         let form = self.input_form.or(named);
         form.ok_or_else(|| {
             Failed::usage(
-                "the name of the file does not say its form: give --input-form ndjson or csv",
+                "the name of the file does not say its form: give --input-form ndjson, csv or parquet",
             )
         })
     }
 
-    /// Sends the file.
-    fn hand_over(&self, desk: &Desk, upload: &Upload) -> Result<Json, Failed> {
-        hand_over(&self.file, |sent| desk.hand_over(upload, sent))
+    /// The input as text, and its form.
+    fn open(&self) -> Result<(Box<dyn Read + Send>, Form), Failed> {
+        let named = |error| Failed::report(format_args!("{}: {error}", self.file.display()));
+        let standard = self.file.as_os_str() == "-";
+        let form = match self.form()? {
+            InputForm::Parquet if standard => {
+                return Err(Failed::usage(
+                    "a Parquet file is read from its end: give the file, not standard input",
+                ));
+            }
+            InputForm::Parquet => {
+                let table = Registrations::open(&self.file).map_err(named)?;
+                let form = table.form();
+                return Ok((Box::new(table), form));
+            }
+            InputForm::Csv => Form::Csv,
+            InputForm::Ndjson => Form::Ndjson,
+        };
+        match standard {
+            true => Ok((Box::new(io::stdin()), form)),
+            false => Ok((Box::new(File::open(&self.file).map_err(named)?), form)),
+        }
     }
 }
 
-/// Sends a file with `send`, and shows how much has gone.
+/// The form of a file with registrations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum InputForm {
+    /// One JSON object a line
+    Ndjson,
+    /// Comma-separated values
+    Csv,
+    /// A Parquet table: with the columns of CSV, or with a list "values" for each handle as batches write it
+    Parquet,
+}
+
+/// Sends a file with `send`, and shows how many of its octets have gone, of how many where that is known.
 pub(super) fn hand_over<F>(
     file: &Path,
+    size: Option<u64>,
     send: impl FnOnce(Arc<AtomicU64>) -> F,
 ) -> Result<Json, Failed>
 where
     F: Future<Output = Result<Json, AskError>>,
 {
-    let bar = match fs::metadata(file) {
-        Ok(size) if size.is_file() => progress::bytes("handing over", size.len()),
-        _ => progress::unknown("handing over"),
+    let bar = match size {
+        Some(size) => progress::bytes("handing over", size),
+        None => progress::unknown("handing over"),
     };
     let sent = Arc::new(AtomicU64::new(0));
     let shown = async {
@@ -246,15 +285,6 @@ where
         AskError::Input(error) => Failed::report(format_args!("{}: {error}", file.display())),
         error => failed(error),
     })
-}
-
-/// Reads a form.
-fn form(text: &str) -> Result<Form, String> {
-    match text {
-        "ndjson" => Ok(Form::Ndjson),
-        "csv" => Ok(Form::Csv),
-        _ => Err("must be ndjson or csv".to_owned()),
-    }
 }
 
 /// What follows the path of jobs for one of them.

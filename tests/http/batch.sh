@@ -49,6 +49,40 @@ for name, body in (("Content-Length", open(path, "rb")), ("chunked", pieces())):
     assert record["complete"] is True and record["lines"] == lines == expected, record
     print(f"requests, {name}: {record}")
 END
+"$environment/bin/python" -c 'import pyarrow' 2>/dev/null || "$environment/bin/pip" install --quiet pyarrow
+cat >"$work/table.py" <<'END'
+import sys, pyarrow as pa, pyarrow.parquet as parquet
+path, lines = sys.argv[1], int(sys.argv[2])
+file = parquet.ParquetFile(path)
+groups = [file.metadata.row_group(place).num_rows for place in range(file.metadata.num_row_groups)]
+assert max(groups) <= 65536 and sum(groups) == lines, groups
+for group in range(len(groups)):
+    table = file.read_row_group(group).to_pylist()
+    for place, row in enumerate(table, sum(groups[:group]) + 1):
+        assert row["line"] == place and row["responseCode"] == (1 if place % 100 else 100), row
+        assert len(row["values"]) == (1 if place % 100 else 0), row
+value = file.read_row_group(0).to_pylist()[0]["values"][0]
+assert (value["index"], value["type"], value["value"]) == (1, "URL", "https://example.cn/pump/1"), value
+assert value["timestamp"].year >= 2020 and value["ttl"] == 86400 and value["expires"] is None, value
+# What others write: one table with a row for each value, one with lists.
+flat = {"handle": ["88.118.20/t1", "88.118.20/t1", "88.118.20/t2"], "index": [1, 2, 1], "type": ["URL", "BIN", "T"],
+        "ttl": [60.0, None, None], "value": [b"https://example.cn/t", b"\x00\xff", "标识".encode()]}
+parquet.write_table(pa.table(flat), sys.argv[3])
+nested = [{"handle": "88.118.20/t2", "values": [{"index": 1, "type": "T", "value": "标识"}]},
+          {"handle": "88.118.20/t3", "values": [{"index": 7, "type": "T", "encoding": "hex", "value": "00ff"}]}]
+parquet.write_table(pa.Table.from_pylist(nested), sys.argv[4], compression="gzip")
+print(f"pyarrow {pa.__version__}: {len(groups)} groups")
+END
+"$JIEXI" batch resolve "$work/in.txt" --server "http://127.0.0.1:$http" --token-file "$work/token" -o parquet \
+    --out "$work/out.parquet"
+"$environment/bin/python" "$work/table.py" "$work/out.parquet" "$lines" "$work/flat.parquet" "$work/nested.parquet"
+"$JIEXI" token create --identity 300:0.NA/88.118.20 --right write --config "$config" --token-file "$work/writer" >/dev/null
+for table in flat nested; do
+    "$JIEXI" bulk import "$work/$table.parquet" --server "http://127.0.0.1:$http" --token-file "$work/writer" -o json \
+        --results "$work/$table.results" >/dev/null
+done
+[[ $(grep -c '"result":"created"' "$work/flat.results") -eq 2 ]]
+[[ $(grep -o '"result":"[a-z]*"' "$work/nested.results" | tr '\n' ' ') == '"result":"same" "result":"created" ' ]]
 url=http://127.0.0.1:$http/api/v1/batch/resolve
 "$environment/bin/python" "$work/client.py" "$url" "$work/token" "$work/in.txt" "$lines"
 for coding in identity gzip; do

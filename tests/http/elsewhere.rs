@@ -48,7 +48,8 @@ fn who_may_has_other_nodes_asked_so_often() {
         &node,
         &["--right", "batch,recursive", "--prefix", "88.118.20"],
     );
-    let lines = b"88.118.20/pump\n10.7/Pump\n10.7/none\n\n10.7/Pump\n10.8/x\n10.7/beyond\n88.118.20/none\n";
+    let lines =
+        b"88.118.20/pump\n10.7/Pump\n10.7/none\n\n10.7/Pump\n10.8/x\n10.7/beyond\n88.118.20/none\n";
     let refused = post(&node, &may_not, "?recursive=true", lines, &[]);
     assert_eq!(
         (refused.status, refused.json()["code"].as_str()),
@@ -70,7 +71,11 @@ fn who_may_has_other_nodes_asked_so_often() {
         .iter()
         .map(|value| value["data"]["value"].as_str().unwrap())
         .collect();
-    assert_eq!(far, ["https://example.cn/far", "near"], "what is restricted stays");
+    assert_eq!(
+        far,
+        ["https://example.cn/far", "near"],
+        "what is restricted stays"
+    );
     assert_eq!(found[1]["values"], found[3]["values"]);
     let last = found[5]["message"].as_str().unwrap();
     assert!(last.contains("recursive_max"), "{last}");

@@ -24,5 +24,6 @@ mod proxies;
 mod questions;
 mod resolve;
 mod shapes;
+mod tables;
 mod tls;
 mod tokens;

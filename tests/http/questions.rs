@@ -73,8 +73,7 @@ fn are_first(answers: &[&str]) {
 fn answers_are_those_of_a_batch() {
     let node = Node::new();
     let (_, token) = token(&node, &["--right", "batch,resolve"]);
-    let lines =
-        "88.118.20/pump\n\n88.118.20/none\n10.1/x\n88.118.20/secret\n88.118.20/\u{6807}\n88.118.20/PUMP";
+    let lines = "88.118.20/pump\n\n88.118.20/none\n10.1/x\n88.118.20/secret\n88.118.20/\u{6807}\n88.118.20/PUMP";
     let quoted: Vec<String> = lines.lines().map(|line| format!("\"{line}\"")).collect();
     let gb = encoding_rs::GB18030.encode(lines).0;
     let csv = format!(
@@ -133,11 +132,17 @@ fn answers_are_those_of_a_batch() {
     let ended = until(&node, &token, &path, is_over);
     assert_eq!(ended["output"], "csv");
     let found = results(&node, &token, &path);
-    assert!(found.header("content-type").unwrap().starts_with("text/csv"));
+    assert!(
+        found
+            .header("content-type")
+            .unwrap()
+            .starts_with("text/csv")
+    );
     let rows: Vec<&str> = found.body.lines().collect();
     assert!(rows[0].starts_with("line,responseCode,handle,") && rows[1].starts_with("1,1,"));
     assert!(
-        rows[rows.len() - 2].starts_with("2,301,@x,") && rows[rows.len() - 1].starts_with("summary,"),
+        rows[rows.len() - 2].starts_with("2,301,@x,")
+            && rows[rows.len() - 1].starts_with("summary,"),
         "{rows:?}"
     );
 }
@@ -219,14 +224,20 @@ fn who_may_and_what_is_refused() {
         &mine,
         "",
         "application/json",
-        b"[\"88.118.20/pump\" 7]",
+        b"[\"88.118.20/pump\"] 7",
     );
     let ended = until(&node, &mine, &path, is_over);
     assert_eq!(
         (&ended["state"], &ended["reason"]["code"]),
         (&"failed".into(), &"invalid_request".into())
     );
-    let path = hand_over(&node, &mine, "", "application/json", b"[\"88.118.20/pump\",");
+    let path = hand_over(
+        &node,
+        &mine,
+        "",
+        "application/json",
+        b"[\"88.118.20/pump\",",
+    );
     let ended = until(&node, &mine, &path, is_over);
     assert_eq!(ended["reason"]["code"], "invalid_request", "{ended}");
     let found = results(&node, &mine, &path).body;
@@ -252,7 +263,10 @@ fn the_quota_is_waited_for_and_counted_once() {
     let (answers, summary) = parts(&found);
     assert_eq!((answers.len(), summary), (6, None));
     let quota = ask(&node, &token, "/api/v1/quota", &[]).json();
-    assert_eq!((&quota["used"], &quota["remaining"]), (&5.into(), &0.into()));
+    assert_eq!(
+        (&quota["used"], &quota["remaining"]),
+        (&5.into(), &0.into())
+    );
     let cancelled = ask(&node, &token, &format!("{path}/cancel"), &["-X", "POST"]);
     assert_eq!(
         (cancelled.status, cancelled.json()["state"].as_str()),
@@ -346,7 +360,9 @@ fn a_job_ends_with_its_token() {
     });
     node.must(&["token", "revoke", &id, "--config", &node.config()]);
     let directory = node.data().join("jobs").join(&id);
-    let input = directory.join(path.rsplit('/').next().unwrap()).join("input");
+    let input = directory
+        .join(path.rsplit('/').next().unwrap())
+        .join("input");
     let begun = Instant::now();
     // The input goes when a job has ended.
     while input.exists() {
@@ -367,10 +383,7 @@ fn results_have_no_more_room_than_the_token() {
     let waiting = until(&node, &token, &path, |job| {
         job["state"] == "waiting" || is_over(job)
     });
-    assert_eq!(
-        waiting["reason"]["code"], "disk_quota_used_up",
-        "{waiting}"
-    );
+    assert_eq!(waiting["reason"]["code"], "disk_quota_used_up", "{waiting}");
 }
 
 /// Goal: kill -9 in the middle loses no answer and gives none twice. Method: killed several times, then compared line by

@@ -26,8 +26,7 @@ pub(super) const AT_ONCE: usize = 32;
 /// How often it is looked whether anybody still wants the answers.
 const LOOK: Duration = Duration::from_millis(100);
 /// Said of what a batch may not have asked any more.
-pub(super) const TOO_MANY: &str =
-    "more handles are at home elsewhere than one batch may have asked there ([batch] recursive_max)";
+pub(super) const TOO_MANY: &str = "more handles are at home elsewhere than one batch may have asked there ([batch] recursive_max)";
 
 /// Who asks elsewhere, if anybody may.
 pub(in super::super) fn forwarder(app: &App) -> Option<&Arc<Forwarder>> {

@@ -24,8 +24,8 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use serde_json::json;
 
-use self::flow::Flow;
 pub(super) use self::elsewhere::Elsewhere;
+use self::flow::Flow;
 pub(super) use self::quota::Share;
 pub(super) use self::streams::Streams;
 pub(super) use self::work::{Failure, Origin, Progress, Question, Rest, Stop, Way};
@@ -158,7 +158,8 @@ impl Asked {
             let text = "this node asks no other; a foreign prefix has code 301 for its line";
             return Err(Refusal::field("recursive", text));
         }
-        self.rights().try_for_each(|right| caller::has(grant, right))
+        self.rights()
+            .try_for_each(|right| caller::has(grant, right))
     }
 }
 

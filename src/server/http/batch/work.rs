@@ -470,11 +470,7 @@ pub(in super::super) struct Question<'q> {
 
 impl Question<'_> {
     /// Answers what was read.
-    pub(in super::super) fn answer(
-        &self,
-        line: &mut Rest,
-        way: &mut impl Way,
-    ) -> Result<(), Stop> {
+    pub(in super::super) fn answer(&self, line: &mut Rest, way: &mut impl Way) -> Result<(), Stop> {
         let items = line.asked.items();
         let mut at = items.partition_point(|item| item.line <= self.after);
         let count = items.len();

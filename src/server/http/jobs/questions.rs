@@ -17,7 +17,9 @@ use crate::batch::answer::{Summary, Writer};
 use crate::batch::input::Input;
 use crate::clock;
 use crate::server::http::App;
-use crate::server::http::batch::{self, Elsewhere, Failure, Origin, Progress, Question, Rest, Share, Way};
+use crate::server::http::batch::{
+    self, Elsewhere, Failure, Origin, Progress, Question, Rest, Share, Way,
+};
 
 /// Octets of input that are read at once.
 const PIECE: usize = 128 << 10;
@@ -29,12 +31,7 @@ const STORE_TIME: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// Why it is not worked on any longer; what is answered is durable.
-pub(super) fn work(
-    app: &App,
-    claim: &Claim,
-    job: Job,
-    mut asked: Questions,
-) -> Result<Job, Stop> {
+pub(super) fn work(app: &App, claim: &Claim, job: Job, mut asked: Questions) -> Result<Job, Stop> {
     let grant = grant(app, &job)?;
     may_go_on(app, &job)?;
     let store = &app.shared.store;
@@ -207,12 +204,7 @@ fn room(app: &App, job: &Job) -> u64 {
 }
 
 impl Way for Page<'_> {
-    fn pass(
-        &mut self,
-        text: Vec<u8>,
-        _: bool,
-        progress: Progress<'_>,
-    ) -> Result<(), batch::Stop> {
+    fn pass(&mut self, text: Vec<u8>, _: bool, progress: Progress<'_>) -> Result<(), batch::Stop> {
         let written = self.file.write_all_at(&text, self.job.results);
         written.map_err(|error| self.broken(Stop::disk(&error)))?;
         self.job.results += text.len() as u64;

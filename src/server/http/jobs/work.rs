@@ -29,8 +29,8 @@ use crate::registry::figures::{self, Ended};
 use crate::server::handle::outcome_of;
 use crate::server::http::App;
 use crate::store::{Batch, Change, CommitError, Committed};
-use crate::token::book::Refused;
 use crate::token::Grant;
+use crate::token::book::Refused;
 
 /// Rows in a batch, so that one sync is cheap for each and others need not wait long.
 const ROWS: usize = 2_000;
@@ -583,7 +583,8 @@ pub(super) fn look(app: &App, claim: &Claim) -> Result<(), Stop> {
 pub(super) fn may_go_on(app: &App, job: &Job) -> Result<(), Stop> {
     grant(app, job)?;
     if app.jobs.used(&job.token) > app.jobs.limits.disk {
-        let text = "the results find no room ([jobs] disk_max): delete jobs of this token that have ended";
+        let text =
+            "the results find no room ([jobs] disk_max): delete jobs of this token that have ended";
         return Err(Stop::Wait(Reason::new("disk_quota_used_up", text), RETRY));
     }
     Ok(())
