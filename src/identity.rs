@@ -30,6 +30,7 @@ use rsa::{
     BoxedUint,
     traits::{PrivateKeyParts, PublicKeyParts},
 };
+use sha2::{Digest as _, Sha256};
 
 use crate::registry::{keys::NodeKey, seal::Sealer};
 
@@ -215,6 +216,13 @@ pub fn node_key(path: &Path) -> Result<NodeKey, IdentityError> {
     NodeKey::new(&pair.private)
         .map_err(|error| IdentityError::Content(path.display().to_string(), error.to_string()))
         .map_err(IdentityError::with(KEY_REMEDY))
+}
+
+/// The SHA-256 of the public half of a node's key in wire form, as `jiexi key show` prints it: nodes with the same one open
+/// the same secrets.
+#[must_use]
+pub fn fingerprint(key: &NodeKey) -> String {
+    hex::encode(Sha256::digest(key.public()))
 }
 
 /// The site record of a node of one server, reached at `address`.

@@ -6,7 +6,7 @@
 //! * *Changing*: [`registry`] says who asks, whether they may, and what changes.
 //! * *Operating*: [`history`] remembers who asked, [`busiest`] for what most; [`cli`] → [`config`], [`logging`], [`node`]; [`control`], [`ops`] and [`reload`] beside a running node;
 //!   [`bulk`], [`maintenance`], [`mod@backup`] and [`demo`] for its data; [`identity`] and [`keyring`] for its keys and site record,
-//!   [`token`] for those of the API.
+//!   [`token`] for those of the API. [`standby`]: a copy of another node, and how it takes that one's place.
 //!   [`preflight`] looks before a start whether it can succeed, [`doctor`] and [`probe`] look at it from outside.
 //! * *Asking*: [`client`]; [`ask`] asks for millions at once, and [`batch`] is both ends of that; [`mod@bench`] asks as
 //!   fast as it can. Shapes: [`json`], [`records`].
@@ -44,5 +44,6 @@ pub mod registry;
 pub mod reload;
 pub mod resolver;
 pub mod server;
+pub mod standby;
 pub mod store;
 pub mod token;

@@ -2,17 +2,22 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use crate::metrics::{Families, Metrics, names};
-use crate::ops::Readiness;
+use crate::ops::{Readiness, Standing};
 use crate::registry::Registry;
 use crate::registry::figures::{self, Ended, Figures as Made, Proved};
 use crate::resolver::Authority;
+use crate::standby::watch::Watch;
 use crate::store::metrics::{Histogram, Part, Result as Changed};
-use crate::store::{State, Store};
+use crate::store::{Role, State, Store};
 
 /// The states and their labels.
 const STATES: [&str; 5] = ["loading", "verifying", "ready", "degraded", "read_only"];
+
+/// The roles and their labels.
+const ROLES: [&str; 3] = ["primary", "standby", "superseded"];
 
 /// What changes come to, and the labels.
 const RESULTS: [(Changed, &str); 3] = [
@@ -35,10 +40,74 @@ pub fn store(metrics: &Metrics, store: &Arc<Store>, registry: &Arc<Registry>) {
     });
 }
 
+/// Adds whose changes the store takes, and how far a standby is behind, to every scrape. A node that follows nobody is
+/// behind nobody.
+pub fn standby(metrics: &Metrics, store: &Arc<Store>, watch: Option<Arc<Watch>>) {
+    let store = Arc::clone(store);
+    metrics.add_source(move |families| {
+        let role = store.role();
+        for candidate in ROLES {
+            let current = candidate == role.label();
+            let labels = [("role", candidate)];
+            families.add(&names::ROLE, &labels, f64::from(u8::from(current)));
+        }
+        let watch = watch.as_deref();
+        let lag = watch.map(|watch| watch.lag(store.sequence(), Instant::now()));
+        let connected = watch.is_some_and(Watch::is_connected);
+        for (name, value) in [
+            (&names::FOLLOW_CONNECTED, f64::from(u8::from(connected))),
+            (
+                &names::FOLLOW_LAG_SEQUENCES,
+                lag.map_or(0.0, |lag| lag.sequences as f64),
+            ),
+            (
+                &names::FOLLOW_LAG_SECONDS,
+                lag.map_or(0.0, |lag| lag.time.as_secs_f64()),
+            ),
+            (
+                &names::FOLLOW_FAILURES,
+                watch.map_or(0.0, |watch| watch.failures() as f64),
+            ),
+            (
+                &names::FOLLOW_SNAPSHOTS,
+                watch.map_or(0.0, |watch| watch.boots() as f64),
+            ),
+        ] {
+            families.add(name, &[], value);
+        }
+    });
+}
+
 /// What `/ready` says.
 #[must_use]
-pub fn readiness(state: &State) -> Readiness {
-    let reason = match state {
+pub fn readiness(state: &State, role: &Role, standing: Option<Standing>) -> Readiness {
+    let loaded = matches!(state, State::Ready | State::Degraded);
+    let late = standing
+        .as_ref()
+        .filter(|standing| standing.lag.time > standing.lag_max);
+    let superseded = matches!(role, Role::Superseded { .. });
+    let reason = match late {
+        _ if !loaded => stated(state),
+        Some(standing) => format!(
+            "this standby is {} s behind {}: more than [follow] lag_max",
+            standing.lag.time.as_secs(),
+            standing.primary
+        ),
+        None if superseded => role.to_string(),
+        None => stated(state),
+    };
+    Readiness {
+        ready: loaded && late.is_none() && !superseded,
+        state: label(state).into(),
+        reason,
+        role: role.label(),
+        standing,
+    }
+}
+
+/// A state for people; nothing when all is well.
+fn stated(state: &State) -> String {
+    match state {
         State::Ready => String::new(),
         State::Loading => "the records are being read".into(),
         State::Verifying => "the records are being verified".into(),
@@ -46,12 +115,6 @@ pub fn readiness(state: &State) -> Readiness {
             "the state on disk is being made anew; look-ups and changes go on".into()
         }
         State::ReadOnly(reason) => format!("no changes: {reason}"),
-    };
-    let ready = matches!(state, State::Ready | State::Degraded);
-    Readiness {
-        ready,
-        state: label(state).into(),
-        reason,
     }
 }
 

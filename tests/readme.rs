@@ -113,6 +113,8 @@ struct Shell {
     handle_port: u16,
     operations_port: u16,
     http_port: u16,
+    /// Ports of a second node: those that the README has for it, and what they become.
+    second: [(&'static str, u16); 3],
 }
 
 impl Shell {
@@ -122,6 +124,7 @@ impl Shell {
             handle_port: free_port(),
             operations_port: free_port(),
             http_port: free_port(),
+            second: ["2642", "8001", "9642"].map(|port| (port, free_port())),
         };
         let jiexi = env!("CARGO_BIN_EXE_jiexi");
         // `resolve` asks port 2641 unless told otherwise.
@@ -147,12 +150,19 @@ impl Shell {
     /// Bash with the block's commands; a failing command ends it.
     fn command(&self, script: &str, directory: &Path) -> Command {
         // By way of a character that no command has, since a free port may contain the other's digits.
-        let script = script
+        let mut script = script.to_owned();
+        for (place, (port, _)) in ["\u{3}", "\u{4}", "\u{5}"].into_iter().zip(self.second) {
+            script = script.replace(port, place);
+        }
+        let mut script = script
             .replace("9641", "\u{1}")
             .replace("8000", "\u{2}")
             .replace("2641", &self.handle_port.to_string())
             .replace('\u{1}', &self.operations_port.to_string())
             .replace('\u{2}', &self.http_port.to_string());
+        for (place, (_, port)) in ["\u{3}", "\u{4}", "\u{5}"].into_iter().zip(self.second) {
+            script = script.replace(place, &port.to_string());
+        }
         let path = std::env::var("PATH").unwrap_or_default();
         let mut command = Command::new("bash");
         command

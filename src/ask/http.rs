@@ -67,12 +67,12 @@ pub async fn ask(
 }
 
 /// A connection, with TLS or without.
-pub(super) trait Link: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait Link: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Link for S {}
 
 /// Connects to a server.
-pub(super) async fn connect(
+pub(crate) async fn connect(
     server: &Server,
     patience: Duration,
 ) -> Result<Box<dyn Link>, AskError> {
@@ -106,7 +106,7 @@ fn trust(server: &Server) -> Result<ClientConfig, AskError> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = &server.authority {
         let wrong = |error: &dyn std::fmt::Display| {
-            AskError::Server(format!("--ca {}: {error}", path.display()))
+            AskError::Server(format!("certificates {}: {error}", path.display()))
         };
         let all = CertificateDer::pem_file_iter(path).map_err(|error| wrong(&error))?;
         for certificate in all {

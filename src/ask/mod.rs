@@ -86,7 +86,7 @@ pub enum AskError {
 impl fmt::Display for AskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Server(text) => write!(f, "--server: {text}"),
+            Self::Server(text) => write!(f, "the server: {text}"),
             Self::Input(error) => write!(f, "the input cannot be read: {error}"),
             Self::Output(error) => write!(f, "the output cannot be written: {error}"),
             Self::Connection(text) => write!(f, "the server: {text}"),

@@ -1,7 +1,7 @@
 //! The command line: one file for each subcommand, with its arguments and `run`.
 //!
 //! * [`run`] — arguments in, exit code out; `main` is this and nothing else.
-//! * `init`, `serve` — set a node up and run it.
+//! * `init`, `serve` — set a node up and run it; `promote` — a standby becomes the primary.
 //! * `resolve`, `decode` — look at the protocol from outside; `bench` — load for a node, and what it costs.
 //! * `batch` — many handles at once, out of a file into a file. `jobs` (`bulk`) — many registrations on another machine.
 //!   `remote` is where these ask.
@@ -40,6 +40,7 @@ mod output;
 mod place;
 mod prefix;
 mod progress;
+mod promote;
 mod record;
 mod refusal;
 mod remote;
@@ -90,6 +91,7 @@ enum Command {
     Import(bulk::Import),
     Export(bulk::Export),
     Store(store::Store),
+    Promote(promote::Promote),
     Backup(backup::Backup),
     Key(key::Key),
     Audit(audit::Audit),
@@ -120,6 +122,7 @@ pub fn run() -> ExitCode {
         Command::Import(command) => command.run(),
         Command::Export(command) => command.run(),
         Command::Store(command) => command.run(),
+        Command::Promote(command) => command.run(),
         Command::Backup(command) => command.run(),
         Command::Key(command) => command.run(),
         Command::Audit(command) => command.run(),

@@ -11,6 +11,7 @@ use super::{
     Failed, output,
     place::{self, FILE_NAME, Place},
     progress,
+    promote::Follow,
 };
 use crate::{
     config::Config,
@@ -26,6 +27,9 @@ use crate::{
 /// Answers the Handle protocol over UDP and TCP, metrics and health over HTTP. With --demo no set-up and no file is
 /// needed: a store below ./data is filled with a realistic second-level node (300 enterprises, 54,000 devices) and served
 /// on the loopback addresses only.
+///
+/// With --follow the node is a standby: it copies that one, answers questions and refuses changes, until `jiexi promote` lets
+/// it take that one's place. The first start replaces the store, which is kept beside it.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
     #[command(flatten)]
@@ -33,6 +37,8 @@ pub(super) struct Serve {
     /// Serve realistic data from ./data (or --data), on loopback only
     #[arg(long, conflicts_with = "config")]
     demo: bool,
+    #[command(flatten)]
+    follow: Follow,
 }
 
 impl Serve {
@@ -47,7 +53,9 @@ impl Serve {
                  make a node with `jiexi init`, name a file with --config, or try `jiexi serve --demo`",
             ));
         }
-        let config = self.place.load_to_serve()?;
+        let mut config = self.place.load_to_serve()?;
+        self.follow.apply(&mut config);
+        Follow::check(&config)?;
         logging.configure(&config.log).map_err(Failed::report)?;
         identity::check(
             &config.node_key(),
@@ -58,7 +66,12 @@ impl Serve {
         if identity::is_exposed(&config.node_key()) {
             tracing::warn!(file = %config.node_key().display(), "others may read the private key; chmod 600 it");
         }
-        run(&config, logging, || self.place.read(), || Ok(()), || {})
+        let read = || {
+            let mut config = self.place.read()?;
+            self.follow.apply(&mut config);
+            Ok(config)
+        };
+        run(&config, logging, read, || Ok(()), || {})
     }
 }
 

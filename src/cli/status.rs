@@ -66,10 +66,11 @@ fn report(ready: &Json, scrape: &Scrape, now: i64) -> Json {
     let number = |name: &str| scrape.sum(name, &[]) as u64;
     let counted = |name: &str, labels: &[(&str, &str)]| scrape.sum(name, labels) as u64;
     let responses = "jiexi_responses_total";
-    json!({
+    let mut report = json!({
         "ready": ready["ready"],
         "state": ready["state"],
         "reason": ready["reason"],
+        "role": ready["role"],
         "version": scrape.label("jiexi_build_info", "version"),
         "running_seconds": ago("process_start_time_seconds"),
         "records": number("jiexi_index_records"),
@@ -89,7 +90,16 @@ fn report(ready: &Json, scrape: &Scrape, now: i64) -> Json {
         "certificate_seconds": scrape.least("jiexi_certificate_expiry_timestamp_seconds")
             .map(|at| at as i64 - now),
         "configuration_good": scrape.sum("jiexi_config_last_reload_successful", &[]) == 1.0,
-    })
+    });
+    let standby = &ready["standby"];
+    if standby.is_object() {
+        report["primary"] = standby["primary"].clone();
+        report["primary_reached"] = standby["connected"].clone();
+        report["standby_behind_changes"] = standby["lag_sequences"].clone();
+        let behind = standby["lag_seconds"].as_f64();
+        report["standby_behind_seconds"] = json!(behind.map(|seconds| seconds.ceil() as i64));
+    }
+    report
 }
 
 /// A line for each fact, with people's units.

@@ -133,6 +133,7 @@ pub(super) fn check(config: &Config) -> Vec<Wrong> {
     check_http(&config.http, &mut need);
     super::batch::check(&config.batch, &mut need);
     super::operations::check(&config.operations, &mut need);
+    super::follow::check(&config.follow, &mut need);
     super::jobs::check(&config.jobs, &mut need);
     check_dns(&config.dns, &mut need);
     need(

@@ -23,6 +23,7 @@ mod check;
 mod dns;
 mod env;
 mod file;
+mod follow;
 mod jobs;
 mod operations;
 mod recursion;
@@ -32,6 +33,7 @@ mod words;
 pub use batch::Batch;
 pub use dns::{Dns, Rule, RuleKind, Zone};
 pub use file::{Origin, Origins, Problem, load, load_placed, load_text};
+pub use follow::Follow;
 pub use jobs::Jobs;
 pub use operations::Operations;
 pub use recursion::{Ports, Recursion};
@@ -68,6 +70,8 @@ pub struct Config {
     pub history: History,
     /// Status page, metrics and health over HTTP.
     pub operations: Operations,
+    /// The node that this one is a standby of.
+    pub follow: Follow,
     /// The store on disk.
     pub store: Store,
     /// Logs.
@@ -90,6 +94,7 @@ impl Default for Config {
             dns: Dns::default(),
             history: History::default(),
             operations: Operations::default(),
+            follow: Follow::default(),
             store: Store::default(),
             log: Log::default(),
             control: Control::default(),
@@ -118,6 +123,8 @@ impl Config {
             &mut self.dns.certificate,
             &mut self.dns.key,
             &mut self.operations.token_file,
+            &mut self.follow.token_file,
+            &mut self.follow.ca_file,
         ];
         for path in files {
             if path.is_relative() && !path.as_os_str().is_empty() {

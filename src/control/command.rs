@@ -50,6 +50,11 @@ pub enum Command {
         /// What.
         order: Order,
     },
+    /// A standby takes the place of its primary; the node starts anew after that.
+    Promote {
+        /// Also when the primary cannot be told.
+        without: bool,
+    },
     /// Handles and prefixes: what their administrators do over the protocol, done by whoever runs the node.
     Registry {
         /// What.

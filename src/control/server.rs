@@ -13,7 +13,7 @@ use serde::Serialize;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::{UnixListener, UnixStream},
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, oneshot},
     task::{JoinSet, spawn_blocking},
 };
 use tokio_util::sync::CancellationToken;
@@ -31,6 +31,7 @@ use crate::{
     },
     maintenance,
     registry::{Registry, seal::Sealer},
+    standby::follow::Order,
     store::{self, Store},
     token::office,
 };
@@ -107,6 +108,8 @@ impl Drop for ControlSocket {
 struct Context {
     registry: Arc<Registry>,
     settings: Arc<store::Config>,
+    /// Where a standby takes orders, and where it is reached.
+    standby: Option<(mpsc::Sender<Order>, String)>,
     now: fn() -> u32,
     stop: CancellationToken,
 }
@@ -129,18 +132,20 @@ impl Context {
     }
 }
 
-/// Serves commands until `stop`, then waits for those at work to end; `settings` are those of the store, `now` gives
-/// Unix seconds.
+/// Serves commands until `stop`, then waits for those at work to end; `settings` are those of the store, `standby` is where
+/// one takes orders and is reached, `now` gives Unix seconds.
 pub async fn serve(
     socket: ControlSocket,
     registry: Arc<Registry>,
     settings: store::Config,
+    standby: Option<(mpsc::Sender<Order>, String)>,
     now: fn() -> u32,
     stop: CancellationToken,
 ) {
     let context = Context {
         registry,
         settings: Arc::new(settings),
+        standby,
         now,
         stop: stop.clone(),
     };
@@ -304,6 +309,12 @@ async fn perform(
             };
             stream_out(work, to, context).await.map(Outcome::Told)
         }
+        Command::Promote { without } => {
+            let done = promote(without, context).await;
+            context.note("promote", uid, done.is_ok());
+            let report = done.map_err(plain)?;
+            Ok(Outcome::Report { good: true, report })
+        }
         Command::Token { order } => {
             let (store, now) = (context.store(), (context.now)());
             let done = spawn_blocking(move || office::carry_out(&store, &order, now)).await;
@@ -311,6 +322,22 @@ async fn perform(
             Ok(Outcome::Report { good: true, report })
         }
     }
+}
+
+/// Has the standby take the place of its primary.
+async fn promote(without: bool, context: &Context) -> Result<serde_json::Value, String> {
+    let gone = || "this node is no standby: there is nothing to promote".to_owned();
+    let (orders, place) = context.standby.clone().ok_or_else(gone)?;
+    let (told, outcome) = oneshot::channel();
+    let order = Order::Promote {
+        without,
+        place,
+        told,
+    };
+    orders.send(order).await.map_err(|_| gone())?;
+    outcome
+        .await
+        .unwrap_or_else(|_| Err("the node stops".to_owned()))
 }
 
 /// Import: frames → channel → blocking thread, and its events back.

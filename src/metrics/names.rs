@@ -83,5 +83,11 @@ names! {
     FORWARD_WAITING = "jiexi_forward_waiting", GAUGE, [], "Requests that wait for other nodes.";
     FORWARD_CACHE_ENTRIES = "jiexi_forward_cache_entries", GAUGE, [], "Answers of other nodes remembered.";
     FORWARD_CACHE_BYTES = "jiexi_forward_cache_bytes", GAUGE, [], "Bytes that they take.";
+    ROLE = "jiexi_role", GAUGE, ["role"], "1 for whose changes the node takes: its own (primary), those of another node (standby), or none any more.";
+    FOLLOW_CONNECTED = "jiexi_follow_connected", GAUGE, [], "1 while a standby reaches its primary, else 0.";
+    FOLLOW_LAG_SEQUENCES = "jiexi_follow_lag_sequences", GAUGE, [], "Changes that a standby lacks, as of when it last heard of its primary.";
+    FOLLOW_LAG_SECONDS = "jiexi_follow_lag_seconds", GAUGE, [], "Time since a standby last had everything: so old its answers may be.";
+    FOLLOW_FAILURES = "jiexi_follow_failures_total", COUNTER, [], "Connections of a standby to its primary that failed or were refused.";
+    FOLLOW_SNAPSHOTS = "jiexi_follow_snapshots_total", COUNTER, [], "Snapshots that a standby took in because it could not go on by the journal.";
     PREFIXES_HOMED = "jiexi_prefixes_homed", GAUGE, [], "Prefixes homed on this node.";
 }

@@ -1,7 +1,7 @@
 //! The composition root: a configuration in, a running node out. No logic of its own.
 //!
 //! Everything is bound before any work begins, so that a start either succeeds or says why not. `operations`: the same for
-//! the operations listener.
+//! the operations listener. A standby starts anew, within the process, when its store is exchanged or becomes a primary's.
 
 mod operations;
 
@@ -13,6 +13,7 @@ use bytes::Bytes;
 use jiexi_proto::handle;
 use jiexi_proto::value::site::SiteRecord;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -37,6 +38,10 @@ use crate::server::handle::desk::{self, Desk};
 use crate::server::handle::{Shared, stream};
 use crate::server::http::{self, Http};
 use crate::server::{self, BindError, Bound, Running, Server, budget, dns};
+use crate::standby::boot::{self, Part};
+use crate::standby::follow::{self, Ended};
+use crate::standby::watch::Watch;
+use crate::standby::{self, promote};
 use crate::store::{State, Store};
 
 /// Why a node cannot start: what was tried, and what went wrong.
@@ -73,6 +78,11 @@ pub struct Node {
     stop: CancellationToken,
     side: TaskTracker,
     reload: Reload,
+    registry: Arc<Registry>,
+    /// Following the primary, when this is a standby.
+    following: Option<tokio::task::JoinHandle<Ended>>,
+    /// How far behind it is.
+    watch: Option<Arc<Watch>>,
     /// Tasks that look for new certificates, for ever.
     watches: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -83,15 +93,17 @@ impl Node {
     /// # Errors
     /// When an address is taken, the store cannot be opened, or the site record cannot be read.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
-        Self::start_prepared(config, || Ok(())).await
+        Self::start_prepared(config, Part::Alone, || Ok(())).await
     }
 
-    /// As [`Self::start`]; `prepare` is done when everything is bound, before the store is opened.
+    /// As [`Self::start`], as what [`boot::begin`] has found this node to be; `prepare` is done when everything is bound,
+    /// before the store is opened.
     ///
     /// # Errors
     /// As [`Self::start`], and what `prepare` says.
     pub async fn start_prepared(
         config: &Config,
+        part: Part,
         prepare: impl FnOnce() -> Result<(), String>,
     ) -> Result<Self, StartError> {
         let site = read_site(&config.site_file())?;
@@ -126,6 +138,11 @@ impl Node {
         let history = history_of(config, &metrics)?;
         let registry = registry_of(config, &store)?;
         observe::store(&metrics, &store, &registry);
+        let watch = match &part {
+            Part::Standby(following) => Some(Arc::clone(&following.watch)),
+            Part::Alone | Part::Successor(_) => None,
+        };
+        observe::standby(&metrics, &store, watch.clone());
         let completing = Arc::clone(&registry);
         let thread = std::thread::Builder::new().name("audit-complete".into());
         thread
@@ -166,10 +183,30 @@ impl Node {
         };
         let stop = CancellationToken::new();
         let side = TaskTracker::new();
+        let (orders, taken) = mpsc::channel(1);
+        let own = standby::own_place(config);
+        let following = match part {
+            Part::Alone => None,
+            Part::Successor(primary) => {
+                let store = Arc::clone(&store);
+                side.spawn(promote::meet(primary, store, own.clone(), stop.clone()));
+                None
+            }
+            Part::Standby(following) => {
+                let store = Arc::clone(&store);
+                Some(tokio::spawn(follow::run(
+                    *following,
+                    store,
+                    taken,
+                    stop.clone(),
+                )))
+            }
+        };
         side.spawn(control::serve(
             control,
-            registry,
+            Arc::clone(&registry),
             config.store_config(),
+            following.is_some().then_some((orders, own)),
             clock::unix_seconds,
             stop.clone(),
         ));
@@ -179,7 +216,12 @@ impl Node {
         let reload = Reload::new(config, certificates.clone(), &metrics);
         side.spawn(ops::serve(
             operations,
-            operations::sources(metrics, Arc::clone(&store), history.clone()),
+            operations::sources(
+                metrics,
+                Arc::clone(&store),
+                history.clone(),
+                watch.clone().map(|watch| (watch, config.follow.lag_max)),
+            ),
             guard,
             tls,
             stop.clone(),
@@ -192,6 +234,9 @@ impl Node {
             .collect();
         Ok(Self {
             reload,
+            registry,
+            following,
+            watch,
             watches,
             store,
             server,
@@ -224,6 +269,25 @@ impl Node {
         &self.store
     }
 
+    /// Waits until another store is to be used; for ever when this is no standby.
+    async fn wait_for_another_store(&mut self) -> Ended {
+        let Some(following) = &mut self.following else {
+            return std::future::pending().await;
+        };
+        match following.await {
+            Ok(ended @ (Ended::Arrived | Ended::Promoted)) => ended,
+            ended => {
+                if ended.is_err() {
+                    tracing::error!(
+                        "following panicked; the log says where. Questions are answered from what is here"
+                    );
+                }
+                self.following = None;
+                std::future::pending().await
+            }
+        }
+    }
+
     /// Lets what was asked be answered, then closes the store.
     ///
     /// # Errors
@@ -246,10 +310,18 @@ impl Node {
         self.stop.cancel();
         self.watches.iter().for_each(tokio::task::JoinHandle::abort);
         self.side.wait().await;
-        let (store, history) = (self.store, self.history);
+        // One that has ended gives nothing more.
+        if let Some(following) = self.following.filter(|following| !following.is_finished()) {
+            let _ = following.await;
+        }
+        let (store, history, registry) = (self.store, self.history, self.registry);
         let closed = tokio::task::spawn_blocking(move || {
             if let Some(history) = history {
                 history.close();
+            }
+            // The next node of this process may go on with it.
+            if let Some(audit) = registry.audit() {
+                audit.close();
             }
             store.shutdown()
         })
@@ -274,21 +346,93 @@ pub async fn run(
 ) -> Result<(), StartError> {
     // Before anything else: a signal that comes while the node starts must not kill it half-way.
     let mut signals = Signals::listen().map_err(failing("signals"))?;
-    let mut node = Node::start_prepared(config, prepare).await?;
-    started(&node);
-    let signal = loop {
-        match signals.wait().await {
-            Asked::Reload => node.reload.take(read(), logging),
-            Asked::Stop(signal) => break signal,
+    let mut part = begin(config, None, &mut signals).await?;
+    let (mut prepare, mut started) = (Some(prepare), Some(started));
+    loop {
+        let Some(now) = part.take() else {
+            return Ok(());
+        };
+        let preparing = || prepare.take().map_or(Ok(()), |prepare| prepare());
+        let mut node = Node::start_prepared(config, now, preparing).await?;
+        if let Some(started) = started.take() {
+            started(&node);
         }
-    };
-    tracing::info!(
-        signal,
-        "stopping: no new connections, open requests are answered"
-    );
-    node.stop().await?;
-    tracing::info!("stopped");
-    Ok(())
+        let next = loop {
+            tokio::select! {
+                asked = signals.wait() => match asked {
+                    Asked::Reload => node.reload.take(read(), logging),
+                    Asked::Stop(signal) => break Next::Stop(signal),
+                },
+                ended = node.wait_for_another_store() => {
+                    node.following = None;
+                    break Next::Another(ended);
+                }
+            }
+        };
+        match next {
+            Next::Stop(signal) => {
+                tracing::info!(
+                    signal,
+                    "stopping: no new connections, open requests are answered"
+                );
+                node.stop().await?;
+                tracing::info!("stopped");
+                return Ok(());
+            }
+            Next::Another(ended) => {
+                tracing::warn!("the node starts anew with another store: questions wait");
+                let watch = node.watch.take();
+                node.stop().await?;
+                exchange(config, ended).await?;
+                part = begin(config, watch, &mut signals).await?;
+            }
+        }
+    }
+}
+
+/// Why a node ends.
+enum Next {
+    /// The process does.
+    Stop(&'static str),
+    /// Another store is to be used.
+    Another(Ended),
+}
+
+/// What the node is when it starts; none when it was told to stop before that was known.
+async fn begin(
+    config: &Config,
+    watch: Option<Arc<Watch>>,
+    signals: &mut Signals,
+) -> Result<Option<Part>, StartError> {
+    tokio::select! {
+        part = boot::begin(config, watch) => part.map(Some).map_err(StartError),
+        signal = signals.wait_stop() => {
+            tracing::info!(signal, "stopped before the node was started");
+            Ok(None)
+        }
+    }
+}
+
+/// Puts another store in the place of that of a stopped node.
+async fn exchange(config: &Config, ended: Ended) -> Result<(), StartError> {
+    let config = config.clone();
+    let exchanged = tokio::task::spawn_blocking(move || match ended {
+        Ended::Stopped => Ok(()),
+        Ended::Arrived => boot::install(&config),
+        Ended::Promoted => match Store::succeed(&config.store_config()) {
+            Ok(epoch) => {
+                tracing::warn!(epoch, "this node is the primary now");
+                Ok(())
+            }
+            // A standby as before: that is better than nothing.
+            Err(error) => {
+                tracing::error!(%error, "the store gets no new epoch; this node stays a standby");
+                Ok(())
+            }
+        },
+    });
+    let exchanged = exchanged.await.map_err(failing("exchanging the store"))?;
+    exchanged.map_err(StartError)
 }
 
 /// What a signal asks for.
@@ -314,6 +458,15 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,
         })
+    }
+
+    /// Waits for one that tells the process to stop; by which.
+    async fn wait_stop(&mut self) -> &'static str {
+        loop {
+            if let Asked::Stop(signal) = self.wait().await {
+                return signal;
+            }
+        }
     }
 
     /// What came.
@@ -412,6 +565,10 @@ pub fn complete_audit(registry: &Registry) {
             // It does not load, or is closed: there is nothing to compare with.
             _ => return,
         }
+    }
+    if !store.role().takes_changes() {
+        // What changes here was asked for elsewhere, and is in the trail there.
+        return;
     }
     match registry.complete_audit() {
         Ok(0) => {}

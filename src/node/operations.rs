@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 use zeroize::Zeroizing;
@@ -13,6 +14,7 @@ use crate::metrics::Metrics;
 use crate::observe;
 use crate::ops;
 use crate::reload::Certificates;
+use crate::standby::watch::Watch;
 use crate::store::Store;
 
 /// Octets of the token.
@@ -53,10 +55,19 @@ pub(super) fn sources(
     metrics: Arc<Metrics>,
     store: Arc<Store>,
     history: Option<Arc<History>>,
+    standby: Option<(Arc<Watch>, Duration)>,
 ) -> ops::Sources {
     ops::Sources {
         metrics: Box::new(move || metrics.render()),
-        state: Box::new(move || observe::readiness(&store.state())),
+        state: Box::new(move || {
+            let standing = standby.as_ref().map(|(watch, lag_max)| ops::Standing {
+                primary: watch.place.clone(),
+                connected: watch.is_connected(),
+                lag: watch.lag(store.sequence(), Instant::now()),
+                lag_max: *lag_max,
+            });
+            observe::readiness(&store.state(), &store.role(), standing)
+        }),
         busiest: Box::new(move |prefixes| {
             history.as_ref().map(|history| history.busiest(prefixes))
         }),

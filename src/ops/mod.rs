@@ -48,6 +48,7 @@ use crate::clock;
 use crate::probe::Scrape;
 use crate::server::http::html;
 use crate::server::http::language::Language;
+use crate::standby::watch::Lag;
 
 /// Simultaneous connections: scrapers and probes are few, and each costs memory.
 pub const CONNECTIONS_MAX: usize = 64;
@@ -73,6 +74,23 @@ pub struct Readiness {
     pub state: String,
     /// Why it is not ready, for people; empty when it is.
     pub reason: String,
+    /// `primary`, `standby` or `superseded`.
+    pub role: &'static str,
+    /// Of a standby.
+    pub standing: Option<Standing>,
+}
+
+/// Where a standby stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The primary.
+    pub primary: String,
+    /// Whether it was reached the last time it was tried.
+    pub connected: bool,
+    /// How far this node is behind it.
+    pub lag: Lag,
+    /// Further behind, it is not ready.
+    pub lag_max: Duration,
 }
 
 /// What is asked of the node for the answers here; all must be quick.
@@ -286,7 +304,17 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
         ready,
         state,
         reason,
+        role,
+        standing,
     } = (app.sources.state)();
+    let standing = standing.map(|standing| {
+        serde_json::json!({
+            "primary": standing.primary,
+            "connected": standing.connected,
+            "lag_sequences": standing.lag.sequences,
+            "lag_seconds": standing.lag.time.as_millis() as f64 / 1e3,
+        })
+    });
     let status = if ready {
         StatusCode::OK
     } else {
@@ -294,7 +322,9 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     };
     json(
         status,
-        &serde_json::json!({"ready": ready, "state": state, "reason": reason}),
+        &serde_json::json!({
+            "ready": ready, "state": state, "reason": reason, "role": role, "standby": standing,
+        }),
     )
 }
 
@@ -340,11 +370,15 @@ mod tests {
                 ready: true,
                 state: "ready".into(),
                 reason: String::new(),
+                role: "primary",
+                standing: None,
             },
             false => Readiness {
                 ready: false,
                 state: "loading".into(),
                 reason: "12 % loaded".into(),
+                role: "primary",
+                standing: None,
             },
         };
         let sources = Sources {

@@ -151,6 +151,34 @@ fn figure(name: &str, value: &str, out: &mut String) {
     let _ = write!(out, "<div><dt>{name}</dt><dd>{}</dd></div>", text(value));
 }
 
+/// How far a standby is behind its primary.
+fn behind(shown: &Shown<'_>, language: Language, out: &mut String) {
+    let scrape = shown.scrape;
+    if scrape.sum("jiexi_role", &[("role", "standby")]) != 1.0 {
+        return;
+    }
+    let link = match scrape.sum("jiexi_follow_connected", &[]) == 1.0 {
+        true => language.pick("已连接", "connected"),
+        false => language.pick("未连接", "not connected"),
+    };
+    for (name, value) in [
+        (
+            language.pick("备机与主节点", "standby: the primary"),
+            link.to_owned(),
+        ),
+        (
+            language.pick("落后时间", "behind it"),
+            Unit::Seconds.show(scrape.sum("jiexi_follow_lag_seconds", &[])),
+        ),
+        (
+            language.pick("落后变更数", "changes missing"),
+            Unit::Count.show(scrape.sum("jiexi_follow_lag_sequences", &[])),
+        ),
+    ] {
+        figure(name, &value, out);
+    }
+}
+
 fn figures(shown: &Shown<'_>, language: Language, out: &mut String) {
     let last = shown.points.last();
     let of = |read: fn(&Point) -> f64| last.map_or(f64::NAN, read);
@@ -164,6 +192,7 @@ fn figures(shown: &Shown<'_>, language: Language, out: &mut String) {
     };
     let all = |point: &Point| point.requests.iter().sum::<f64>();
     out.push_str("<div class=\"card\"><dl>");
+    behind(shown, language, out);
     for (name, value) in [
         (
             language.pick("请求／秒", "requests/s"),

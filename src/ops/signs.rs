@@ -61,7 +61,7 @@ pub(super) struct Sign {
 }
 
 /// Every condition, the worst first.
-const ALL: [Sign; 15] = [
+const ALL: [Sign; 18] = [
     Sign {
         alert: "JiexiStoreError",
         critical: true,
@@ -113,6 +113,35 @@ const ALL: [Sign; 15] = [
         meaning: (
             "解析与变更日志有缺失",
             "The log of resolutions and changes has gaps",
+        ),
+    },
+    Sign {
+        alert: "JiexiSuperseded",
+        critical: true,
+        holds: |seen| seen.is("jiexi_role", "role", "superseded"),
+        meaning: (
+            "本节点已被另一节点取代，不接受变更",
+            "Another node took the place of this one; it takes no changes",
+        ),
+    },
+    Sign {
+        alert: "JiexiStandbyBehind",
+        critical: true,
+        holds: |seen| seen.value("jiexi_follow_lag_seconds") > 60.0,
+        meaning: (
+            "备机落后主节点一分钟以上",
+            "This standby is more than a minute behind its primary",
+        ),
+    },
+    Sign {
+        alert: "JiexiStandbyCut",
+        critical: false,
+        holds: |seen| {
+            seen.is("jiexi_role", "role", "standby") && seen.value("jiexi_follow_connected") == 0.0
+        },
+        meaning: (
+            "备机连不上主节点",
+            "This standby does not reach its primary",
         ),
     },
     Sign {

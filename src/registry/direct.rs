@@ -130,7 +130,8 @@ impl Registry {
             Err(error) => {
                 let rejection = Rejection::of_store(&error);
                 for request in requests {
-                    note(request, Ended::Failed, asks.failed(request, &rejection));
+                    let ended = Ended::untaken(rejection.code);
+                    note(request, ended, asks.failed(request, &rejection));
                 }
                 Err(rejection)
             }

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use jiexi_proto::code::ResponseCode;
+
 use super::auth::Method;
 use super::plan::Request;
 
@@ -17,6 +19,15 @@ pub enum Ended {
 }
 
 impl Ended {
+    /// How a change ended that the store did not take, by what is answered: one that is made at another node is no fault.
+    #[must_use]
+    pub fn untaken(code: ResponseCode) -> Self {
+        match code {
+            ResponseCode::SERVER_BACKUP => Self::Refused,
+            _ => Self::Failed,
+        }
+    }
+
     /// All of them, with their labels.
     pub const ALL: [(Self, &'static str); 3] = [
         (Self::Committed, "committed"),

@@ -114,6 +114,10 @@ impl Rejection {
             CommitError::ReadOnly(_) => {
                 Self::new(ResponseCode::ERROR, "this node takes no changes now")
             }
+            CommitError::Elsewhere(role) => Self {
+                code: ResponseCode::SERVER_BACKUP,
+                text: role.to_string().into(),
+            },
             CommitError::DiskFull => Self::busy(DISK_FULL),
             CommitError::Conflict { .. } | CommitError::Busy | CommitError::Closed => {
                 Self::busy("too many changes wait")

@@ -27,7 +27,7 @@ use super::blocks::{BlockReader, BlockWriter};
 use super::config::Config;
 use super::disk::Disk;
 use super::error::StoreError;
-use super::identity::{Identity, case_name};
+use super::identity::{Identity, Role, case_name};
 use super::journal::entry::{
     Entry, EntryWriter, Named, Piece, Position, for_each_piece, put_change, read_segment_head,
     read_u64,
@@ -359,6 +359,7 @@ impl Chain {
         let identity = Identity {
             case: manifest.case,
             epoch,
+            role: Role::Primary,
         };
         identity.write(&disk, &config.dir)?;
         Ok(SnapshotInfo::new(path, &manifest, bytes))

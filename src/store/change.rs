@@ -4,6 +4,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use super::identity::Role;
+
 /// Longest key, in bytes: a folded handle of the protocol (2,048) with room for composed keys.
 pub const KEY_MAX: usize = 4096;
 /// Most values in one record; the protocol's own limit.
@@ -158,6 +160,8 @@ pub enum CommitError {
     ReadOnly(std::sync::Arc<str>),
     /// The disk is full, or so nearly that the guard refuses; writing goes on by itself when there is space again.
     DiskFull,
+    /// The store takes no changes of its own: those of another one, or none any more. Nothing was changed.
+    Elsewhere(Role),
     /// A key, record or batch exceeds its limit; nothing was changed.
     TooLarge,
     /// The store is being closed.
@@ -185,6 +189,7 @@ impl fmt::Display for CommitError {
             Self::Busy => f.write_str("too many writes are waiting"),
             Self::ReadOnly(reason) => write!(f, "the store takes no writes: {reason}"),
             Self::DiskFull => f.write_str("the disk is full; free some space"),
+            Self::Elsewhere(role) => role.fmt(f),
             Self::TooLarge => write!(
                 f,
                 "too large: a key may have {KEY_MAX} bytes, a record {RECORD_MAX} and {VALUES_MAX} values, \

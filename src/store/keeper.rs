@@ -150,14 +150,15 @@ impl Keeper {
         }
         shared.overlay.load(position, engine.clone(), pending, runs);
         shared.index.set_miss(Miss::Absent);
+        // Who waits for the store to be ready may write on a thread of its own then.
+        let writer = Writer::new(Arc::clone(&shared), journal, position);
+        *shared.writer() = Some(writer);
         if healed && engine.is_none() {
             set_aside(&shared, true);
             shared.set_state(State::Degraded);
         } else {
             shared.set_state(State::Ready);
         }
-        let writer = Writer::new(Arc::clone(&shared), journal, position);
-        *shared.writer() = Some(writer);
         let writing = Arc::clone(&shared);
         let writer = spawn("store-writer", move || write(&writing))?;
         let times = Times::new(shared.disk.clone(), shared.dir(), shared.identity.epoch);

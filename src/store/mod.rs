@@ -15,6 +15,7 @@
 //! * `bulk`, `run`: many records as one change, and the file that they are in.
 //! * `overlay`, `applier`, `sled`, `scan`: the state behind, and ordered reading.
 //! * `blocks`, `snapshot`: dumps; [`archive`]: those of backups. `loader`: start-up and healing. `keeper`: everything that goes on by itself. `verify`.
+//! * `replica`, `source`: a store that is the copy of another one, and what that one gives it.
 //! * `times`: the wall clock beside the journal. `identity`, `disk`, `metrics`, `shared`: what the others stand on.
 //!
 //! The store reads no clock but a stopwatch, knows no protocol and no permissions, folds no keys, and parses no values.
@@ -36,12 +37,14 @@ pub mod metrics;
 mod overlay;
 mod queue;
 mod record;
+mod replica;
 mod run;
 mod scan;
 mod shared;
 mod since;
 mod sled;
 mod snapshot;
+mod source;
 mod times;
 mod verify;
 mod writer;
@@ -66,10 +69,14 @@ pub(crate) use disk::free_space;
 #[doc(hidden)]
 pub use disk::{Event, Faults};
 pub use error::StoreError;
+pub use identity::Role;
 pub use index::{Lookup, Reader, Session};
+pub use journal::entry::Position;
 pub use metrics::StoreMetrics;
 pub use record::{Entries, Entry, OwnedRecord, Record};
+pub use replica::{ReplicaError, RunWanted};
 pub use since::Changed;
+pub use source::{Cursor, Reach};
 
 use disk::{Disk, parent};
 use identity::Identity;
@@ -199,6 +206,7 @@ impl Store {
         Identity {
             case: config.case,
             epoch: 1,
+            role: Role::Primary,
         }
         .write(&disk, &config.dir)
     }
@@ -262,6 +270,16 @@ impl Store {
     /// # Errors
     /// When the snapshot is damaged, has another case rule, or the directory is not empty.
     pub fn restore(config: &Config, snapshot: &Path) -> Result<SnapshotInfo, StoreError> {
+        Self::restore_as(config, snapshot, |epoch| epoch + 1, Role::Primary)
+    }
+
+    /// Makes a store out of a snapshot, of an epoch that follows from that of the snapshot.
+    fn restore_as(
+        config: &Config,
+        snapshot: &Path,
+        epoch: impl FnOnce(u64) -> u64,
+        role: Role,
+    ) -> Result<SnapshotInfo, StoreError> {
         let (manifest, bytes) = snapshot::verify(snapshot)?;
         if manifest.case != config.case {
             return Err(StoreError::CaseMismatch {
@@ -274,7 +292,8 @@ impl Store {
         let path = snapshot::adopt(&disk, &config.dir, snapshot, &manifest)?;
         Identity {
             case: manifest.case,
-            epoch: manifest.epoch + 1,
+            epoch: epoch(manifest.epoch),
+            role,
         }
         .write(&disk, &config.dir)?;
         Ok(SnapshotInfo::new(path, &manifest, bytes))

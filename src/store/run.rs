@@ -23,6 +23,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fs::{self, File};
+use std::io::Read;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
@@ -39,6 +40,8 @@ const STRIPE: &[u8; 4] = b"STRP";
 const RECORDS: &[u8; 4] = b"RECS";
 /// A block is written when it is this long: what a scan reads of each stripe.
 const BLOCK_BYTES: usize = 64 << 10;
+/// Bytes of a run that are copied at once.
+const PIECE: usize = 1 << 20;
 /// Suffixes of the names of files, see the module.
 const WRITING: &str = "writing";
 const SUFFIX: &str = "run";
@@ -52,7 +55,7 @@ pub(crate) fn directory(dir: &Path) -> PathBuf {
 }
 
 /// The file of a run that the entry with this sequence names.
-fn named_path(dir: &Path, sequence: u64) -> PathBuf {
+pub(crate) fn named_path(dir: &Path, sequence: u64) -> PathBuf {
     directory(dir).join(format!("{sequence:020}.{SUFFIX}"))
 }
 
@@ -66,6 +69,17 @@ pub(crate) fn list(dir: &Path) -> Vec<(u64, PathBuf, u64)> {
     let mut found: Vec<_> = files(dir, SUFFIX).collect();
     found.sort_by_key(|(sequence, ..)| *sequence);
     found
+}
+
+/// Makes the directory of the runs, if there was none yet.
+fn make_directory(disk: &Disk, dir: &Path) -> Result<(), StoreError> {
+    let directory = directory(dir);
+    if !directory.is_dir() {
+        fs::create_dir(&directory)
+            .map_err(|error| StoreError::io(&directory, "create the directory", error))?;
+        disk.sync_directory(dir)?;
+    }
+    Ok(())
 }
 
 fn files(dir: &Path, suffix: &'static str) -> impl Iterator<Item = (u64, PathBuf, u64)> {
@@ -115,6 +129,15 @@ pub(crate) struct RunFile {
 }
 
 impl RunFile {
+    fn new(disk: &Disk, dir: &Path, path: PathBuf) -> Self {
+        Self {
+            disk: disk.clone(),
+            dir: dir.to_path_buf(),
+            path,
+            kept: false,
+        }
+    }
+
     /// Gives it its name: the journal's entry of this sequence, which is durable, names it. When that fails the run is
     /// found all the same.
     pub(crate) fn keep(&mut self, sequence: u64) -> Result<(), StoreError> {
@@ -158,20 +181,10 @@ impl RunWriter {
         epoch: u64,
         number: u64,
     ) -> Result<Self, StoreError> {
-        let directory = directory(dir);
-        if !directory.is_dir() {
-            fs::create_dir(&directory)
-                .map_err(|error| StoreError::io(&directory, "create the directory", error))?;
-            disk.sync_directory(dir)?;
-        }
+        make_directory(disk, dir)?;
         let path = writing_path(dir, number);
         let mut out = BlockWriter::new(disk.create(&path)?);
-        let file = RunFile {
-            disk: disk.clone(),
-            dir: dir.to_path_buf(),
-            path,
-            kept: false,
-        };
+        let file = RunFile::new(disk, dir, path);
         let head = [
             &VERSION.to_be_bytes()[..],
             &epoch.to_be_bytes(),
@@ -249,7 +262,55 @@ pub(crate) struct Written {
     stripes: Vec<Vec<Place>>,
 }
 
+/// Writes a copy of a run that the journal of another store names, once all of it is what is named.
+pub(crate) fn receive(
+    disk: &Disk,
+    dir: &Path,
+    epoch: u64,
+    named: Named,
+    from: &mut dyn Read,
+) -> Result<Written, StoreError> {
+    make_directory(disk, dir)?;
+    let path = writing_path(dir, named.number);
+    disk.discard(&path)?;
+    let out = disk.create(&path)?;
+    let file = RunFile::new(disk, dir, path.clone());
+    let (mut piece, mut at) = (vec![0; PIECE], 0);
+    let mut from = from.take(named.bytes);
+    loop {
+        let read = from
+            .read(&mut piece)
+            .map_err(|error| StoreError::io(&path, "copy a run", error))?;
+        if read == 0 {
+            break;
+        }
+        out.write_at(&piece[..read], at)?;
+        at += read as u64;
+    }
+    out.sync()?;
+    disk.sync_directory(&directory(dir))?;
+    let (found, stripes) = survey(&path, epoch)?;
+    if found != named {
+        return Err(unnamed(&path, named));
+    }
+    Ok(Written {
+        named,
+        file,
+        stripes,
+    })
+}
+
 impl Written {
+    /// Calls `visit` with every record, those of the first stripe first.
+    pub(crate) fn for_each(
+        &self,
+        visit: impl FnMut(PackedRef<'_>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let nowhere = (Position::default(), Position::default());
+        let path = self.file.path.clone();
+        Run::new(path, self.named, self.stripes.clone(), nowhere)?.for_each(false, visit)
+    }
+
     /// The run, for reading its keys; it brings the store from one position to the other.
     pub(crate) fn into_run(self, before: Position, after: Position) -> Result<Run, StoreError> {
         let path = self.file.path.clone();
@@ -260,6 +321,7 @@ impl Written {
 // ---------------------------------------------------------------------------------------------------- reading
 
 /// Where a block is, and the space and key that it begins with.
+#[derive(Clone)]
 struct Place {
     at: u64,
     number: u32,
@@ -446,14 +508,18 @@ pub(crate) fn open(
     };
     let (found, stripes) = survey(&path, epoch)?;
     if found != named {
-        let records = named.records;
-        return Err(StoreError::damaged(
-            &path,
-            format!("it is not the run of {records} records that the journal names"),
-            REMEDY,
-        ));
+        return Err(unnamed(&path, named));
     }
     Run::new(path, named, stripes, (before, after))
+}
+
+fn unnamed(path: &Path, named: Named) -> StoreError {
+    let records = named.records;
+    StoreError::damaged(
+        path,
+        format!("it is not the run of {records} records that the journal names"),
+        REMEDY,
+    )
 }
 
 /// Reads a run to see whether it is whole; what the journal should say of it, and where its blocks are.

@@ -12,7 +12,7 @@ use super::change::{CommitError, Space};
 use super::config::Config;
 use super::disk::Disk;
 use super::error::StoreError;
-use super::identity::Identity;
+use super::identity::{Identity, Role};
 use super::index::{Index, Miss};
 use super::journal::entry::Position;
 use super::metrics::{Stopwatch, StoreMetrics};
@@ -51,6 +51,7 @@ pub(crate) struct Shared {
     pub(crate) reserve_bytes: AtomicU64,
     disk_low: AtomicBool,
     epochs: [AtomicU64; Space::ALL.len()],
+    role: Mutex<Role>,
     /// Held while snapshots are taken, verified and removed.
     pub(crate) snapshots: Mutex<()>,
     status: Mutex<Status>,
@@ -99,6 +100,7 @@ impl Shared {
             reserve_bytes: AtomicU64::new(0),
             disk_low: AtomicBool::new(false),
             epochs: Default::default(),
+            role: Mutex::new(identity.role.clone()),
             snapshots: Mutex::new(()),
             status: Mutex::new(Status {
                 state: State::Loading,
@@ -138,6 +140,27 @@ impl Shared {
         tracing::error!(%reason, "the store is read-only");
         self.set_state(State::ReadOnly(Arc::clone(&reason)));
         self.queue.refuse(CommitError::ReadOnly(reason));
+    }
+
+    /// Whose changes are taken.
+    pub(crate) fn role(&self) -> Role {
+        self.role
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Takes the changes of others, or of nobody, from now on: first on the disk, so that no start forgets it.
+    pub(crate) fn set_role(&self, role: Role) -> Result<(), StoreError> {
+        let identity = Identity {
+            role: role.clone(),
+            ..self.identity.clone()
+        };
+        // Whoever writes goes on until it is done, and nobody begins before it is so.
+        let _writer = self.writer_in_turn();
+        identity.write(&self.disk, self.dir())?;
+        *self.role.lock().unwrap_or_else(PoisonError::into_inner) = role;
+        Ok(())
     }
 
     /// Why no writes are taken, if so.
@@ -323,6 +346,7 @@ mod tests {
         let identity = Identity {
             case: CaseRule::Whole,
             epoch: 1,
+            role: Role::Primary,
         };
         let lock = lock(directory.path()).unwrap();
         let shared = Shared::new(config, identity, lock);

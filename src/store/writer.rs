@@ -14,13 +14,14 @@ use super::bulk::{self, Ready};
 use super::change::{CommitError, Committed, Expect, Space};
 use super::disk::Event;
 use super::error::StoreError;
-use super::index::Reader;
+use super::index::{self, Reader, Stage};
 use super::journal::Journal;
-use super::journal::entry::{EntryWriter, Position, Step};
+use super::journal::entry::{Change, Entry, EntryWriter, Position, Step};
 use super::metrics::{Part, Result as Outcome, Stopwatch};
 use super::overlay::{FullKey, Limits};
 use super::queue::{Encoded, Job, Prepared, Todo};
 use super::record::{Packed, Record};
+use super::replica::ReplicaError;
 use super::run::Written;
 use super::shared::Shared;
 
@@ -73,6 +74,10 @@ impl Writer {
         }
         if self.shared.disk_is_low() {
             return self.refuse(jobs, &CommitError::DiskFull);
+        }
+        let role = self.shared.role();
+        if !role.takes_changes() {
+            return self.refuse(jobs, &CommitError::Elsewhere(role));
         }
         let watch = Stopwatch::start();
         let jobs = match self.commit_bulk(jobs) {
@@ -130,7 +135,7 @@ impl Writer {
     /// Names a run in the journal and makes its records visible.
     fn name_run(&mut self, ready: Ready) -> Result<Committed, CommitError> {
         let Ready {
-            mut written,
+            written,
             stage,
             claims,
         } = ready;
@@ -156,6 +161,16 @@ impl Writer {
         self.entry.change(&Step::Run(written.named));
         let epoch = self.shared.identity.epoch;
         self.entry.finish(epoch, after.sequence, after);
+        self.settle_run(written, prepared, (before, after))
+    }
+
+    /// Makes a run durable with the entry that names it, and its records visible.
+    fn settle_run(
+        &mut self,
+        mut written: Written,
+        prepared: index::Prepared<'_>,
+        (before, after): (Position, Position),
+    ) -> Result<Committed, CommitError> {
         let reserved = self.journal.reserve(before, self.entry.bytes().len());
         let named = reserved.map_err(|error| (error.is_disk_full(), error));
         match named.and_then(|()| self.write(after).map_err(|error| (false, error))) {
@@ -326,6 +341,142 @@ impl Writer {
         );
     }
 
+    /// Takes entries of the journal that this one is a copy of, with one sync for all.
+    fn replicate(&mut self, entries: &[Entry<'_>]) -> Result<(), ReplicaError> {
+        self.takes_copies()?;
+        let watch = Stopwatch::start();
+        let (changes, after) = self.follow(entries)?;
+        let bytes: Vec<&[u8]> = entries.iter().map(|entry| entry.bytes).collect();
+        self.entry.copy(&bytes.concat());
+        let reserved = self
+            .journal
+            .reserve(self.position, self.entry.bytes().len());
+        reserved.map_err(|error| match error.is_disk_full() {
+            true => CommitError::DiskFull,
+            false => CommitError::ReadOnly(self.stop(&error)),
+        })?;
+        if let Err(error) = self.write(after) {
+            return Err(CommitError::ReadOnly(self.stop(&error)).into());
+        }
+        self.position = after;
+        self.publish_copies(changes, after);
+        self.shared
+            .metrics
+            .commit_duration
+            .observe(watch.nanoseconds());
+        Ok(())
+    }
+
+    /// The changes of entries that continue what is here and come to what they say, and the state after them.
+    fn follow<'e>(
+        &self,
+        entries: &[Entry<'e>],
+    ) -> Result<(Vec<Change<'e>>, Position), ReplicaError> {
+        let (mut position, mut changes) = (self.position, Vec::new());
+        let mut touched: HashMap<(u8, &'e [u8]), Option<u64>, RandomState> = HashMap::default();
+        for entry in entries {
+            if entry.first != position.sequence + 1 {
+                let (wanted, found) = (position.sequence + 1, entry.first);
+                let what = format!("sequence {found} came for {wanted}");
+                return Err(ReplicaError::Diverged(what));
+            }
+            let from = changes.len();
+            let mut whole = entry.for_each(|change| changes.push(change));
+            for change in &changes[from..] {
+                let (space, key, new) = match *change {
+                    Change::Put(packed) => {
+                        whole &= Space::from_number(packed.space_number()).is_some();
+                        (packed.space_number(), packed.key(), Some(packed.checksum()))
+                    }
+                    Change::Delete { space, key } => (space, key, None),
+                    // A run is the only change of its entry, which does not come this way.
+                    Change::Run(_) => continue,
+                };
+                let old = match touched.insert((space, key), new) {
+                    Some(known) => known,
+                    None => self.reader.with(space, key, |found| found.checksum()),
+                };
+                position.exchange(old, new);
+            }
+            position.sequence = entry.after.sequence;
+            if !whole || position != entry.after {
+                let what = format!(
+                    "the state after sequence {} is another one",
+                    position.sequence
+                );
+                return Err(ReplicaError::Diverged(what));
+            }
+        }
+        Ok((changes, position))
+    }
+
+    /// Makes the changes of another store visible.
+    fn publish_copies(&self, changes: Vec<Change<'_>>, after: Position) {
+        self.shared.overlay.synced(after);
+        let mut keys: Vec<(FullKey, u32)> = Vec::with_capacity(changes.len());
+        let mut changed = [false; Space::ALL.len()];
+        for change in &changes {
+            let space = match *change {
+                Change::Put(packed) => {
+                    self.shared.index.put(packed);
+                    packed.space_number()
+                }
+                Change::Delete { space, key } => {
+                    self.shared.index.remove(space, key);
+                    space
+                }
+                Change::Run(_) => continue,
+            };
+            changed[usize::from(space) - 1] = true;
+            if let Some((key, bytes)) = change.place() {
+                keys.push((key.into(), bytes as u32));
+            }
+        }
+        let metrics = &self.shared.metrics;
+        metrics.batch_changes.observe(keys.len() as u64);
+        metrics.count_changes(Outcome::Committed, keys.len());
+        self.shared.overlay.publish(keys, after);
+        self.shared.bump_epochs(changed);
+        self.shared.disk.note(|| Event::Acknowledge(after.sequence));
+    }
+
+    /// Takes a run of the store that this one is a copy of, with the entry that names it.
+    fn replicate_run(
+        &mut self,
+        entry: Entry<'_>,
+        written: Written,
+        stage: Stage,
+    ) -> Result<(), ReplicaError> {
+        self.takes_copies()?;
+        let index = Arc::clone(&self.shared.index);
+        let prepared = index.prepare(stage);
+        let before = self.position;
+        let after = Position {
+            sequence: before.sequence + 1,
+            count: before.count.saturating_add_signed(prepared.count),
+            sum: before.sum ^ prepared.sum,
+        };
+        if after != entry.after {
+            let what = format!(
+                "the state after the run of {} is another one",
+                entry.after.sequence
+            );
+            return Err(ReplicaError::Diverged(what));
+        }
+        self.entry.copy(entry.bytes);
+        self.settle_run(written, prepared, (before, after))?;
+        Ok(())
+    }
+
+    /// Whether the disk takes what comes.
+    fn takes_copies(&self) -> Result<(), CommitError> {
+        match self.shared.read_only() {
+            Some(reason) => Err(CommitError::ReadOnly(reason)),
+            None if self.shared.disk_is_low() => Err(CommitError::DiskFull),
+            None => Ok(()),
+        }
+    }
+
     /// No segment could be reserved: nothing is lost, and the next group tries again.
     fn no_room(&self, group: Vec<Judged>, error: &StoreError) {
         if !error.is_disk_full() {
@@ -424,6 +575,43 @@ pub(crate) fn write_decided(
             None
         }
         (unwritten, _) => Some(unwritten),
+    }
+}
+
+/// Takes entries of the journal that the store is a copy of, on this thread.
+pub(crate) fn replicate(shared: &Shared, entries: &[Entry<'_>]) -> Result<(), ReplicaError> {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    shared.overlay.wait_room(Limits::of(shared));
+    with_writer(shared, |writer| writer.replicate(entries))
+}
+
+/// As [`replicate`], for the entry of a run.
+pub(crate) fn replicate_run(
+    shared: &Shared,
+    entry: Entry<'_>,
+    written: Written,
+    stage: Stage,
+) -> Result<(), ReplicaError> {
+    with_writer(shared, |writer| writer.replicate_run(entry, written, stage))
+}
+
+fn with_writer(
+    shared: &Shared,
+    work: impl FnOnce(&mut Writer) -> Result<(), ReplicaError>,
+) -> Result<(), ReplicaError> {
+    let mut writer = shared.writer_in_turn();
+    let Some(at_work) = writer.as_mut() else {
+        return Err(CommitError::Closed.into());
+    };
+    match catch_unwind(AssertUnwindSafe(|| work(at_work))) {
+        Ok(done) => done,
+        Err(_) => {
+            *writer = None;
+            shared.lose_writer();
+            Err(CommitError::Closed.into())
+        }
     }
 }
 

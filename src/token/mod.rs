@@ -53,6 +53,8 @@ pub enum Right {
     List,
     /// Follow changes
     Changes,
+    /// Copy the whole node, secrets (sealed with its key) included, and take its place: for a standby
+    Replicate,
     /// Create, change and delete handles
     Write,
     /// Change who administers: HS_ADMIN, HS_VLIST, HS_PUBKEY and HS_SECKEY values and handles that have some, prefix records
@@ -69,6 +71,7 @@ impl Right {
             Self::Recursive => "recursive",
             Self::List => "list",
             Self::Changes => "changes",
+            Self::Replicate => "replicate",
             Self::Write => "write",
             Self::Admin => "admin",
         }

@@ -11,6 +11,7 @@
 mod archive;
 mod behaviour;
 mod bulk;
+mod copying;
 mod damage;
 mod formats;
 mod full_disk;

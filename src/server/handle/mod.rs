@@ -518,7 +518,9 @@ pub(in crate::server) fn outcome_of(code: ResponseCode) -> Outcome {
         ResponseCode::HANDLE_NOT_FOUND => Outcome::NotFound,
         ResponseCode::VALUES_NOT_FOUND => Outcome::ValuesNotFound,
         ResponseCode::SERVICE_REFERRAL | ResponseCode::PREFIX_REFERRAL => Outcome::Referral,
-        ResponseCode::SERVER_NOT_RESPONSIBLE => Outcome::NotResponsible,
+        ResponseCode::SERVER_NOT_RESPONSIBLE | ResponseCode::SERVER_BACKUP => {
+            Outcome::NotResponsible
+        }
         ResponseCode::AUTHENTICATION_NEEDED => Outcome::Challenge,
         ResponseCode::INVALID_ADMIN
         | ResponseCode::INSUFFICIENT_PERMISSIONS

@@ -218,6 +218,7 @@ fn kind_of(code: ResponseCode) -> (StatusCode, &'static str) {
         }
         ResponseCode::AUTHENTICATION_FAILED => (StatusCode::FORBIDDEN, "authentication_failed"),
         ResponseCode::SERVER_TOO_BUSY => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+        ResponseCode::SERVER_BACKUP => (StatusCode::MISDIRECTED_REQUEST, "not_primary"),
         ResponseCode::PROTOCOL_ERROR => (StatusCode::BAD_REQUEST, "invalid_request"),
         ResponseCode::OPERATION_NOT_SUPPORTED => (StatusCode::BAD_REQUEST, "not_supported"),
         // Codes of sessions, which have ended or never were.

@@ -88,6 +88,8 @@ pub(super) async fn serve(app: &Arc<App>, from: &From, request: Request<Body>) -
         (status = 413, description = "The body is too large", content_type = "application/json"),
         (status = 422, description = "The idempotency key was used for another content",
             content_type = "application/json"),
+        (status = 421, description = "This node is a standby: changes are made at the primary",
+            content_type = "application/json"),
         (status = 429, description = "Too many requests", content_type = "application/json"),
         (status = 503, description = "Not now", content_type = "application/json")),
     security(("token" = []), ("basic" = []))
@@ -149,6 +151,8 @@ pub(super) async fn take(
         (status = 404, description = "No such handle", content_type = "application/json"),
         (status = 409, description = "The same key is at work", content_type = "application/json"),
         (status = 422, description = "The idempotency key was used for another content",
+            content_type = "application/json"),
+        (status = 421, description = "This node is a standby: changes are made at the primary",
             content_type = "application/json"),
         (status = 429, description = "Too many requests", content_type = "application/json"),
         (status = 503, description = "Not now", content_type = "application/json")),
@@ -305,7 +309,13 @@ async fn carry_out(
             Err(failure) => Refusal::from(Rejection::of_store(&failure)),
         };
         let event = event(from, who, &change, false);
-        note(app, &change, Ended::Failed, failure.code, event);
+        note(
+            app,
+            &change,
+            Ended::untaken(failure.code),
+            failure.code,
+            event,
+        );
         return Err(failure);
     }
     Err(Rejection::busy("the handle is changed by others all the time").into())

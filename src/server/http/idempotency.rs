@@ -207,6 +207,9 @@ fn is_old(kept: &Kept, keep: Duration, now: u32) -> bool {
 pub(super) async fn clean(store: Arc<Store>, keep: Duration) {
     loop {
         tokio::time::sleep(CLEAN_INTERVAL).await;
+        if !store.role().takes_changes() {
+            continue;
+        }
         let store = Arc::clone(&store);
         let cleaned = tokio::task::spawn_blocking(move || clean_once(&store, keep)).await;
         if let Ok(Err(error)) = cleaned {

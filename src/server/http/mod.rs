@@ -12,6 +12,7 @@
 //! * `asked`: paths and queries. `handles`, `list`: reading. `change`, `idempotency`, `body`: writing. `message`.
 //! * `page`, `location`, `html`: behind a scanned code. `openapi`: the description of all this.
 //! * `batch`: many identifiers in one request. `jobs`: many registrations, carried out by themselves.
+//! * `replication`: what a standby copies this node by. `outgoing`: files as answers.
 //! * `v1`: what the Handle JSON API has no place for.
 //! * `pool`: readers and counters, lent to requests.
 
@@ -34,9 +35,11 @@ mod location;
 mod message;
 mod openapi;
 mod outer;
+mod outgoing;
 mod page;
 mod pool;
 mod proxy;
+mod replication;
 mod sessions;
 mod texts;
 pub mod tls;
@@ -140,6 +143,8 @@ struct App {
     at_work: idempotency::AtWork,
     /// Batches that run.
     streams: batch::Streams,
+    /// Where standbys are.
+    copies: replication::Copies,
     /// Jobs, and those that are at work.
     jobs: Arc<jobs::Shelf>,
     /// Set when they are to end, because the node does.
@@ -234,6 +239,11 @@ fn routes(app: Arc<App>) -> Router {
         .route("/api/v1/jobs/{id}/resume", any(jobs::resume))
         .route("/api/v1/jobs/{id}/cancel", any(jobs::cancel))
         .route("/api/v1/jobs/{id}/results", any(jobs::results))
+        .route("/api/v1/replication", any(replication::standing))
+        .route("/api/v1/replication/snapshot", any(replication::snapshot))
+        .route("/api/v1/replication/journal", any(replication::journal))
+        .route("/api/v1/replication/runs/{sequence}", any(replication::run))
+        .route("/api/v1/replication/supersede", any(replication::supersede))
         .route("/api", any(v1::nothing))
         .route("/api/", any(v1::nothing))
         .route("/api/{*rest}", any(v1::nothing))
@@ -320,6 +330,7 @@ impl Http {
             lists: Limit::new(LIST_RATE, LIST_BURST),
             at_work: idempotency::AtWork::default(),
             streams: batch::Streams::new(&config.batch)?,
+            copies: replication::Copies::default(),
             jobs: Arc::new(jobs::Shelf::new(&config.jobs, &shared.store)?),
             stopping: CancellationToken::new(),
             changes: TaskTracker::new(),

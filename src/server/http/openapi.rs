@@ -12,7 +12,7 @@ use utoipa::{Modify, OpenApi, ToSchema};
 use super::answer::{Answer, with_type};
 use super::html::{page, text};
 use super::language::Language;
-use super::{batch, change, handles, jobs, list, page as pages, sessions, v1};
+use super::{batch, change, handles, jobs, list, page as pages, replication, sessions, v1};
 
 /// A parameter that is on or off; its name alone means on.
 pub(super) struct Flag;
@@ -49,6 +49,8 @@ const ANSWERS: &[(&str, &str)] = &[
     ("pauseJob", "Job"),
     ("resumeJob", "Job"),
     ("cancelJob", "Job"),
+    ("replication", "Replication"),
+    ("supersede", "Replication"),
 ];
 
 /// The description: every route, its parameters and its answers.
@@ -63,7 +65,9 @@ const ANSWERS: &[(&str, &str)] = &[
     paths(
         handles::get, change::take, change::deletion, list::serve, sessions::open, sessions::look,
         sessions::log_in, sessions::end, v1::identity, batch::resolve, batch::quota, jobs::create, jobs::list,
-        jobs::look, jobs::delete, jobs::pause, jobs::resume, jobs::cancel, jobs::results, pages::serve
+        jobs::look, jobs::delete, jobs::pause, jobs::resume, jobs::cancel, jobs::results,
+        replication::standing, replication::snapshot, replication::journal, replication::run,
+        replication::supersede, pages::serve
     ),
     modifiers(&Credentials),
     tags(
@@ -72,6 +76,7 @@ const ANSWERS: &[(&str, &str)] = &[
         (name = "identity", description = "Who one is"),
         (name = "batch", description = "Many identifiers in one request"),
         (name = "jobs", description = "Many registrations, carried out by themselves"),
+        (name = "replication", description = "What a standby copies the node by"),
         (name = "pages", description = "Behind a scanned code"))
 )]
 struct Description;

@@ -123,6 +123,18 @@ const TITLES: &[(&str, &str, &str)] = &[
         "请求的范围超出结果",
         "The range lies behind the results",
     ),
+    (
+        "not_primary",
+        "本节点不接受修改，请到主节点修改",
+        "Changes are made at another node",
+    ),
+    (
+        "journal_pruned",
+        "日志已不含所需部分，请从快照开始",
+        "The journal does not reach back that far",
+    ),
+    ("journal_differs", "日志与备机不一致", "The journals differ"),
+    ("other_epoch", "纪元不同", "The epochs differ"),
     ("denied", "拒绝访问", "Denied"),
     ("server_error", "服务器内部错误", "A failure of this node"),
 ];
@@ -375,6 +387,42 @@ const DETAILS: &[(&str, &str)] = &[
     ),
     ("the records are not available now", "暂时无法读取记录"),
     ("this node takes no changes now", "本节点暂不接受修改"),
+    (
+        "this node is a standby: changes are made at {}",
+        "本节点是备机，请到 {} 修改",
+    ),
+    (
+        "another node took the place of this one: changes are made at {}",
+        "本节点已被取代，请到 {} 修改",
+    ),
+    (
+        "another node took the place of this one: changes are made there",
+        "本节点已被取代，请到新的主节点修改",
+    ),
+    (
+        "a token that copies the node must be for all prefixes",
+        "复制节点的令牌不能限定前缀",
+    ),
+    (
+        "the journal of this node is of epoch {}",
+        "本节点日志的纪元是 {}",
+    ),
+    (
+        "the journal of this node does not continue what the standby has",
+        "本节点的日志与备机已有内容不相接",
+    ),
+    (
+        "this node has epoch {} itself: it is the one that goes on",
+        "本节点的纪元是 {}，应由本节点继续服务",
+    ),
+    (
+        "the journal no longer reaches back that far: begin with a snapshot",
+        "日志已不含所需部分，请从快照开始",
+    ),
+    (
+        "as many copies as may be are being taken",
+        "同时进行的复制已达上限",
+    ),
     ("the disk is full", "磁盘已满"),
     ("still loading", "正在加载"),
     (

@@ -53,13 +53,13 @@ const RUN: u8 = 3;
 
 /// A state of the store: after which batch, and what it must add up to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Position {
+pub struct Position {
     /// The last batch.
-    pub(crate) sequence: u64,
+    pub sequence: u64,
     /// Records in the store.
-    pub(crate) count: u64,
+    pub count: u64,
     /// Exclusive-or of their checksums.
-    pub(crate) sum: u64,
+    pub sum: u64,
 }
 
 impl Position {
@@ -218,6 +218,12 @@ impl EntryWriter {
         self.bytes[..HEAD].copy_from_slice(&head);
     }
 
+    /// An entry of another journal, as it is.
+    pub(crate) fn copy(&mut self, entry: &[u8]) {
+        self.bytes.clear();
+        self.bytes.extend_from_slice(entry);
+    }
+
     /// The entry, once it is complete.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
@@ -238,6 +244,14 @@ pub(crate) fn put_change(out: &mut Vec<u8>, packed: PackedRef<'_>) {
     out.push(PUT);
     out.extend_from_slice(&(packed.bytes().len() as u32).to_be_bytes());
     out.extend_from_slice(packed.bytes());
+}
+
+/// How long the entry is that bytes begin with, if they do.
+pub(crate) fn entry_length(bytes: &[u8]) -> Option<usize> {
+    let begins = bytes.starts_with(ENTRY_MAGIC);
+    begins
+        .then(|| read_u32(bytes, 8))?
+        .map(|length| length as usize)
 }
 
 /// An entry whose checksum is right.

@@ -39,6 +39,11 @@ pub(crate) struct Segment {
     pub(crate) bytes: u64,
 }
 
+/// The segment that begins with a sequence.
+pub(crate) fn segment_path(dir: &Path, first: u64) -> PathBuf {
+    directory(dir).join(format!("{first:020}.{SUFFIX}"))
+}
+
 /// The segments in the directory, in order.
 pub(crate) fn segments(dir: &Path) -> Result<Vec<Segment>, StoreError> {
     let dir = directory(dir);
@@ -176,7 +181,7 @@ impl Journal {
 
     fn new_segment(&self, before: Position, length: u64) -> Result<Active, StoreError> {
         let directory = directory(&self.dir);
-        let path = directory.join(format!("{:020}.{SUFFIX}", before.sequence + 1));
+        let path = segment_path(&self.dir, before.sequence + 1);
         let file = self.disk.create(&path)?;
         let prepared = file
             .allocate(length)

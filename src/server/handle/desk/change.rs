@@ -221,7 +221,8 @@ impl Counter {
             }
             Err(error) => Rejection::of_store(&error),
         };
-        self.refuse_change(letter, &request, &who, Ended::Failed, &rejection);
+        let ended = Ended::untaken(rejection.code);
+        self.refuse_change(letter, &request, &who, ended, &rejection);
     }
 
     fn refuse_change(

@@ -53,7 +53,7 @@ use crate::clock;
 use crate::metrics::Op;
 use crate::registry::Rejection;
 use crate::server::accept::Ticket;
-use crate::store::{Batch, Expect};
+use crate::store::{Batch, CommitError, Expect};
 use crate::token::{Grant, Right};
 
 /// What jobs may take.
@@ -97,9 +97,17 @@ const RESULTS_METHODS: &str = "GET, HEAD, OPTIONS";
 
 /// Carries jobs out, for ever.
 pub(super) async fn tend(app: Arc<App>) {
-    let shelf = Arc::clone(&app.jobs);
-    let _ = tokio::task::spawn_blocking(move || shelf.load()).await;
+    let takes_changes = || app.shared.store.role().takes_changes();
+    if takes_changes() {
+        let shelf = Arc::clone(&app.jobs);
+        let _ = tokio::task::spawn_blocking(move || shelf.load()).await;
+    }
     loop {
+        if !takes_changes() {
+            // They are the primary's, as are their inputs.
+            app.jobs.wait(TEND_INTERVAL).await;
+            continue;
+        }
         let now = clock::unix_seconds();
         while let Some(claim) = app.jobs.claim(now) {
             let app = Arc::clone(&app);
@@ -242,7 +250,11 @@ fn owner(app: &App, from: &From, headers: &HeaderMap) -> Result<Grant, Refusal> 
     if !grant.may(Right::Batch) {
         caller::has(&grant, Right::Write)?;
     }
-    Ok(grant)
+    let role = app.shared.store.role();
+    match role.takes_changes() {
+        true => Ok(grant),
+        false => Err(Rejection::of_store(&CommitError::Elsewhere(role)).into()),
+    }
 }
 
 /// `GET` and `POST /api/v1/jobs`.
@@ -302,6 +314,8 @@ pub(super) async fn all(
         (status = 415, description = "A media type, charset or coding that is not known",
             content_type = "application/problem+json"),
         (status = 422, description = "The idempotency key was used for another content",
+            content_type = "application/problem+json"),
+        (status = 421, description = "This node is a standby: changes are made at the primary",
             content_type = "application/problem+json"),
         (status = 429, description = "Too many jobs or uploads of this token, or too many requests",
             content_type = "application/problem+json"),
@@ -402,7 +416,7 @@ async fn keep(
         let committed = store.commit(batch)?;
         Ok(arrived.upload.keep(job, committed.sequence))
     });
-    let kept = kept.await.unwrap_or(Err(crate::store::CommitError::Closed));
+    let kept = kept.await.unwrap_or(Err(CommitError::Closed));
     kept.map_err(|error| Refusal::from(Rejection::of_store(&error)))?;
     let mut answer = json(StatusCode::ACCEPTED, &body);
     if let Ok(place) = HeaderValue::from_str(&place) {
@@ -430,6 +444,8 @@ fn new_id(now: u32) -> Result<String, Refusal> {
         (status = 403, description = "The token has neither of the rights write and batch, or came over plain HTTP",
             content_type = "application/problem+json"),
         (status = 405, description = "Another method", content_type = "application/problem+json"),
+        (status = 421, description = "This node is a standby: changes are made at the primary",
+            content_type = "application/problem+json"),
         (status = 429, description = "Too many requests", content_type = "application/problem+json"),
         (status = 503, description = "Not now", content_type = "application/problem+json")),
     security(("token" = []))
@@ -513,6 +529,8 @@ pub(super) async fn one(
             content_type = "application/problem+json"),
         (status = 404, description = "The token has no such job", content_type = "application/problem+json"),
         (status = 405, description = "Another method", content_type = "application/problem+json"),
+        (status = 421, description = "This node is a standby: changes are made at the primary",
+            content_type = "application/problem+json"),
         (status = 429, description = "Too many requests", content_type = "application/problem+json"),
         (status = 503, description = "Not now", content_type = "application/problem+json")),
     security(("token" = []))
@@ -532,6 +550,8 @@ pub(super) async fn look(app: Arc<App>, entry: Arc<Entry>, _: Parts) -> Result<A
             content_type = "application/problem+json"),
         (status = 404, description = "The token has no such job", content_type = "application/problem+json"),
         (status = 409, description = "It has not ended: cancel it first", content_type = "application/problem+json"),
+        (status = 421, description = "This node is a standby: changes are made at the primary",
+            content_type = "application/problem+json"),
         (status = 429, description = "Too many requests", content_type = "application/problem+json"),
         (status = 503, description = "Not now", content_type = "application/problem+json")),
     security(("token" = []))
@@ -609,6 +629,8 @@ fn ended() -> Refusal {
             content_type = "application/problem+json"),
         (status = 404, description = "The token has no such job", content_type = "application/problem+json"),
         (status = 409, description = "It has ended", content_type = "application/problem+json"),
+        (status = 421, description = "This node is a standby: changes are made at the primary",
+            content_type = "application/problem+json"),
         (status = 429, description = "Too many requests", content_type = "application/problem+json"),
         (status = 503, description = "Not now", content_type = "application/problem+json")),
     security(("token" = []))
@@ -634,6 +656,8 @@ pub(super) async fn pause(
             content_type = "application/problem+json"),
         (status = 404, description = "The token has no such job", content_type = "application/problem+json"),
         (status = 409, description = "It has ended", content_type = "application/problem+json"),
+        (status = 421, description = "This node is a standby: changes are made at the primary",
+            content_type = "application/problem+json"),
         (status = 429, description = "Too many requests", content_type = "application/problem+json"),
         (status = 503, description = "Not now", content_type = "application/problem+json")),
     security(("token" = []))
@@ -660,6 +684,8 @@ pub(super) async fn resume(
             content_type = "application/problem+json"),
         (status = 404, description = "The token has no such job", content_type = "application/problem+json"),
         (status = 409, description = "It has ended", content_type = "application/problem+json"),
+        (status = 421, description = "This node is a standby: changes are made at the primary",
+            content_type = "application/problem+json"),
         (status = 429, description = "Too many requests", content_type = "application/problem+json"),
         (status = 503, description = "Not now", content_type = "application/problem+json")),
     security(("token" = []))
@@ -690,6 +716,8 @@ pub(super) async fn cancel(
             content_type = "application/problem+json"),
         (status = 404, description = "The token has no such job", content_type = "application/problem+json"),
         (status = 416, description = "No results there yet", content_type = "application/problem+json"),
+        (status = 421, description = "This node is a standby: changes are made at the primary",
+            content_type = "application/problem+json"),
         (status = 429, description = "Too many requests", content_type = "application/problem+json"),
         (status = 503, description = "Not now", content_type = "application/problem+json")),
     security(("token" = []))

@@ -2,28 +2,16 @@
 //!
 //! Only what is about rows that are durable is sent: the rest of the file may be written again.
 
-use std::io::SeekFrom;
 use std::ops::Range;
-use std::path::PathBuf;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
-use axum::body::{Body, HttpBody};
+use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use bytes::Bytes;
-use hyper::body::{Frame, SizeHint};
-use tokio::fs::File;
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
-use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::record::Job;
 use super::shelf::Entry;
 use crate::registry::Rejection;
 use crate::server::http::answer::{Answer, Refusal, with_type};
-
-/// Octets that are read at once, and how many such pieces wait for the client.
-const PIECE: usize = 64 << 10;
-const WAITING: usize = 2;
+use crate::server::http::outgoing;
 
 /// The part of `length` octets that `Range` asks for; none: all of it.
 ///
@@ -70,7 +58,9 @@ pub(super) async fn answer(entry: &Entry, headers: &HeaderMap) -> Result<Answer,
     };
     let body = match range.is_empty() {
         true => Body::empty(),
-        false => open(entry.file("results"), range.clone()).await?,
+        false => outgoing::open(entry.file("results"), range.clone(), ())
+            .await
+            .map_err(|()| Refusal::from(Rejection::busy("the results cannot be read now")))?,
     };
     let mut answer = with_type(status, job.media_type(), body);
     let headers = answer.headers_mut();
@@ -82,63 +72,6 @@ pub(super) async fn answer(entry: &Entry, headers: &HeaderMap) -> Result<Answer,
         }
     }
     Ok(answer)
-}
-
-async fn open(path: PathBuf, range: Range<u64>) -> Result<Body, Refusal> {
-    let unreadable = |error: std::io::Error| {
-        tracing::error!(%error, path = %path.display(), "the results of a job cannot be read");
-        Refusal::from(Rejection::busy("the results cannot be read now"))
-    };
-    let mut file = File::open(&path).await.map_err(unreadable)?;
-    file.seek(SeekFrom::Start(range.start))
-        .await
-        .map_err(unreadable)?;
-    let left = range.end - range.start;
-    let (send, pieces) = channel(WAITING);
-    tokio::spawn(read(file, left, send));
-    Ok(Body::new(Outgoing { pieces, left }))
-}
-
-/// Reads until all is read, or nobody takes more.
-async fn read(mut file: File, mut left: u64, send: Sender<std::io::Result<Bytes>>) {
-    while left > 0 {
-        let mut piece = vec![0; PIECE.min(usize::try_from(left).unwrap_or(PIECE))];
-        let read = file.read_exact(&mut piece).await;
-        left -= piece.len() as u64;
-        let failed = read.is_err();
-        let piece = read.map(|_| Bytes::from(piece));
-        if send.send(piece).await.is_err() || failed {
-            return;
-        }
-    }
-}
-
-/// The octets as a body, whose length is known.
-struct Outgoing {
-    pieces: Receiver<std::io::Result<Bytes>>,
-    left: u64,
-}
-
-impl HttpBody for Outgoing {
-    type Data = Bytes;
-    type Error = std::io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        self.pieces.poll_recv(cx).map(|piece| {
-            let piece = piece?;
-            if let Ok(octets) = &piece {
-                self.left = self.left.saturating_sub(octets.len() as u64);
-            }
-            Some(piece.map(Frame::data))
-        })
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
-    }
 }
 
 #[cfg(test)]
