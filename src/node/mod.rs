@@ -14,6 +14,7 @@ use jiexi_proto::handle;
 use jiexi_proto::value::site::SiteRecord;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -299,7 +300,14 @@ impl Node {
                 None => 0,
             }
         };
-        let (cut, cut_http, cut_dns) = tokio::join!(self.server.drain(), self.http.drain(), dns);
+        // Proofs that come by HTTP are checked at the desk of the Handle protocol.
+        let (others, gone) = oneshot::channel::<()>();
+        let http = async {
+            let cut = self.http.drain().await;
+            drop(others);
+            cut
+        };
+        let (cut, cut_http, cut_dns) = tokio::join!(self.server.drain_with(gone), http, dns);
         let cut = cut + cut_http + cut_dns;
         if cut > 0 {
             tracing::warn!(

@@ -16,6 +16,8 @@ pub const WAIT_MAX: Duration = Duration::from_secs(30);
 pub const LINE_MAX: usize = 30;
 /// Answers that wait in all.
 pub const WAITING_MAX: usize = 1_024;
+/// Answers from one network that wait, for whatever identities: however many it makes up, there is room for others.
+pub const NETWORK_MAX: usize = WAITING_MAX / 4;
 
 /// One that waits.
 #[derive(Debug)]
@@ -37,7 +39,12 @@ impl<T> Entry<T> {
     }
 
     fn is_in_line_with(&self, attempt: Attempt<'_>) -> bool {
-        self.identity == *attempt.identity && self.sender.source() == attempt.sender.source()
+        self.identity == *attempt.identity && self.is_beside(attempt)
+    }
+
+    /// Whether both come from one network.
+    fn is_beside(&self, attempt: Attempt<'_>) -> bool {
+        self.sender.source() == attempt.sender.source()
     }
 }
 
@@ -82,15 +89,23 @@ impl<T> Waiting<T> {
         throttle: &Throttle,
         now: Instant,
     ) -> Option<T> {
+        let all = self.entries.iter();
         let full = self.entries.len() >= WAITING_MAX;
-        let competes = |entry: &&Entry<T>| full || entry.is_in_line_with(attempt);
-        let rivals = self.entries.iter().filter(competes).count();
+        let beside = all.clone().filter(|entry| entry.is_beside(attempt)).count();
+        let in_line = all.filter(|entry| entry.is_in_line_with(attempt)).count();
+        let crowded = beside >= NETWORK_MAX;
         let mut out = None;
-        if full || rivals >= LINE_MAX {
+        if full || crowded || in_line >= LINE_MAX {
+            // Whose place it could be: the nearer they are, the sooner it is theirs.
+            let rivals = |entry: &Entry<T>| match (in_line >= LINE_MAX, crowded) {
+                (true, _) => entry.is_in_line_with(attempt),
+                (_, true) => entry.is_beside(attempt),
+                _ => true,
+            };
             let standing = |entry: &Entry<T>| throttle.standing(entry.attempt(), now);
             let places = self.entries.iter().enumerate();
             let worst = places
-                .filter(|(_, entry)| competes(entry))
+                .filter(|(_, entry)| rivals(entry))
                 .map(|(place, entry)| (standing(entry), place))
                 .max_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
             match worst {
@@ -251,5 +266,30 @@ mod tests {
         let left = waiting.leave(&throttle, later, |_| false);
         assert_eq!(left.len(), LINE_MAX - 1);
         assert!(waiting.is_empty());
+    }
+
+    /// Goal: whoever makes identities up fills no more than the share of their network.
+    #[test]
+    fn a_network_has_its_share() {
+        let (throttle, now) = (Throttle::default(), Instant::now());
+        let mut waiting = Waiting::default();
+        let turned_away = (0..2_000_u32)
+            .filter(|index| {
+                let made_up = Identity {
+                    index: *index,
+                    ..owner()
+                };
+                waiting
+                    .join(at(&made_up, 5), *index, &throttle, now)
+                    .is_some()
+            })
+            .count();
+        assert_eq!(turned_away, 2_000 - NETWORK_MAX);
+        let owner = owner();
+        let elsewhere = Attempt {
+            sender: Sender::proven(IpAddr::from([10, 0, 1, 1])),
+            ..at(&owner, 5)
+        };
+        assert_eq!(waiting.join(elsewhere, 9_999, &throttle, now), None);
     }
 }

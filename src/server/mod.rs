@@ -33,6 +33,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::oneshot;
 
 use self::accept::Registry;
 use self::budget::{Budget, Proven, Purse};
@@ -314,8 +315,15 @@ impl Server {
     /// Stops accepting, lets what was asked be answered, and cuts whoever is left after the
     /// deadline. Returns how many connections were cut.
     pub async fn drain(self) -> usize {
+        let (_, nobody) = oneshot::channel();
+        self.drain_with(nobody).await
+    }
+
+    /// As [`Self::drain`]; what is asked at the desk is answered until the other end of `others` is gone as well.
+    pub async fn drain_with(self, others: oneshot::Receiver<()>) -> usize {
         let (clerks, desk) = (self.clerks, self.desk);
         let close = move || {
+            let _ = others.blocking_recv();
             if let Some(desk) = desk {
                 desk.close();
             }

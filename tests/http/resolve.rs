@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use jiexi_proto::message::Body;
@@ -11,7 +11,7 @@ use jiexi_proto::message::resolution::Resolution;
 use jiexi_proto::{Envelope, Header, Message, OpCode, Version};
 use serde_json::json;
 
-use crate::node::{Node, curl};
+use crate::node::{Node, PATIENCE, curl};
 
 fn indexes(node: &Node, query: &str) -> Vec<u64> {
     let reply = node.get(&format!("/api/handles/88.118.20/pump{query}"));
@@ -257,7 +257,11 @@ fn messages_by_post() {
         .encode(&mut out);
         out
     };
-    for handle in ["88.118.20/pump", "88.118.20/nope", "10.9999/x"] {
+    for (handle, kind) in [
+        ("88.118.20/pump", "application/x-hdl-message"),
+        ("88.118.20/nope", "Application/X-HDL-Message; charset=UTF-8"),
+        ("10.9999/x", "application/x-hdl-message"),
+    ] {
         let message = question(handle);
         let mut stream = TcpStream::connect(("127.0.0.1", node.handle)).expect("connects");
         stream.write_all(&message).expect("writes");
@@ -276,7 +280,7 @@ fn messages_by_post() {
             "/88.118.20%2Fpump",
             &[
                 "-H",
-                "Content-Type: application/x-hdl-message",
+                &format!("Content-Type: {kind}"),
                 "--data-binary",
                 &format!("@{}", file.display()),
                 "-o",
@@ -389,6 +393,34 @@ fn too_many_requests() {
         let coded = ("application/json".to_owned(), Some(4));
         assert_eq!(refused(path), coded, "{path}");
     }
+}
+
+/// Goal: who scans a code in a network that asks too often reads why, on a page.
+#[test]
+fn too_many_scans() {
+    let node = Node::with(&[("JIEXI_HTTP_BURST", "1"), ("JIEXI_HTTP_RATE", "1")]);
+    let begun = Instant::now();
+    let language = ["-H", "Accept-Language: zh"];
+    let refused = loop {
+        let reply = node.ask("http", "/88.118.20/pump", &language);
+        if reply.status == 429 {
+            break reply;
+        }
+        assert!(begun.elapsed() < PATIENCE, "nobody is refused");
+    };
+    assert_eq!(
+        refused.header("content-type"),
+        Some("text/html; charset=utf-8")
+    );
+    assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    assert!(
+        refused.body.contains("请求过于频繁") && refused.body.contains("来自该网络的请求过多"),
+        "{refused:?}"
+    );
+    let policy = refused
+        .header("content-security-policy")
+        .unwrap_or_default();
+    assert!(policy.starts_with("default-src 'none'"), "{policy}");
 }
 
 /// Hostile clients cost little, and nobody else anything.

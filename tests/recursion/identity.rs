@@ -13,7 +13,7 @@ use jiexi_proto::value::{Ttl, Value};
 
 use crate::client::{Key, ask_as, request};
 use crate::login::{Line, private_key, recorded, user};
-use crate::node::{Node, ask, code, question, question_for, values};
+use crate::node::{Node, ask, code, free, question, question_for, values};
 
 const SECRET: &str = "a secret of Alice";
 
@@ -134,6 +134,51 @@ fn users_from_elsewhere_log_in_and_change_what_is_theirs() {
         301,
         "no recursion"
     );
+}
+
+/// Goal: over HTTP they are who they are over the wire. Method: curl, by Basic authentication.
+#[test]
+fn users_from_elsewhere_change_what_is_theirs_over_http() {
+    let home = Node::home("10.7", &[alice()]);
+    let port = free().port();
+    let node = node(&home)
+        .with("http_listen", "127.0.0.1")
+        .with("http_port", &port.to_string())
+        .start();
+    let url = format!("https://127.0.0.1:{port}/api/handles/88.118/device?index=1");
+    let put = |user: &str, data: &str| {
+        let body = serde_json::json!([{"index": 1, "type": "URL", "data": data}]).to_string();
+        let output = std::process::Command::new("curl")
+            .args([
+                "-sk",
+                "--max-time",
+                "60",
+                "-o",
+                "/dev/null",
+                "-w",
+                "%{http_code}",
+                "-u",
+                user,
+            ])
+            .args(["-X", "PUT", "-d", &body, &url])
+            .output()
+            .expect("curl is installed");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    assert_eq!(put("301%3A10.7%2Falice:a guess", "x"), "403");
+    assert_eq!(put(&format!("302%3A10.7%2Falice:{SECRET}"), "x"), "403");
+    assert_eq!(
+        put(&format!("301%3A10.7%2FAlice:{SECRET}"), "by http"),
+        "200"
+    );
+    assert!(is_now(&node, "by http"));
+    home.freeze();
+    assert_eq!(
+        put(&format!("301%3A10.7%2Falice:{SECRET}"), "y"),
+        "503",
+        "not now"
+    );
+    assert!(is_now(&node, "by http"));
 }
 
 #[test]

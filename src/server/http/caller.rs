@@ -15,22 +15,24 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use jiexi_proto::Version;
 use jiexi_proto::code::ResponseCode;
+use jiexi_proto::limits::NONCE_SIZE;
 use jiexi_proto::message::challenge::{MacAlgorithm, Proof};
 use percent_encoding::percent_decode_str;
+use tokio::sync::oneshot;
 
 use super::answer::Refusal;
 use super::outer::From;
 use super::{App, sender_of};
 use crate::registry::audit::Event;
 use crate::registry::auth::Claim;
-use crate::registry::{Authenticated, Identity};
+use crate::registry::{Authenticated, Identity, Rejection};
 use crate::token::book::Refused;
 use crate::token::{Grant, Right};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Longest `Authorization` that is looked at.
 const LENGTH_MAX: usize = 8 * 1024;
-/// What the holder of a password is taken to have answered: it says what it is.
+/// What the holder of a password is taken to have answered, behind a nonce: it says what it is.
 const ASKED: &[u8] = b"jiexi basic authentication";
 
 /// Who asks, as far as it is known.
@@ -148,20 +150,33 @@ impl<'h> Said<'h> {
     }
 }
 
-/// Finds out who asks.
-pub(super) fn identify(app: &App, from: &From, headers: &HeaderMap) -> Result<Caller, Refusal> {
+/// Finds out who asks. A secret or a signature may wait for its turn: see [`prove`].
+pub(super) async fn identify(
+    app: &App,
+    from: &From,
+    headers: &HeaderMap,
+) -> Result<Caller, Refusal> {
     let Some(Said { scheme, rest }) = Said::read(app, from, headers)? else {
         return Ok(Caller::default());
     };
     match scheme.as_str() {
-        "basic" => basic(app, from, rest),
+        "basic" => basic(app, from, rest).await,
         "bearer" => bearer(app, from, rest),
         "handle" => handle(app, from, rest),
         _ => Err(failed("the scheme must be Basic, Bearer or Handle")),
     }
 }
 
-fn basic(app: &App, from: &From, text: &str) -> Result<Caller, Refusal> {
+async fn basic(app: &App, from: &From, text: &str) -> Result<Caller, Refusal> {
+    let (claim, asked) = password(app, text)?;
+    Ok(Caller {
+        who: Some(prove(app, from, claim, asked).await?),
+        grant: None,
+    })
+}
+
+/// What a user and a password claim, as an answer to a challenge; and that challenge, which nobody has made before.
+fn password(app: &App, text: &str) -> Result<(Claim, Vec<u8>), Refusal> {
     let decoded = STANDARD.decode(text).ok().map(zeroize::Zeroizing::new);
     let decoded = decoded.ok_or_else(|| failed("not Base64"))?;
     let colon = decoded.iter().position(|octet| *octet == b':');
@@ -171,42 +186,44 @@ fn basic(app: &App, from: &From, text: &str) -> Result<Caller, Refusal> {
     let user = percent_decode_str(user).decode_utf8_lossy();
     let text = "the user must be index%3Ahandle, percent-encoded, such as 300%3A0.NA%2F88.118";
     let identity = identity(app, &user).ok_or_else(|| failed(text))?;
+    let mut nonce = [0; NONCE_SIZE];
+    getrandom::fill(&mut nonce).map_err(|_| Rejection::busy("no randomness"))?;
+    let asked = [&nonce[..], ASKED].concat();
     let mut answer = Vec::new();
-    let digest = crate::registry::auth::hmac_sha256(secret, ASKED);
+    let digest = crate::registry::auth::hmac_sha256(secret, &asked);
     Proof::Plain {
         algorithm: MacAlgorithm::HMAC_SHA256,
         digest: digest.into(),
     }
     .encode(&mut answer);
+    let handle = user.split_once(':').map_or("", |(_, handle)| handle);
     let claim = Claim {
         identity,
-        // Only signatures cover it.
-        user: Bytes::new(),
+        user: Bytes::copy_from_slice(handle.as_bytes()),
         kind: Bytes::from_static(Proof::SECRET_KEY),
         answer: answer.into(),
         version: Version::V2_11,
     };
-    let who = prove(app, from, &claim, ASKED.to_vec())?;
-    Ok(Caller {
-        who: Some(who),
-        grant: None,
-    })
+    Ok((claim, asked))
 }
 
-/// Checks a claim, and writes down a wrong one.
-pub(super) fn prove(
+/// Has a claim checked, and writes down a wrong one. Where too many were wrong before, it waits for its turn in the line
+/// that proofs over the wire wait in; no thread waits with it, and when the client hangs up, it leaves.
+pub(super) async fn prove(
     app: &App,
     from: &From,
-    claim: &Claim,
+    claim: Claim,
     asked: Vec<u8>,
 ) -> Result<Authenticated, Refusal> {
-    let sender = sender_of(from.address);
-    let proved = app
-        .registry
-        .authenticate(claim, &[asked], sender, from.came.instant);
+    let busy = || Rejection::busy("too many requests wait");
+    let desk = app.shared.desk.as_ref().ok_or_else(busy)?;
+    let claimed = claim.identity.clone();
+    let (answer, proved) = oneshot::channel();
+    desk.prove(claim, asked, sender_of(from.address), answer)?;
+    let proved = proved.await.map_err(|_| busy())?;
     proved.map(|(who, _)| who).map_err(|rejection| {
         if rejection.code == ResponseCode::AUTHENTICATION_FAILED {
-            note(app, from, &claim.identity, rejection.code);
+            note(app, from, &claimed, rejection.code);
         }
         rejection.into()
     })
@@ -255,9 +272,7 @@ pub(super) fn token_refused(app: &App, refused: Refused) -> Refusal {
             let text = "the requests that the token has for today are used up";
             named(StatusCode::TOO_MANY_REQUESTS, "quota_used_up", text).after(wait)
         }
-        Refused::Unavailable => Refusal::from(crate::registry::Rejection::busy(
-            "the tokens cannot be read now",
-        )),
+        Refused::Unavailable => Rejection::busy("the tokens cannot be read now").into(),
         Refused::Unknown | Refused::Ended => {
             app.registry.refuse_token();
             let text = "no such token, or it has ended";
@@ -291,6 +306,7 @@ fn handle(app: &App, from: &From, text: &str) -> Result<Caller, Refusal> {
     })
 }
 
+/// The key was proved in the handshake, so there is nothing to guess, and nobody waits.
 fn certificate(app: &App, from: &From) -> Result<Authenticated, Refusal> {
     let client = from.client.as_ref().ok_or_else(|| {
         failed("the client showed no certificate; [http] client_certificates must be on")

@@ -110,7 +110,7 @@ pub(super) async fn take(
         (true, true) => Op::Delete,
         (true, false) => Op::Remove,
     };
-    let caller = identify(app, from, &parts.headers)?;
+    let caller = identify(app, from, &parts.headers).await?;
     let who = caller.proved(from)?.clone();
     let limit = app.config.body_max;
     let octets = body::read(app, content, limit).await?;

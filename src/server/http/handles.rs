@@ -1,5 +1,6 @@
 //! `/api/handles/{handle}`: resolution as JSON.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -44,7 +45,8 @@ pub(super) async fn serve(
 ) -> Answer {
     match *request.method() {
         Method::GET | Method::HEAD => {
-            let (mut answer, counted) = get(&app, &from, request.uri(), request.headers());
+            let (parts, _) = request.into_parts();
+            let (mut answer, counted) = get(&app, &from, &parts.uri, &parts.headers).await;
             answer.extensions_mut().insert(counted);
             answer
         }
@@ -110,14 +112,65 @@ pub(super) fn not_allowed(methods: &'static str, from: &From, headers: &HeaderMa
         (status = 503, description = "Not now", content_type = "application/json")),
     security((), ("token" = []), ("basic" = []))
 )]
-pub(super) fn get(app: &App, from: &From, uri: &Uri, headers: &HeaderMap) -> (Answer, Counted) {
-    let handle = asked::handle(uri.path(), ROUTE);
+pub(super) async fn get(
+    app: &App,
+    from: &From,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> (Answer, Counted) {
+    let question = Question::read(uri);
+    let caller = match question.is_readable() {
+        true => identify(app, from, headers).await,
+        // What is wrong is said whoever asks.
+        false => Ok(Caller::default()),
+    };
+    resolved(app, from, headers, &question, caller)
+}
+
+/// As [`get`], for somebody who shows no credentials: there is nothing to wait for.
+pub(super) fn get_as_nobody(
+    app: &App,
+    from: &From,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> (Answer, Counted) {
+    let question = Question::read(uri);
+    resolved(app, from, headers, &question, Ok(Caller::default()))
+}
+
+/// What a path and a query ask for, as far as they are readable.
+struct Question<'u> {
+    handle: Result<Cow<'u, str>, Refusal>,
+    asked: Result<Resolving, Refusal>,
+}
+
+impl<'u> Question<'u> {
+    fn read(uri: &'u Uri) -> Self {
+        Self {
+            handle: asked::handle(uri.path(), ROUTE),
+            asked: Resolving::read(uri.query()),
+        }
+    }
+
+    const fn is_readable(&self) -> bool {
+        self.handle.is_ok() && self.asked.is_ok()
+    }
+}
+
+fn resolved(
+    app: &App,
+    from: &From,
+    headers: &HeaderMap,
+    question: &Question<'_>,
+    caller: Result<Caller, Refusal>,
+) -> (Answer, Counted) {
+    let handle = &question.handle;
     let done = || -> Result<Answer, Refusal> {
         let handle = handle.as_ref().map_err(Clone::clone)?;
-        let asked = Resolving::read(uri.query())?;
-        let caller = identify(app, from, headers)?;
-        let found = look_up(app, from, &caller, handle, &asked)?;
-        shown(handle, &found, &asked, &caller)
+        let asked = question.asked.as_ref().map_err(Clone::clone)?;
+        let caller = caller?;
+        let found = look_up(app, from, &caller, handle, asked)?;
+        shown(handle, &found, asked, &caller)
     };
     let mut outcome = Outcome::Success;
     let answer = done().unwrap_or_else(|refusal| {

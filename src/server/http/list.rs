@@ -120,7 +120,7 @@ pub(super) async fn serve(
 
 async fn list(app: &App, from: &From, request: Request<Body>) -> Result<Answer, Refusal> {
     let asked = Asked::read(request.uri().query())?;
-    let caller = identify(app, from, request.headers())?;
+    let caller = identify(app, from, request.headers()).await?;
     let who = caller.proved(from)?;
     let limited = app.lists.take(source_of(from.address), from.came.instant);
     limited.map_err(|wait| {
@@ -129,7 +129,8 @@ async fn list(app: &App, from: &From, request: Request<Body>) -> Result<Answer, 
     })?;
     let records = &app.registry.records;
     let key = records.key(asked.prefix.as_bytes());
-    caller.allows(Right::List, &key)?;
+    let allowed = caller.allows(Right::List, &key);
+    allowed.inspect_err(|refusal| note(app, from, who, &key, Some(refusal.code)))?;
     let homed = records.is_homed(&key).map_err(Rejection::from)?;
     let permitted = match homed {
         true => app.registry.may_list(who, &key),
@@ -138,7 +139,8 @@ async fn list(app: &App, from: &From, request: Request<Body>) -> Result<Answer, 
             "this prefix is not homed here",
         )),
     };
-    note(app, from, who, &key, permitted.as_ref().err());
+    let refused = permitted.as_ref().err().map(|rejection| rejection.code);
+    note(app, from, who, &key, refused);
     let permit = permitted?;
     let bare = permit.key().strip_prefix(PREFIX_SPACE).unwrap_or_default();
     let below = [bare, b"/"].concat();
@@ -199,7 +201,8 @@ fn names(
     }
 }
 
-fn note(app: &App, from: &From, who: &Authenticated, key: &[u8], refused: Option<&Rejection>) {
+/// Writes a list down, or what was said instead.
+fn note(app: &App, from: &From, who: &Authenticated, key: &[u8], refused: Option<ResponseCode>) {
     app.registry.note(&Event {
         time: from.came.unix_seconds.into(),
         identity: Some(who.identity()),
@@ -207,7 +210,7 @@ fn note(app: &App, from: &From, who: &Authenticated, key: &[u8], refused: Option
         operation: "list",
         handle: key,
         result: refused.map_or("committed", |_| "refused"),
-        code: refused.map_or(ResponseCode::SUCCESS.0, |rejection| rejection.code.0),
+        code: refused.unwrap_or(ResponseCode::SUCCESS).0,
         change: None,
     });
 }

@@ -23,9 +23,10 @@ const ANSWER_MAX: usize = 16 << 20;
 
 /// Whether a request carries a message.
 pub(super) fn is_one(headers: &HeaderMap) -> bool {
-    headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().eq_ignore_ascii_case(TYPE.as_bytes()))
+    let kind = headers.get(header::CONTENT_TYPE);
+    // What a parameter says, such as a charset, means nothing here.
+    let named = kind.and_then(|kind| kind.as_bytes().split(|octet| *octet == b';').next());
+    named.is_some_and(|named| named.trim_ascii().eq_ignore_ascii_case(TYPE.as_bytes()))
 }
 
 /// Answers the message in a body. Who asks is said by the message: headers are not looked at.

@@ -104,12 +104,16 @@ impl hyper::service::Service<Request<Incoming>> for Outer {
             return Serving::Done(Some(visit.end(app, answer, None)));
         }
         if is_plain_resolution(&request) {
-            let (mut answer, counted) =
-                handles::get(app, &visit.from, request.uri(), request.headers());
-            // Whoever asks another way may get it compressed; caches must know.
-            let vary = HeaderValue::from_static("accept-encoding");
-            answer.headers_mut().append(header::VARY, vary);
-            return Serving::Done(Some(visit.end(app, answer, Some(counted))));
+            let (head, _) = request.into_parts();
+            if !head.headers.contains_key(header::AUTHORIZATION) {
+                let done = handles::get_as_nobody(app, &visit.from, &head.uri, &head.headers);
+                return Serving::Done(Some(visit.end_plainly(app, done)));
+            }
+            let app = Arc::clone(app);
+            return Serving::Working(Box::pin(async move {
+                let done = handles::get(&app, &visit.from, &head.uri, &head.headers).await;
+                visit.end_plainly(&app, done)
+            }));
         }
         let (app, router) = (Arc::clone(app), self.router.clone());
         let rest = Rest::default();
@@ -169,6 +173,7 @@ struct Visit {
     open_to_scripts: bool,
     /// Octets of its body.
     received: u64,
+    method: Method,
     uri: Uri,
 }
 
@@ -191,8 +196,16 @@ impl Visit {
             },
             open_to_scripts: anonymous && matches!(*request.method(), Method::GET | Method::HEAD),
             received: length_of(headers),
+            method: request.method().clone(),
             uri: request.uri().clone(),
         }
+    }
+
+    /// Ends a resolution that was not compressed: whoever asks another way may get it so, and caches must know.
+    fn end_plainly(&self, app: &App, (mut answer, counted): (Answer, Counted)) -> Answer {
+        let vary = HeaderValue::from_static("accept-encoding");
+        answer.headers_mut().append(header::VARY, vary);
+        self.end(app, answer, Some(counted))
     }
 
     /// Gives the answer its headers, counts it, and writes it down.
@@ -245,7 +258,9 @@ fn too_many(wait: u32, visit: &Visit, language: Language) -> Answer {
     let text = "too many requests come from this network";
     let status = StatusCode::TOO_MANY_REQUESTS;
     let refusal = Refusal::named(status, "too_many_requests", text).after(wait);
-    let mut answer = refusal.at(visit.uri.path(), visit.from.request(), language);
+    let (path, from) = (visit.uri.path(), &visit.from);
+    let page = page::refused(&refusal, &visit.method, path, from, language);
+    let mut answer = page.unwrap_or_else(|| refusal.at(path, from.request(), language));
     let counted = Counted {
         op: Op::Other,
         outcome: Outcome::Busy,

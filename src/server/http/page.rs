@@ -30,6 +30,8 @@ use crate::server::handle::outcome_of;
 
 /// What may be done here.
 const METHODS: &str = "GET, HEAD, OPTIONS";
+/// Below this, nothing is a page.
+const API: &str = "/api";
 /// Where every handle can be reached, those that look like a route of ours among them.
 pub(super) const EVERY: &str = "/hdl/";
 /// Values on a page.
@@ -290,13 +292,28 @@ fn sorry(refusal: &Refusal, handle: &str, from: &From, language: Language) -> An
         language.pick("请求编号", "request"),
         from.request()
     );
-    page(
-        refusal.status(),
-        language,
-        title(refusal.name(), language),
-        "",
-        &body,
-    )
+    let name = title(refusal.name(), language);
+    let mut answer = page(refusal.status(), language, name, "", &body);
+    if let Some(wait) = refusal.wait {
+        answer
+            .headers_mut()
+            .insert(header::RETRY_AFTER, wait.into());
+    }
+    answer
+}
+
+/// What is said to a browser that is refused before a route was taken; none where no page is.
+pub(super) fn refused(
+    refusal: &Refusal,
+    method: &Method,
+    path: &str,
+    from: &From,
+    language: Language,
+) -> Option<Answer> {
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    let below = path.strip_prefix(API);
+    let below_api = below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    (reads && !below_api).then(|| sorry(refusal, "", from, language))
 }
 
 /// The page of the node itself.

@@ -28,6 +28,7 @@ use super::handles::{not_allowed, options};
 use super::language::Language;
 use super::outer::{Counted, From};
 use super::{App, source_of};
+use crate::clock::Now;
 use crate::metrics::{Op, Outcome};
 use crate::registry::auth::Claim;
 use crate::registry::source::Source;
@@ -88,18 +89,23 @@ impl Sessions {
         open.get(id).filter(|session| now < session.ends).cloned()
     }
 
-    /// Opens a session, or says that there are too many.
+    /// Opens a session, or says that there are too many: that everybody in them is logged in.
     fn open(&self, source: Source, now: Instant) -> Option<(String, [u8; NONCE_SIZE])> {
         let (mut id, mut nonce) = ([0; NONCE_SIZE], [0; NONCE_SIZE]);
         getrandom::fill(&mut id).ok()?;
         getrandom::fill(&mut nonce).ok()?;
         let mut open = self.lock();
-        if open.len() >= self.most {
+        let mine = open.values().filter(|session| session.source == source);
+        let crowded = mine.count() >= self.most.div_ceil(SHARE);
+        if crowded || open.len() >= self.most {
             open.retain(|_, session| now < session.ends);
         }
-        let mine = open.values().filter(|session| session.source == source);
-        if open.len() >= self.most || mine.count() >= self.most.div_ceil(SHARE) {
-            return None;
+        // A flood displaces itself: who comes after it finds room, and who is logged in stays.
+        if crowded {
+            displace(&mut open, source)?;
+        } else if open.len() >= self.most {
+            let heaviest = heaviest(&open)?;
+            displace(&mut open, heaviest)?;
         }
         let id = hex::encode(id);
         let session = Session {
@@ -113,14 +119,25 @@ impl Sessions {
         Some((id, nonce))
     }
 
-    /// Writes down who was proved. The nonce has done its work: there is another.
-    fn log_in(&self, id: &str, who: Authenticated, name: String, now: Instant) -> Option<Session> {
+    /// Writes down who was proved with the nonce `asked`. That has done its work: there is another. A session that has
+    /// ended meanwhile, or was logged in to by the same nonce, is none.
+    fn log_in(
+        &self,
+        id: &str,
+        asked: &[u8; NONCE_SIZE],
+        who: Authenticated,
+        name: &str,
+        now: Instant,
+    ) -> Option<Session> {
         let mut nonce = [0; NONCE_SIZE];
         getrandom::fill(&mut nonce).ok()?;
         let mut open = self.lock();
         let session = open.get_mut(id)?;
+        if session.nonce != *asked || now >= session.ends {
+            return None;
+        }
         session.who = Some(who);
-        session.name = name;
+        session.name = name.to_owned();
         session.nonce = nonce;
         session.ends = now + self.time;
         Some(session.clone())
@@ -133,6 +150,25 @@ impl Sessions {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Session>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The network with the most sessions that nobody has logged in to.
+fn heaviest(open: &HashMap<String, Session>) -> Option<Source> {
+    let mut counts: HashMap<Source, usize> = HashMap::new();
+    for session in open.values().filter(|session| session.who.is_none()) {
+        *counts.entry(session.source).or_default() += 1;
+    }
+    let heaviest = counts.into_iter().max_by_key(|(_, count)| *count);
+    heaviest.map(|(source, _)| source)
+}
+
+/// Ends the oldest session of a network that nobody has logged in to, if there is one.
+fn displace(open: &mut HashMap<String, Session>, source: Source) -> Option<()> {
+    let idle = open
+        .iter()
+        .filter(|(_, session)| session.source == source && session.who.is_none());
+    let oldest = idle.min_by_key(|(_, session)| session.ends)?.0.clone();
+    open.remove(&oldest).map(drop)
 }
 
 /// `POST /api/sessions`: a session without an identity.
@@ -177,16 +213,10 @@ pub(super) async fn this(
     method: Method,
     headers: HeaderMap,
 ) -> Answer {
-    let (of, place, copy) = (Arc::clone(&app), from.clone(), headers.clone());
     let done = match method {
         Method::GET | Method::HEAD => look(&app, &from, &headers),
         Method::DELETE => end(&app, &from, &headers),
-        // A signature may take a while to check.
-        Method::POST | Method::PUT => {
-            tokio::task::spawn_blocking(move || log_in(&of, &place, &copy))
-                .await
-                .unwrap_or_else(|_| Err(Rejection::busy("please try again").into()))
-        }
+        Method::POST | Method::PUT => log_in(&app, &from, &headers).await,
         Method::OPTIONS => return options(THIS_METHODS),
         _ => return not_allowed(THIS_METHODS, &from, &headers),
     };
@@ -293,9 +323,10 @@ pub(super) fn end(app: &App, from: &From, headers: &HeaderMap) -> Result<Answer,
         (status = 401, description = "No session, or it has ended", content_type = "application/json"),
         (status = 403, description = "The proof is wrong, or over plain HTTP", content_type = "application/json"),
         (status = 429, description = "Too many requests", content_type = "application/json"),
-        (status = 503, description = "Too many wrong answers: wait", content_type = "application/json"))
+        (status = 503, description = "Too many wrong answers, and too many who wait with theirs; or not now",
+            content_type = "application/json"))
 )]
-pub(super) fn log_in(app: &App, from: &From, headers: &HeaderMap) -> Result<Answer, Refusal> {
+pub(super) async fn log_in(app: &App, from: &From, headers: &HeaderMap) -> Result<Answer, Refusal> {
     let said = Said::read(app, from, headers)?;
     let nonce = said.binary("cnonce")?;
     if nonce.len() > CLIENT_NONCE_MAX {
@@ -324,11 +355,11 @@ pub(super) fn log_in(app: &App, from: &From, headers: &HeaderMap) -> Result<Answ
         version: Version::V2_11,
     };
     let asked = [&said.session.nonce[..], &nonce].concat();
-    let who = caller::prove(app, from, &claim, asked)?;
+    let who = caller::prove(app, from, claim, asked).await?;
     let id = said.field("sessionId")?;
-    let logged_in = app
-        .sessions
-        .log_in(id, who, name.to_owned(), from.came.instant);
+    // It may have waited: the session begins, or has ended, now.
+    let now = Now::read().instant;
+    let logged_in = app.sessions.log_in(id, &said.session.nonce, who, name, now);
     Ok(shown(id, &logged_in.ok_or_else(ended)?))
 }
 

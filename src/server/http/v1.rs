@@ -41,8 +41,8 @@ pub(super) async fn identity(
     if let Some(other) = other_method(&method, METHODS, &from, &headers) {
         return other;
     }
-    let done = || -> Result<Answer, Refusal> {
-        let caller = identify(&app, &from, &headers)?;
+    let done = async {
+        let caller = identify(&app, &from, &headers).await?;
         let who = caller.proved(&from)?;
         let mut body = json!({
             "identity": who.identity().to_string(),
@@ -58,7 +58,8 @@ pub(super) async fn identity(
         }
         Ok(json(StatusCode::OK, &body))
     };
-    done().unwrap_or_else(|refusal| refusal.of_problem(from.request(), Language::of(&headers)))
+    let done: Result<Answer, Refusal> = done.await;
+    done.unwrap_or_else(|refusal| refusal.of_problem(from.request(), Language::of(&headers)))
 }
 
 /// The answer to OPTIONS and to a method that is not among those of a route; none to those that are.

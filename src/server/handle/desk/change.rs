@@ -21,6 +21,7 @@ use crate::registry::permit::Need;
 use crate::registry::plan::Request;
 use crate::registry::retry::{Begin, Key};
 use crate::registry::session::Challenge;
+use crate::registry::source::Sender;
 use crate::registry::table::Found;
 use crate::registry::{Authenticated, Identity, LIST, READ, Rejection};
 use crate::store::{Batch, CommitError, Committed};
@@ -308,9 +309,9 @@ impl Counter {
         };
         let claim = self.claim(&letter, answer);
         self.check(Proving {
-            letter,
             claim,
-            what: For::Request(candidates),
+            sender: Sender::proven(letter.peer.ip()),
+            what: For::Request(Box::new(letter), candidates),
         });
     }
 

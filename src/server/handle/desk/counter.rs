@@ -105,6 +105,7 @@ impl Counter {
             match work {
                 Work::Job(job) => self.serve(job),
                 Work::Settled(settled) => self.settled(*settled),
+                Work::Prove(proving) => self.check(*proving),
                 Work::Proof(proving, said) => self.home_said(*proving, &said),
                 Work::Turn(Leaves::Turn(proving)) => self.check_in_turn(*proving),
                 Work::Turn(Leaves::Late(proving)) => self.turn_away(*proving),

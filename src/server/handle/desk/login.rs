@@ -23,6 +23,7 @@ use super::proof::{For, Proved, Proving};
 use crate::clock::Now;
 use crate::registry::audit::Event;
 use crate::registry::auth::Claim;
+use crate::registry::source::Sender;
 use crate::registry::{Authenticated, Identity, Rejection};
 
 /// What the SDK says it does not know of the site, in every request.
@@ -155,9 +156,9 @@ impl Counter {
         letter.op = OpCode::LOGIN;
         match self.login_claim(&letter, message) {
             Ok((claim, asked)) => self.check(Proving {
-                letter,
                 claim,
-                what: For::Login(asked),
+                sender: Sender::proven(letter.peer.ip()),
+                what: For::Login(Box::new(letter), asked),
             }),
             Err((user, rejection)) => self.login_proved(letter, user, Err(rejection)),
         }

@@ -47,6 +47,7 @@ use self::change::Settled;
 pub(super) use self::counter::Counter;
 pub(crate) use self::counter::change_of;
 use self::letter::{Letter, Outcome};
+pub use self::proof::Proved;
 use self::proof::Proving;
 use self::turns::Turns;
 use super::Shared;
@@ -176,6 +177,7 @@ enum Work {
     More(Box<Listing>, oneshot::Sender<Answer>),
     Settled(Box<Settled>),
     Told(Box<Letter>, Told),
+    Prove(Box<Proving>),
     Proof(Box<Proving>, Elsewhere),
     Turn(Leaves<Box<Proving>>),
 }
@@ -283,19 +285,26 @@ impl Desk {
         if !self.admit(&job) {
             return Err(job);
         }
-        let source = job.source();
+        match self.take_up(job.source(), Work::Job(job)) {
+            Some(Work::Job(job)) => Err(job),
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets work that was admitted wait for a thread; gives it back when as much waits of its network as may: however
+    /// much one asks for, there is room for others.
+    fn take_up(&self, source: Source, work: Work) -> Option<Work> {
         let mut queue = self.lock();
-        // However much one network asks for, there is room for others.
         if queue.new.waiting(source) >= self.config.queue.div_ceil(2) {
             drop(queue);
             self.done();
             self.turned_away.fetch_add(1, Relaxed);
-            return Err(job);
+            return Some(work);
         }
-        queue.new.push(source, Work::Job(job));
+        queue.new.push(source, work);
         drop(queue);
         self.changed.notify_one();
-        Ok(())
+        None
     }
 
     /// Whether a request is so light that its connection's own thread may take it up: a change in
@@ -328,6 +337,10 @@ impl Desk {
             Sink::Stream(_) | Sink::Nowhere => self.config.queue,
             Sink::Datagram { .. } => self.config.queue / 2,
         };
+        self.admit_into(room)
+    }
+
+    fn admit_into(&self, room: usize) -> bool {
         if self.open.fetch_add(1, Relaxed) >= room {
             self.open.fetch_sub(1, Relaxed);
             self.turned_away.fetch_add(1, Relaxed);
@@ -401,7 +414,7 @@ impl Desk {
 
     /// Lets a proof wait for its turn; gives back one that there is no room for.
     fn wait_for_turn(&self, proving: Proving, now: Instant) -> Option<Proving> {
-        let (claim, sender) = (proving.claim.clone(), proving.sender());
+        let (claim, sender) = (proving.claim.clone(), proving.sender);
         let attempt = crate::registry::attempt(&claim, sender);
         self.leave();
         let throttle = self.registry.throttle();

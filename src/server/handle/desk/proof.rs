@@ -1,11 +1,13 @@
-//! Proofs, of challenges and of logins: checked with the keys that are here, or with what the home of the user says when
-//! that is another node. No thread waits for it.
+//! Proofs, of challenges, of logins and of other front ends: checked with the keys that are here, or with what the home
+//! of the user says when that is another node. No thread waits for it.
 
 use std::sync::Arc;
 
-use super::Work;
+use tokio::sync::oneshot;
+
 use super::counter::Counter;
 use super::letter::Letter;
+use super::{Desk, Work};
 use crate::clock::Now;
 use crate::registry::auth::{Claim, Elsewhere};
 use crate::registry::session::Challenge;
@@ -17,39 +19,71 @@ use crate::server::forward::Forwarder;
 #[derive(Debug)]
 pub(super) enum For {
     /// A request that was challenged, as one of these.
-    Request(Vec<(u32, Challenge)>),
+    Request(Box<Letter>, Vec<(u32, Challenge)>),
     /// A login: nonce and digest of the challenge.
-    Login(Vec<u8>),
+    Login(Box<Letter>, Vec<u8>),
+    /// A request of another front end, which has asked for this.
+    FrontEnd(Vec<u8>, oneshot::Sender<Proved>),
 }
 
 /// A proof that is to be checked.
 #[derive(Debug)]
 pub(super) struct Proving {
-    pub(super) letter: Letter,
     pub(super) claim: Claim,
+    /// Where it comes from. Who knows the id of a challenge has received it where they say they are.
+    pub(super) sender: Sender,
     pub(super) what: For,
 }
 
 /// Who it is, and which of the challenges they have answered.
-pub(super) type Proved = Result<(Authenticated, usize), Rejection>;
+pub type Proved = Result<(Authenticated, usize), Rejection>;
+
+impl Desk {
+    /// Has a proof checked that came to another front end, in its turn like every other. What is to be told goes to
+    /// `answer`; when nobody listens there any more, the proof leaves its line.
+    ///
+    /// # Errors
+    /// As many requests wait as may.
+    pub fn prove(
+        &self,
+        claim: Claim,
+        asked: Vec<u8>,
+        sender: Sender,
+        answer: oneshot::Sender<Proved>,
+    ) -> Result<(), Rejection> {
+        const BUSY: Rejection = Rejection::busy("too many requests wait");
+        if !self.admit_into(self.config.queue) {
+            return Err(BUSY);
+        }
+        let proving = Proving {
+            claim,
+            sender,
+            what: For::FrontEnd(asked, answer),
+        };
+        match self.take_up(sender.source(), Work::Prove(Box::new(proving))) {
+            None => Ok(()),
+            Some(_) => Err(BUSY),
+        }
+    }
+}
 
 impl Proving {
     /// Nonces and digests that may be answered.
     fn asked(&self) -> Vec<Vec<u8>> {
         match &self.what {
-            For::Request(candidates) => candidates.iter().map(|(_, asked)| asked.asked()).collect(),
-            For::Login(asked) => vec![asked.clone()],
+            For::Request(_, candidates) => {
+                candidates.iter().map(|(_, asked)| asked.asked()).collect()
+            }
+            For::Login(_, asked) | For::FrontEnd(asked, _) => vec![asked.clone()],
         }
     }
 
     /// Whether nobody waits for the answer any more.
     pub(super) fn is_gone(&self) -> bool {
-        self.letter.sink.is_gone()
-    }
-
-    /// Who knows the id of the challenge has received it where they say they are.
-    pub(super) fn sender(&self) -> Sender {
-        Sender::proven(self.letter.peer.ip())
+        match &self.what {
+            For::Request(letter, _) | For::Login(letter, _) => letter.sink.is_gone(),
+            For::FrontEnd(_, answer) => answer.is_closed(),
+        }
     }
 }
 
@@ -59,7 +93,7 @@ impl Counter {
         let now = Now::read().instant;
         if self
             .registry()
-            .has_turn(&proving.claim, proving.sender(), now)
+            .has_turn(&proving.claim, proving.sender, now)
         {
             return self.check_in_turn(proving);
         }
@@ -85,12 +119,12 @@ impl Counter {
             return self.ask_home(&Arc::clone(forwarder), proving);
         }
         let proved =
-            registry.authenticate_in_turn(&proving.claim, &proving.asked(), proving.sender(), now);
+            registry.authenticate_in_turn(&proving.claim, &proving.asked(), proving.sender, now);
         self.checked(proving, proved);
     }
 
     fn ask_home(&self, forwarder: &Arc<Forwarder>, proving: Proving) {
-        let (desk, source) = (Arc::clone(&self.desk), proving.letter.sender().source());
+        let (desk, source) = (Arc::clone(&self.desk), proving.sender.source());
         let (claim, asked) = (proving.claim.clone(), proving.asked());
         desk.leave();
         let then = move |said| desk.come_back(Work::Proof(Box::new(proving), said));
@@ -102,19 +136,22 @@ impl Counter {
         let now = Now::read().instant;
         let (claim, asked) = (&proving.claim, proving.asked());
         let registry = self.registry();
-        let proved = registry.authenticate_elsewhere(claim, &asked, said, proving.sender(), now);
+        let proved = registry.authenticate_elsewhere(claim, &asked, said, proving.sender, now);
         self.checked(proving, proved);
     }
 
     fn checked(&mut self, proving: Proving, proved: Proved) {
-        let Proving {
-            letter,
-            claim,
-            what,
-        } = proving;
+        let Proving { claim, what, .. } = proving;
         match what {
-            For::Request(candidates) => self.request_proved(letter, &claim, candidates, proved),
-            For::Login(_) => self.login_proved(letter, claim.identity, proved),
+            For::Request(letter, candidates) => {
+                self.request_proved(*letter, &claim, candidates, proved);
+            }
+            For::Login(letter, _) => self.login_proved(*letter, claim.identity, proved),
+            For::FrontEnd(_, answer) => {
+                // Who is gone takes no answer.
+                drop(answer.send(proved));
+                self.desk.done();
+            }
         }
     }
 }
