@@ -1,7 +1,8 @@
 //! What problems say to people, in Chinese and in English: titles by their stable name, details by their English text.
 //!
-//! The node's errors are written in English where they arise, the core's among them, which knows no languages. What is
-//! met every day stands here in Chinese as well; a detail that does not is said in English, below a Chinese title.
+//! The node's errors are written in English where they arise, the core's among them, which knows no languages. Each of
+//! them stands here in Chinese as well, and so do the words of libraries that are passed on; what differs in them, such
+//! as a name or what a parser met, is said as it is.
 
 use std::borrow::Cow;
 
@@ -148,7 +149,7 @@ pub(super) fn title(name: &str, language: Language) -> &'static str {
     })
 }
 
-/// What a problem says in detail: the English text, in which `{}` stands for what differs, and the Chinese one.
+/// What a problem says in detail: the English text, in which each `{}` stands for what differs, and the Chinese one.
 const DETAILS: &[(&str, &str)] = &[
     // What a handle, a path or a query is to be.
     ("the path names no handle", "路径中没有标识"),
@@ -206,6 +207,16 @@ const DETAILS: &[(&str, &str)] = &[
     ("the node's disk takes nothing now", "节点磁盘暂时无法写入"),
     ("there are {} octets of results now", "目前结果共 {} 字节"),
     ("the results cannot be read now", "暂时无法读取结果"),
+    (
+        "Content-Type must be application/x-ndjson or text/csv",
+        "Content-Type 必须是 application/x-ndjson 或 text/csv",
+    ),
+    (
+        "the column {} is not known; there may be {}",
+        "未知的列 {}；可用的列为 {}",
+    ),
+    ("the column {} is there twice", "列 {} 重复"),
+    ("the column {} is missing", "缺少列 {}"),
     ("too many, or too long", "数量过多或过长"),
     (
         "is missing; it is a prefix such as 88.118",
@@ -344,6 +355,46 @@ const DETAILS: &[(&str, &str)] = &[
         "Content-Encoding 只能是 gzip 或 zstd 之一",
     ),
     (
+        "Content-Type must be text/plain (a handle a line), application/x-ndjson, application/json (an array) or text/csv",
+        "Content-Type 必须是 text/plain（每行一个标识）、application/x-ndjson、application/json（数组）或 text/csv",
+    ),
+    (
+        "the compressed body is damaged, cut, or needs a window above 8 MiB",
+        "压缩的请求体已损坏、不完整，或所需窗口超过 8 MiB",
+    ),
+    (
+        "the body becomes too many times larger ([batch] ratio_max)",
+        "请求体解压后的倍数超过上限（[batch] ratio_max）",
+    ),
+    ("of format {} must be a string", "格式为 {} 时必须是字符串"),
+    (
+        "must be 12 of 0 and 1, such as \"011111110011\": list … add handle",
+        "必须是十二位 0 或 1，例如 \"011111110011\"，从“列出标识”到“新建标识”",
+    ),
+    ("is missing", "缺少该项"),
+    (
+        "must be \"RSA\" or \"DSA\"; give other keys as base64",
+        "必须是 \"RSA\" 或 \"DSA\"；其他密钥请以 base64 给出",
+    ),
+    (
+        "must be a version such as \"2.11\"",
+        "必须是版本号，例如 \"2.11\"",
+    ),
+    (
+        "must be UDP, TCP, HTTP or HTTPS",
+        "必须是 UDP、TCP、HTTP 或 HTTPS",
+    ),
+    ("is after the year 2106", "晚于 2106 年"),
+    ("is after January 2038", "晚于 2038 年 1 月"),
+    (
+        "is not a whole number of seconds below 2^31",
+        "必须是小于 2^31 的整秒数",
+    ),
+    (
+        "{} is not a time such as \"2030-01-31T00:00:00Z\"",
+        "{} 不是如 \"2030-01-31T00:00:00Z\" 的时间",
+    ),
+    (
         "this charset is not known; gb18030 and utf-8 are",
         "不支持该字符集；支持 gb18030 和 utf-8",
     ),
@@ -364,7 +415,16 @@ const DETAILS: &[(&str, &str)] = &[
         "the request that came first with this key is still being carried out",
         "使用该键的首个请求仍在处理",
     ),
+    ("must be there", "缺少该参数"),
+    ("must be a number", "必须是整数"),
     // Not now.
+    (
+        "the list is too long for one body: ask over TCP",
+        "列表过长，一个应答体容纳不下：请通过 TCP 查询",
+    ),
+    ("no randomness", "系统无法提供随机数"),
+    ("the audit trail cannot be written", "无法写入审计记录"),
+    ("not decided", "尚未作出决定"),
     (
         "too many requests come from this network",
         "来自该网络的请求过多",
@@ -432,44 +492,241 @@ const DETAILS: &[(&str, &str)] = &[
     ("please try again", "请重试"),
 ];
 
+/// What libraries say of JSON, Base64, hexadecimal digits and addresses, where a problem passes it on.
+const FOREIGN: &[(&str, &str)] = &[
+    ("missing field {}", "缺少字段 {}"),
+    (
+        "unknown field {}, expected one of {}",
+        "未知字段 {}，可用的字段为 {}",
+    ),
+    ("unknown field {}, expected {}", "未知字段 {}，应为 {}"),
+    ("unknown field {}, there are no fields", "未知字段 {}"),
+    (
+        "unknown variant {}, expected one of {}",
+        "未知的取值 {}，可用的取值为 {}",
+    ),
+    ("unknown variant {}, expected {}", "未知的取值 {}，应为 {}"),
+    ("duplicate field {}", "字段 {} 重复"),
+    (
+        "invalid type: {}, expected a value must be an object with index, type and data",
+        "类型不正确：{}，值必须是含有 index、type 和 data 的对象",
+    ),
+    ("invalid type: {}, expected {}", "类型不正确：{}，应为 {}"),
+    ("invalid value: {}, expected {}", "值不正确：{}，应为 {}"),
+    ("invalid length {}, expected {}", "长度不正确：{}，应为 {}"),
+    (
+        "Invalid symbol {}, offset {}.",
+        "无效的 Base64 字符（{}，位置 {}）",
+    ),
+    (
+        "Invalid last symbol {} at offset {}, decoded as {}.",
+        "无效的 Base64 结尾字符 {}（位置 {}，解码为 {}）",
+    ),
+    ("Invalid input length: {}", "Base64 长度不正确：{}"),
+    ("Invalid padding", "Base64 填充不正确"),
+    ("invalid IP address syntax", "IP 地址格式不正确"),
+    ("Odd number of digits", "十六进制位数必须为偶数"),
+    (
+        "Invalid character {} at position {}",
+        "无效的十六进制字符 {}（位置 {}）",
+    ),
+];
+
 /// The detail of a problem in a language, as far as it is known there.
 pub(super) fn detail(english: &str, language: Language) -> Cow<'_, str> {
     let chinese = match language {
         Language::English => None,
-        Language::Chinese => DETAILS.iter().find_map(|row| translated(english, row)),
+        Language::Chinese => {
+            let known = DETAILS.iter().chain(FOREIGN);
+            known.into_iter().find_map(|row| translated(english, row))
+        }
     };
     chinese.unwrap_or(Cow::Borrowed(english))
 }
 
 /// The Chinese text of a row, if this is its English one.
 fn translated(english: &str, (known, chinese): &(&str, &'static str)) -> Option<Cow<'static, str>> {
-    let Some((before, after)) = known.split_once("{}") else {
-        return (*known == english).then_some(Cow::Borrowed(*chinese));
-    };
-    let differs = english.strip_prefix(before)?.strip_suffix(after)?;
-    Some(chinese.replacen("{}", differs, 1).into())
+    let mut parts = known.split("{}");
+    let mut rest = english.strip_prefix(parts.next()?)?;
+    let mut said = chinese.split("{}");
+    let mut out = String::from(said.next()?);
+    let mut parts = parts.peekable();
+    if parts.peek().is_none() {
+        return rest.is_empty().then_some(Cow::Borrowed(*chinese));
+    }
+    while let Some(part) = parts.next() {
+        // What differs ends where the text goes on; the last of it at the end.
+        let differs = match parts.peek() {
+            Some(_) => rest.split_once(part).map(|(differs, after)| {
+                rest = after;
+                differs
+            }),
+            None => rest.strip_suffix(part),
+        };
+        out.push_str(differs?);
+        out.push_str(said.next()?);
+    }
+    Some(out.into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fmt::Write as _;
-    use std::path::Path;
+    use crate::json::value;
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::{Path, PathBuf};
 
-    /// All of the program's text, as far as it stands in quotes: continued lines joined, and what differs as `{}`.
-    fn program(directory: &Path, out: &mut String) {
-        for entry in std::fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                program(&path, out);
-            } else if path.extension().is_some_and(|kind| kind == "rs") && !path.ends_with(file!())
-            {
-                let text = std::fs::read_to_string(&path).unwrap();
-                for line in text.lines() {
-                    match line.trim_end().strip_suffix('\\') {
-                        Some(begun) => out.push_str(begun.trim_start()),
-                        None => writeln!(out, "{}", line.trim_start()).unwrap(),
+    /// Where the details of problems are written.
+    const SOURCES: [&str; 7] = [
+        "src/server/http",
+        "src/registry",
+        "src/batch/rows.rs",
+        "src/json/data.rs",
+        "src/json/key.rs",
+        "src/json/site.rs",
+        "src/json/value.rs",
+    ];
+    /// Files there in which other things are said: pages in both languages, the description of the API, records of
+    /// batches and jobs, whose words are not negotiated, and what only the operator reads.
+    const OTHERS: [&str; 19] = [
+        "http/texts.rs",
+        "http/page.rs",
+        "http/html.rs",
+        "http/openapi.rs",
+        "http/certificate.rs",
+        "http/batch/elsewhere.rs",
+        "http/batch/work.rs",
+        "http/jobs/questions.rs",
+        "http/jobs/work.rs",
+        "http/jobs/decide.rs",
+        "registry/auth.rs",
+        "registry/cipher.rs",
+        "registry/keys.rs",
+        "registry/nobody.rs",
+        "registry/seal.rs",
+        "audit/head.rs",
+        "audit/mod.rs",
+        "audit/tests.rs",
+        "audit/trail.rs",
+    ];
+    /// Texts with spaces in the other files that are no details.
+    const NO_DETAILS: [&str; 17] = [
+        "Basic realm=\"handle\", charset=\"UTF-8\"",
+        "jiexi basic authentication",
+        "token {}",
+        "identity {}",
+        "application/javascript; charset=utf-8",
+        "bytes {}-{}/{}",
+        "Accept, Accept-Encoding",
+        "home and create",
+        "unhome and delete",
+        "the SM2 curve is not usable",
+        // Of a row of a table, which a job refuses by itself.
+        "is not a number above 0",
+        "a job registers handles; a prefix is homed by jiexi prefix add",
+        "the row is longer than {} octets, or has more than {} columns",
+        "the row cannot be decoded in its charset",
+        "there is no handle in the row",
+        "line {}: {}",
+        "a few seconds",
+    ];
+
+    /// Reads the program as far as its texts are concerned.
+    struct Scan<'s> {
+        rest: &'s str,
+        found: Vec<String>,
+    }
+
+    impl<'s> Scan<'s> {
+        /// The texts of a file, but for its tests, comments, attributes and what is logged.
+        fn texts(file: &'s str) -> Vec<String> {
+            let end = file.find("#[cfg(test)]\nmod tests").unwrap_or(file.len());
+            let mut scan = Self {
+                rest: &file[..end],
+                found: Vec::new(),
+            };
+            while !scan.rest.is_empty() {
+                scan.step(true);
+            }
+            scan.found
+        }
+
+        fn step(&mut self, keep: bool) {
+            let skipped = ["tracing::", ".expect("];
+            if self.rest.starts_with("//") {
+                self.rest = self.rest.split_once('\n').map_or("", |(_, rest)| rest);
+            } else if self.rest.starts_with("#[") {
+                self.skip('[', ']');
+            } else if skipped.iter().any(|start| self.rest.starts_with(start)) {
+                self.skip('(', ')');
+            } else if let Some(text) = self.text() {
+                if keep {
+                    self.found.push(text);
+                }
+            } else if self.rest.starts_with("'\"'") || self.rest.starts_with("'\\''") {
+                self.rest = &self.rest[self.rest[1..].find('\'').unwrap() + 2..];
+            } else {
+                self.advance();
+            }
+        }
+
+        fn advance(&mut self) -> char {
+            let next = self.rest.chars().next().unwrap();
+            self.rest = &self.rest[next.len_utf8()..];
+            next
+        }
+
+        /// Leaves out what stands up to the end of the next pair of brackets.
+        fn skip(&mut self, open: char, close: char) {
+            let mut depth = 0;
+            while !self.rest.is_empty() {
+                if self.rest.starts_with(open) {
+                    depth += 1;
+                } else if self.rest.starts_with(close) {
+                    depth -= 1;
+                    if depth == 0 {
+                        self.advance();
+                        return;
                     }
+                }
+                match self.rest.starts_with(['"', '\'', '/', 'r']) {
+                    true => self.step_inside(),
+                    false => drop(self.advance()),
+                }
+            }
+        }
+
+        fn step_inside(&mut self) {
+            match self.rest.starts_with("//") {
+                true => self.rest = self.rest.split_once('\n').map_or("", |(_, rest)| rest),
+                false => {
+                    if self.text().is_none() {
+                        self.advance();
+                    }
+                }
+            }
+        }
+
+        /// The text in quotes that begins here, as the program has it: continued lines joined, and what differs as `{}`.
+        fn text(&mut self) -> Option<String> {
+            for hashes in ["", "#", "##"] {
+                if let Some(raw) = self.rest.strip_prefix(&format!("r{hashes}\"")) {
+                    let (text, rest) = raw.split_once(&format!("\"{hashes}")).unwrap();
+                    self.rest = rest;
+                    return Some(text.to_owned());
+                }
+            }
+            self.rest = self.rest.strip_prefix('"')?;
+            let mut text = String::new();
+            loop {
+                match self.advance() {
+                    '"' => return Some(without_names(&text)),
+                    '\\' => match self.advance() {
+                        '\n' => self.rest = self.rest.trim_start(),
+                        escaped => text.push(escaped),
+                    },
+                    other => text.push(other),
                 }
             }
         }
@@ -477,34 +734,184 @@ mod tests {
 
     /// Text with every `{name}` as `{}`.
     fn without_names(text: &str) -> String {
-        let mut out = String::new();
         let mut parts = text.split('{');
-        out.push_str(parts.next().unwrap_or_default());
+        let mut out = parts.next().unwrap_or_default().to_owned();
         for part in parts {
-            match part.split_once('}') {
-                Some((name, rest)) if !name.contains(['"', '\n', ' ']) => {
-                    let _ = write!(out, "{{}}{rest}");
-                }
-                _ => {
-                    let _ = write!(out, "{{{part}");
-                }
-            }
+            let (bracket, rest) = match part.split_once('}') {
+                Some((name, rest)) if !name.contains(['"', ' ']) => ("{}", rest),
+                _ => ("{", part),
+            };
+            out.push_str(bracket);
+            out.push_str(rest);
         }
         out
+    }
+
+    fn files(path: &Path, out: &mut Vec<PathBuf>) {
+        if path.is_dir() {
+            let entries = fs::read_dir(path).unwrap();
+            entries.for_each(|entry| files(&entry.unwrap().path(), out));
+        } else if path.extension().is_some_and(|kind| kind == "rs") {
+            out.push(path.to_owned());
+        }
+    }
+
+    /// Files below these, by their paths, with what they say.
+    fn program(places: &[&str]) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        places
+            .iter()
+            .for_each(|place| files(&root.join(place), &mut found));
+        let read = |path: PathBuf| {
+            let text = fs::read_to_string(&path).unwrap();
+            (path.display().to_string(), text)
+        };
+        found.into_iter().map(read).collect()
+    }
+
+    fn is_chinese(text: &str) -> bool {
+        text.chars().any(|c| ('\u{4e00}'..='\u{9fff}').contains(&c))
     }
 
     /// Goal: no row is left behind when the English text of an error changes.
     #[test]
     fn every_detail_is_said_somewhere() {
-        let mut text = String::new();
-        program(
-            &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
-            &mut text,
-        );
-        let text = without_names(&text);
+        let said: BTreeSet<String> = program(&["src"])
+            .iter()
+            .filter(|(path, _)| !path.ends_with("http/texts.rs"))
+            .flat_map(|(_, text)| Scan::texts(text))
+            .collect();
         for (english, _) in DETAILS {
-            let quoted = format!("\"{}\"", english.replace('"', "\\\""));
-            assert!(text.contains(&quoted), "nobody says {quoted}");
+            assert!(said.contains(*english), "nobody says {english:?}");
+        }
+    }
+
+    /// Goal: whatever is said why not has a Chinese text. Method: whatever has spaces and small letters in it in the files
+    /// where details are written is one, unless it is named here as something else.
+    #[test]
+    fn every_detail_is_said_in_chinese() {
+        let files = program(&SOURCES);
+        let is_other = |path: &str| OTHERS.iter().any(|other| path.ends_with(other));
+        assert!(files.len() > 50, "the sources are read");
+        let (mut unknown, mut known) = (Vec::new(), 0);
+        for (path, text) in files.iter().filter(|(path, _)| !is_other(path)) {
+            for said in Scan::texts(text) {
+                let is_text = said.contains(' ') && said.contains(|c: char| c.is_ascii_lowercase());
+                if !is_text || NO_DETAILS.contains(&&*said) {
+                    continue;
+                }
+                match DETAILS.iter().any(|(english, _)| *english == said) {
+                    true => known += 1,
+                    false => unknown.push(format!("{path}: {said:?}")),
+                }
+            }
+        }
+        assert!(
+            unknown.is_empty(),
+            "no Chinese text of\n{}",
+            unknown.join("\n")
+        );
+        assert!(known > 100, "{known}");
+        for (english, chinese) in DETAILS.iter().chain(FOREIGN) {
+            let count = |text: &str| text.matches("{}").count();
+            assert!(is_chinese(chinese), "{chinese}");
+            assert_eq!(count(chinese), count(english), "{english}");
+        }
+    }
+
+    /// Goal: every problem has a title in both languages.
+    #[test]
+    fn every_problem_has_a_title() {
+        let (mut names, is_name) = (BTreeSet::new(), |text: &str| {
+            text.contains('_') && text.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        });
+        for (_, text) in program(&["src/server/http"]) {
+            // A status, or a variable that has it, stands before the name.
+            for place in ["StatusCode::", "status,", "named("] {
+                for (at, _) in text.match_indices(place) {
+                    let near: String = text[at..].chars().take(120).collect();
+                    let quoted = near
+                        .split_once('"')
+                        .and_then(|(_, rest)| rest.split_once('"'));
+                    names.extend(
+                        quoted
+                            .map(|(name, _)| name.to_owned())
+                            .filter(|name| is_name(name)),
+                    );
+                }
+            }
+        }
+        assert!(names.len() > 20, "{names:?}");
+        for name in names {
+            assert!(
+                is_chinese(title(&name, Language::Chinese)),
+                "{name} has no title"
+            );
+            assert_ne!(title(&name, Language::English), "", "{name}");
+        }
+    }
+
+    /// Goal: what libraries say of a value is passed on in Chinese. Method: values that are wrong in every way that a
+    /// client finds.
+    #[test]
+    fn words_of_libraries() {
+        let data = |data: &str| format!(r#"{{"index":1,"type":"T","data":{data}}}"#);
+        let site = r#"{"format":"site","value":{"serialNumber":1,"servers":1}}"#;
+        let wrong = [
+            "1".to_owned(),
+            "[1,2]".into(),
+            "{}".into(),
+            r#"{"index":1}"#.into(),
+            r#"{"index":1,"type":"T"}"#.into(),
+            r#"{"index":"1","type":"T","data":"x"}"#.into(),
+            r#"{"index":-1,"type":"T","data":"x"}"#.into(),
+            r#"{"index":1.5,"type":"T","data":"x"}"#.into(),
+            r#"{"index":1,"type":1,"data":"x"}"#.into(),
+            r#"{"index":1,"type":"","data":"x"}"#.into(),
+            r#"{"index":1,"type":"T","data":"x","more":1}"#.into(),
+            r#"{"index":1,"type":"T","data":"x","ttl":1.5}"#.into(),
+            r#"{"index":1,"type":"T","data":"x","ttl":"soon"}"#.into(),
+            r#"{"index":1,"type":"T","data":"x","ttl":[]}"#.into(),
+            r#"{"index":1,"type":"T","data":"x","ttl":"2040-01-31T00:00:00Z"}"#.into(),
+            r#"{"index":1,"type":"T","data":"x","timestamp":"2140-01-31T00:00:00Z"}"#.into(),
+            r#"{"index":1,"type":"T","data":"x","timestamp":"now"}"#.into(),
+            r#"{"index":1,"type":"T","data":"x","timestamp":7}"#.into(),
+            r#"{"index":1,"type":"T","data":"x","permissions":"2"}"#.into(),
+            r#"{"index":1,"type":"T","data":"x","references":[{}]}"#.into(),
+            r#"{"index":1,"type":"T","data":"x","references":[{"handle":"a","index":1,"x":2}]}"#
+                .into(),
+            data("1"),
+            data(r#"{"format":"xml","value":"x"}"#),
+            data(r#"{"format":"hex","value":1}"#),
+            data(r#"{"format":"hex","value":"a"}"#),
+            data(r#"{"format":"hex","value":"zz"}"#),
+            data(r#"{"format":"base64","value":"a"}"#),
+            data(r#"{"format":"base64","value":"!!!!"}"#),
+            data(r#"{"format":"base64","value":"abc"}"#),
+            data(r#"{"format":"base64","value":"ab=="}"#),
+            data(r#"{"format":"base64","value":"a==="}"#),
+            data(r#"{"format":"admin","value":"x"}"#),
+            data(r#"{"format":"admin","value":{"handle":"a/b","index":1,"permissions":"1"}}"#),
+            data(r#"{"format":"vlist","value":{}}"#),
+            data(r#"{"format":"vlist","value":[{"handle":1}]}"#),
+            data(r#"{"format":"key","value":{}}"#),
+            data(r#"{"format":"key","value":{"kty":"RSA"}}"#),
+            data(r#"{"format":"key","value":{"kty":"RSA","e":"!","n":"x"}}"#),
+            data(site),
+            data(&site.replace("1}", "[{}]}")),
+            data(&site.replace("1}", "[{\"serverId\":\"a\"}]}")),
+            data(&site.replace(
+                "1}",
+                "[{\"serverId\":1,\"address\":\"here\",\"interfaces\":[]}]}",
+            )),
+            data(&site.replace("\"servers\":1", "\"servers\":[],\"protocolVersion\":\"x\"")),
+        ];
+        for text in wrong {
+            let json = serde_json::from_str(&text).unwrap();
+            let error = value::read(json, 0).expect_err(&text);
+            let said = detail(&error.message, Language::Chinese);
+            assert!(is_chinese(&said), "{text}: {said}");
         }
     }
 
@@ -517,6 +924,10 @@ mod tests {
             "该令牌没有 admin 权限"
         );
         assert_eq!(said("too many lists"), "列表请求过多");
+        assert_eq!(
+            said("the column colour is not known; there may be handle, value"),
+            "未知的列 colour；可用的列为 handle, value"
+        );
         assert_eq!(said("something new"), "something new");
         assert_eq!(
             detail("too many lists", Language::English),
