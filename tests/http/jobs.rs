@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use jiexi::store::{Config, Space, Store};
 use serde_json::Value as Json;
 
-use crate::batch::token;
+use crate::batch::{revoke, token, within_five_seconds};
 use crate::node::{Node, PATIENCE, Reply};
 
 pub(crate) const PATH: &str = "/api/v1/jobs";
@@ -795,6 +795,62 @@ const KILL_ROWS: usize = 40_000;
 
 /// Goal: kill -9 in the middle of a job loses no row and carries none out twice. Method: at every kill the store alone says
 /// how far the job is, and exactly the rows up to there are in it; at the end the journal has one change for each row.
+/// Goal: what is handed over or fetched with a token ends with it. Method: bare sockets that begin and go on; results so
+/// long that they do not fit into what lies between node and client.
+#[test]
+fn streams_end_with_their_token() {
+    let node = Node::with(&[PLAIN, ("JIEXI_HTTP_WRITE", "1h"), ("JIEXI_HTTP_READ", "1h")]);
+    let (id, held) = token(&node, &["--right", "write"]);
+    // What is wrong with a row is said with the text that is wrong.
+    let time = "x".repeat(1 << 20);
+    let row = |number| {
+        format!(
+            "{{\"handle\":\"88.118.20/{number}\",\"values\":[{{\"index\":1,\"type\":\"N\",\"data\":\"x\",\"timestamp\":\"{time}\"}}]}}\n"
+        )
+    };
+    let rows: String = (0..24).map(row).collect();
+    let path = hand_over(&node, &held, "", NDJSON, rows.as_bytes());
+    let ended = until(&node, &held, &path, is_over);
+    let length = ended["results"].as_u64().unwrap_or_default();
+    assert!(length > 20 << 20, "{ended}");
+    let open = |request: &str| {
+        let stream = TcpStream::connect(("127.0.0.1", node.http)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let head = format!("{request} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {held}\r\n");
+        (&stream).write_all(head.as_bytes()).unwrap();
+        stream
+    };
+    let mut upload = open("POST /api/v1/jobs");
+    let kind = format!("Content-Type: {NDJSON}\r\nTransfer-Encoding: chunked\r\n\r\n");
+    upload.write_all(kind.as_bytes()).unwrap();
+    upload.write_all(b"1\r\n\n\r\n").unwrap();
+    let mut fetch = open(&format!("GET {path}/results"));
+    fetch.write_all(b"\r\n").unwrap();
+    let mut first = [0; 12];
+    fetch.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+
+    let under_way = "jiexi_connections{protocol=\"http\",transport=\"tcp\"}";
+    assert!(node.metric(under_way) >= 2.0, "both are");
+    let (lag, begun) = revoke(&node, &id);
+    let mut said = Vec::new();
+    let _ = upload.read_to_end(&mut said);
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(
+        said.starts_with("HTTP/1.1 401") && said.contains("token_not_valid"),
+        "{said}"
+    );
+    // Until then nothing is read, so that the node alone can end the connection.
+    while node.metric(under_way) > 0.0 {
+        assert!(begun.elapsed() < PATIENCE, "the results are still offered");
+        thread::sleep(Duration::from_millis(10));
+    }
+    within_five_seconds(begun, lag);
+    let mut rest = Vec::new();
+    let _ = fetch.read_to_end(&mut rest);
+    assert!((rest.len() as u64) < length, "all was sent");
+}
+
 #[test]
 fn killed_in_the_middle() {
     let kills = if std::env::var("JIEXI_TEST_LONG").is_ok() {

@@ -12,7 +12,7 @@
 //! * `asked`: paths and queries. `handles`, `list`: reading. `change`, `idempotency`, `body`: writing. `message`.
 //! * `page`, `location`, `html`: behind a scanned code. `openapi`: the description of all this.
 //! * `batch`: many identifiers in one request. `jobs`: many registrations, carried out by themselves.
-//! * `replication`: what a standby copies this node by. `outgoing`: files as answers.
+//! * `watch`: what ends with its token. `replication`: what a standby copies this node by. `outgoing`: files as answers.
 //! * `v1`: what the Handle JSON API has no place for.
 //! * `pool`: readers and counters, lent to requests.
 
@@ -44,6 +44,7 @@ mod sessions;
 mod texts;
 pub mod tls;
 mod v1;
+mod watch;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, TcpListener};

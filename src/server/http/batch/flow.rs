@@ -23,8 +23,8 @@ use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOw
 use super::streams::Stream;
 use super::work::{Failure, Input, Job, Origin};
 use super::{App, Asked};
-use crate::clock;
 use crate::server::accept::{Ticket, Work};
+use crate::server::http::watch;
 use crate::token::{Grant, Right};
 
 /// Pieces of input, and of answers, that wait in memory.
@@ -34,11 +34,8 @@ const OUTPUT_WAITING: usize = 4;
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Octets that are read from the disk at once.
 const PIECE: usize = 64 << 10;
-/// How often it is looked whether the token is still good; how long its batch then has to say so; and how long its end
-/// may take to be heard before the connection is cut. Together less than the five seconds that are promised.
-const REVOKED_CHECK: Duration = Duration::from_secs(1);
+/// How long a batch has to say that its token has ended; see [`watch`].
 const REVOKED_GRACE: Duration = Duration::from_secs(2);
-const REVOKED_CUT: Duration = Duration::from_secs(1);
 
 /// Tells a batch to end, and why.
 #[derive(Clone, Debug, Default)]
@@ -160,26 +157,15 @@ impl Watch {
     /// A stopping node tells the batch and cuts what is left itself. With its token a batch ends kindly, then by cutting
     /// its answer, then its connection: what a client does not read says nothing to it.
     async fn run(self) {
-        loop {
-            tokio::select! {
-                () = self.app.stopping.cancelled() => return self.halt.tell(Failure::Stopping),
-                () = sleep(REVOKED_CHECK) => {}
-            }
-            if !self.is_valid() {
-                self.halt.tell(Failure::Revoked);
-                sleep(REVOKED_GRACE).await;
-                self.cut.cancel();
-                sleep(REVOKED_CUT).await;
-                return self.connection.cut();
-            }
+        tokio::select! {
+            () = self.app.stopping.cancelled() => return self.halt.tell(Failure::Stopping),
+            () = watch::token_ends(&self.app, &self.token, Right::Batch) => {}
         }
-    }
-
-    fn is_valid(&self) -> bool {
-        let now = clock::unix_seconds();
-        self.app
-            .tokens
-            .is_still_valid(&self.token, Right::Batch, now)
+        self.halt.tell(Failure::Revoked);
+        sleep(REVOKED_GRACE).await;
+        self.cut.cancel();
+        sleep(watch::CUT).await;
+        self.connection.cut();
     }
 }
 

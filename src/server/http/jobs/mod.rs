@@ -43,7 +43,7 @@ use super::idempotency::{self, Begun, Kept};
 use super::language::Language;
 use super::openapi::Flag;
 use super::outer::{Counted, From, outcome_of};
-use super::{App, asked, batch, v1};
+use super::{App, asked, batch, v1, watch};
 use crate::batch::answer::Tally;
 use crate::batch::charset::Charset;
 use crate::batch::coding::Coding;
@@ -54,6 +54,7 @@ use crate::metrics::Op;
 use crate::registry::Rejection;
 use crate::server::accept::Ticket;
 use crate::store::{Batch, CommitError, Expect};
+use crate::token::book::Refused;
 use crate::token::{Grant, Right};
 
 /// What jobs may take.
@@ -347,7 +348,12 @@ async fn take(app: &Arc<App>, from: &From, head: &Parts, body: Body) -> Result<A
     let intake = Intake::new(upload, &asked, &app.jobs.limits, reserve)?;
     let (send, pieces) = channel::<Piece>(WAITING);
     let arriving = tokio::task::spawn_blocking(move || intake.run(pieces));
-    let pumped = intake::pump(body, send, app.config.read).await;
+    let pumped = tokio::select! {
+        pumped = intake::pump(body, send, app.config.read) => pumped,
+        () = watch::token_ends(app, &grant.id, kind.right()) => {
+            Err(caller::token_refused(app, Refused::Ended))
+        }
+    };
     let arrived = arriving
         .await
         .unwrap_or_else(|_| Err(Rejection::busy("please try again").into()));
@@ -725,11 +731,12 @@ pub(super) async fn cancel(
 pub(super) async fn results(
     Shared(app): Shared<Arc<App>>,
     Extension(from): Extension<From>,
+    Extension(ticket): Extension<Arc<Ticket>>,
     request: Request<Body>,
 ) -> Answer {
     let head = request.into_parts().0;
-    let work = |_, entry: Arc<Entry>, head: Parts| async move {
-        results::answer(&entry, &head.headers).await
+    let work = |app, entry: Arc<Entry>, head: Parts| async move {
+        results::answer(app, &entry, &head.headers, ticket.work()).await
     };
     about(app, from, head, RESULTS_METHODS, work).await
 }

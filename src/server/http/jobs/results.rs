@@ -3,6 +3,7 @@
 //! Only what is about rows that are durable is sent: the rest of the file may be written again.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -10,8 +11,12 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use super::record::Job;
 use super::shelf::Entry;
 use crate::registry::Rejection;
+use crate::server::accept::Work;
+use crate::server::http::App;
 use crate::server::http::answer::{Answer, Refusal, with_type};
 use crate::server::http::outgoing;
+use crate::server::http::watch::Watched;
+use crate::token::Right;
 
 /// The part of `length` octets that `Range` asks for; none: all of it.
 ///
@@ -49,7 +54,12 @@ fn part(headers: &HeaderMap, length: u64) -> Result<Option<Range<u64>>, Refusal>
 }
 
 /// The answer with the results, or a part of them.
-pub(super) async fn answer(entry: &Entry, headers: &HeaderMap) -> Result<Answer, Refusal> {
+pub(super) async fn answer(
+    app: Arc<App>,
+    entry: &Entry,
+    headers: &HeaderMap,
+    work: Work,
+) -> Result<Answer, Refusal> {
     let job: Job = entry.job();
     let part = part(headers, job.results)?;
     let (status, range) = match &part {
@@ -58,9 +68,14 @@ pub(super) async fn answer(entry: &Entry, headers: &HeaderMap) -> Result<Answer,
     };
     let body = match range.is_empty() {
         true => Body::empty(),
-        false => outgoing::open(entry.file("results"), range.clone(), ())
-            .await
-            .map_err(|()| Refusal::from(Rejection::busy("the results cannot be read now")))?,
+        false => {
+            let body = outgoing::open(entry.file("results"), range.clone(), ())
+                .await
+                .map_err(|()| Refusal::from(Rejection::busy("the results cannot be read now")))?;
+            // Without the right to make it there would be no such job.
+            let right = job.rights().next().unwrap_or(Right::Write);
+            Watched::begin(app, job.token.clone(), right, work).over(body)
+        }
     };
     let mut answer = with_type(status, job.media_type(), body);
     let headers = answer.headers_mut();
