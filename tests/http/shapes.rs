@@ -218,3 +218,30 @@ fn bodies() {
         assert_eq!(reply.status < 300, good, "{body}: {reply:?}");
     }
 }
+
+/// Goal: a batch may be asked for without a body: then it has no lines. The description says the same.
+#[test]
+fn a_batch_without_a_body() {
+    let node = Node::new();
+    let all = node.get("/api/openapi.json").json();
+    let body = &all["paths"]["/api/v1/batch/resolve"]["post"]["requestBody"];
+    assert_eq!(body["required"], json!(false), "{body}");
+    assert!(body["content"]["text/plain"].is_object(), "{body}");
+    let put = &all["paths"]["/api/handles/{handle}"]["put"]["requestBody"];
+    assert_eq!(put["required"], json!(true), "others need theirs");
+    let token = create(&node, &["--right", "batch"]).1;
+    let token = format!("Authorization: Bearer {token}");
+    let asked = ["-X", "POST", "-H", &token];
+    let reply = node.ask("https", "/api/v1/batch/resolve", &asked);
+    let summary = reply.json();
+    assert_eq!(
+        (reply.status, &summary["complete"], &summary["lines"]),
+        (200, &json!(true), &json!(0))
+    );
+    let change = ["-X", "PUT", "-u", USER];
+    assert_eq!(
+        node.ask("https", "/api/handles/88.118.20/none", &change)
+            .status,
+        400
+    );
+}

@@ -53,6 +53,9 @@ const ANSWERS: &[(&str, &str)] = &[
     ("supersede", "Replication"),
 ];
 
+/// Operations whose body may be left out, which the derive cannot say of text.
+const NO_BODY: &[&str] = &["batchResolve"];
+
 /// The description: every route, its parameters and its answers.
 #[derive(OpenApi)]
 #[openapi(
@@ -128,6 +131,7 @@ fn shape(operation: &mut Json) {
     let id = operation["operationId"].as_str().unwrap_or_default();
     let answer = ANSWERS.iter().find(|(known, _)| *known == id);
     let body = (id == "put").then_some("RecordBody");
+    let may_be_empty = NO_BODY.contains(&id);
     let responses = operation.get_mut("responses").and_then(Json::as_object_mut);
     for (status, response) in responses.into_iter().flatten() {
         let fails = status.starts_with(['4', '5']);
@@ -141,6 +145,9 @@ fn shape(operation: &mut Json) {
             };
             name.into_iter().for_each(|name| refer(content, name));
         }
+    }
+    if may_be_empty {
+        operation["requestBody"]["required"] = false.into();
     }
     if let Some(name) = body {
         refer(

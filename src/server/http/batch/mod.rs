@@ -216,7 +216,7 @@ pub(super) fn unsupported(text: &'static str) -> Refusal {
         ("after" = Option<u64>, Query, description = "Answer only what follows this line; to go on after a cut"),
         ("raw" = Option<bool>, Query,
             description = "CSV exactly; without it cells that a spreadsheet would compute begin with an apostrophe")),
-    request_body(content = String, content_type = "text/plain", description = "A handle a line"),
+    request_body(content = String, content_type = "text/plain", description = "A handle a line; without a body there are no lines"),
     responses(
         (status = 200, description = "An answer for each line, and a summary", content_type = "application/x-ndjson"),
         (status = 400, description = "A wrong parameter", content_type = "application/problem+json"),
