@@ -130,7 +130,11 @@ pub(super) fn description(origin: &str) -> Json {
 fn shape(operation: &mut Json) {
     let id = operation["operationId"].as_str().unwrap_or_default();
     let answer = ANSWERS.iter().find(|(known, _)| *known == id);
-    let body = (id == "put").then_some("RecordBody");
+    let body = match id {
+        "put" => Some("RecordBody"),
+        "supersede" => Some("Successor"),
+        _ => None,
+    };
     let may_be_empty = NO_BODY.contains(&id);
     let responses = operation.get_mut("responses").and_then(Json::as_object_mut);
     for (status, response) in responses.into_iter().flatten() {
