@@ -16,7 +16,8 @@
 //! * `overlay`, `applier`, `sled`, `scan`: the state behind, and ordered reading.
 //! * `blocks`, `snapshot`: dumps; [`archive`]: those of backups. `loader`: start-up and healing. `keeper`: everything that goes on by itself. `verify`.
 //! * `replica`, `source`: a store that is the copy of another one, and what that one gives it.
-//! * `times`: the wall clock beside the journal. `identity`, `disk`, `metrics`, `shared`: what the others stand on.
+//! * `since`, `follow`: what has changed, as a list and one after the other. `times`: the wall clock beside the journal.
+//!   `identity`, `disk`, `metrics`, `shared`: what the others stand on.
 //!
 //! The store reads no clock but a stopwatch, knows no protocol and no permissions, folds no keys, and parses no values.
 
@@ -28,6 +29,7 @@ pub mod change;
 mod config;
 mod disk;
 mod error;
+mod follow;
 mod identity;
 mod index;
 mod journal;
@@ -69,6 +71,7 @@ pub(crate) use disk::free_space;
 #[doc(hidden)]
 pub use disk::{Event, Faults};
 pub use error::StoreError;
+pub use follow::{Followed, Mark, Visit};
 pub use identity::Role;
 pub use index::{Lookup, Reader, Session};
 pub use journal::entry::Position;
@@ -400,6 +403,25 @@ impl Store {
     /// When the journal cannot be read.
     pub fn changes_since(&self, after: u64) -> Result<Option<Vec<Changed>>, StoreError> {
         since::changes(&self.shared, after, self.sequence())
+    }
+
+    /// Shows the changes behind `from` to `visit`, in their order and each once, until it wants no more, about `octets` of
+    /// the journal have been read, or none is left; says the place behind the last. None when the journal does not say
+    /// what followed: it does not reach back that far, there was a bulk import, or `from` is still to come. Every write
+    /// acknowledged before the call is seen. Reads the journal from the disk.
+    ///
+    /// # Errors
+    /// When the store is loading, or the journal cannot be read.
+    pub fn follow(
+        &self,
+        from: Mark,
+        octets: u64,
+        visit: &mut Visit<'_>,
+    ) -> Result<Option<Mark>, StoreError> {
+        match self.shared.index.miss() {
+            Miss::Absent => follow::follow(&self.shared, from, octets, visit),
+            _ => Err(StoreError::Loading),
+        }
     }
 
     /// The notes of the batches after sequence `after`, each with its sequence, in order and as far back as the journal

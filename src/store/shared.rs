@@ -12,6 +12,7 @@ use super::change::{CommitError, Space};
 use super::config::Config;
 use super::disk::Disk;
 use super::error::StoreError;
+use super::follow::Places;
 use super::identity::{Identity, Role};
 use super::index::{Index, Miss};
 use super::journal::entry::Position;
@@ -52,6 +53,8 @@ pub(crate) struct Shared {
     disk_low: AtomicBool,
     epochs: [AtomicU64; Space::ALL.len()],
     role: Mutex<Role>,
+    /// Where those stopped who follow changes.
+    pub(crate) places: Places,
     /// Held while snapshots are taken, verified and removed.
     pub(crate) snapshots: Mutex<()>,
     status: Mutex<Status>,
@@ -101,6 +104,7 @@ impl Shared {
             disk_low: AtomicBool::new(false),
             epochs: Default::default(),
             role: Mutex::new(identity.role.clone()),
+            places: Places::default(),
             snapshots: Mutex::new(()),
             status: Mutex::new(Status {
                 state: State::Loading,

@@ -13,6 +13,7 @@ mod behaviour;
 mod bulk;
 mod copying;
 mod damage;
+mod follow;
 mod formats;
 mod full_disk;
 mod healing;

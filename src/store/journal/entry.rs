@@ -254,6 +254,14 @@ pub(crate) fn entry_length(bytes: &[u8]) -> Option<usize> {
         .map(|length| length as usize)
 }
 
+/// The length of an entry and its last sequence, as its head says; none when this is no head. Whether it is right, the
+/// checksum says, which is that of the whole entry.
+pub(crate) fn head_says(head: &[u8]) -> Option<(u64, u64)> {
+    let length = u64::from(read_u32(head, 8)?);
+    let good = head.starts_with(ENTRY_MAGIC) && length >= HEAD as u64;
+    good.then_some((length, read_u64(head, 24)?))
+}
+
 /// An entry whose checksum is right.
 #[derive(Clone, Copy)]
 pub(crate) struct Entry<'a> {
