@@ -295,6 +295,9 @@ pub(super) async fn refused(response: Response<Incoming>) -> AskError {
     let said = said.join(" ").trim_end_matches([' ', ':']).to_owned();
     match status {
         hyper::StatusCode::NOT_FOUND => AskError::Missing(said),
+        hyper::StatusCode::TOO_MANY_REQUESTS | hyper::StatusCode::SERVICE_UNAVAILABLE => {
+            AskError::Busy(said)
+        }
         _ => AskError::Refused(said),
     }
 }

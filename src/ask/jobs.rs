@@ -40,7 +40,7 @@ pub struct Upload {
     pub key: Option<String>,
 }
 
-/// The jobs of a token on a node.
+/// The jobs of a token on a node, and what else is asked there.
 #[derive(Clone, Debug)]
 pub struct Desk {
     /// The node.
@@ -155,7 +155,7 @@ impl Desk {
         .await
     }
 
-    fn request(&self, method: Method, path: &str) -> Builder {
+    pub(super) fn request(&self, method: Method, path: &str) -> Builder {
         let url = &self.server.url;
         let host = &url[url::Position::BeforeHost..url::Position::AfterPort];
         Request::builder()
@@ -170,7 +170,7 @@ impl Desk {
     }
 
     /// One request on a connection of its own.
-    async fn exchange<B, T, F>(
+    pub(super) async fn exchange<B, T, F>(
         &self,
         request: Builder,
         body: B,

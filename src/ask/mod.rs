@@ -5,9 +5,11 @@
 //! ```
 //!
 //! * [`Plan`]: what is asked. [`AskError`]: why there is no answer.
-//! * [`http`], [`pipeline`]: the two ways. [`jobs`]: registrations and questions handed over, and what becomes
-//!   of them. [`sink`]: the answers, and the summary held back. [`resume`]: going on. [`parquet`]: tables, both ways.
+//! * [`http`], [`pipeline`]: the two ways. [`sink`]: the answers, and the summary held back. [`resume`]: going on.
+//! * [`jobs`]: registrations and questions handed over, and what becomes of them. [`changes`]: what changes there.
+//! * [`parquet`]: tables, both ways.
 
+pub mod changes;
 pub mod http;
 pub mod jobs;
 pub mod parquet;
@@ -77,6 +79,8 @@ pub enum AskError {
     Connection(String),
     /// The server refuses the batch.
     Refused(String),
+    /// The server takes no more now.
+    Busy(String),
     /// The server does not have what is asked for.
     Missing(String),
     /// The answers end without a summary.
@@ -90,7 +94,9 @@ impl fmt::Display for AskError {
             Self::Input(error) => write!(f, "the input cannot be read: {error}"),
             Self::Output(error) => write!(f, "the output cannot be written: {error}"),
             Self::Connection(text) => write!(f, "the server: {text}"),
-            Self::Refused(text) | Self::Missing(text) => write!(f, "the server refuses: {text}"),
+            Self::Refused(text) | Self::Busy(text) | Self::Missing(text) => {
+                write!(f, "the server refuses: {text}")
+            }
             Self::Cut => f.write_str("the answers were cut: the server or the network went away"),
         }
     }

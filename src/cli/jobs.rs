@@ -43,7 +43,7 @@ line; 3 the token has no such job.";
 
 /// Register many handles on another node: handed over at once, carried out there in the background
 ///
-/// The file has JSON, a handle a line as `jiexi import` takes it, or CSV with the columns
+/// The token needs the right "write". The file has JSON, a handle a line as `jiexi import` takes it, or CSV with the columns
 /// handle,index,type,ttl,permissions,encoding,value and the rows of a handle adjacent, or is a Parquet table of either kind
 /// (in the results a line is then one of the CSV or JSON that is made of it). Handles are created; one that exists
 /// is told as "same" (with equal values) or "conflict", and stays. The node goes on with a job after a restart, at the exact

@@ -3,8 +3,8 @@
 //! * [`run`] — arguments in, exit code out; `main` is this and nothing else.
 //! * `init`, `serve` — set a node up and run it; `promote` — a standby becomes the primary.
 //! * `resolve`, `decode` — look at the protocol from outside; `bench` — load for a node, and what it costs.
-//! * `batch` — many handles at once, out of a file into a file. `jobs` (`bulk`) — many registrations on another machine.
-//!   `remote` is where these ask.
+//! * `batch` — many handles at once, out of a file into a file. `jobs` (`bulk`) — many registrations on another machine;
+//!   `changes` — what changes there. `remote` is where these ask.
 //! * `handle`, `value`, `prefix` — change records: `access` is where and by whom, `values` what, `refusal` why not.
 //! * `bulk` (the commands `import` and `export`), `store`, `backup` — the data of a node, running or stopped.
 //! * `dns` — what the DNS zones of a node say.
@@ -26,6 +26,7 @@ mod backup;
 mod batch;
 mod bench;
 mod bulk;
+mod changes;
 mod completions;
 mod config;
 mod decode;
@@ -85,6 +86,7 @@ enum Command {
     Resolve(resolve::Resolve),
     Batch(batch::Batch),
     Bulk(jobs::Bulk),
+    Changes(changes::Changes),
     Handle(handle::Handle),
     Value(value::ValueCommand),
     Prefix(prefix::Prefix),
@@ -116,6 +118,7 @@ pub fn run() -> ExitCode {
         Command::Resolve(command) => command.run(),
         Command::Batch(command) => command.run(),
         Command::Bulk(command) => command.run(),
+        Command::Changes(command) => command.run(),
         Command::Handle(command) => command.run(),
         Command::Value(command) => command.run(),
         Command::Prefix(command) => command.run(),

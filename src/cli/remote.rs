@@ -25,7 +25,7 @@ pub(super) struct Remote {
         global = true
     )]
     server: String,
-    /// File with the API token, which has the right "write" (for questions "batch"); without it the variable JIEXI_TOKEN
+    /// File with the API token, which has the right for what is asked; without it the variable JIEXI_TOKEN
     #[arg(long, value_name = "FILE", global = true)]
     token_file: Option<PathBuf>,
     /// Certificates in PEM to believe beside those of the machine, such as the node's own

@@ -19,6 +19,7 @@ use jiexi_proto::handle::CaseRule;
 use serde::{Deserialize, Serialize};
 
 mod batch;
+mod changes;
 mod check;
 mod dns;
 mod env;
@@ -31,6 +32,7 @@ pub mod size;
 mod words;
 
 pub use batch::Batch;
+pub use changes::Changes;
 pub use dns::{Dns, Rule, RuleKind, Zone};
 pub use file::{Origin, Origins, Problem, load, load_placed, load_text};
 pub use follow::Follow;
@@ -64,6 +66,8 @@ pub struct Config {
     pub batch: Batch,
     /// Many registrations, carried out by themselves.
     pub jobs: Jobs,
+    /// Followers of changes, over HTTP.
+    pub changes: Changes,
     /// The DNS front end.
     pub dns: Dns,
     /// The log of resolutions and changes.
@@ -91,6 +95,7 @@ impl Default for Config {
             http: Http::default(),
             batch: Batch::default(),
             jobs: Jobs::default(),
+            changes: Changes::default(),
             dns: Dns::default(),
             history: History::default(),
             operations: Operations::default(),

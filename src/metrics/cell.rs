@@ -114,7 +114,7 @@ labels! {
         Verify = "verify", "Verification of an answer for another node.";
         Session = "session", "Set-up, key exchange, end of a session.";
         Login = "login", "Login of the Chinese client.";
-        Replicate = "replicate", "Transactions or a dump for a mirror.";
+        Replicate = "replicate", "Transactions or a dump for a mirror, changes for a follower.";
         Batch = "batch", "Batch queries.";
         Other = "other", "Anything else.";
     }

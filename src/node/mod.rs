@@ -691,6 +691,10 @@ fn http_config(config: &Config, certificates: &Certificates) -> http::Config {
         idempotency: from.idempotency,
         batch: batch_limits(config),
         jobs: job_limits(config),
+        polls: (
+            size(config.changes.polls_max.into()),
+            size(config.changes.polls_per_token.into()),
+        ),
         drain: config.handle.drain,
         sessions: (
             size(config.administration.sessions_max.into()),

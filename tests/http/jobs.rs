@@ -50,7 +50,7 @@ pub(crate) fn post(
 }
 
 /// Hands a body over; the path of its job.
-fn hand_over(node: &Node, token: &str, query: &str, kind: &str, body: &[u8]) -> String {
+pub(crate) fn hand_over(node: &Node, token: &str, query: &str, kind: &str, body: &[u8]) -> String {
     let reply = post(node, token, query, kind, body, &[]);
     assert_eq!(reply.status, 202, "{reply:?}");
     let path = reply.header("location").unwrap().to_owned();
@@ -123,14 +123,14 @@ fn names(rows: &[(u64, String, String)]) -> Vec<(u64, &str)> {
         .collect()
 }
 
-fn line(handle: &str, data: &str) -> String {
+pub(crate) fn line(handle: &str, data: &str) -> String {
     format!(
         "{{\"handle\":\"{handle}\",\"values\":[{{\"index\":1,\"type\":\"URL\",\"data\":\"{data}\"}}]}}\n"
     )
 }
 
 /// So many registrations.
-fn many(from: usize, count: usize) -> Vec<u8> {
+pub(crate) fn many(from: usize, count: usize) -> Vec<u8> {
     let one = |number| {
         line(
             &format!("88.118.20/K{number:07}"),

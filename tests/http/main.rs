@@ -11,6 +11,7 @@ mod abuse;
 mod batch;
 mod battery;
 mod change;
+mod changes;
 mod elsewhere;
 mod history;
 mod jobs;

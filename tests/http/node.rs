@@ -143,7 +143,7 @@ impl Node {
         self.data().join("jiexi.toml").display().to_string()
     }
 
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_jiexi"));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("JIEXI_") {

@@ -81,7 +81,7 @@ fn fits(all: &Json, shape: &Json, value: &Json, place: &str) -> Result<(), Strin
 }
 
 /// The answer's shape is that of its status and media type in the description.
-fn check(all: &Json, method: &str, route: &str, reply: &Reply) {
+pub(crate) fn check(all: &Json, method: &str, route: &str, reply: &Reply) {
     let operation = &all["paths"][route][method.to_lowercase()];
     let kind = reply.header("content-type").expect("a type");
     let shape = &operation["responses"][reply.status.to_string()]["content"][kind]["schema"];
@@ -136,6 +136,10 @@ fn answers() {
     for query in ["?prefix=88.118.20", "?prefix=88.118.20&pageSize=1", ""] {
         let path = format!("/api/handles{query}");
         check(&all, "GET", "/api/handles", &node.admin(&path, &[]));
+    }
+    for query in ["?prefix=88.118.20", "?prefix=88.118.20&limit=1", ""] {
+        let path = format!("/api/v1/handles{query}");
+        check(&all, "GET", "/api/v1/handles", &node.admin(&path, &[]));
     }
     let opened = node.ask("https", "/api/sessions", &["-X", "POST"]);
     check(&all, "POST", "/api/sessions", &opened);

@@ -37,6 +37,8 @@ pub(super) struct Refusal {
     pub(super) wait: Option<u32>,
     /// Where a referral leads, as values.
     pub(super) values: Option<Box<Json>>,
+    /// A member of the problem beside those that every one has.
+    pub(super) more: Option<Box<(&'static str, Json)>>,
 }
 
 impl Refusal {
@@ -50,6 +52,7 @@ impl Refusal {
             field: None,
             wait: None,
             values: None,
+            more: None,
         }
     }
 
@@ -110,6 +113,9 @@ impl Refusal {
         put("code", name.into());
         if let Some(field) = &self.field {
             put("field", field.as_str().into());
+        }
+        if let Some(more) = &self.more {
+            put(more.0, more.1.clone());
         }
         put("requestId", request.into());
         members

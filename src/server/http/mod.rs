@@ -11,7 +11,7 @@
 //! * `caller`: every credential becomes an identity; `sessions`.
 //! * `asked`: paths and queries. `handles`, `list`: reading. `change`, `idempotency`, `body`: writing. `message`.
 //! * `page`, `location`, `html`: behind a scanned code. `openapi`: the description of all this.
-//! * `batch`: many identifiers in one request. `jobs`: many registrations, carried out by themselves.
+//! * `batch`: many identifiers in one request. `jobs`: many registrations, carried out by themselves. `changes`: followed.
 //! * `watch`: what ends with its token. `replication`: what a standby copies this node by. `outgoing`: files as answers.
 //! * `v1`: what the Handle JSON API has no place for.
 //! * `pool`: readers and counters, lent to requests.
@@ -23,6 +23,7 @@ mod body;
 mod caller;
 pub mod certificate;
 mod change;
+mod changes;
 mod connection;
 mod handles;
 pub(crate) mod html;
@@ -117,6 +118,8 @@ pub struct Config {
     pub batch: BatchLimits,
     /// What jobs may take.
     pub jobs: JobLimits,
+    /// Polls for changes at once: of all tokens, and of one.
+    pub polls: (usize, usize),
     /// How long open connections have to end.
     pub drain: Duration,
     /// Sessions: how many, and how long each may last.
@@ -150,6 +153,8 @@ struct App {
     jobs: Arc<jobs::Shelf>,
     /// Set when they are to end, because the node does.
     stopping: CancellationToken,
+    /// Those who follow changes.
+    polls: changes::Polls,
     /// Changes that are being carried out.
     changes: TaskTracker,
     tls: Arc<ServerConfig>,
@@ -234,6 +239,8 @@ fn routes(app: Arc<App>) -> Router {
         .route("/api/v1/identity", any(v1::identity))
         .route("/api/v1/quota", any(batch::quota))
         .route("/api/v1/batch/resolve", any(batch::resolve))
+        .route("/api/v1/changes", any(changes::serve))
+        .route("/api/v1/handles", any(list::page))
         .route("/api/v1/jobs", any(jobs::all))
         .route("/api/v1/jobs/{id}", any(jobs::one))
         .route("/api/v1/jobs/{id}/pause", any(jobs::pause))
@@ -333,6 +340,7 @@ impl Http {
             streams: batch::Streams::new(&config.batch)?,
             copies: replication::Copies::default(),
             jobs: Arc::new(jobs::Shelf::new(&config.jobs, &shared.store)?),
+            polls: changes::Polls::new(config.polls),
             stopping: CancellationToken::new(),
             changes: TaskTracker::new(),
             ids: Ids::new(),
@@ -387,6 +395,8 @@ impl Http {
         self.connections.drain();
         // A job goes on where it was when the node is there again.
         self.app.jobs.stop();
+        // Whoever waits for changes comes again.
+        self.app.polls.end();
         let drain = self.app.config.drain;
         let deadline = Instant::now() + drain;
         let none_is_open = || self.connections.count() == 0;

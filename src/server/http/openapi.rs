@@ -12,7 +12,9 @@ use utoipa::{Modify, OpenApi, ToSchema};
 use super::answer::{Answer, with_type};
 use super::html::{page, text};
 use super::language::Language;
-use super::{batch, change, handles, jobs, list, page as pages, replication, sessions, v1};
+use super::{
+    batch, change, changes, handles, jobs, list, page as pages, replication, sessions, v1,
+};
 
 /// A parameter that is on or off; its name alone means on.
 pub(super) struct Flag;
@@ -36,6 +38,7 @@ const ANSWERS: &[(&str, &str)] = &[
     ("put", "Changed"),
     ("delete", "Changed"),
     ("list", "Listing"),
+    ("listHandles", "HandlePage"),
     ("open_session", "OpenedSession"),
     ("session", "Session"),
     ("log_in", "Session"),
@@ -66,11 +69,11 @@ const NO_BODY: &[&str] = &["batchResolve"];
                        `X-Request-Id` names the request in every answer."
     ),
     paths(
-        handles::get, change::take, change::deletion, list::serve, sessions::open, sessions::look,
+        handles::get, change::take, change::deletion, list::serve, list::page, sessions::open, sessions::look,
         sessions::log_in, sessions::end, v1::identity, batch::resolve, batch::quota, jobs::create, jobs::list,
         jobs::look, jobs::delete, jobs::pause, jobs::resume, jobs::cancel, jobs::results,
         replication::standing, replication::snapshot, replication::journal, replication::run,
-        replication::supersede, pages::serve
+        replication::supersede, changes::serve, pages::serve
     ),
     modifiers(&Credentials),
     tags(
@@ -79,6 +82,7 @@ const NO_BODY: &[&str] = &["batchResolve"];
         (name = "identity", description = "Who one is"),
         (name = "batch", description = "Many identifiers in one request"),
         (name = "jobs", description = "Many registrations, carried out by themselves"),
+        (name = "changes", description = "What has changed, for whoever keeps a copy"),
         (name = "replication", description = "What a standby copies the node by"),
         (name = "pages", description = "Behind a scanned code"))
 )]

@@ -136,6 +136,11 @@ const TITLES: &[(&str, &str, &str)] = &[
     ),
     ("journal_differs", "日志与备机不一致", "The journals differ"),
     ("other_epoch", "纪元不同", "The epochs differ"),
+    (
+        "cursor_too_old",
+        "该游标之后的变更已无从得知",
+        "The changes behind the cursor are no longer known",
+    ),
     ("denied", "拒绝访问", "Denied"),
     ("server_error", "服务器内部错误", "A failure of this node"),
 ];
@@ -217,6 +222,19 @@ const DETAILS: &[(&str, &str)] = &[
     ),
     ("the column {} is there twice", "列 {} 重复"),
     ("the column {} is missing", "缺少列 {}"),
+    // Changes.
+    (
+        "must be a cursor of an answer before; leave it out to begin with what comes next",
+        "必须是此前应答中的游标；省略则从此后的变更开始",
+    ),
+    (
+        "as many polls as may be wait already; try again when one has ended",
+        "等待变更的请求已达上限，请待其中一个结束后再试",
+    ),
+    (
+        "what followed this cursor is no longer known: make a new copy, and go on with the cursor of snapshot",
+        "该游标之后的变更已无从得知：请重新获取全量副本，并从 snapshot 的游标继续",
+    ),
     ("too many, or too long", "数量过多或过长"),
     (
         "is missing; it is a prefix such as 88.118",
