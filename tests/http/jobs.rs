@@ -643,6 +643,136 @@ fn limits_and_expiry() {
     assert!(!directory.exists(), "what was refused leaves nothing");
 }
 
+/// Goal: a token that is revoked takes its job along, soon and in order: what is durable stays and is told in the results,
+/// nothing goes on, and nobody else gets the job. Method: a job that is long enough to be met in its middle; what the node
+/// has is counted.
+#[test]
+fn a_revoked_token_ends_its_job() {
+    const ROWS: usize = 60_000;
+    let node = Node::new();
+    let ((id, token), other) = (token(&node, &["--right", "write"]), writer(&node));
+    let before = node.metric("jiexi_index_records");
+    let path = hand_over(&node, &token, "", NDJSON, &many(0, ROWS));
+    let queued = hand_over(&node, &token, "", NDJSON, &many(ROWS, 10));
+    until(&node, &token, &path, |job| job["rows"].as_u64() > Some(0));
+    node.must(&["token", "revoke", &id, "--config", &node.config()]);
+    let name = |path: &str| path.rsplit('/').next().unwrap().to_owned();
+    let directory = node.data().join("jobs").join(&id);
+    // The input of a job goes with its end; that which waited for its turn ends, too.
+    let begun = Instant::now();
+    for job in [&path, &queued] {
+        while directory.join(name(job)).join("input").exists() {
+            assert!(begun.elapsed() < PATIENCE, "the job goes on");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+    let told = fs::read_to_string(directory.join(name(&path)).join("results")).unwrap();
+    let rows = told.lines().count();
+    assert!((1..ROWS).contains(&rows), "in the middle: {rows} rows");
+    assert!(
+        told.lines()
+            .all(|line| line.contains("\"result\":\"created\""))
+    );
+    assert_eq!(
+        (
+            found(&node, &format!("88.118.20/K{:07}", rows - 1)).status,
+            found(&node, &format!("88.118.20/K{rows:07}")).status
+        ),
+        (200, 404),
+        "the results say what is there"
+    );
+    // Beside them the jobs themselves, and what is counted of the tokens.
+    let more = node.metric("jiexi_index_records") - before - rows as f64;
+    assert!(
+        (0.0..10.0).contains(&more),
+        "{rows} rows and {more} records"
+    );
+    assert_eq!(ask(&node, &token, &path, &[]).status, 401);
+    assert_eq!(ask(&node, &other, &path, &[]).status, 404);
+    // The turn of other tokens comes.
+    let (ended, _) = done(&node, &other, "", NDJSON, &many(ROWS, 10));
+    assert_eq!(ended["counts"]["created"], 10);
+}
+
+/// Goal: a share of the disk that is used up in the middle of an upload or of a job is said clearly, costs nothing that was
+/// there, and is over when there is room. Method: the share is filled by results until an input fits and its results do
+/// not.
+#[test]
+fn the_disk_quota_in_the_middle() {
+    let node = Node::with(&[("JIEXI_JOBS_DISK_MAX", "2MiB")]);
+    let (id, token) = token(&node, &["--right", "write"]);
+    let disk = || {
+        let all = ask(&node, &token, PATH, &[]).json();
+        let number = |name: &str| usize::try_from(all[name].as_u64().unwrap()).unwrap();
+        (number("diskUsed"), number("diskMax"))
+    };
+    let full = [8_000, 6_000].map(|rows| {
+        let path = hand_over(&node, &token, "?dryRun=true", NDJSON, &many(0, rows));
+        assert_eq!(until(&node, &token, &path, is_over)["state"], "done");
+        path
+    });
+    let (used, most) = disk();
+    let row = many(0, 1).len();
+    let fitting = (most - used) / row - 10;
+    assert!(used > most / 4 && fitting > 6_000, "{used} of {most}");
+    // An upload that does not fit is refused in its middle, and leaves nothing.
+    let directory = node.data().join("jobs").join(&id);
+    let kept = || fs::read_dir(&directory).unwrap().count();
+    for (language, word) in [("en", "disk_max"), ("zh", "磁盘配额")] {
+        let header = format!("Accept-Language: {language}");
+        let more = ["-H", &*header];
+        let refused = post(&node, &token, "", NDJSON, &many(0, fitting + 20), &more);
+        let detail = refused.json()["detail"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        assert_eq!(
+            (refused.status, detail.contains(word)),
+            (413, true),
+            "{refused:?}"
+        );
+    }
+    assert_eq!((kept(), disk()), (2, (used, most)));
+    // One that fits is taken; its results do not, so it waits and says why.
+    let path = hand_over(&node, &token, "", NDJSON, &many(0, fitting));
+    let waits = until(&node, &token, &path, |job| job["state"] == "waiting");
+    assert_eq!(waits["reason"]["code"], "disk_quota_used_up", "{waits}");
+    assert!(
+        waits["reason"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("disk_max")
+    );
+    let rows = usize::try_from(waits["rows"].as_u64().unwrap()).unwrap();
+    assert!((1..fitting).contains(&rows), "in the middle: {rows}");
+    let so_far = results(&node, &token, &path);
+    assert_eq!(so_far.len(), rows, "what is durable is told");
+    // Another token has its own share.
+    let (ended, _) = done(&node, &writer(&node), "", NDJSON, &many(100_000, 10));
+    assert_eq!(ended["state"], "done");
+    for path in full {
+        assert_eq!(ask(&node, &token, &path, &["-X", "DELETE"]).status, 204);
+    }
+    let ended = until(&node, &token, &path, is_over);
+    assert_eq!(
+        (&ended["state"], ended["counts"]["created"].as_u64()),
+        (&"done".into(), Some(fitting as u64)),
+        "{ended}"
+    );
+    let all = results(&node, &token, &path);
+    assert_eq!(
+        all[..rows],
+        so_far[..],
+        "nothing is told twice or otherwise"
+    );
+    assert!((1..).zip(&all).all(|(line, row)| row.0 == line));
+    let last = format!("88.118.20/K{:07}", fitting - 1);
+    assert_eq!(found(&node, &last).status, 200);
+    // And the next upload is taken again.
+    let (ended, _) = done(&node, &token, "", NDJSON, &many(200_000, 10));
+    assert_eq!(ended["counts"]["created"], 10);
+}
+
 #[test]
 fn a_quota_is_kept_to_and_a_key_makes_one_job() {
     let node = Node::new();
