@@ -120,6 +120,7 @@ pub fn on_stopped(config: &Config, action: &StoreAction) -> Result<Report, Strin
 
 /// Makes a new store of the snapshot and puts it in the place of the old one, which is kept.
 fn restore_stopped(config: &Config, path: &Path) -> Result<Report, String> {
+    expect_file(path)?;
     let directory = config.store_dir();
     // A store in use must not be moved away. One that cannot be opened for another reason is why people restore.
     if directory.exists() {
@@ -167,8 +168,18 @@ pub fn beside(directory: &Path, word: &str) -> PathBuf {
         .unwrap_or_else(|| named(0))
 }
 
+/// Refuses what is no file: to open a pipe may take for ever.
+fn expect_file(path: &Path) -> Result<(), String> {
+    match fs::metadata(path) {
+        Ok(found) if found.is_file() => Ok(()),
+        Ok(_) => Err(format!("{}: is no snapshot file", path.display())),
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    }
+}
+
 /// Commits the differences between the open store and a snapshot.
 fn restore_open(store: &Store, settings: &store::Config, path: &Path) -> Result<Report, String> {
+    expect_file(path)?;
     let scratch = Scratch(beside(&settings.dir, "restoring"));
     let mut settings = settings.clone();
     settings.dir.clone_from(&scratch.0);

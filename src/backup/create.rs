@@ -159,6 +159,14 @@ impl Work<'_> {
                 self.standing.epoch
             )));
         }
+        let is_other = |backup: &&Manifest| backup.key.is_some() && backup.key != self.source.key();
+        if let Some(other) = listing.whole.iter().find(is_other) {
+            return Err(failed(format_args!(
+                "{}: backup {} is of a node with another key; use a repository of its own",
+                self.repository.path().display(),
+                other.id
+            )));
+        }
         let full = newest(Kind::Full);
         let since = listing.whole.iter().filter(|backup| {
             let after = full.is_some_and(|full| backup.sequence > full.sequence);

@@ -55,9 +55,14 @@ impl Plan {
             backups.filter(move |backup| wanted.is_none_or(|epoch| backup.epoch == epoch))
         };
         let newest = |time: u64, wanted| {
-            let then = of_epoch(wanted).filter(|backup| backup.created <= time);
-            let found = then.max_by_key(|backup| (backup.epoch, backup.sequence));
-            found.ok_or_else(|| nothing_at(listing, time, wanted))
+            let mut all: Vec<&Manifest> = of_epoch(wanted).collect();
+            all.sort_by_key(|backup| (backup.epoch, backup.sequence));
+            // A clock that was wrong makes nothing older than what came before it.
+            let then = all.into_iter().scan(0, |latest, backup| {
+                *latest = backup.created.max(*latest);
+                (*latest <= time).then_some(backup)
+            });
+            then.last().ok_or_else(|| nothing_at(listing, time, wanted))
         };
         let (epoch, until) = match target {
             Target::Newest => {
@@ -76,7 +81,7 @@ impl Plan {
             full,
             increments,
             until,
-            epoch: highest + 1,
+            epoch: highest.saturating_add(1),
         })
     }
 
@@ -111,16 +116,23 @@ fn until_time(
     time: u64,
     times: &Times<'_>,
 ) -> Result<u64, BackupError> {
+    let mut later: Vec<&Manifest> = (listing.whole.iter())
+        .filter(|backup| {
+            backup.kind == Kind::Increment
+                && backup.epoch == newest.epoch
+                && backup.sequence > newest.sequence
+        })
+        .collect();
+    later.sort_by_key(|backup| backup.sequence);
     let mut until = newest.sequence;
-    let later = listing.whole.iter().filter(|backup| {
-        backup.kind == Kind::Increment
-            && backup.epoch == newest.epoch
-            && backup.sequence > newest.sequence
-    });
     for backup in later {
         let marks = times(backup)?;
-        let then = marks.iter().filter(|(noted, _)| *noted <= time);
+        let then = marks.iter().take_while(|(noted, _)| *noted <= time);
         until = then.map(|(_, sequence)| *sequence).fold(until, u64::max);
+        // What follows is later, whatever it says, and need not be readable.
+        if marks.iter().any(|(noted, _)| *noted > time) {
+            break;
+        }
     }
     Ok(until)
 }

@@ -6,7 +6,8 @@
 //! 20261126T153000Z-full/         a backup: its files, and last its manifest
 //! ```
 //!
-//! A directory without a manifest is a backup that was not completed: it counts for nothing, and the next one removes it.
+//! A backup gets its name when it is complete, and loses it before it is removed: `20261126T153000Z-full.unfinished` counts
+//! for nothing, and the next one removes it. Nothing else is ever removed.
 
 use std::{
     fs::{self, File},
@@ -25,6 +26,8 @@ use super::{
 const MARKER: &str = "jiexi-backups";
 /// What it says.
 const MARK: &str = "jiexi backups, format 1\n";
+/// Behind the name of a backup that is not complete.
+const UNFINISHED: &str = ".unfinished";
 /// Most backups of one second.
 const IDS_MAX: u32 = 1_000;
 
@@ -50,7 +53,7 @@ pub struct Listing {
 pub struct Draft {
     /// Its name.
     pub id: String,
-    /// Its directory.
+    /// Its directory, which is not called so until it is complete.
     pub directory: PathBuf,
 }
 
@@ -147,11 +150,14 @@ impl Repository {
         for item in fs::read_dir(&self.path).map_err(unreadable)? {
             let item = item.map_err(unreadable)?;
             let id = item.file_name().to_string_lossy().into_owned();
-            if !is_id(&id) {
+            if item.file_type().map_err(unreadable)?.is_file() {
                 continue;
             }
-            if !item.path().join(manifest::NAME).exists() {
-                listing.unfinished.push(id);
+            if let Some(id) = id.strip_suffix(UNFINISHED).filter(|id| is_id(id)) {
+                listing.unfinished.push(id.to_owned());
+                continue;
+            }
+            if !is_id(&id) {
                 continue;
             }
             match Manifest::read(&item.path()) {
@@ -174,7 +180,7 @@ impl Repository {
     /// It cannot be removed.
     pub fn sweep(&self, listing: &Listing) -> Result<(), BackupError> {
         for id in &listing.unfinished {
-            let path = self.directory(id);
+            let path = self.unfinished(id);
             fs::remove_dir_all(&path).map_err(|error| {
                 io_failed(&path, "remove what an interrupted backup left", &error)
             })?;
@@ -196,8 +202,9 @@ impl Repository {
             if number > 1 {
                 id = format!("{id}-{number}");
             }
-            let directory = self.directory(&id);
-            if directory.exists() {
+            let directory = self.unfinished(&id);
+            let is_taken = |path: &Path| path.symlink_metadata().is_ok();
+            if is_taken(&directory) || is_taken(&self.directory(&id)) {
                 continue;
             }
             make_directory(&directory, false)?;
@@ -215,20 +222,28 @@ impl Repository {
     /// # Errors
     /// It cannot be written.
     pub fn complete(&self, draft: &Draft, manifest: &Manifest) -> Result<(), BackupError> {
-        sync_directory(&draft.directory)?;
-        replace(&draft.directory.join(manifest::NAME), &manifest.seal()?)
+        replace(&draft.directory.join(manifest::NAME), &manifest.seal()?)?;
+        self.rename(&draft.directory, &self.directory(&draft.id))
     }
 
-    /// Removes a backup: first what says that it is one. The caller has the lock.
+    /// Removes a backup: first its name. The caller has the lock.
     ///
     /// # Errors
     /// It cannot be removed.
     pub fn remove(&self, id: &str) -> Result<(), BackupError> {
-        let directory = self.directory(id);
-        let path = directory.join(manifest::NAME);
-        fs::remove_file(&path).map_err(|error| io_failed(&path, "remove", &error))?;
-        sync_directory(&directory)?;
-        fs::remove_dir_all(&directory).map_err(|error| io_failed(&directory, "remove", &error))?;
+        let going = self.unfinished(id);
+        self.rename(&self.directory(id), &going)?;
+        fs::remove_dir_all(&going).map_err(|error| io_failed(&going, "remove", &error))?;
+        sync_directory(&self.path)
+    }
+
+    /// The directory of a backup that is being written or removed.
+    fn unfinished(&self, id: &str) -> PathBuf {
+        self.path.join(format!("{id}{UNFINISHED}"))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), BackupError> {
+        fs::rename(from, to).map_err(|error| io_failed(from, "rename", &error))?;
         sync_directory(&self.path)
     }
 }
@@ -243,7 +258,11 @@ fn is_id(name: &str) -> bool {
         time.is_some_and(|(day, time)| digits(day, 8) && digits(time, 6))
             && [Kind::Full, Kind::Increment]
                 .iter()
-                .any(|known| kind.starts_with(known.name()))
+                .filter_map(|known| kind.strip_prefix(known.name()))
+                .any(|rest| {
+                    let number = rest.strip_prefix('-');
+                    rest.is_empty() || number.is_some_and(|text| text.parse::<u32>().is_ok())
+                })
     })
 }
 
@@ -293,6 +312,8 @@ mod tests {
             "lost+found",
             "20261126-full",
             "20261126T153000Z-else",
+            "20261126T153000Z-full-kept",
+            "20261126T153000Z-full.tar.gz",
             "2026112aT153000Z-full",
         ] {
             assert!(!is_id(bad), "{bad}");

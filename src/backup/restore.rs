@@ -11,7 +11,7 @@ use std::{
 use super::{
     BackupError, Watch, failed, io_failed,
     manifest::{Manifest, Member},
-    plan::Plan,
+    plan::{Plan, Target},
     repository::{self, Repository},
 };
 use crate::{
@@ -44,17 +44,70 @@ pub fn expect_empty(directory: &Path) -> Result<(), BackupError> {
 /// # Errors
 /// Something is damaged; all of it is named.
 pub fn check(repository: &Repository, plan: &Plan, watch: &dyn Watch) -> Result<(), BackupError> {
+    match damaged(repository, plan, watch) {
+        damaged if damaged.is_empty() => Ok(()),
+        damaged => Err(nothing_restored(&damaged)),
+    }
+}
+
+/// The backups of a plan that are damaged, and what is wrong with each.
+type Damaged = Vec<(String, Vec<String>)>;
+
+fn damaged(repository: &Repository, plan: &Plan, watch: &dyn Watch) -> Damaged {
     watch.begin("checking", plan.backups().map(Manifest::bytes).sum());
-    let problems: Vec<String> = plan
-        .backups()
-        .flat_map(|backup| backup.check_files(&repository.directory(&backup.id), watch))
+    let check = |backup: &Manifest| {
+        let problems = backup.check_files(&repository.directory(&backup.id), watch);
+        (backup.id.clone(), problems)
+    };
+    let checked = plan.backups().map(check);
+    checked
+        .filter(|(_, problems)| !problems.is_empty())
+        .collect()
+}
+
+fn nothing_restored(damaged: &Damaged) -> BackupError {
+    let problems: Vec<&str> = damaged
+        .iter()
+        .flat_map(|(_, problems)| problems)
+        .map(String::as_str)
         .collect();
-    match problems.is_empty() {
-        true => Ok(()),
-        false => Err(failed(format_args!(
-            "nothing was restored:\n{}",
-            problems.join("\n")
-        ))),
+    failed(format_args!(
+        "nothing was restored:\n{}",
+        problems.join("\n")
+    ))
+}
+
+/// As [`check`]; but where other backups lead to the same state without those that are damaged, the plan is made of them,
+/// and `told` hears what is wrong with the others.
+///
+/// # Errors
+/// No sound backups lead there; all that is damaged is named.
+pub fn sound(
+    repository: &Repository,
+    mut plan: Plan,
+    watch: &dyn Watch,
+    told: impl Fn(&str),
+) -> Result<Plan, BackupError> {
+    let mut listing = repository.list()?;
+    let mut met = Damaged::new();
+    loop {
+        let found = damaged(repository, &plan, watch);
+        if found.is_empty() {
+            met.iter()
+                .flat_map(|(_, problems)| problems)
+                .for_each(|problem| told(problem));
+            return Ok(plan);
+        }
+        met.extend(found);
+        listing
+            .whole
+            .retain(|backup| met.iter().all(|(id, _)| *id != backup.id));
+        let (until, epoch) = (Target::Sequence(plan.until), plan.full.epoch);
+        let other = Plan::new(&listing, until, Some(epoch), &|_| Ok(Vec::new()));
+        plan = Plan {
+            epoch: plan.epoch,
+            ..other.map_err(|_| nothing_restored(&met))?
+        };
     }
 }
 
@@ -92,10 +145,15 @@ fn put_in_place(building: &Path, directory: &Path) -> Result<(), BackupError> {
     }
     fs::rename(building, directory)
         .map_err(|error| io_failed(building, "rename the directory", &error))?;
-    let parent = directory
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    repository::sync_directory(parent.unwrap_or_else(|| Path::new(".")))
+    repository::sync_directory(parent(directory))
+}
+
+/// The directory that a path is in.
+fn parent(path: &Path) -> &Path {
+    let parent = path.parent();
+    parent
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or_else(|| Path::new("."))
 }
 
 /// Removes what was begun.
@@ -120,14 +178,21 @@ pub fn bring_back(
     to: &Path,
     watch: &dyn Watch,
 ) -> Result<(), BackupError> {
-    if to.exists() {
-        return Ok(());
+    match to.metadata() {
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(io_failed(to, "look at the file", &error)),
     }
     let Some(path) = file(repository, plan, name, watch)? else {
         return Ok(());
     };
     let from = fs::File::open(&path).map_err(|error| io_failed(&path, "open the file", &error))?;
-    Member::copy(from, &path, to, watch).map(drop)
+    // It gets its name when it is whole.
+    let building = maintenance::beside(to, "restoring");
+    Member::copy(from, &path, &building, watch)?;
+    fs::rename(&building, to)
+        .map_err(|error| io_failed(to, "put the file in its place", &error))?;
+    repository::sync_directory(parent(to))
 }
 
 /// Where a small file of the newest backup is, if that has it; its checksum is right.

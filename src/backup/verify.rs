@@ -36,6 +36,12 @@ pub fn verify(repository: &Repository, watch: &dyn Watch) -> Result<Report, Back
     report
         .problems
         .extend(listing.damaged.iter().map(|(_, problem)| problem.clone()));
+    if !listing.whole.iter().any(|backup| backup.kind == Kind::Full) {
+        report.problems.push(format!(
+            "{}: there is no full backup, so nothing can be restored; run `jiexi backup create`",
+            repository.path().display()
+        ));
+    }
     watch.begin("reading", report.bytes);
     for backup in &listing.whole {
         let directory = repository.directory(&backup.id);

@@ -303,9 +303,11 @@ fn follow(store: &Store) {
     bar.finish_and_clear();
 }
 
-/// Where an export goes. A file is written under another name first, so that it is never half there.
-enum Destination {
+/// Where an export goes. A file is written under another name first, so that it is never half there; what is no file
+/// (a device, a pipe) is written to.
+pub(super) enum Destination {
     Standard(BufWriter<io::Stdout>),
+    Special(BufWriter<File>),
     File {
         file: BufWriter<File>,
         temporary: PathBuf,
@@ -314,33 +316,42 @@ enum Destination {
 }
 
 impl Destination {
-    fn open(path: &Path) -> io::Result<Self> {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
         if is_standard(path) {
             return Ok(Self::Standard(BufWriter::with_capacity(
                 128 << 10,
                 io::stdout(),
             )));
         }
+        // What a link leads to is meant, not the link.
+        let path = match fs::metadata(path) {
+            Ok(found) if !found.is_file() => {
+                let special = OpenOptions::new().write(true).open(path)?;
+                return Ok(Self::Special(BufWriter::with_capacity(128 << 10, special)));
+            }
+            Ok(_) => path.canonicalize()?,
+            Err(_) => path.to_path_buf(),
+        };
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(format!(".{}.tmp", std::process::id()));
         let temporary = PathBuf::from(temporary);
         let file = OpenOptions::new()
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .mode(0o600)
             .open(&temporary)?;
         Ok(Self::File {
             file: BufWriter::with_capacity(128 << 10, file),
             temporary,
-            path: path.to_path_buf(),
+            path,
         })
     }
 
     /// Everything is there: sync it and give it its name.
-    fn finish(&mut self) -> io::Result<()> {
+    pub(super) fn finish(&mut self) -> io::Result<()> {
         match self {
             Self::Standard(stdout) => stdout.flush(),
+            Self::Special(special) => special.flush(),
             Self::File {
                 file,
                 temporary,
@@ -358,6 +369,7 @@ impl Write for Destination {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match self {
             Self::Standard(stdout) => stdout.write(buf),
+            Self::Special(special) => special.write(buf),
             Self::File { file, .. } => file.write(buf),
         }
     }
@@ -365,6 +377,7 @@ impl Write for Destination {
     fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Standard(stdout) => stdout.flush(),
+            Self::Special(special) => special.flush(),
             Self::File { file, .. } => file.flush(),
         }
     }

@@ -15,7 +15,7 @@ const INPUT_MAX: u64 = 4 << 20;
 /// Show one protocol message, given in hexadecimal, as JSON
 ///
 /// The JSON has the fields envelope, header, body and credential. A message that is malformed is an error that names the
-/// field and the byte where decoding stopped.
+/// field where decoding stopped, and its first octet, counted from the beginning of the part that it is in.
 #[derive(Debug, Args)]
 pub(super) struct Decode {
     /// The message in hexadecimal (spaces, colons and line ends are ignored), or - for standard input

@@ -2,14 +2,16 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use serde_json::{Value as Json, json};
 
 use super::{
-    Failed, exit,
+    Failed,
+    bulk::Destination,
+    exit,
     output::{self, Format},
     place::Place,
     target::{self, Target},
@@ -165,18 +167,13 @@ impl Export {
                 all.join(" ")
             )));
         };
-        let sink: Box<dyn Write> = match &self.file {
-            Some(path) => Box::new(
-                File::create(path)
-                    .map_err(|error| Failed::report(format_args!("{}: {error}", path.display())))?,
-            ),
-            None => Box::new(io::stdout().lock()),
-        };
-        let mut sink = BufWriter::new(sink);
+        let path = self.file.as_deref().unwrap_or_else(|| Path::new("-"));
+        let mut sink = Destination::open(path)
+            .map_err(|error| Failed::report(format_args!("{}: {error}", path.display())))?;
         let counts = records.export(zone, |lines| {
             sink.write_all(lines.as_bytes()).map_err(ExportError::Write)
         })?;
-        sink.flush()
+        sink.finish()
             .map_err(|error| Failed::output("cannot write the zone", &error))?;
         exit::say(format_args!(
             "{} names with {} records; {} identifiers have no name, {} no records",

@@ -288,7 +288,16 @@ fn ask(name: &Name, kind: RecordType, asking: &Asking) -> Result<Message, Failed
         }
     }
     let octets = over_tcp(&octets, asking.server).map_err(|error| failed(&error))?;
-    answer(octets, "TCP")
+    let answer = answer(octets, "TCP")?;
+    match answer.metadata.truncation {
+        false => Ok(answer),
+        true => Err(Failed::report(format_args!(
+            "{name} {}: {} cut the answer over TCP as well: the records are too many for one DNS message (64 KiB); \
+             resolve the handle over the Handle protocol, or with --type or --index",
+            type_name(kind),
+            asking.server
+        ))),
+    }
 }
 
 /// Says what was asked, over what, and what came.

@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr},
     path::Path,
+    time::Duration,
 };
 
 use clap::Args;
@@ -45,6 +46,13 @@ impl Serve {
     pub(super) fn run(self, logging: &Logging) -> Result<(), Failed> {
         if self.demo {
             return serve_demo(&self.place, logging);
+        }
+        if let (None, Some(data)) = (self.place.file(), self.place.data()) {
+            return Err(Failed::report(format_args!(
+                "{}: no configuration file; make a node there with `jiexi init --data {}`",
+                data.join(FILE_NAME).display(),
+                data.display()
+            )));
         }
         if self.place.file().is_none() {
             return Err(Failed::report(
@@ -107,6 +115,9 @@ fn serve_demo(place: &Place, logging: &Logging) -> Result<(), Failed> {
     )
 }
 
+/// How long what the runtime still does is waited for, when the node has stopped.
+const LEFT_OVER: Duration = Duration::from_secs(5);
+
 /// Runs a node on a runtime of its own.
 fn run(
     config: &Config,
@@ -120,9 +131,10 @@ fn run(
         .build();
     let runtime = runtime
         .map_err(|error| Failed::report(format_args!("cannot start the runtime: {error}")))?;
-    runtime
-        .block_on(node::run(config, logging, read, prepare, |_| started()))
-        .map_err(Failed::report)
+    let ran = runtime.block_on(node::run(config, logging, read, prepare, |_| started()));
+    // What still waits, for a file that never comes, say, is nothing that the node has promised.
+    runtime.shutdown_timeout(LEFT_OVER);
+    ran.map_err(Failed::report)
 }
 
 /// Makes key, site record and store where they are missing.

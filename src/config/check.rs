@@ -245,7 +245,10 @@ fn check_http(http: &super::Http, need: &mut impl FnMut(bool, &str, &str, &str))
     let mut need = |good, name, message| need(good, "http", name, message);
     need(
         http.certificate.as_os_str().is_empty() == http.key.as_os_str().is_empty(),
-        "key",
+        match http.key.as_os_str().is_empty() {
+            true => "certificate",
+            false => "key",
+        },
         "certificate and key belong together: give both or neither",
     );
     let origin = url::Url::parse(&http.public_url).is_ok_and(|url| {
@@ -348,7 +351,11 @@ fn check_dns(dns: &super::Dns, need: &mut impl FnMut(bool, &str, &str, &str)) {
     );
     check(
         dns.certificate.as_os_str().is_empty() == dns.key.as_os_str().is_empty(),
-        "key",
+        // The one that is there, since that has a place.
+        match dns.key.as_os_str().is_empty() {
+            true => "certificate",
+            false => "key",
+        },
         "certificate and key go together; name both or none",
     );
     check(dns.nsid.len() <= 64, "nsid", "is above 64 octets");
@@ -360,8 +367,8 @@ fn check_dns(dns: &super::Dns, need: &mut impl FnMut(bool, &str, &str, &str)) {
     );
     check(
         !dns.enabled || !dns.zones.is_empty(),
-        "zones",
-        "is empty; describe at least one [[dns.zones]]",
+        "enabled",
+        "is true, but there are no zones; describe at least one [[dns.zones]]",
     );
 }
 

@@ -503,7 +503,10 @@ async fn stream_out<T: Send + 'static, E: std::fmt::Display + Send + 'static>(
             () = context.stop.cancelled() => return Err(plain("the node is stopping")),
         };
         let Some((kind, payload)) = next else { break };
-        write(to, kind, &payload).await.map_err(plain)?;
+        tokio::select! {
+            written = write(to, kind, &payload) => written.map_err(plain)?,
+            () = context.stop.cancelled() => return Err(plain("the node is stopping")),
+        }
     }
     work.await.map_err(|_| internal())?.map_err(plain)
 }

@@ -672,3 +672,92 @@ fn the_journal_must_reach_back() {
     restore(directory, "b", &[]);
     assert!(export(directory, "a", SECRETS) == export(directory, "b", SECRETS));
 }
+
+/// A damaged full backup is in nobody's way while an older one and its increments lead to the same state.
+#[test]
+fn a_way_around_damage_is_taken() {
+    let directory = directory();
+    let directory = directory.path();
+    filled(directory, "a");
+    create(directory, "a", &[]);
+    import(directory, "a", &line("n1", "second"));
+    assert_eq!(kinds(&create(directory, "a", &[])), ["increment"]);
+    import(directory, "a", &line("n2", "third"));
+    let created = create(directory, "a", &["--full"]);
+    assert_eq!(kinds(&created), ["increment", "full"]);
+    let newest = &created[1];
+    let path = directory
+        .join("repo")
+        .join(newest["id"].as_str().expect("an id"))
+        .join("records.snapshot");
+    let mut octets = fs::read(&path).expect("reads");
+    let middle = octets.len() / 2;
+    octets[middle] ^= 4;
+    fs::write(&path, octets).expect("writes");
+
+    let command = [&["restore", "repo", "--data", "b"][..], &KEY].concat();
+    let restored = backup(directory, &command).expect(0);
+    for words in ["records.snapshot", "without this backup"] {
+        assert!(restored.stderr.contains(words), "{}", restored.stderr);
+    }
+    assert!(export(directory, "a", SECRETS) == export(directory, "b", SECRETS));
+    // A drill is there to find it.
+    let drill = [&["drill", "repo"][..], &KEY].concat();
+    backup(directory, &drill).expect(1);
+}
+
+/// Only what an interrupted backup has left is ever removed, nodes are not mixed, and a repository without a full backup
+/// is not called whole.
+#[test]
+fn a_repository_is_one_node_s_and_nothing_else_is_touched() {
+    let directory = directory();
+    let directory = directory.path();
+    filled(directory, "a");
+    create(directory, "a", &[]);
+    let repository = directory.join("repo");
+    let (kept, bare) = (
+        repository.join("20200101T000000Z-full-kept-by-me"),
+        repository.join("20200101T000000Z-full"),
+    );
+    for foreign in [&kept, &bare] {
+        fs::create_dir(foreign).expect("makes");
+        fs::write(foreign.join("precious"), "1").expect("writes");
+    }
+    let archive = repository.join("20200102T000000Z-full.tar.gz");
+    fs::write(&archive, "2").expect("writes");
+    let interrupted = repository.join("20200103T000000Z-full.unfinished");
+    fs::create_dir(&interrupted).expect("makes");
+    import(directory, "a", &line("n1", "second"));
+    assert_eq!(kinds(&create(directory, "a", &[])), ["increment"]);
+    for foreign in [kept.join("precious"), bare.join("precious"), archive] {
+        assert!(foreign.exists(), "{foreign:?}");
+    }
+    assert!(!interrupted.exists());
+    let listed = backup(directory, &["list", "repo"]).expect(1);
+    assert!(
+        listed
+            .stderr
+            .contains("20200101T000000Z-full/manifest.json")
+            || listed
+                .stdout
+                .contains("20200101T000000Z-full/manifest.json"),
+        "{}{}",
+        listed.stdout,
+        listed.stderr
+    );
+    fs::remove_dir_all(&bare).expect("removes");
+
+    node(directory, "b");
+    let refused = backup(directory, &["create", "repo", "--data", "b"]).expect(1);
+    assert!(refused.stderr.contains("another key"), "{}", refused.stderr);
+
+    for full in list(directory) {
+        if full["kind"] == "full" {
+            let id = full["id"].as_str().expect("an id");
+            fs::remove_dir_all(repository.join(id)).expect("removes");
+        }
+    }
+    let verified = backup(directory, &["verify", "repo"]).expect(1);
+    let said = verified.stdout + &verified.stderr;
+    assert!(said.contains("no full backup"), "{said}");
+}

@@ -603,3 +603,69 @@ fn an_import_applies_what_is_there_when_its_input_pauses() {
     arrives("fourth");
     assert_eq!(running.stop(), 0);
 }
+
+/// Goal: neither a client that does not read nor a pipe in the place of a file keeps a node from stopping.
+#[test]
+fn a_node_stops_whatever_its_clients_do() {
+    let (directory, running) = running();
+    let directory = directory.path();
+    let lines: String = (0..20_000)
+        .map(|number| {
+            let value = format!(
+                r#"{{"index":1,"type":"DESC","data":"{}"}}"#,
+                "x".repeat(500)
+            );
+            format!("{{\"handle\":\"88.118/n{number}\",\"values\":[{value}]}}\n")
+        })
+        .collect();
+    run_with(directory, &["import", "-", "--data", "a"], lines.as_bytes()).expect(0);
+    let mut unread = jiexi(directory)
+        .args(["export", "--data", "a"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("starts");
+    // It has begun, and nobody reads on.
+    let mut stdout = unread.stdout.take().expect("is piped");
+    stdout.read_exact(&mut [0]).expect("prints something");
+    let pipe = directory.join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("makes");
+    let restore = ["store", "restore", "pipe", "--data", "a", "--yes"];
+    let refused = run(directory, &restore).expect(1);
+    assert!(
+        refused.stderr.contains("is no snapshot file"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(running.stop(), 0);
+    drop(stdout);
+    unread.wait().expect("ends");
+}
+
+/// Goal: an export goes into what is there: through a link, into a pipe.
+#[test]
+fn an_export_replaces_files_only() {
+    let directory = directory();
+    let directory = directory.path();
+    node(directory, "a");
+    fs::write(directory.join("real"), "old").expect("writes");
+    std::os::unix::fs::symlink("real", directory.join("link")).expect("links");
+    run(directory, &["export", "link", "--data", "a"]).expect(0);
+    assert!(
+        fs::symlink_metadata(directory.join("link"))
+            .expect("is there")
+            .is_symlink()
+    );
+    let whole = fs::read_to_string(directory.join("real")).expect("reads");
+    assert!(whole.contains("0.NA/88.118"), "{whole}");
+    let pipe = directory.join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("makes");
+    let reader = {
+        let pipe = pipe.clone();
+        std::thread::spawn(move || fs::read_to_string(pipe).expect("reads"))
+    };
+    run(directory, &["export", "pipe", "--data", "a"]).expect(0);
+    assert_eq!(reader.join().expect("no panic"), whole);
+    assert!(!fs::metadata(&pipe).expect("is there").is_file());
+}

@@ -692,3 +692,60 @@ fn rfc6895_unknown_types_are_no_data() {
     assert_eq!(code(&answer), ResponseCode::NoError);
     soa(&answer);
 }
+
+/// An option that is not known here is ignored, however it looks inside; a client subnet of family 0 is one.
+#[test]
+fn rfc6891_6_1_2_options_that_are_not_known_are_ignored() {
+    let mut bench = Bench::new();
+    let subnets: [&[u8]; 4] = [
+        &[0, 0, 0, 0],
+        &[0, 3, 0, 0],
+        &[0, 1, 33, 0, 192, 0, 2, 1],
+        &[0],
+    ];
+    for subnet in subnets {
+        let asked = with_edns(question(CNC, RecordType::NAPTR), &[(8, subnet)]);
+        let answer = bench.message(&asked, Channel::Udp);
+        assert_eq!(code(&answer), ResponseCode::NoError, "{subnet:?}");
+        assert!(answer.edns.is_some() && !answer.answers.is_empty());
+    }
+}
+
+/// What says that it knows EDNS hears so, even when it is told that its options are not whole.
+#[test]
+fn rfc6891_7_a_format_error_has_an_opt_record() {
+    let mut bench = Bench::new();
+    let whole = with_edns(question(CNC, RecordType::NAPTR), &[(8, &[0, 1, 8, 0, 192])])
+        .to_vec()
+        .expect("encodes");
+    for cut in 1..9 {
+        let answer = bench
+            .ask(&whole[..whole.len() - cut], Channel::Udp)
+            .expect("an answer");
+        let answer = Message::from_vec(&answer).expect("a message");
+        assert_eq!(code(&answer), ResponseCode::FormErr, "{cut} octets cut");
+        assert!(answer.edns.is_some(), "{cut} octets cut");
+    }
+}
+
+/// An answer that no transport can carry is a whole message all the same: cut, with the options at its end.
+#[test]
+fn rfc6891_6_1_1_an_answer_beyond_64_kib_is_well_formed() {
+    let mut bench = Bench::new();
+    let handle = "88.118.1/MANY";
+    let values: Vec<_> = (1..=600)
+        .map(|index| {
+            let url = format!("https://id.example/{index}/{}", "x".repeat(150));
+            value(index, "URL", url.as_bytes(), 60, PUBLIC)
+        })
+        .collect();
+    let change = records::put_values(handle.as_bytes(), &values, CaseRule::Whole);
+    let batch = records::batch(vec![change]);
+    bench.shared.store.commit(batch).expect("committed");
+    let asked = question("many.88-118-1.id.example.net.", RecordType::NAPTR);
+    for channel in [Channel::Udp, Channel::Tcp] {
+        let answer = bench.message(&with_edns(asked.clone(), &[(10, b"clientck")]), channel);
+        assert!(answer.metadata.truncation && answer.answers.is_empty());
+        assert_eq!(option(&answer, 10).map(|cookie| cookie.len()), Some(24));
+    }
+}

@@ -99,11 +99,12 @@ impl Restore {
     pub(super) fn run(self) -> Result<(), Failed> {
         let repository = self.repository.open()?;
         let plan = self.moment.plan(&repository)?;
+        let bars = Bars::default();
+        let plan = self.sound(&repository, plan, &bars)?;
         let config = self.destination(&repository, &plan)?;
         restore::expect_empty(&config.store_dir()).map_err(explain)?;
         let pair = self.key.open(&plan)?;
         check_present_key(&plan, &config, pair.as_ref())?;
-        let bars = Bars::default();
         let restored = self.write(&repository, &plan, &config, pair.as_ref(), &bars);
         bars.clear();
         let restored = restored?;
@@ -111,6 +112,23 @@ impl Restore {
             target::note(&config, "restore", true, None);
         }
         self.tell(&plan, &config, &restored)
+    }
+
+    /// The plan without backups that are damaged, if there is one. What is cheap to refuse is refused before they are read.
+    fn sound(&self, repository: &Repository, plan: Plan, bars: &Bars) -> Result<Plan, Failed> {
+        if let Ok(config) = self.destination(repository, &plan) {
+            restore::expect_empty(&config.store_dir()).map_err(explain)?;
+            let pair = self.key.open(&plan)?;
+            check_present_key(&plan, &config, pair.as_ref())?;
+        }
+        let told = |problem: &str| {
+            say(format_args!(
+                "jiexi: {problem}; it is done without this backup"
+            ))
+        };
+        let sound = restore::sound(repository, plan, bars, told);
+        bars.clear();
+        sound.map_err(explain)
     }
 
     /// The configuration of the node that is to be: that which is there, else that of the backup.
@@ -157,15 +175,13 @@ impl Restore {
         pair: Option<&KeyPair>,
         bars: &Bars,
     ) -> Result<SnapshotInfo, Failed> {
-        restore::check(repository, plan, bars).map_err(explain)?;
         let data = &config.node.data;
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(data)
             .map_err(|error| Failed::report(format_args!("{}: {error}", data.display())))?;
-        let info =
-            restore::restore(repository, plan, &config.store_config(), bars).map_err(explain)?;
+        // The store is last: what was interrupted before can be done again.
         let bring = |name: &str, to: &Path| {
             restore::bring_back(repository, plan, name, to, bars).map_err(explain)
         };
@@ -179,7 +195,7 @@ impl Restore {
             identity::write_file(&config.node_key(), 0o600, &pair.file())
                 .map_err(Failed::report)?;
         }
-        Ok(info)
+        restore::restore(repository, plan, &config.store_config(), bars).map_err(explain)
     }
 
     /// What was done, and what is left to do.

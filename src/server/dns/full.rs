@@ -56,9 +56,47 @@ pub(super) fn respond(
     let mut reply = Reply::new(view, client, channel, now, key);
     match Message::from_vec(request) {
         Ok(message) => reply.answer(&message),
-        Err(_) => reply.unreadable(request),
+        Err(_) => match without_options(request) {
+            Some((message, true)) => reply.answer(&message),
+            Some((message, false)) => reply.malformed_options(&message),
+            None => reply.unreadable(request),
+        },
     }
     reply.write(request.len(), out)
+}
+
+/// A question whose options cannot be understood, without them; and whether they are at least whole. What nobody here
+/// knows is ignored, however it looks inside (RFC 6891 §6.1.2).
+fn without_options(request: &[u8]) -> Option<(Message, bool)> {
+    /// The root, type OPT.
+    const OPT: [u8; 3] = [0, 0, 41];
+    const FIXED: usize = 11;
+    if request.get(4..HEADER)? != [0, 1, 0, 0, 0, 0, 0, 1] {
+        return None;
+    }
+    let name = labels(&request[HEADER..]).map(|label| label.len() + 1);
+    let start = HEADER + name.sum::<usize>() + 1 + 4;
+    let fixed = request.get(start..start + FIXED)?;
+    if fixed[..OPT.len()] != OPT {
+        return None;
+    }
+    let length = usize::from(u16::from_be_bytes([fixed[FIXED - 2], fixed[FIXED - 1]]));
+    let mut options = &request[start + FIXED..];
+    let mut plain = request[..start + FIXED].to_vec();
+    plain[start + FIXED - 2..].fill(0);
+    let message = Message::from_vec(&plain).ok()?;
+    let mut whole = length == options.len();
+    while whole && !options.is_empty() {
+        let rest = match options {
+            [_, _, high, low, rest @ ..] => {
+                rest.get(usize::from(u16::from_be_bytes([*high, *low]))..)
+            }
+            _ => None,
+        };
+        whole = rest.is_some();
+        options = rest.unwrap_or_default();
+    }
+    Some((message, whole))
 }
 
 /// An answer being made.
@@ -120,6 +158,16 @@ impl<'r, 's> Reply<'r, 's> {
             ResponseCode::NotImp
         };
         self.code(code, Outcome::Invalid);
+    }
+
+    /// FORMERR to a question with options that are not whole; ours are in the answer (RFC 6891 §7).
+    fn malformed_options(&mut self, request: &Message) {
+        let asked = &request.metadata;
+        self.message.metadata = Metadata::new(asked.id, MessageType::Response, asked.op_code);
+        self.message.metadata.recursion_desired = asked.recursion_desired;
+        self.message.queries.clone_from(&request.queries);
+        self.edns(request);
+        self.code(ResponseCode::FormErr, Outcome::Invalid);
     }
 
     fn answer(&mut self, request: &Message) {
@@ -364,6 +412,16 @@ impl<'r, 's> Reply<'r, 's> {
             let id = self.message.metadata.id;
             self.message = Message::error_msg(id, OpCode::Query, ResponseCode::ServFail);
             self.outcome = Outcome::Error;
+            octets.clear();
+            let again = self.message.emit(&mut BinEncoder::new(&mut octets));
+            again.map_err(|_| Reason::Malformed)?;
+        }
+        if octets.get(2).is_some_and(|flags| flags & 2 != 0) {
+            // It is too long for any transport, and what was written ends in the middle of something.
+            self.message.answers.clear();
+            self.message.authorities.clear();
+            self.message.additionals.clear();
+            self.message.metadata.truncation = true;
             octets.clear();
             let again = self.message.emit(&mut BinEncoder::new(&mut octets));
             again.map_err(|_| Reason::Malformed)?;

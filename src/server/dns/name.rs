@@ -386,7 +386,24 @@ fn read_oid(name: &[u8], stem: &[u8], key: &mut Vec<u8>) -> bool {
         }
         key.extend_from_slice(arc);
     }
-    is_oid(arcs[..count].iter().rev().copied())
+    let first = arcs_of(stem).split(|octet| *octet == b'.');
+    // The last is empty: what stands before ends with a dot, or there is nothing.
+    let first = first.filter(|arc| !arc.is_empty());
+    count > 0 && is_oid(first.chain(arcs[..count].iter().rev().copied()))
+}
+
+/// The arcs that a stem ends with: those of the node that a zone is delegated for, such as `1.2.156.`.
+fn arcs_of(stem: &[u8]) -> &[u8] {
+    let is_other = |octet: &u8| !octet.is_ascii_digit() && *octet != b'.';
+    let start = stem.iter().rposition(is_other).map_or(0, |at| at + 1);
+    &stem[start..]
+}
+
+/// Whether the arcs that a stem ends with are the beginning of an object identifier, each with its dot.
+pub fn begins_oid(stem: &[u8]) -> bool {
+    let arcs = arcs_of(stem);
+    let whole = arcs.strip_suffix(b".");
+    arcs.is_empty() || whole.is_some_and(|whole| is_oid(whole.split(|octet| *octet == b'.')))
 }
 
 /// Whether these arcs make an object identifier (ITU-T X.660): the first is 0 to 2, below 0 and 1 the
@@ -526,6 +543,16 @@ mod tests {
                 "999.2",
             ),
             (mapping(Scheme::Oid, "88.118.1/", whole), "88.118.1/0", "0"),
+            (
+                mapping(Scheme::Oid, "88.118.1/1.2.156.", whole),
+                "88.118.1/1.2.156.3",
+                "3",
+            ),
+            (
+                mapping(Scheme::Oid, "88.118.1/oid:1.", whole),
+                "88.118.1/oid:1.39.4000",
+                "4000.39",
+            ),
             (
                 mapping(Scheme::Gs1, "88.118.1/", whole),
                 "88.118.1/06901234567892",

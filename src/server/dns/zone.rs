@@ -125,6 +125,10 @@ pub fn mapping(scheme: Scheme, handles: &str, case: CaseRule) -> Result<Mapping,
         (Scheme::Oid | Scheme::Gs1, None) => Err(format!(
             "handles {handles:?}: name the prefix that the identifiers are under, such as \"88.118.1/\""
         )),
+        (Scheme::Oid, Some(slash)) if !name::begins_oid(&stem[slash + 1..]) => Err(format!(
+            "handles {handles:?}: the arcs behind the slash are no beginning of an object identifier; write them as in \
+             \"88.118.1/1.2.156.\", with a dot behind each"
+        )),
         _ => Ok(Mapping { scheme, stem, case }),
     }
 }

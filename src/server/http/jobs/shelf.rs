@@ -24,6 +24,9 @@ use crate::store::{Action, Batch, Change, CommitError, Expect, Space, Store};
 
 /// Only the node's user reads what clients register.
 const DIRECTORY_MODE: u32 = 0o700;
+/// Digits of the name of a token, and of a job.
+const TOKEN_DIGITS: usize = 12;
+const ID_DIGITS: usize = 16;
 /// Jobs that are read from the store at once.
 const PAGE: usize = 1_000;
 /// How long loading waits for the store at once.
@@ -172,7 +175,13 @@ impl Shelf {
 impl Shelf {
     /// Reads the jobs that the store has, once it can be read, and removes what belongs to none.
     pub(super) fn load(&self) {
-        while !self.store.wait_ready(LOADING) {
+        loop {
+            match self.store.wait_loaded(LOADING) {
+                Ok(true) => break,
+                Ok(false) => {}
+                // It stays so until the node is started anew.
+                Err(_) => std::thread::sleep(LOADING),
+            }
             if self.is_stopping() {
                 return;
             }
@@ -219,14 +228,17 @@ impl Shelf {
         }
     }
 
-    /// Removes directories of uploads that were cut, and of jobs that a restored store does not know.
+    /// Removes directories of uploads that were cut, and of jobs that a restored store does not know. What is not named as
+    /// those are stays: whoever has written a wrong path into the configuration loses nothing by it.
     fn remove_strays(&self, jobs: &BTreeMap<String, Arc<Entry>>) {
-        for token in names(&self.limits.directory) {
+        for token in names(&self.limits.directory, TOKEN_DIGITS) {
             let below = self.limits.directory.join(&token);
-            for id in names(&below) {
+            for id in names(&below, ID_DIGITS) {
                 let known = jobs.get(&id);
                 if known.is_none_or(|entry| entry.job.borrow().token != token) {
-                    remove(&below.join(id));
+                    let path = below.join(id);
+                    tracing::info!(path = %path.display(), "files of a job that is not known are removed");
+                    remove(&path);
                 }
             }
             // One that is not empty stays.
@@ -568,12 +580,19 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// The names of directories in a directory.
-fn names(path: &Path) -> Vec<String> {
+/// The names of directories in a directory that are so many hexadecimal digits.
+fn names(path: &Path, digits: usize) -> Vec<String> {
+    let is_ours = |name: &String| {
+        name.len() == digits
+            && name
+                .bytes()
+                .all(|octet| matches!(octet, b'0'..=b'9' | b'a'..=b'f'))
+    };
     let found = fs::read_dir(path).into_iter().flatten().flatten();
     let directories = found.filter(|item| item.file_type().is_ok_and(|kind| kind.is_dir()));
     directories
         .filter_map(|item| item.file_name().into_string().ok())
+        .filter(is_ours)
         .collect()
 }
 
