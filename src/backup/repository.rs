@@ -165,7 +165,11 @@ impl Repository {
                 Err(error) => listing.damaged.push((id, error.to_string())),
             }
         }
-        let place = |manifest: &Manifest| (manifest.created, manifest.epoch, manifest.sequence);
+        // Of one second, an increment is from before the full backup that leads to the same sequence.
+        let place = |manifest: &Manifest| {
+            let order = (manifest.created, manifest.epoch, manifest.sequence);
+            (order, manifest.kind == Kind::Full)
+        };
         listing
             .whole
             .sort_by(|a, b| (place(a), &a.id).cmp(&(place(b), &b.id)));

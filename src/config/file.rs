@@ -441,12 +441,20 @@ pub(super) fn unknown<'a>(
     name: &str,
     known: impl Iterator<Item = &'a String>,
 ) -> String {
-    let nearest = known
+    nearest(name, known).map_or_else(
+        || format!("unknown {what}; `jiexi config template` prints all of them"),
+        |name| format!("unknown {what}; did you mean \"{name}\"?"),
+    )
+}
+
+/// The known name that is nearest, if it is near enough to be meant.
+pub(super) fn nearest<'a>(
+    name: &str,
+    known: impl Iterator<Item = &'a String>,
+) -> Option<&'a String> {
+    known
         .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
         .max_by(|a, b| a.0.total_cmp(&b.0))
-        .filter(|(likeness, _)| *likeness > 0.7);
-    nearest.map_or_else(
-        || format!("unknown {what}; `jiexi config template` prints all of them"),
-        |(_, name)| format!("unknown {what}; did you mean \"{name}\"?"),
-    )
+        .filter(|(likeness, _)| *likeness > 0.7)
+        .map(|(_, name)| name)
 }

@@ -68,7 +68,7 @@ fn problems_name_place_key_and_remedy() {
         (
             "version = 1\n[log]\nlevle = 1\nformat = \"xml\"",
             concat!(
-                "jiexi.toml:4: [log] format: unknown variant `xml`, expected `text` or `json`\n",
+                "jiexi.toml:4: [log] format: unknown value \"xml\"; there are text, json\n",
                 "jiexi.toml:3: [log] levle: unknown key; did you mean \"level\"?"
             ),
         ),

@@ -1,6 +1,8 @@
-//! What is wrong with the type of a value, in people's words instead of those of the reader of the file.
+//! What is wrong with a value, in people's words instead of those of the reader of the file.
 
 use std::borrow::Cow;
+
+use super::file::nearest;
 
 /// Types as the reader of the file names them, and what to write.
 const EXPECTED: [(&str, &str); 11] = [
@@ -30,9 +32,12 @@ const FOUND: [(&str, &str); 6] = [
     ("map", "a table"),
 ];
 
-/// The message, in words if it is about a type.
+/// The message, in words if it is about a type or a name.
 pub(super) fn told(message: &str) -> Cow<'_, str> {
     let message = message.trim_end();
+    if let Some(words) = about_name(message) {
+        return Cow::Owned(words);
+    }
     let about_type = ["invalid type: ", "invalid value: "]
         .iter()
         .find_map(|start| message.strip_prefix(start)?.split_once(", expected "));
@@ -47,6 +52,28 @@ pub(super) fn told(message: &str) -> Cow<'_, str> {
     });
     let found = found.map_or(Cow::Borrowed("this"), Cow::Owned);
     Cow::Owned(format!("must be {expected}, and is {found}"))
+}
+
+/// What is said of a name that is none of those there are, with the nearest of them.
+fn about_name(message: &str) -> Option<String> {
+    let forms = [("unknown field `", "key"), ("unknown variant `", "value")];
+    let (rest, what) = forms
+        .iter()
+        .find_map(|(start, what)| Some((message.strip_prefix(start)?, *what)))?;
+    let (name, expected) = rest.split_once("`, expected ")?;
+    // The names stand in backticks.
+    let known: Vec<String> = expected
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(ToOwned::to_owned)
+        .collect();
+    let meant = nearest(name, known.iter());
+    let meant = meant.map_or_else(String::new, |meant| format!(" did you mean \"{meant}\"?"));
+    Some(format!(
+        "unknown {what} \"{name}\";{meant} there are {}",
+        known.join(", ")
+    ))
 }
 
 #[cfg(test)]
@@ -76,6 +103,14 @@ mod tests {
             (
                 "invalid type: unit value, expected struct Zone",
                 "must be struct Zone, and is this",
+            ),
+            (
+                "unknown field `maping`, expected one of `name`, `mapping`, `handles`",
+                "unknown key \"maping\"; did you mean \"mapping\"? there are name, mapping, handles",
+            ),
+            (
+                "unknown variant `txt`, expected `NAPTR` or `TXT`",
+                "unknown value \"txt\"; there are NAPTR, TXT",
             ),
             ("invalid IP address syntax", "invalid IP address syntax"),
         ] {

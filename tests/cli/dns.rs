@@ -499,11 +499,13 @@ fn each_wrong_zone_is_named_with_its_line() {
     let lines: Vec<&str> = said.lines().collect();
     assert_eq!(lines.len(), 2, "{said}");
     assert!(
-        lines[0].contains("x.toml:11: [dns] zones: id2.example.net: unknown variant `hanlde`"),
+        lines[0].contains("x.toml:11: [dns] zones: id2.example.net: unknown value \"hanlde\"; did you mean \"handle\"?"),
         "{said}"
     );
     assert!(
-        lines[1].contains("x.toml:19: [dns] zones: id3.example.net: unknown field `mial`"),
+        lines[1].contains(
+            "x.toml:19: [dns] zones: id3.example.net: unknown key \"mial\"; did you mean \"mail\"?"
+        ),
         "{said}"
     );
     let said = zones(("name = \"id2.example.net\"\n", ""), ("\"handle\"", "7"));

@@ -1222,3 +1222,66 @@ fn the_command() {
     ]);
     assert!(!remote.0 && remote.1.contains("https://"), "{}", remote.1);
 }
+
+/// The last order counts: who cancels a job that is just stopping for a pause is not told that all is well while it stays.
+#[test]
+fn the_last_order_counts() {
+    const ROWS: usize = 40_000;
+    let node = Node::new();
+    let token = writer(&node);
+    for round in 0..8 {
+        let path = hand_over(&node, &token, "", NDJSON, &many(round * ROWS, ROWS));
+        until(&node, &token, &path, |job| job["rows"].as_u64() > Some(0));
+        let order = |verb: &str| ask(&node, &token, &format!("{path}/{verb}"), &["-X", "POST"]);
+        thread::scope(|scope| {
+            scope.spawn(|| order("pause"));
+            // Somewhere between the order and its answer.
+            thread::sleep(Duration::from_millis(10 + 2 * round as u64));
+            let cancelled = order("cancel");
+            match cancelled.status {
+                200 => assert_eq!(cancelled.json()["state"], "cancelled", "round {round}"),
+                // It had ended by itself.
+                409 => assert_eq!(cancelled.json()["code"], "job_ended", "round {round}"),
+                _ => assert_eq!(cancelled.status, 202, "round {round}: {}", cancelled.body),
+            }
+        });
+        let ended = until(&node, &token, &path, is_over);
+        assert!(["cancelled", "done"].contains(&ended["state"].as_str().unwrap()));
+    }
+}
+
+/// A wrong path in the configuration costs nobody anything: what is not named as a job's files are is not touched.
+#[test]
+fn what_others_keep_there_stays() {
+    let mut node = Node::new();
+    let token = writer(&node);
+    let (_, became) = done(
+        &node,
+        &token,
+        "",
+        NDJSON,
+        line("88.118.20/o1", "x").as_bytes(),
+    );
+    assert_eq!(names(&became), [(1, "created")]);
+    let jobs = node.data().join("jobs");
+    let foreign = [
+        jobs.join("www/site/index.html"),
+        jobs.join("0123456789ab/site/index.html"),
+        jobs.join("www/0123456789abcdef/index.html"),
+    ];
+    let stray = jobs.join("0123456789ab/0123456789abcdef/input");
+    for path in foreign.iter().chain([&stray]) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "1").unwrap();
+    }
+    node.terminate();
+    node.start();
+    let started = Instant::now();
+    while stray.exists() {
+        assert!(started.elapsed() < PATIENCE, "a stray goes");
+        thread::sleep(Duration::from_millis(20));
+    }
+    for path in &foreign {
+        assert!(path.exists(), "{path:?}");
+    }
+}

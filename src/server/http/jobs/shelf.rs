@@ -3,7 +3,7 @@
 //! On the disk a job has the directory `<token>/<id>` with `input` (until it has ended) and `results`. What it is, is in the
 //! store; a directory without a record is of an upload that was cut, and goes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::ops::Bound;
@@ -48,6 +48,8 @@ pub(super) enum Want {
 #[derive(Debug, Default)]
 struct Hold {
     running: bool,
+    /// It has stopped as its owner wanted: what is wanted now is another change.
+    settled: bool,
     want: Want,
     /// Why nobody does, and until when (Unix seconds).
     waiting: Option<(Reason, u32)>,
@@ -201,7 +203,8 @@ impl Shelf {
     }
 
     fn load_all(&self) -> Result<BTreeMap<String, Arc<Entry>>, String> {
-        let (mut jobs, mut after) = (BTreeMap::new(), None::<Vec<u8>>);
+        let (mut jobs, mut unread) = (BTreeMap::new(), HashSet::new());
+        let mut after = None::<Vec<u8>>;
         loop {
             let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
             let page = self.store.scan(Space::System, from, KEY, PAGE);
@@ -209,13 +212,20 @@ impl Shelf {
             let Some(last) = page.last() else { break };
             after = Some(last.key().to_vec());
             for record in &page {
-                if let Some(job) = Job::read(record) {
-                    let id = job.id.clone();
-                    jobs.insert(id, Arc::new(self.entry(job, record.generation())));
-                }
+                let Some(job) = Job::read(record) else {
+                    let key = String::from_utf8_lossy(record.key()).into_owned();
+                    tracing::error!(
+                        key,
+                        "a job cannot be read: it is not carried out, and its files stay; use the version that wrote it"
+                    );
+                    unread.extend(key.rsplit('/').next().map(ToOwned::to_owned));
+                    continue;
+                };
+                let id = job.id.clone();
+                jobs.insert(id, Arc::new(self.entry(job, record.generation())));
             }
         }
-        self.remove_strays(&jobs);
+        self.remove_strays(&jobs, &unread);
         Ok(jobs)
     }
 
@@ -230,12 +240,13 @@ impl Shelf {
 
     /// Removes directories of uploads that were cut, and of jobs that a restored store does not know. What is not named as
     /// those are stays: whoever has written a wrong path into the configuration loses nothing by it.
-    fn remove_strays(&self, jobs: &BTreeMap<String, Arc<Entry>>) {
+    fn remove_strays(&self, jobs: &BTreeMap<String, Arc<Entry>>, unread: &HashSet<String>) {
         for token in names(&self.limits.directory, TOKEN_DIGITS) {
             let below = self.limits.directory.join(&token);
             for id in names(&below, ID_DIGITS) {
                 let known = jobs.get(&id);
-                if known.is_none_or(|entry| entry.job.borrow().token != token) {
+                let is_stray = known.is_none_or(|entry| entry.job.borrow().token != token);
+                if is_stray && !unread.contains(&id) {
                     let path = below.join(id);
                     tracing::info!(path = %path.display(), "files of a job that is not known are removed");
                     remove(&path);
@@ -358,7 +369,7 @@ impl Shelf {
         if hold.gone {
             return Err(no_such_job());
         }
-        if hold.running {
+        if hold.running && !hold.settled {
             hold.want = want;
             return Ok(want == Want::Work);
         }
@@ -370,6 +381,23 @@ impl Shelf {
             self.wake();
         }
         Ok(true)
+    }
+
+    /// A job that was told to stop: it stops as its owner wants it to by now, or goes on after all. Who wants something
+    /// else meanwhile waits, and changes it then. Waits for the disk.
+    pub(super) fn stop_as_wanted(&self, entry: &Entry, now: u32) -> Result<(), CommitError> {
+        let mut hold = entry.lock();
+        let state = match hold.want {
+            Want::Work => return Ok(()),
+            Want::Pause => State::Paused,
+            Want::Cancel => State::Cancelled,
+        };
+        let mut job = entry.job();
+        job.started.get_or_insert(now);
+        job.turn(state, None, now);
+        self.store(entry, job)?;
+        hold.settled = true;
+        Ok(())
     }
 
     /// Stores a job. Waits for the disk.
@@ -445,7 +473,8 @@ impl Shelf {
         let running: Vec<String> = inner
             .jobs
             .values()
-            .filter(|entry| entry.try_lock().is_some_and(|hold| hold.running))
+            // One that is just being looked at may run.
+            .filter(|entry| entry.try_lock().is_none_or(|hold| hold.running))
             .map(|entry| entry.job.borrow().token.clone())
             .collect();
         if running.len() >= self.limits.running {
@@ -461,6 +490,7 @@ impl Shelf {
             let free = !hold.running && !waits && !hold.gone;
             if job.state == State::Active && free && !running.contains(&job.token) {
                 hold.running = true;
+                hold.settled = false;
                 hold.want = Want::Work;
                 return Some(Claim {
                     shelf: Arc::clone(self),

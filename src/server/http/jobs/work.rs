@@ -52,7 +52,7 @@ pub(super) enum Stop {
     /// The node ends.
     Stopping,
     /// Its owner wants so.
-    Wanted(Want),
+    Wanted,
     /// It cannot go on.
     Failed(Reason),
     /// It is to be tried again, so many seconds from now.
@@ -112,8 +112,10 @@ pub(super) fn run(app: &App, mut claim: Claim) {
     let (state, reason) = match worked.map(drop) {
         Ok(()) => (State::Done, None),
         Err(Stop::Stopping) => return,
-        Err(Stop::Wanted(Want::Cancel)) => (State::Cancelled, None),
-        Err(Stop::Wanted(_)) => (State::Paused, None),
+        Err(Stop::Wanted) => {
+            let stopped = app.jobs.stop_as_wanted(&claim.entry, now);
+            return put_off(&mut claim, stopped, now);
+        }
         Err(Stop::Failed(reason)) => (State::Failed, Some(reason)),
         Err(Stop::Wait(reason, seconds)) => {
             claim.waiting = Some((reason, now.saturating_add(seconds)));
@@ -122,7 +124,13 @@ pub(super) fn run(app: &App, mut claim: Claim) {
     };
     job.started.get_or_insert(now);
     job.turn(state, reason, now);
-    if let Err(error) = app.jobs.store(&claim.entry, job) {
+    let stored = app.jobs.store(&claim.entry, job);
+    put_off(&mut claim, stored, now);
+}
+
+/// What could not be stored is tried again.
+fn put_off(claim: &mut Claim, stored: Result<(), CommitError>, now: u32) {
+    if let Err(error) = stored {
         tracing::warn!(%error, "the end of a job is not stored yet");
         let reason = Reason::new("busy", "the store takes no changes now");
         claim.waiting = Some((reason, now.saturating_add(RETRY)));
@@ -575,7 +583,7 @@ pub(super) fn look(app: &App, claim: &Claim) -> Result<(), Stop> {
     }
     match claim.entry.want() {
         Want::Work => Ok(()),
-        want => Err(Stop::Wanted(want)),
+        Want::Pause | Want::Cancel => Err(Stop::Wanted),
     }
 }
 
