@@ -246,7 +246,7 @@ fn the_description() {
             );
         }
     }
-    assert_eq!(operations.len(), 26, "{operations:?}");
+    assert_eq!(operations.len(), 28, "{operations:?}");
     for (path, methods) in description["paths"].as_object().unwrap() {
         for (method, operation) in methods.as_object().unwrap() {
             assert_shapes(&description, &format!("{method} {path}"), operation);

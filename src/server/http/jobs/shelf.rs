@@ -559,6 +559,10 @@ impl Upload {
         let entry = Arc::new(self.shelf.entry(job, generation));
         let mut inner = self.shelf.lock();
         inner.jobs.insert(self.id.clone(), Arc::clone(&entry));
+        // From here on the job counts for it.
+        if let Some(held) = inner.uploads.get_mut(&self.token) {
+            held.0 = held.0.saturating_sub(std::mem::take(&mut self.octets));
+        }
         drop(inner);
         self.kept = true;
         self.shelf.wake();
