@@ -12,7 +12,7 @@ tools=${SCHEMATHESIS_ENV:-$PWD/target/schemathesis}
 # Examples of every operation in each run.
 examples=${EXAMPLES:-100}
 # KiB by which the memory of the node may grow over all runs; what it keeps are the records that were made.
-growth_max=${GROWTH_MAX:-8192}
+growth_max=${GROWTH_MAX:-16384}
 work=$(mktemp -d)
 pid=
 trap '[[ -z $pid ]] || kill "$pid" 2>/dev/null || true; rm -rf "$work"' EXIT
