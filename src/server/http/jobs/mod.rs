@@ -619,7 +619,7 @@ fn steered(job: &mut Job, want: Want) -> Result<bool, Refusal> {
     Ok(true)
 }
 
-fn ended() -> Refusal {
+pub(super) fn ended() -> Refusal {
     Refusal::named(StatusCode::CONFLICT, "job_ended", "")
 }
 

@@ -17,6 +17,7 @@ use serde_json::Value as Json;
 use tokio::sync::{Notify, watch};
 
 use super::Limits;
+use super::ended;
 use super::record::{Job, KEY, Reason, State};
 use crate::registry::Rejection;
 use crate::server::http::answer::Refusal;
@@ -370,6 +371,10 @@ impl Shelf {
             return Err(no_such_job());
         }
         if hold.running && !hold.settled {
+            // Who cancels is not contradicted by an order that comes before it is done.
+            if hold.want == Want::Cancel && want != Want::Cancel {
+                return Err(ended());
+            }
             hold.want = want;
             return Ok(want == Want::Work);
         }
