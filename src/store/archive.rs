@@ -27,13 +27,14 @@ use super::blocks::{BlockReader, BlockWriter};
 use super::config::Config;
 use super::disk::Disk;
 use super::error::StoreError;
-use super::identity::{Identity, Role, case_name};
+use super::identity::{Identity, case_name};
 use super::journal::entry::{
     Entry, EntryWriter, Named, Piece, Position, for_each_piece, put_change, read_segment_head,
     read_u64,
 };
 use super::journal::{self, tail};
 use super::record::PackedRef;
+use super::role::Role;
 use super::snapshot::{self, DUMP, Manifest, Tally, WINDOW};
 use super::times::Mark;
 use super::{SnapshotInfo, run, times};

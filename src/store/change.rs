@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::identity::Role;
+use super::role::Role;
 
 /// Longest key, in bytes: a folded handle of the protocol (2,048) with room for composed keys.
 pub const KEY_MAX: usize = 4096;

@@ -17,7 +17,7 @@
 //! * `blocks`, `snapshot`: dumps; [`archive`]: those of backups. `loader`: start-up and healing. `keeper`: everything that goes on by itself. `verify`.
 //! * `replica`, `source`: a store that is the copy of another one, and what that one gives it.
 //! * `since`, `follow`: what has changed, as a list and one after the other. `times`: the wall clock beside the journal.
-//!   `identity`, `disk`, `metrics`, `shared`: what the others stand on.
+//!   `identity`, `role`, `disk`, `metrics`, `shared`: what the others stand on.
 //!
 //! The store reads no clock but a stopwatch, knows no protocol and no permissions, folds no keys, and parses no values.
 
@@ -40,6 +40,7 @@ mod overlay;
 mod queue;
 mod record;
 mod replica;
+mod role;
 mod run;
 mod scan;
 mod shared;
@@ -72,12 +73,12 @@ pub(crate) use disk::free_space;
 pub use disk::{Event, Faults};
 pub use error::StoreError;
 pub use follow::{Followed, Mark, Visit};
-pub use identity::Role;
 pub use index::{Lookup, Reader, Session};
 pub use journal::entry::Position;
 pub use metrics::StoreMetrics;
 pub use record::{Entries, Entry, OwnedRecord, Record};
 pub use replica::{ReplicaError, RunWanted};
+pub use role::Role;
 pub use since::Changed;
 pub use source::{Cursor, Reach};
 

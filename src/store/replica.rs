@@ -18,9 +18,10 @@ use super::change::CommitError;
 use super::config::Config;
 use super::disk::Disk;
 use super::error::StoreError;
-use super::identity::{Identity, Role};
+use super::identity::Identity;
 use super::journal::entry::{Entry, Position};
 use super::journal::{self, mark};
+use super::role::Role;
 use super::{SnapshotInfo, Store, run, shared, sled, snapshot, writer};
 
 /// Why entries of another store are not taken.

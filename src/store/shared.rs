@@ -13,12 +13,13 @@ use super::config::Config;
 use super::disk::Disk;
 use super::error::StoreError;
 use super::follow::Places;
-use super::identity::{Identity, Role};
+use super::identity::Identity;
 use super::index::{Index, Miss};
 use super::journal::entry::Position;
 use super::metrics::{Stopwatch, StoreMetrics};
 use super::overlay::Overlay;
 use super::queue::Queue;
+use super::role::Role;
 use super::sled::Engine;
 use super::writer::Writer;
 

@@ -6,4 +6,5 @@ mod store {
     pub(crate) mod change;
     pub(crate) mod index;
     pub(crate) mod record;
+    pub(crate) mod role;
 }
