@@ -11,8 +11,9 @@ trap 'for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done; rm -rf 
 . tests/support/ports.sh
 http=$(free_port) operations=$(free_port) file=$(free_port)
 export JIEXI_HANDLE_LISTEN=127.0.0.1 JIEXI_HANDLE_PORT JIEXI_HTTP_LISTEN=127.0.0.1 JIEXI_HTTP_PORT=$http
-# The limit of requests works, at a height that a load does not reach.
-export JIEXI_HTTP_RATE=10000000 JIEXI_HTTP_BURST=10000000 JIEXI_OPERATIONS_LISTEN=127.0.0.1:$operations
+# The limits of requests work, at a height that a load does not reach.
+export JIEXI_HTTP_RATE=10000000 JIEXI_HTTP_BURST=10000000 JIEXI_ANONYMOUS_RATE=10000000 JIEXI_ANONYMOUS_BURST=10000000
+export JIEXI_OPERATIONS_LISTEN=127.0.0.1:$operations
 export JIEXI_STORE_DISK_FREE_MIN=64MiB JIEXI_STORE_DISK_FREE_PERCENT=0
 JIEXI_HANDLE_PORT=$(free_port)
 "$JIEXI" init --prefix 88.118.20 --address 127.0.0.1 --data "$work/data" >/dev/null

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use jiexi::bench::records::Records;
 use jiexi::bench::wire::Value;
 use jiexi::server::handle::Shared;
+use jiexi::server::limit::Limit;
 use jiexi::store::{Action, Batch, Change, Config, Draft, DraftValue, Expect, Space, Store};
 use jiexi_proto::handle::{self, CaseRule};
 
@@ -27,6 +28,7 @@ pub(crate) fn shared(directory: &Path, count: u64) -> Shared {
         site_serial: 1,
         desk: None,
         forwarder: None,
+        anonymous: Limit::default(),
     }
 }
 

@@ -44,8 +44,8 @@ const REFUSAL_MAX: usize = 64 << 10;
 pub struct Server {
     /// Its origin, such as `https://id.example.cn:8000`.
     pub url: Url,
-    /// The API token.
-    pub token: String,
+    /// The API token, where one is needed.
+    pub token: Option<String>,
     /// Certificates in PEM that are believed beside those of the machine.
     pub authority: Option<PathBuf>,
     /// Whether answers may be compressed.
@@ -210,12 +210,14 @@ fn request(plan: &Plan, server: &Server, body: Sending) -> Result<Request<Sendin
     let host = &url[url::Position::BeforeHost..url::Position::AfterPort];
     let mut request = Request::post(target)
         .header(header::HOST, host)
-        .header(header::AUTHORIZATION, format!("Bearer {}", server.token))
         .header(
             header::CONTENT_TYPE,
             format!("{}; charset={}", plan.form.media_type(), plan.charset),
         )
         .header(header::ACCEPT, plan.output.media_type());
+    if let Some(token) = &server.token {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+    }
     if server.zstd {
         request = request.header(header::ACCEPT_ENCODING, "zstd");
     }

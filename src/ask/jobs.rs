@@ -158,15 +158,15 @@ impl Desk {
     pub(super) fn request(&self, method: Method, path: &str) -> Builder {
         let url = &self.server.url;
         let host = &url[url::Position::BeforeHost..url::Position::AfterPort];
-        Request::builder()
+        let request = Request::builder()
             .method(method)
             .uri(path)
             .header(header::HOST, host)
-            .header(
-                header::AUTHORIZATION,
-                format!("Bearer {}", self.server.token),
-            )
-            .header(header::ACCEPT_LANGUAGE, "en")
+            .header(header::ACCEPT_LANGUAGE, "en");
+        match &self.server.token {
+            Some(token) => request.header(header::AUTHORIZATION, format!("Bearer {token}")),
+            None => request,
+        }
     }
 
     /// One request on a connection of its own.

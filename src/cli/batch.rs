@@ -79,7 +79,7 @@ struct Resolve {
     /// Where the answers go; - for standard output, which cannot be gone on with
     #[arg(long, value_name = "FILE", default_value = "-")]
     out: PathBuf,
-    /// File with the API token, which has the right "batch"; without it the variable JIEXI_TOKEN
+    /// File with the API token, which has the right "batch"; without it the variable JIEXI_TOKEN. Some nodes need none
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Certificates in PEM to believe beside those of the machine, such as the node's own
@@ -301,7 +301,7 @@ impl Resolve {
         let such = "https://id.example.cn:8000 or handle://192.0.2.10";
         Ok(Way::Http(http::Server {
             url: remote::url(&self.server, such)?,
-            token: remote::token(self.token_file.as_deref())?,
+            token: remote::token_if_any(self.token_file.as_deref())?,
             authority: self.ca.clone(),
             zstd: self.zstd,
         }))

@@ -41,7 +41,7 @@ impl Remote {
     pub(super) fn server(&self) -> Result<Server, Failed> {
         Ok(Server {
             url: url(&self.server, "https://id.example.cn:8000")?,
-            token: token(self.token_file.as_deref())?,
+            token: Some(token(self.token_file.as_deref())?),
             authority: self.ca.clone(),
             zstd: false,
         })
@@ -67,15 +67,20 @@ pub(super) fn url(text: &str, such: &str) -> Result<Url, Failed> {
 
 /// The token out of a file, or out of the environment.
 pub(super) fn token(file: Option<&Path>) -> Result<String, Failed> {
+    token_if_any(file)?.ok_or_else(|| {
+        Failed::usage("an API token is needed: give --token-file FILE, or set JIEXI_TOKEN")
+    })
+}
+
+/// As [`token`], where the server may take none.
+pub(super) fn token_if_any(file: Option<&Path>) -> Result<Option<String>, Failed> {
     let token = match file {
-        Some(path) => fs::read_to_string(path).map_err(|error| {
+        Some(path) => Some(fs::read_to_string(path).map_err(|error| {
             Failed::report(format_args!("--token-file {}: {error}", path.display()))
-        })?,
-        None => std::env::var(TOKEN).map_err(|_| {
-            Failed::usage("an API token is needed: give --token-file FILE, or set JIEXI_TOKEN")
-        })?,
+        })?),
+        None => std::env::var(TOKEN).ok(),
     };
-    Ok(token.trim().to_owned())
+    Ok(token.map(|token| token.trim().to_owned()))
 }
 
 /// Reads a time such as `30s`.

@@ -131,6 +131,7 @@ pub(super) fn check(config: &Config) -> Vec<Wrong> {
     );
     check_recursion(config, &mut need);
     check_http(&config.http, &mut need);
+    super::anonymous::check(&config.anonymous, &mut need);
     super::batch::check(&config.batch, &mut need);
     super::operations::check(&config.operations, &mut need);
     super::follow::check(&config.follow, &mut need);

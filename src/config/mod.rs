@@ -18,6 +18,7 @@ use ipnet::IpNet;
 use jiexi_proto::handle::CaseRule;
 use serde::{Deserialize, Serialize};
 
+mod anonymous;
 mod batch;
 mod changes;
 mod check;
@@ -31,6 +32,7 @@ mod recursion;
 pub mod size;
 mod words;
 
+pub use anonymous::Anonymous;
 pub use batch::Batch;
 pub use changes::Changes;
 pub use dns::{Dns, Rule, RuleKind, Zone};
@@ -62,6 +64,8 @@ pub struct Config {
     pub recursion: Recursion,
     /// The JSON API and pages over HTTP.
     pub http: Http,
+    /// Clients that do not say who they are.
+    pub anonymous: Anonymous,
     /// Many questions in one request, over HTTP.
     pub batch: Batch,
     /// Many registrations, carried out by themselves.
@@ -93,6 +97,7 @@ impl Default for Config {
             administration: Administration::default(),
             recursion: Recursion::default(),
             http: Http::default(),
+            anonymous: Anonymous::default(),
             batch: Batch::default(),
             jobs: Jobs::default(),
             changes: Changes::default(),

@@ -38,6 +38,7 @@ use crate::server::forward::{self, Forwarder};
 use crate::server::handle::desk::{self, Desk};
 use crate::server::handle::{Shared, stream};
 use crate::server::http::{self, Http};
+use crate::server::limit::Limit;
 use crate::server::{self, BindError, Bound, Running, Server, budget, dns};
 use crate::standby::boot::{self, Part};
 use crate::standby::follow::{self, Ended};
@@ -160,6 +161,7 @@ impl Node {
             site_serial,
             desk: Some(Arc::new(desk)),
             forwarder: None,
+            anonymous: Limit::new(config.anonymous.rate, config.anonymous.burst),
         };
         let forwarder = Arc::new(Forwarder::new(forward_config(config), &shared));
         shared.forwarder = Some(Arc::clone(&forwarder));
@@ -713,6 +715,7 @@ fn batch_limits(config: &Config) -> http::BatchLimits {
         ratio: from.ratio_max.into(),
         spool: from.spool_max,
         recursive: from.recursive_max,
+        anonymous: config.anonymous.batch,
         directory: config.spool_dir(),
     }
 }

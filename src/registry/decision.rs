@@ -135,23 +135,6 @@ impl Registry {
         plan::check_existence(request, current.as_deref())
     }
 
-    /// Checks a proof if it is its turn. What it is a proof for is named by `asked`; see [`auth::verify`].
-    ///
-    /// # Errors
-    /// 403 for a wrong proof, 3 when there were too many of them or the store cannot say.
-    pub fn authenticate(
-        &self,
-        claim: &Claim,
-        asked: &[Vec<u8>],
-        sender: Sender,
-        now: Instant,
-    ) -> Result<(Authenticated, usize), Rejection> {
-        match self.has_turn(claim, sender, now) {
-            true => self.authenticate_in_turn(claim, asked, sender, now),
-            false => Err(self.turn_away(claim)),
-        }
-    }
-
     /// Whether a proof may be looked at now; if not, it may wait in [`super::waiting`].
     #[must_use]
     pub fn has_turn(&self, claim: &Claim, sender: Sender, now: Instant) -> bool {

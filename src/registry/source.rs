@@ -1,6 +1,7 @@
 //! Where a request comes from, as far as limits are concerned.
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Octets of an IPv4 address that make a network.
 const IPV4_OCTETS: usize = 3;
@@ -74,6 +75,19 @@ impl Sender {
 pub struct Source {
     claimed: bool,
     network: [u8; 8],
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [family, rest @ ..] = self.network;
+        let mut octets = [0; 16];
+        octets[..rest.len()].copy_from_slice(&rest);
+        let [a, b, c, ..] = rest;
+        match family {
+            4 => write!(f, "{}/24", Ipv4Addr::new(a, b, c, 0)),
+            _ => write!(f, "{}/56", Ipv6Addr::from(octets)),
+        }
+    }
 }
 
 impl Source {

@@ -13,7 +13,7 @@
 //! * [`forward`]: questions about handles at home elsewhere, asked there and remembered.
 //! * [`accept`]: connections: cap, back-off, the longest idle one.
 //! * [`datagram`]: UDP worker threads of any protocol.
-//! * [`budget`]: the guard against amplification. [`certificate`]: that of TLS, which changes while clients come.
+//! * [`budget`]: the guard against amplification. [`limit`]: how much a source network may ask for. [`certificate`]: that of TLS, which changes while clients come.
 //! * [`Server`]: binds everything before any work, starts it, drains it.
 
 pub mod accept;
@@ -24,6 +24,7 @@ pub mod dns;
 pub mod forward;
 pub mod handle;
 pub mod http;
+pub mod limit;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};

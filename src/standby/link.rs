@@ -128,7 +128,7 @@ impl Link {
         let host = url[url::Position::BeforeHost..url::Position::AfterPort].to_owned();
         let server = Server {
             url,
-            token: String::new(),
+            token: None,
             authority: primary.authority.clone(),
             zstd: false,
         };

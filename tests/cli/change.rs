@@ -297,6 +297,17 @@ fn records_change_on_this_machine_and_elsewhere() {
         .lines()
         .map(|line| serde_json::from_str(line).expect("JSON"))
         .collect();
+    let listed = trail.iter().filter(|entry| {
+        entry["operation"] == "list"
+            && entry["handle"] == "0.NA/88.118"
+            && entry["source"] == "127.0.0.1"
+            && entry["result"] == "committed"
+    });
+    assert_eq!(
+        listed.count(),
+        10,
+        "two lists over the wire in each of five ways"
+    );
     let of = |source: &str, who: &str| {
         let same = |entry: &&Json| {
             entry["source"] == source

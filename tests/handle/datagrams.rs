@@ -88,6 +88,34 @@ fn responses_and_scraps_are_never_answered() {
 }
 
 #[test]
+fn a_datagram_that_is_too_long_is_refused_with_its_request_id() {
+    let node = Node::start();
+    let mut long = request("res_all_udp");
+    long.resize(1_345, 0);
+    // As a message that is so long, with octets behind its end, and as a piece of a longer one.
+    let mut announced = long.clone();
+    announced[16..20].copy_from_slice(&1_325_u32.to_be_bytes());
+    let mut piece = long.clone();
+    piece[2] |= 0x20;
+    for datagram in [&long, &announced, &piece] {
+        let answer = node.ask(datagram).concat();
+        assert_eq!(answer[8..12], datagram[8..12], "the request id");
+        assert_eq!(answer[24..28], 4_u32.to_be_bytes(), "PROTOCOL_ERROR");
+    }
+    assert_eq!(
+        node.ask(&request("res_all_udp")).concat()[24..28],
+        1_u32.to_be_bytes()
+    );
+
+    // One that is an answer itself gets none.
+    let mut response = long;
+    response[24..28].copy_from_slice(&1_u32.to_be_bytes());
+    let socket = node.client();
+    socket.send(&response).expect("sent");
+    assert!(is_silent(&socket));
+}
+
+#[test]
 fn over_budget_udp_gets_nothing_and_tcp_everything() {
     let mut config = config(&["127.0.0.1:0"]);
     config.workers = 1;

@@ -11,14 +11,16 @@ use jiexi::server::handle::desk;
 use jiexi::store::{Action, Batch, Change, Draft, DraftValue, Expect, Space};
 use jiexi_proto::code::{OpFlags, Permissions};
 use jiexi_proto::message::Body;
-use jiexi_proto::message::challenge::{ChallengeAnswer, Proof};
+use jiexi_proto::message::challenge::{ChallengeAnswer, Proof, VerifyChallenge};
 use jiexi_proto::message::values::{HandleValues, RemoveValues};
 use jiexi_proto::value::admin::{Admin, AdminRights};
 use jiexi_proto::value::key::PublicKey;
 use jiexi_proto::value::{Reference, Ttl, Value, list};
 use jiexi_proto::{Message, OpCode};
 
-use crate::client::{self, Key, Session, ask, ask_as, ask_octets, octets, open_session, request};
+use crate::client::{
+    self, Key, Session, ask, ask_as, ask_octets, newest, octets, open_session, request,
+};
 use crate::node::{Node, config, keys, private_key, registry_config};
 use crate::timing::refusal;
 
@@ -943,11 +945,38 @@ fn large_requests_in_sessions_are_bounded() {
     }
 }
 
+/// Goal: a server that asks for somebody whose answer is right hears so, also while others ask with wrong ones.
+#[test]
+fn a_verification_waits_for_its_turn() {
+    let node = Node::start();
+    let (nonce, digest) = ([1; 16], [2; 32]);
+    let ask_with = |key: &Key, id| {
+        let mut answer = Vec::new();
+        key.prove(&newest(key), &nonce, &digest).encode(&mut answer);
+        let verify = VerifyChallenge {
+            user: user(301),
+            nonce: Bytes::copy_from_slice(&nonce),
+            digest: Bytes::copy_from_slice(&digest),
+            hash: None,
+            answer: answer.into(),
+        };
+        let asked = request(OpCode::VERIFY_CHALLENGE, PLAIN, Body::Verify(verify), id);
+        let said = ask(node.address, &asked);
+        (code(&said), said.body)
+    };
+    let says = Body::Verified;
+    let wrong = Key::Secret(b"wrong".to_vec());
+    for id in 0..12 {
+        assert_eq!(ask_with(&wrong, id), (1, says(0)));
+    }
+    assert_eq!(ask_with(&secret(), 100), (1, says(1)));
+}
+
 /// Goal: nobody is locked out by datagrams that anybody may have sent in their name.
 #[test]
 fn forged_verifications_lock_nobody_out() {
     let node = Node::start();
-    let verify = jiexi_proto::message::challenge::VerifyChallenge {
+    let verify = VerifyChallenge {
         user: user(301),
         nonce: Bytes::from_static(&[1; 16]),
         digest: Bytes::from_static(&[2; 32]),

@@ -12,6 +12,7 @@ use jiexi::registry::keys::NodeKey;
 use jiexi::registry::{self, Identity, Registry};
 use jiexi::server::handle::desk::{self, Desk};
 use jiexi::server::handle::{Shared, stream};
+use jiexi::server::limit::Limit;
 use jiexi::server::{Bound, Config, Server, budget};
 use jiexi::store::{self, Action, Batch, Change, Draft, DraftValue, Expect, Space, Store};
 use jiexi_proto::handle::{self, CaseRule};
@@ -233,6 +234,7 @@ pub(crate) fn shared_by(
         site_serial: 1,
         desk: Some(Arc::new(Desk::new(registry, staff))),
         forwarder: None,
+        anonymous: Limit::default(),
     }
 }
 

@@ -45,7 +45,7 @@ pub(crate) fn refusal(
     let sender = Sender::proven(std::net::Ipv4Addr::from(getrandom::u32().expect("random")).into());
     let registry = node.desk.registry();
     let (now, start) = (Instant::now(), processor_time());
-    let refused = registry.authenticate(&claim, &[vec![7; 48]], sender, now);
+    let refused = registry.authenticate_in_turn(&claim, &[vec![7; 48]], sender, now);
     let time = processor_time() - start;
     assert_eq!(refused.expect_err("a wrong proof").code.0, 403);
     time

@@ -14,7 +14,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::node::{Node, PATIENCE, Reply};
 
-const PATH: &str = "/api/v1/batch/resolve";
+pub(crate) const PATH: &str = "/api/v1/batch/resolve";
 const QUOTA: &str = "/api/v1/quota";
 const PLAIN: (&str, &str) = ("JIEXI_HTTP_PLAIN_LOOPBACK", "true");
 

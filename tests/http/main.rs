@@ -8,6 +8,7 @@
 )]
 
 mod abuse;
+mod anonymous;
 mod batch;
 mod battery;
 mod change;

@@ -252,6 +252,20 @@ fn the_description() {
             assert_shapes(&description, &format!("{method} {path}"), operation);
         }
     }
+    let ways = description["paths"]["/api/handles/{handle}"]["put"]["security"].as_array();
+    let ways: Vec<&String> = ways
+        .unwrap()
+        .iter()
+        .flat_map(|way| way.as_object().unwrap().keys())
+        .collect();
+    assert_eq!(ways, ["token", "basic", "session", "certificate"]);
+    for way in ways {
+        let scheme = &description["components"]["securitySchemes"][way];
+        assert!(
+            scheme["type"].is_string() && scheme["description"].is_string(),
+            "{way}"
+        );
+    }
     let docs = node.get("/docs");
     assert_eq!(docs.status, 200);
     for (path, _) in description["paths"].as_object().unwrap() {

@@ -18,7 +18,7 @@ pub mod udp;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use jiexi_proto::code::{OpFlags, ResponseCode};
@@ -31,8 +31,10 @@ use crate::clock::Now;
 use crate::history::Event;
 use crate::metrics::{Cell, LookupResult, Op, Outcome, Reason};
 use crate::registry::DAMAGED;
+use crate::registry::source::Sender;
 use crate::resolver::{self, Answer, Authority, Query};
 use crate::server::forward::{Forwarder, Told};
+use crate::server::limit::Limit;
 use crate::store::{Lookup, Reader, Session, Store, StoreError};
 
 /// The most requests answered in one go.
@@ -59,6 +61,9 @@ pub struct Shared {
     pub desk: Option<Arc<desk::Desk>>,
     /// Asks other nodes; without it, what is at home elsewhere is refused.
     pub forwarder: Option<Arc<Forwarder>>,
+    /// How many identifiers a network may have resolved that does not say who asks: over connections of the Handle
+    /// protocol, over HTTP and in batches together. The addresses of datagrams may be forged and count against nobody.
+    pub anonymous: Limit,
 }
 
 impl Shared {
@@ -276,6 +281,12 @@ impl Responder {
             }
         }
         replies.count
+    }
+
+    /// Counts requests that were answered without a proof of who asks; how long this client is to wait before it asks more.
+    pub fn owe(&self, client: IpAddr, requests: u64, now: Now) -> Duration {
+        let source = Sender::proven(client).source();
+        self.shared.anonymous.owe(source, requests, now.instant)
     }
 
     /// Writes the resolutions of the last batch down; `client` tells who sent a request.

@@ -18,7 +18,7 @@ use jiexi_proto::Envelope;
 use jiexi_proto::limits::{ENVELOPE_SIZE, MESSAGE_MAX};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::desk::{Answer, Counter, Desk, Job, Line, Sink};
 use super::{BATCH, Replies, Responder, Shared};
@@ -160,6 +160,7 @@ where
         client: peer.ip(),
         pending: Vec::new(),
         line: None,
+        owed: Duration::ZERO,
     };
     let mut deadline = pin!(sleep_until(Instant::now() + config.first_byte));
     let mut idle = false;
@@ -201,6 +202,15 @@ where
                 return Why::Error;
             }
             Err(_) => return Why::Error,
+        }
+        let owed = std::mem::take(&mut connection.owed).min(config.idle);
+        if !owed.is_zero() && leaving.is_none() {
+            // Its network asks faster than it may: what was asked is answered, and the next is read later.
+            tokio::select! {
+                () = sleep(owed) => {}
+                why = ticket.told_to_close() => leaving = Some(why),
+            }
+            deadline.as_mut().reset(Instant::now() + config.read);
         }
         idle = connection.pending.is_empty();
         if leaving.is_some() {
@@ -317,6 +327,17 @@ struct Connection {
     pending: Vec<u8>,
     /// Who it is known as; made with the first request for the desk.
     line: Option<Arc<Line>>,
+    /// How long it is to wait before it asks more.
+    owed: Duration,
+}
+
+/// What became of what was read.
+struct Answered {
+    /// Octets that are done with.
+    taken: usize,
+    /// See [`Connection::owed`].
+    owed: Duration,
+    progress: io::Result<Progress>,
 }
 
 impl Connection {
@@ -359,11 +380,12 @@ impl Connection {
             }
             input[..held].copy_from_slice(&self.pending);
             let octets = &input[..held + read];
-            let (taken, progress) = answer(cx, io, responder, replies, octets, self.client);
+            let answered = answer(cx, io, responder, replies, octets, self.client);
+            self.owed = answered.owed;
             self.pending.clear();
             self.pending.shrink_to(KEEP);
-            self.pending.extend_from_slice(&octets[taken..]);
-            return Poll::Ready(progress);
+            self.pending.extend_from_slice(&octets[answered.taken..]);
+            return Poll::Ready(answered.progress);
         }
         if frame(&self.pending).is_none() {
             let read = ready!(poll_read(cx, io, input))?;
@@ -372,9 +394,10 @@ impl Connection {
             }
             self.pending.extend_from_slice(&input[..read]);
         }
-        let (taken, progress) = answer(cx, io, responder, replies, &self.pending, self.client);
-        self.pending.drain(..taken);
-        Poll::Ready(progress)
+        let answered = answer(cx, io, responder, replies, &self.pending, self.client);
+        self.owed = answered.owed;
+        self.pending.drain(..answered.taken);
+        Poll::Ready(answered.progress)
     }
 }
 
@@ -396,7 +419,7 @@ fn answer<T>(
     replies: &mut Replies,
     octets: &[u8],
     client: IpAddr,
-) -> (usize, io::Result<Progress>)
+) -> Answered
 where
     T: AsyncWrite + Unpin,
 {
@@ -428,23 +451,38 @@ where
     cell.received_bytes.add(taken as u64);
     cell.sent_bytes.add(replies.octets().len() as u64);
     cell.durations.observe(now.instant.elapsed(), answered);
+    // What goes to the desk may prove who asks.
+    let unproven = answered - u64::from(deferred.is_some());
+    let owed = responder.owe(client, unproven, now);
     let answers = replies.octets();
-    if let Some(request) = deferred {
-        return (taken, Ok(Progress::Deferred(answers.to_vec(), request)));
+    let progress = if let Some(request) = deferred {
+        Ok(Progress::Deferred(answers.to_vec(), request))
+    } else if hostile {
+        taken = octets.len();
+        Ok(Progress::Hostile(answers.to_vec()))
+    } else if answers.is_empty() {
+        Ok(Progress::Answered)
+    } else {
+        write(cx, io, answers)
+    };
+    Answered {
+        taken,
+        owed,
+        progress,
     }
-    if hostile {
-        return (octets.len(), Ok(Progress::Hostile(answers.to_vec())));
-    }
-    if answers.is_empty() {
-        return (taken, Ok(Progress::Answered));
-    }
-    let progress = match Pin::new(io).poll_write(cx, answers) {
+}
+
+/// Writes answers as far as the client takes them at once.
+fn write<T>(cx: &mut Context<'_>, io: &mut T, answers: &[u8]) -> io::Result<Progress>
+where
+    T: AsyncWrite + Unpin,
+{
+    match Pin::new(io).poll_write(cx, answers) {
         Poll::Ready(Ok(sent)) if sent == answers.len() => Ok(Progress::Answered),
         Poll::Ready(Ok(sent)) => Ok(Progress::Unsent(answers[sent..].to_vec())),
         Poll::Pending => Ok(Progress::Unsent(answers.to_vec())),
         Poll::Ready(Err(error)) => Err(error),
-    };
-    (taken, progress)
+    }
 }
 
 /// Fills `requests` with the complete messages in `octets`; the last one may be the envelope of

@@ -24,6 +24,10 @@ pub(super) const DEFERRED_COST: usize = 1_500;
 /// The largest buffer of cut-up answers that is kept between batches.
 const KEEP_PIECES: usize = 256 * 1024;
 
+/// Of a datagram that is longer than its buffer, as much is looked at as says whether it is an answer: its envelope, the
+/// operation and the response code.
+const HEAD_KNOWN: usize = ENVELOPE_SIZE + 8;
+
 /// What a worker shares with the desk, which answers what takes time in its stead.
 #[derive(Debug)]
 pub struct Outlet {
@@ -93,11 +97,9 @@ impl Front for Datagrams {
             let datagram = &buffers[place][..came.length];
             let cell = self.responder.cell();
             cell.received_bytes.add(datagram.len() as u64);
-            if came.cut {
-                cell.dropped(Reason::TooLarge).add(1);
-            } else if is_later_piece(datagram) {
+            if is_later_piece(datagram) {
                 cell.dropped(Reason::NotARequest).add(1);
-            } else if is_piece(datagram) {
+            } else if is_piece(datagram) && !came.cut {
                 let sender = came.peer.address();
                 let passed = now
                     .instant
@@ -117,7 +119,9 @@ impl Front for Datagrams {
                     Err(_) => cell.dropped(Reason::Malformed).add(1),
                 }
             } else {
-                requests[count] = datagram;
+                // What is longer than a buffer is answered as what is known of it: that its lengths are wrong.
+                let known = if came.cut { HEAD_KNOWN } else { datagram.len() };
+                requests[count] = &datagram[..known.min(datagram.len())];
                 places[count] = place;
                 count += 1;
             }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! * `mod.rs`: the routes, and what they share. `connection`: one connection with its bounds; `proxy`, `tls`, `certificate`.
-//! * `outer`: around every request; `limit`. `answer`: statuses and errors; `texts`, `language`.
+//! * `outer`: around every request. `answer`: statuses and errors; `texts`, `language`.
 //! * `caller`: every credential becomes an identity; `sessions`.
 //! * `asked`: paths and queries. `handles`, `list`: reading. `change`, `idempotency`, `body`: writing. `message`.
 //! * `page`, `location`, `html`: behind a scanned code. `openapi`: the description of all this.
@@ -30,7 +30,6 @@ pub(crate) mod html;
 mod idempotency;
 mod jobs;
 pub(crate) mod language;
-mod limit;
 mod list;
 mod location;
 mod message;
@@ -65,7 +64,6 @@ use tower_http::compression::CompressionLayer;
 
 pub use self::batch::Limits as BatchLimits;
 pub use self::jobs::Limits as JobLimits;
-use self::limit::Limit;
 use self::pool::Pool;
 use self::proxy::Trusted;
 use self::sessions::Sessions;
@@ -77,6 +75,7 @@ use crate::server::accept::{self, Registry as Connections};
 use crate::server::budget::{self, Proven};
 use crate::server::certificate::Identity;
 use crate::server::handle::Shared;
+use crate::server::limit::Limit;
 use crate::token::book::Book;
 
 /// Lists a second that one source network may ask for, and at once.

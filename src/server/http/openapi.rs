@@ -124,6 +124,13 @@ pub(super) fn description(origin: &str) -> Json {
         description["servers"] = json!([{ "url": origin }]);
     }
     description["components"]["schemas"] = serde_json::from_str(SCHEMAS).unwrap_or_default();
+    // These two the types of the generator have no words for.
+    let schemes = &mut description["components"]["securitySchemes"];
+    schemes["session"] = json!({"type": "http", "scheme": "Handle", "description":
+        "`Handle sessionId=\"…\"` of `/api/sessions`, with a proof by RSA or secret key; HTTPS only"});
+    schemes["certificate"] = json!({"type": "mutualTLS", "description":
+        "The certificate of an HS_PUBKEY value, with `Handle clientCert=\"true\", id=\"index:handle\"`; where the node \
+         asks for certificates ([http] client_certificates)"});
     let paths = description["paths"].as_object_mut().into_iter().flatten();
     let operations = paths.flat_map(|(_, path)| path.as_object_mut().into_iter().flatten());
     operations.for_each(|(_, operation)| shape(operation));
@@ -140,6 +147,11 @@ fn shape(operation: &mut Json) {
         _ => None,
     };
     let may_be_empty = NO_BODY.contains(&id);
+    if let Some(ways) = operation.get_mut("security").and_then(Json::as_array_mut)
+        && ways.iter().any(|way| way.get("basic").is_some())
+    {
+        ways.extend(["session", "certificate"].map(|way| json!({ way: [] })));
+    }
     let responses = operation.get_mut("responses").and_then(Json::as_object_mut);
     for (status, response) in responses.into_iter().flatten() {
         let fails = status.starts_with(['4', '5']);

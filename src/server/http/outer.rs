@@ -96,10 +96,7 @@ impl hyper::service::Service<Request<Incoming>> for Outer {
         self.ticket.touch();
         let app = &self.app;
         let visit = Visit::begin(app, &self.peer, &request);
-        if let Err(wait) = app
-            .limit
-            .take(source_of(visit.from.address), visit.from.came.instant)
-        {
+        if let Err(wait) = visit.may_ask(app) {
             let answer = too_many(wait, &visit, Language::of(request.headers()));
             return Serving::Done(Some(visit.end(app, answer, None)));
         }
@@ -169,6 +166,8 @@ async fn route(app: &App, router: Router, from: &From, mut request: Request<Body
 /// One request, from its head to its answer.
 struct Visit {
     from: From,
+    /// Whether it comes without a proof of who asks.
+    anonymous: bool,
     /// Whether scripts of other sites may read the answer.
     open_to_scripts: bool,
     /// Octets of its body.
@@ -194,10 +193,21 @@ impl Visit {
                 address,
                 came: Now::read(),
             },
+            anonymous: anonymous && peer.client.is_none(),
             open_to_scripts: anonymous && matches!(*request.method(), Method::GET | Method::HEAD),
             received: length_of(headers),
             method: request.method().clone(),
             uri: request.uri().clone(),
+        }
+    }
+
+    /// Counts the request against its network, and against what its network may ask without a proof of who asks.
+    fn may_ask(&self, app: &App) -> Result<(), u32> {
+        let (source, now) = (source_of(self.from.address), self.from.came.instant);
+        app.limit.take(source, now)?;
+        match self.anonymous {
+            true => app.shared.anonymous.take(source, now),
+            false => Ok(()),
         }
     }
 

@@ -1,7 +1,6 @@
 //! Changes: asked for, proved, decided, durable, answered; and the challenges on the way.
 
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
 
 use getrandom::SysRng;
 use jiexi_proto::code::ResponseCode;
@@ -463,8 +462,9 @@ impl Counter {
         }
     }
 
-    /// Whether an answer by secret key is right: asked by a server that has not got the key.
-    pub(super) fn verify(&self, letter: &Letter, asked: &VerifyChallenge) -> Step {
+    /// Whether an answer by secret key is right: asked by a server that has not got the key. It waits for its turn like
+    /// every proof.
+    pub(super) fn verify(&mut self, letter: Letter, asked: &VerifyChallenge) {
         let claim = Claim {
             identity: Identity::of(&asked.user, &self.registry().records),
             user: asked.user.handle.clone(),
@@ -476,17 +476,23 @@ impl Counter {
                 .min(letter.envelope.wanted_version()),
         };
         let covered = [&asked.nonce[..], &asked.digest].concat();
-        let now: Instant = Now::read().instant;
-        match self
-            .registry()
-            .authenticate(&claim, &[covered], letter.sender(), now)
-        {
-            Ok(_) => Step::success(letter, vec![1]),
+        self.check(Proving {
+            claim,
+            sender: letter.sender(),
+            what: For::Server(Box::new(letter), covered),
+        });
+    }
+
+    /// Tells the server that has asked.
+    pub(super) fn verified(&self, letter: Letter, proved: &Proved) {
+        let step = match proved {
+            Ok(_) => Step::success(&letter, vec![1]),
             Err(rejection) if rejection.code == ResponseCode::AUTHENTICATION_FAILED => {
-                Step::success(letter, vec![0])
+                Step::success(&letter, vec![0])
             }
-            Err(rejection) => Step::refuse(letter, &rejection),
-        }
+            Err(rejection) => Step::refuse(&letter, rejection),
+        };
+        self.finish(letter, step);
     }
 
     /// Keeps the answer for those who ask again, and tells those who wait for it.

@@ -125,7 +125,7 @@ impl Counter {
             return self.ask(letter, message);
         };
         let allowed = self.registry().may_copy(&who);
-        self.note_copy(&letter, &who, allowed.as_ref().err());
+        self.note_given(&letter, &who, ("copy", b""), allowed.as_ref().err());
         let begun = allowed.and_then(|()| self.begin_copy(&letter, what, share));
         let copying = match begun {
             Ok(copying) => copying,

@@ -340,7 +340,7 @@ impl Counter {
         let step = match &message.body {
             Body::Resolution(_) => self.resolve(&letter),
             Body::Login(login) => return self.log_in(letter, login),
-            Body::Verify(verify) => self.verify(&letter, verify),
+            Body::Verify(verify) => return self.verify(letter, verify),
             Body::SessionSetup(setup) => self.set_up(&mut letter, setup),
             Body::DumpHandles(_) | Body::RetrieveTransactions(_) => {
                 return self.copy(letter, message);
@@ -493,7 +493,7 @@ impl Counter {
         let opened = match opened {
             Ok(opened) => opened,
             Err(rejection) => {
-                self.note_read(letter, who, key, &rejection);
+                self.note_given(letter, who, ("read", key), Some(&rejection));
                 return Step::refuse(letter, &rejection);
             }
         };
@@ -594,37 +594,28 @@ impl Counter {
         remember(cell, letter, code);
     }
 
-    /// Writes down who was given a copy of the node, or was not.
-    pub(super) fn note_copy(
+    /// Writes down what somebody was given that not everybody gets, or was not.
+    pub(super) fn note_given(
         &self,
         letter: &Letter,
         who: &Authenticated,
+        (operation, key): (&'static str, &[u8]),
         refused: Option<&Rejection>,
     ) {
         let event = crate::registry::audit::Event {
             time: Now::read().unix_seconds.into(),
             identity: Some(who.identity()),
             source: letter.peer.ip().to_string(),
-            operation: "copy",
-            handle: b"",
-            result: refused.map_or("begun", |_| "refused"),
+            operation,
+            handle: key,
+            result: match (refused, operation) {
+                (Some(_), _) => "refused",
+                (None, "copy") => "begun",
+                (None, _) => "committed",
+            },
             code: refused
                 .map_or(ResponseCode::SUCCESS, |rejection| rejection.code)
                 .0,
-            change: None,
-        };
-        self.registry().note(&event);
-    }
-
-    fn note_read(&self, letter: &Letter, who: &Authenticated, key: &[u8], rejection: &Rejection) {
-        let event = crate::registry::audit::Event {
-            time: Now::read().unix_seconds.into(),
-            identity: Some(who.identity()),
-            source: letter.peer.ip().to_string(),
-            operation: "read",
-            handle: key,
-            result: "refused",
-            code: rejection.code.0,
             change: None,
         };
         self.registry().note(&event);

@@ -52,10 +52,14 @@ impl Counter {
         let refused = match (refused, &letter.who) {
             (Some(rejection), _) => rejection,
             (None, None) => return self.ask(letter, message),
-            (None, Some(who)) => match self.registry().may_list(who, &key) {
-                Err(rejection) => rejection,
-                Ok(permit) => return self.begin_list(letter, permit.key()),
-            },
+            (None, Some(who)) => {
+                let allowed = self.registry().may_list(who, &key);
+                self.note_given(&letter, who, ("list", &key), allowed.as_ref().err());
+                match allowed {
+                    Err(rejection) => rejection,
+                    Ok(permit) => return self.begin_list(letter, permit.key()),
+                }
+            }
         };
         let step = Step::refuse(&letter, &refused);
         self.finish(letter, step);
@@ -142,7 +146,9 @@ impl Counter {
         let Some(who) = &letter.who else {
             return Step::Prove;
         };
-        if let Err(rejection) = self.registry().may_serve(who) {
+        let allowed = self.registry().may_serve(who);
+        self.note_given(letter, who, ("list homed", b""), allowed.as_ref().err());
+        if let Err(rejection) = allowed {
             return Step::refuse(letter, &rejection);
         }
         const MAX: usize = 4_096;

@@ -22,6 +22,8 @@ pub(super) enum For {
     Request(Box<Letter>, Vec<(u32, Challenge)>),
     /// A login: nonce and digest of the challenge.
     Login(Box<Letter>, Vec<u8>),
+    /// The question of a server that has not got the key: nonce and digest of its challenge.
+    Server(Box<Letter>, Vec<u8>),
     /// A request of another front end, which has asked for this.
     FrontEnd(Vec<u8>, oneshot::Sender<Proved>),
 }
@@ -74,14 +76,18 @@ impl Proving {
             For::Request(_, candidates) => {
                 candidates.iter().map(|(_, asked)| asked.asked()).collect()
             }
-            For::Login(_, asked) | For::FrontEnd(asked, _) => vec![asked.clone()],
+            For::Login(_, asked) | For::Server(_, asked) | For::FrontEnd(asked, _) => {
+                vec![asked.clone()]
+            }
         }
     }
 
     /// Whether nobody waits for the answer any more.
     pub(super) fn is_gone(&self) -> bool {
         match &self.what {
-            For::Request(letter, _) | For::Login(letter, _) => letter.sink.is_gone(),
+            For::Request(letter, _) | For::Login(letter, _) | For::Server(letter, _) => {
+                letter.sink.is_gone()
+            }
             For::FrontEnd(_, answer) => answer.is_closed(),
         }
     }
@@ -96,6 +102,10 @@ impl Counter {
             .has_turn(&proving.claim, proving.sender, now)
         {
             return self.check_in_turn(proving);
+        }
+        // What anybody may have sent in somebody's name takes no room of those who wait.
+        if !proving.sender.is_proven() {
+            return self.turn_away(proving);
         }
         if let Some(proving) = self.desk.wait_for_turn(proving, now) {
             self.turn_away(proving);
@@ -114,6 +124,8 @@ impl Counter {
         let registry = self.registry();
         if let Some(forwarder) = &self.shared.forwarder
             && forwarder.proves()
+            // A server asks the home itself.
+            && !matches!(proving.what, For::Server(..))
             && registry.is_elsewhere(&proving.claim)
         {
             return self.ask_home(&Arc::clone(forwarder), proving);
@@ -147,6 +159,7 @@ impl Counter {
                 self.request_proved(*letter, &claim, candidates, proved);
             }
             For::Login(letter, _) => self.login_proved(*letter, claim.identity, proved),
+            For::Server(letter, _) => self.verified(*letter, &proved),
             For::FrontEnd(_, answer) => {
                 // Who is gone takes no answer.
                 drop(answer.send(proved));

@@ -22,10 +22,10 @@ use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOw
 
 use super::streams::Stream;
 use super::work::{Failure, Input, Job, Origin};
-use super::{App, Asked};
+use super::{App, Asked, By};
 use crate::server::accept::{Ticket, Work};
 use crate::server::http::watch;
-use crate::token::{Grant, Right};
+use crate::token::Right;
 
 /// Pieces of input, and of answers, that wait in memory.
 const INPUT_WAITING: usize = 16;
@@ -65,7 +65,7 @@ impl Halt {
 /// A batch that may begin.
 pub(super) struct Flow {
     pub(super) app: Arc<App>,
-    pub(super) grant: Grant,
+    pub(super) by: By,
     pub(super) asked: Asked,
     pub(super) stream: Stream,
     pub(super) origin: Origin,
@@ -77,13 +77,14 @@ impl Flow {
     pub(super) fn start(self, body: Body) -> Body {
         let Self {
             app,
-            grant,
+            by,
             asked,
             stream,
             origin,
             work,
         } = self;
-        let reader = asked.restricted.then(|| app.registry.vouch_token(&grant));
+        let reader = by.grant().filter(|_| asked.restricted);
+        let reader = reader.map(|grant| app.registry.vouch_token(grant));
         let (send, input) = channel(INPUT_WAITING);
         let (output, receive) = channel(OUTPUT_WAITING);
         let stalled = Arc::new(AtomicBool::new(false));
@@ -94,7 +95,7 @@ impl Flow {
         );
         let watch = Watch {
             app: Arc::clone(&app),
-            token: grant.id.clone(),
+            token: by.grant().map(|grant| grant.id.clone()),
             halt: halt.clone(),
             cut: cut.clone(),
             connection: Arc::clone(work.ticket()),
@@ -124,7 +125,7 @@ impl Flow {
         });
         let job = Job {
             app,
-            grant,
+            by,
             asked,
             input,
             output,
@@ -147,7 +148,7 @@ impl Flow {
 /// Ends a batch whose token has ended or whose node stops.
 struct Watch {
     app: Arc<App>,
-    token: String,
+    token: Option<String>,
     halt: Halt,
     cut: CancellationToken,
     connection: Arc<Ticket>,
@@ -157,9 +158,15 @@ impl Watch {
     /// A stopping node tells the batch and cuts what is left itself. With its token a batch ends kindly, then by cutting
     /// its answer, then its connection: what a client does not read says nothing to it.
     async fn run(self) {
+        let token_ends = async {
+            match &self.token {
+                Some(token) => watch::token_ends(&self.app, token, Right::Batch).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = self.app.stopping.cancelled() => return self.halt.tell(Failure::Stopping),
-            () = watch::token_ends(&self.app, &self.token, Right::Batch) => {}
+            () = token_ends => {}
         }
         self.halt.tell(Failure::Revoked);
         sleep(REVOKED_GRACE).await;

@@ -33,15 +33,15 @@ use super::answer::{Answer, Refusal, json, with_type};
 use super::language::Language;
 use super::openapi::Flag;
 use super::outer::{Counted, From, outcome_of};
-use super::{App, asked, caller, v1};
+use super::{App, asked, caller, source_of, v1};
 use crate::batch::answer::Form as OutputForm;
 use crate::batch::charset::Charset;
 use crate::batch::coding::Coding;
 use crate::batch::input::Form as InputForm;
 use crate::metrics::Op;
+use crate::registry::source::Source;
 use crate::server::accept::Ticket;
-use crate::token::book::Standing;
-use crate::token::{DAY, Grant, Right};
+use crate::token::{DAY, Grant, Right, book};
 
 /// What batches may take.
 #[derive(Clone, Debug)]
@@ -58,6 +58,8 @@ pub struct Limits {
     pub spool: u64,
     /// Handles at home elsewhere that one batch may have asked there.
     pub recursive: u64,
+    /// Whether they need no token.
+    pub anonymous: bool,
     /// Where they are.
     pub directory: PathBuf,
 }
@@ -65,6 +67,31 @@ pub struct Limits {
 /// What may be done with batches, and with quotas.
 const BATCH_METHODS: &str = "POST, OPTIONS";
 const QUOTA_METHODS: &str = "GET, HEAD, OPTIONS";
+
+/// Who asks for a batch.
+#[derive(Clone, Debug)]
+enum By {
+    Token(Grant),
+    /// Somebody of this network.
+    Anybody(Source),
+}
+
+impl By {
+    const fn grant(&self) -> Option<&Grant> {
+        match self {
+            Self::Token(grant) => Some(grant),
+            Self::Anybody(_) => None,
+        }
+    }
+
+    /// Under what name its batches are counted. No token has the other one.
+    fn name(&self) -> String {
+        match self {
+            Self::Token(grant) => grant.id.clone(),
+            Self::Anybody(source) => format!("from {source}"),
+        }
+    }
+}
 
 /// What a batch asks for, at once or as a job.
 #[derive(Debug)]
@@ -220,7 +247,7 @@ pub(super) fn unsupported(text: &'static str) -> Refusal {
     responses(
         (status = 200, description = "An answer for each line, and a summary", content_type = "application/x-ndjson"),
         (status = 400, description = "A wrong parameter", content_type = "application/problem+json"),
-        (status = 401, description = "An API token is needed", content_type = "application/problem+json"),
+        (status = 401, description = "An API token is needed (without [anonymous] batch)", content_type = "application/problem+json"),
         (status = 403, description = "The token has not the right, or came over plain HTTP",
             content_type = "application/problem+json"),
         (status = 405, description = "Only POST", content_type = "application/problem+json"),
@@ -242,14 +269,14 @@ pub(super) async fn resolve(
         return other;
     }
     let mut answer = match begin(&app, &from, &head) {
-        Ok((grant, asked, stream, answer)) => {
+        Ok((by, asked, stream, answer)) => {
             let origin = Origin {
                 client: from.address,
                 tls: from.tls,
             };
             let flow = Flow {
                 app,
-                grant,
+                by,
                 asked,
                 stream,
                 origin,
@@ -270,18 +297,24 @@ fn begin(
     app: &App,
     from: &From,
     head: &Parts,
-) -> Result<(Grant, Asked, streams::Stream, Answer), Refusal> {
-    let grant = caller::token(app, from, &head.headers)?;
-    caller::has(&grant, Right::Batch)?;
+) -> Result<(By, Asked, streams::Stream, Answer), Refusal> {
+    let by = by(app, from, &head.headers)?;
     let asked = Asked::read(head.uri.query(), &head.headers)?;
-    asked.permitted(app, &grant)?;
-    let standing = standing(app, from, &grant)?;
-    let wait = standing.renewal.saturating_sub(from.came.unix_seconds);
-    if standing.quota.is_some_and(|quota| standing.used >= quota) {
-        let refused = crate::token::book::Refused::Quota { wait };
-        return Err(caller::token_refused(app, refused));
-    }
-    let stream = app.streams.enter(&grant.id).ok_or_else(|| {
+    let standing = match &by {
+        By::Token(grant) => {
+            asked.permitted(app, grant)?;
+            let standing = standing(app, from, grant)?;
+            let wait = standing.renewal.saturating_sub(from.came.unix_seconds);
+            if standing.quota.is_some_and(|quota| standing.used >= quota) {
+                let refused = book::Refused::Quota { wait };
+                return Err(caller::token_refused(app, refused));
+            }
+            Some((standing, wait))
+        }
+        By::Anybody(_) if asked.rights().next().is_some() => return Err(caller::needed(from)),
+        By::Anybody(_) => None,
+    };
+    let stream = app.streams.enter(&by.name()).ok_or_else(|| {
         let text = "as many batches as may be run already; try again when one has ended";
         Refusal::named(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", text).after(1)
     })?;
@@ -295,8 +328,20 @@ fn begin(
         header::VARY,
         HeaderValue::from_static("Accept, Accept-Encoding"),
     );
-    rate_limit(headers, &standing, wait);
-    Ok((grant, asked, stream, answer))
+    if let Some((standing, wait)) = standing {
+        rate_limit(headers, &standing, wait);
+    }
+    Ok((by, asked, stream, answer))
+}
+
+/// Who asks: a token with the right, or anybody where that is allowed.
+fn by(app: &App, from: &From, headers: &HeaderMap) -> Result<By, Refusal> {
+    if app.config.batch.anonymous && !headers.contains_key(header::AUTHORIZATION) {
+        return Ok(By::Anybody(source_of(from.address)));
+    }
+    let grant = caller::token(app, from, headers)?;
+    caller::has(&grant, Right::Batch)?;
+    Ok(By::Token(grant))
 }
 
 /// What of its quota a token has left today: identifiers asked one by one and in batches alike.
@@ -347,13 +392,13 @@ pub(super) async fn quota(
     done().unwrap_or_else(|refusal| refusal.of_problem(from.request(), Language::of(&headers)))
 }
 
-fn standing(app: &App, from: &From, grant: &Grant) -> Result<Standing, Refusal> {
+fn standing(app: &App, from: &From, grant: &Grant) -> Result<book::Standing, Refusal> {
     let standing = app.tokens.standing(&grant.id, from.came.unix_seconds);
     standing.map_err(|refused| caller::token_refused(app, refused))
 }
 
 /// The headers of draft-ietf-httpapi-ratelimit-headers.
-fn rate_limit(headers: &mut HeaderMap, standing: &Standing, wait: u32) {
+fn rate_limit(headers: &mut HeaderMap, standing: &book::Standing, wait: u32) {
     let Some(quota) = standing.quota else { return };
     let left = quota.saturating_sub(standing.used);
     for (name, text) in [

@@ -18,7 +18,7 @@ use super::elsewhere::{self, AT_ONCE, Elsewhere};
 use super::flow::Halt;
 use super::quota::{Allowed, Share};
 use super::streams::Stream;
-use super::{App, Asked as Wanted};
+use super::{App, Asked as Wanted, By};
 use crate::batch::answer::{Code, Summary, Tally, Writer};
 use crate::batch::charset::Decode;
 use crate::batch::coding::{Bounds, Compress, Decompress, Refused};
@@ -131,7 +131,7 @@ pub(in super::super) struct Origin {
 /// A batch.
 pub(super) struct Job {
     pub(super) app: Arc<App>,
-    pub(super) grant: Grant,
+    pub(super) by: By,
     pub(super) asked: Wanted,
     pub(super) input: Receiver<Input>,
     pub(super) output: Sender<Bytes>,
@@ -267,7 +267,10 @@ impl Job {
             rest: Rest::new(
                 Reader::new(self.asked.form),
                 Writer::new(self.asked.output, self.asked.raw),
-                Share::new(Arc::clone(&self.app.tokens), &self.grant.id),
+                match &self.by {
+                    By::Token(grant) => Share::new(Arc::clone(&self.app.tokens), &grant.id),
+                    By::Anybody(source) => Share::Network(Arc::clone(&self.app.shared), *source),
+                },
             ),
         };
         let failure = match self.work(&mut decompress, &mut line, &mut exit) {
@@ -396,7 +399,7 @@ impl Job {
     fn question(&self) -> Question<'_> {
         Question {
             app: &self.app,
-            grant: &self.grant,
+            grant: self.by.grant(),
             origin: self.origin,
             after: self.asked.after,
             filter: self.asked.filter.as_deref(),
@@ -455,7 +458,8 @@ impl Rest {
 /// What is the same for all lines.
 pub(in super::super) struct Question<'q> {
     pub(in super::super) app: &'q App,
-    pub(in super::super) grant: &'q Grant,
+    /// The token; none: anybody asks.
+    pub(in super::super) grant: Option<&'q Grant>,
     pub(in super::super) origin: Origin,
     /// Lines up to this one were answered before.
     pub(in super::super) after: u64,
@@ -688,7 +692,8 @@ impl Keys {
                     let text = asked.handle(item).as_bytes();
                     handle::canonical(text, case, &mut self.octets);
                     let key = start..self.octets.len();
-                    match question.grant.covers(&self.octets[key.clone()]) {
+                    let covers = |grant: &Grant| grant.covers(&self.octets[key.clone()]);
+                    match question.grant.is_none_or(covers) {
                         true => Plan::Find(key),
                         false => {
                             Plan::Say(Code::NotAllowed, "the token is for other prefixes", None)

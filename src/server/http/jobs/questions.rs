@@ -43,7 +43,7 @@ pub(super) fn work(app: &App, claim: &Claim, job: Job, mut asked: Questions) -> 
     let reader = asked.restricted.then(|| app.registry.vouch_token(&grant));
     let question = Question {
         app,
-        grant: &grant,
+        grant: Some(&grant),
         origin: Origin {
             client: page.job.source,
             tls: page.job.tls,
