@@ -17,11 +17,11 @@ use super::change::CommitError;
 use super::disk;
 use super::error::StoreError;
 use super::index::Miss;
-use super::journal::{self, Journal};
+use super::journal::{self, Journal, tail};
 use super::loader::{self, Loaded};
 use super::metrics::{Part, Stopwatch};
 use super::run;
-use super::shared::{Requests, Shared};
+use super::shared::{Holder, Requests, Shared};
 use super::sled::{self, EngineError};
 use super::times::Times;
 use super::writer::{self, Writer};
@@ -46,20 +46,56 @@ const COMPACT_BYTES: u64 = 256 << 20;
 /// Runs a store until it is closed.
 pub(crate) fn run(shared: Arc<Shared>) {
     refresh_disk(&shared);
-    let loaded = catch_unwind(AssertUnwindSafe(|| loader::load(&shared)));
-    let loaded = loaded.unwrap_or(Err(StoreError::Unavailable(
-        "loading panicked; the log says where",
-    )));
-    match loaded.and_then(|loaded| Keeper::start(Arc::clone(&shared), loaded)) {
-        Ok(keeper) => keeper.keep(),
-        Err(StoreError::Closed) => shared.refuse_waiting(&CommitError::Closed),
-        Err(error) => {
-            shared.set_failed(&error);
-            shared.refuse_waiting(&CommitError::ReadOnly(error.to_string().into()));
-            while !shared.take_requests(Duration::MAX).stop {}
+    let mut known = guarded(|| loader::load(&shared));
+    loop {
+        let loaded = known.and_then(|known| guarded(|| settle(&shared, known)));
+        match loaded.and_then(|loaded| Keeper::start(Arc::clone(&shared), loaded)) {
+            Ok(keeper) => {
+                keeper.keep();
+                if shared.is_closing() {
+                    break;
+                }
+            }
+            Err(StoreError::Closed) => break,
+            Err(error) => {
+                shared.set_failed(&error);
+                shared.refuse_waiting(&CommitError::ReadOnly(error.to_string().into()));
+                while !shared.take_requests(Duration::MAX).stop {}
+                break;
+            }
         }
+        // The files were given away; the index stays, and is what this process knows when it takes them back.
+        known = Ok(Loaded::at(shared.overlay.durable()));
     }
+    shared.refuse_waiting(&CommitError::Closed);
     shared.unlock();
+}
+
+/// Loads something; a panic is an error like another.
+fn guarded(load: impl FnOnce() -> Result<Loaded, StoreError>) -> Result<Loaded, StoreError> {
+    let loaded = catch_unwind(AssertUnwindSafe(load));
+    loaded.unwrap_or(Err(StoreError::Unavailable(
+        "loading panicked; the log says where",
+    )))
+}
+
+/// Makes the files ready to be written, when they are this process's: with what another one wrote, up to the end of the
+/// journal.
+fn settle(shared: &Shared, known: Loaded) -> Result<Loaded, StoreError> {
+    let loaded = match shared.holder() {
+        Holder::Settling => known,
+        holder => {
+            if holder == Holder::Beside {
+                shared.set_holder(Holder::Filled);
+            }
+            if !shared.wait_granted() {
+                return Err(StoreError::Closed);
+            }
+            loader::catch_up(shared, known)?
+        }
+    };
+    tail::cut(&shared.disk, shared.dir(), &loaded.tail)?;
+    Ok(loaded)
 }
 
 /// Writes until the queue ends, and sees to it that nobody waits for a writer that is gone.
@@ -126,6 +162,7 @@ impl Keeper {
             renew,
             healed,
             attach,
+            tail: _,
         } = loaded;
         let journal = Journal::new(
             shared.disk.clone(),
@@ -159,8 +196,10 @@ impl Keeper {
         } else {
             shared.set_state(State::Ready);
         }
+        shared.queue.pause(false);
         let writing = Arc::clone(&shared);
         let writer = spawn("store-writer", move || write(&writing))?;
+        shared.set_holder(Holder::Here);
         let times = Times::new(shared.disk.clone(), shared.dir(), shared.identity.epoch);
         let mut keeper = Self {
             shared,
@@ -189,7 +228,7 @@ impl Keeper {
             let requests = self
                 .shared
                 .take_requests(self.shared.config.housekeeping_interval);
-            if requests.stop {
+            if requests.stop || self.shared.is_stopping() {
                 break;
             }
             let done = catch_unwind(AssertUnwindSafe(|| self.look(requests)));
@@ -397,15 +436,22 @@ impl Keeper {
         }
     }
 
-    /// Ends the writer, then lets the applier finish.
+    /// Ends the writer, then lets the applier finish. When the files are given away, that is so as soon as the writer has
+    /// ended: sled, which is behind, follows.
     fn close(mut self) {
-        self.shared.queue.refuse(CommitError::Closed);
+        match self.shared.is_closing() {
+            true => self.shared.queue.refuse(CommitError::Closed),
+            false => self.shared.queue.pause(true),
+        }
         // It may wait for an applier that hangs.
         while !self.writer.is_finished() {
             self.watch_applier();
             thread::sleep(CLOSE_PAUSE);
         }
         self.note_time();
+        if self.shared.holder() == Holder::Leaving {
+            self.shared.set_holder(Holder::Away);
+        }
         self.shared.overlay.stop();
         let mut hangs = false;
         if let Some(mut applier) = self.applier.take() {

@@ -12,6 +12,10 @@
 //! is then the only other evidence of what was acknowledged. Where it was not needed the applier opens it afterwards,
 //! and takes it into use if it holds what it must.
 //!
+//! A store that another process has open is read beside it: without sled, which that one has, up to the mark, and nothing is
+//! written. When the files are given to this process, [`catch_up`] applies what came after that, forwards. So does who gave
+//! them away and takes them back.
+//!
 //! What comes out must have the number of records and the sum that the last journal entry says. A base that fails is
 //! given up, with a line in the log that says why, and the next one is tried. When none is left the store does not open.
 
@@ -27,7 +31,9 @@ use std::thread;
 use foldhash::fast::RandomState;
 
 use super::State;
+use super::change::Space;
 use super::error::StoreError;
+use super::identity::Identity;
 use super::index::Miss;
 use super::journal::entry::{Change, Entry, Named, Position};
 use super::journal::mark::{self, Mark};
@@ -37,7 +43,7 @@ use super::metrics::{Part, Stopwatch};
 use super::overlay::FullKey;
 use super::record::PackedRef;
 use super::run::{self, Run};
-use super::shared::Shared;
+use super::shared::{Holder, Shared};
 use super::sled::{self, Engine, EngineError, Found};
 use super::snapshot::{self, Manifest};
 
@@ -62,6 +68,24 @@ pub(crate) struct Loaded {
     pub(crate) healed: bool,
     /// Whether there is a sled that was not needed, and has not been looked at.
     pub(crate) attach: bool,
+    /// What was read of the journal: the rest is to be cut off.
+    pub(crate) tail: Tail,
+}
+
+impl Loaded {
+    /// The state of an index, whose sled is to be looked at.
+    pub(crate) fn at(position: Position) -> Self {
+        Self {
+            position,
+            engine: None,
+            pending: BTreeMap::new(),
+            runs: Vec::new(),
+            renew: false,
+            healed: false,
+            attach: true,
+            tail: Tail::default(),
+        }
+    }
 }
 
 /// Where the records before the journal's come from.
@@ -78,6 +102,8 @@ struct Evidence {
     sled: Option<Position>,
     /// Whether there is, or was, a sled.
     sled_seen: bool,
+    /// Another process writes: what is behind the mark is not looked at.
+    beside: bool,
 }
 
 impl Evidence {
@@ -90,16 +116,34 @@ impl Evidence {
             .max_by_key(|at| at.sequence)
             .unwrap_or_default()
     }
+
+    /// Up to which sequence the journal is read.
+    fn until(&self) -> u64 {
+        match self.beside {
+            true => self.acknowledged().sequence,
+            false => u64::MAX,
+        }
+    }
 }
 
 /// Fills the index of a store that is being opened.
 pub(crate) fn load(shared: &Shared) -> Result<Loaded, StoreError> {
     let watch = Stopwatch::start();
-    let mark = mark::read(shared.dir(), shared.identity.epoch);
+    let beside = shared.holder() == Holder::Beside;
+    let mark = match beside {
+        true => mark::read_beside(shared.dir(), shared.identity.epoch),
+        false => mark::read(shared.dir(), shared.identity.epoch),
+    };
+    if beside && mark.is_none() {
+        return Err(StoreError::Unavailable(
+            "the journal has no mark that can be read beside the process that writes it",
+        ));
+    }
     if let Some(Mark {
         clean: false,
         position,
     }) = mark
+        && !beside
     {
         tracing::info!(
             sequence = position.sequence,
@@ -114,6 +158,7 @@ pub(crate) fn load(shared: &Shared) -> Result<Loaded, StoreError> {
         mark,
         sled: None,
         sled_seen: last > 0,
+        beside,
     };
     let mut causes: Vec<StoreError> = Vec::new();
     // With the mark as evidence of what was acknowledged sled is not needed to begin with: opening it alone may take
@@ -135,9 +180,11 @@ pub(crate) fn load(shared: &Shared) -> Result<Loaded, StoreError> {
         }
     }
     let mut engine = None;
-    match open_sled(shared, &mut evidence) {
-        Ok(found) => engine = found,
-        Err(error) => give_up(error, Part::Sled, shared, &mut causes),
+    if !beside {
+        match open_sled(shared, &mut evidence) {
+            Ok(found) => engine = found,
+            Err(error) => give_up(error, Part::Sled, shared, &mut causes),
+        }
     }
     if let Some((engine, position)) = engine {
         let base = Base::Sled(Arc::clone(&engine), position);
@@ -152,7 +199,8 @@ pub(crate) fn load(shared: &Shared) -> Result<Loaded, StoreError> {
         match attempt(shared, base, &evidence, &watch) {
             Ok(loaded) => {
                 return Ok(Loaded {
-                    healed: evidence.sled_seen || !causes.is_empty(),
+                    healed: !beside && (evidence.sled_seen || !causes.is_empty()),
+                    attach: beside,
                     ..loaded
                 });
             }
@@ -245,7 +293,7 @@ fn attempt(
         Base::Empty => Position::default(),
     };
     let (after, mut expected) = (begin.sequence, Some(begin));
-    let (tail, places) = survey(shared, begin)?;
+    let (tail, places) = survey(shared, begin, evidence.until())?;
     if tail.last > after || tail.position.is_some() {
         expected = tail.position;
     }
@@ -292,13 +340,13 @@ fn attempt(
         pending, mut runs, ..
     } = replay;
     runs.reverse();
-    report(&base, &tail, position, watch);
-    tail::cut(&shared.disk, shared.dir(), &tail)?;
+    report(&base, &tail, position, watch, evidence.beside);
     let engine = match base {
         Base::Sled(engine, applied) => Some((engine, applied)),
         Base::Snapshot(..) | Base::Empty => None,
     };
-    let renew = is_broken(&tail);
+    // Beside a writer the end is under way.
+    let renew = !evidence.beside && is_broken(&tail);
     Ok(Loaded {
         position,
         engine,
@@ -307,7 +355,107 @@ fn attempt(
         renew,
         healed: false,
         attach: false,
+        tail,
     })
+}
+
+/// Applies what another process wrote while it had the files, and looks where the journal ends now.
+pub(crate) fn catch_up(shared: &Shared, known: Loaded) -> Result<Loaded, StoreError> {
+    let (dir, epoch) = (shared.dir(), shared.identity.epoch);
+    if Identity::read(dir)?.epoch != epoch {
+        return Err(StoreError::Unavailable(
+            "the store is another one since it was read: start again",
+        ));
+    }
+    let mut position = known.position;
+    let after = position.sequence;
+    let tail = tail::read_placed(dir, epoch, (after, u64::MAX), |entry, path| {
+        position = forward(shared, &entry, position, path)?;
+        Ok(())
+    })?;
+    let acknowledged = mark::read(dir, epoch).map(|mark| mark.position);
+    if let Some(acknowledged) = acknowledged.filter(|mark| tail.last < mark.sequence) {
+        return Err(lost(shared, &tail, acknowledged));
+    }
+    let listed = sled::numbers(dir);
+    let (newest, last) =
+        listed.map_err(|error| StoreError::io(dir, "list the directory", error))?;
+    shared.sled_number.store(last, Relaxed);
+    tracing::info!(
+        from = after,
+        sequence = position.sequence,
+        records = position.count,
+        "store: the files are this process's"
+    );
+    Ok(Loaded {
+        attach: newest.is_some(),
+        renew: known.renew || is_broken(&tail),
+        tail,
+        ..Loaded::at(position)
+    })
+}
+
+/// Applies an entry that follows on a state; the state after it.
+fn forward(
+    shared: &Shared,
+    entry: &Entry<'_>,
+    mut position: Position,
+    path: &Path,
+) -> Result<Position, StoreError> {
+    let mut changes = Vec::new();
+    if !entry.for_each(|change| changes.push(change)) {
+        return Err(senseless(shared, entry));
+    }
+    for change in changes {
+        match change {
+            Change::Put(packed) => {
+                let old = shared.index.put(packed);
+                position.exchange(old, Some(packed.checksum()));
+            }
+            Change::Delete { space, key } => {
+                let old = shared.index.remove(space, key);
+                position.exchange(old, None);
+            }
+            Change::Run(named) => {
+                let (dir, epoch) = (shared.dir(), shared.identity.epoch);
+                let run = run::open(dir, epoch, named, (position, entry.after))?;
+                let mut stage = shared.index.stage();
+                run.for_each(false, |packed| {
+                    stage.add(packed);
+                    Ok(())
+                })?;
+                let prepared = shared.index.prepare(stage);
+                position.count = position.count.saturating_add_signed(prepared.count);
+                position.sum ^= prepared.sum;
+                prepared.publish();
+            }
+        }
+    }
+    position.sequence = entry.after.sequence;
+    shared.bump_epochs([true; Space::ALL.len()]);
+    match position == entry.after {
+        true => Ok(position),
+        false => Err(StoreError::damaged(
+            path,
+            format!(
+                "the state after sequence {} is not the one that it says",
+                position.sequence
+            ),
+            "start the node anew: it reads everything from the beginning",
+        )),
+    }
+}
+
+/// An entry of a kind that is not known.
+fn senseless(shared: &Shared, entry: &Entry<'_>) -> StoreError {
+    StoreError::damaged(
+        &journal::directory(shared.dir()),
+        format!(
+            "the entry of sequence {} makes no sense to this program",
+            entry.first
+        ),
+        "use the version that wrote it",
+    )
 }
 
 /// Where an entry of the journal is, and the state before it.
@@ -318,11 +466,11 @@ struct Placed {
 }
 
 /// Reads the journal after a position, to see what it comes to and where its entries are.
-fn survey(shared: &Shared, begin: Position) -> Result<(Tail, Vec<Placed>), StoreError> {
+fn survey(shared: &Shared, begin: Position, until: u64) -> Result<(Tail, Vec<Placed>), StoreError> {
     let mut places: Vec<Placed> = Vec::new();
     let mut before = begin;
     let (dir, epoch) = (shared.dir(), shared.identity.epoch);
-    let tail = tail::read_placed(dir, epoch, begin.sequence, |entry, path| {
+    let tail = tail::read_placed(dir, epoch, (begin.sequence, until), |entry, path| {
         if shared.is_stopping() {
             return Err(StoreError::Closed);
         }
@@ -363,13 +511,13 @@ fn is_broken(tail: &Tail) -> bool {
     holes > 0 || short
 }
 
-fn report(base: &Base, tail: &Tail, position: Position, watch: &Stopwatch) {
+fn report(base: &Base, tail: &Tail, position: Position, watch: &Stopwatch, beside: bool) {
     let base = match base {
         Base::Sled(_, applied) => format!("sled at sequence {}", applied.sequence),
         Base::Snapshot(path, _) => format!("snapshot {}", path.display()),
         Base::Empty => "the beginning of the journal".to_owned(),
     };
-    if let (true, Some((path, end))) = (tail.torn, &tail.end) {
+    if let (true, Some((path, end))) = (tail.torn && !beside, &tail.end) {
         tracing::warn!(path = %path.display(), byte = end, "journal: an unfinished entry at its end is cut off");
     }
     let seconds = watch.elapsed().as_secs_f64();
@@ -514,15 +662,7 @@ impl<'a> Replay<'a> {
         }
         let mut changes = Vec::new();
         if !entry.for_each(|change| changes.push(change)) {
-            let what = format!(
-                "the entry of sequence {} makes no sense to this program",
-                entry.first
-            );
-            return Err(StoreError::damaged(
-                &journal::directory(self.shared.dir()),
-                what,
-                "use the version that wrote it",
-            ));
+            return Err(senseless(self.shared, &entry));
         }
         for change in changes.into_iter().rev() {
             if let Some(pending) = &mut self.pending

@@ -15,9 +15,10 @@
 //! * `bulk`, `run`: many records as one change, and the file that they are in.
 //! * `overlay`, `applier`, `sled`, `scan`: the state behind, and ordered reading.
 //! * `blocks`, `snapshot`: dumps; [`archive`]: those of backups. `loader`: start-up and healing. `keeper`: everything that goes on by itself. `verify`.
+//! * `shared`: also who has the files, when they pass from one process to another.
 //! * `replica`, `source`: a store that is the copy of another one, and what that one gives it.
 //! * `since`, `follow`: what has changed, as a list and one after the other. `times`: the wall clock beside the journal.
-//!   `identity`, `role`, `disk`, `metrics`, `shared`: what the others stand on.
+//!   `identity`, `role`, `disk`, `metrics`: what the others stand on.
 //!
 //! The store reads no clock but a stopwatch, knows no protocol and no permissions, folds no keys, and parses no values.
 
@@ -58,7 +59,7 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -86,7 +87,7 @@ use disk::{Disk, parent};
 use identity::Identity;
 use index::Miss;
 use queue::{Done, Encoded, Job};
-use shared::Shared;
+use shared::{Holder, Shared};
 
 /// What the store is able to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -230,6 +231,19 @@ impl Store {
     /// When another process has it (after 5 s), it is no store, or the case rule differs.
     pub fn open(config: Config) -> Result<Self, StoreError> {
         let lock = shared::lock(&config.dir)?;
+        Self::begin(config, Some(lock))
+    }
+
+    /// Reads a store that another process has open, in the background, without changing anything (see
+    /// [`Self::wait_filled`]). It is loaded when that process gives it to this one: [`Self::take_over`].
+    ///
+    /// # Errors
+    /// It is no store, or the case rule differs.
+    pub fn open_beside(config: Config) -> Result<Self, StoreError> {
+        Self::begin(config, None)
+    }
+
+    fn begin(config: Config, lock: Option<fs::File>) -> Result<Self, StoreError> {
         let identity = Identity::read(&config.dir)?;
         if identity.case != config.case {
             return Err(StoreError::CaseMismatch {
@@ -351,6 +365,77 @@ impl Store {
     pub fn close(self) -> Result<(), StoreError> {
         self.shutdown()
     }
+}
+
+/// From one process to another: what was acknowledged by one is found by the other, and only one of them writes.
+impl Store {
+    /// Waits until the index has what the journal of the other process had when it was read; false when it has not after
+    /// `patience`.
+    ///
+    /// # Errors
+    /// As [`Self::wait_loaded`].
+    pub fn wait_filled(&self, patience: Duration) -> Result<bool, StoreError> {
+        let holder = self.shared.wait_holder(patience, &[Holder::Filled]);
+        match self.shared.failure() {
+            Some(message) => Err(StoreError::Failed(message)),
+            None => Ok(holder == Holder::Filled),
+        }
+    }
+
+    /// While this is held nothing is removed that another process may be reading beside this one.
+    #[must_use]
+    pub fn hold_files(&self) -> Held<'_> {
+        let snapshots = self.shared.snapshots.lock();
+        Held {
+            _snapshots: snapshots.unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    /// Gives the files away: when this returns nothing writes them, and whoever has the lock that is given back may take
+    /// them over. Look-ups are answered as before; changes wait until the files are taken back ([`Self::take_over`]), or
+    /// refused when the store is closed.
+    ///
+    /// # Errors
+    /// When this process does not have the files, or takes no writes because of an error.
+    pub fn give_away(&self) -> Result<fs::File, StoreError> {
+        if let Some(reason) = self.shared.read_only() {
+            return Err(StoreError::Failed(reason));
+        }
+        let lock = self.shared.share_lock()?;
+        if !self.shared.leave() {
+            return Err(StoreError::Unavailable("the store is not open for writing"));
+        }
+        match self.shared.wait_holder(Duration::MAX, &[Holder::Away]) {
+            Holder::Away => Ok(lock),
+            _ => Err(StoreError::Closed),
+        }
+    }
+
+    /// Has the files that another process gave away, or those that this one gave and that the other has left: reads what
+    /// came meanwhile and takes changes from then on. Without a lock, with the one that is here still.
+    ///
+    /// # Errors
+    /// When they cannot be read, or the store is closed.
+    pub fn take_over(&self, lock: Option<fs::File>) -> Result<(), StoreError> {
+        self.shared.grant(lock);
+        let holder = self.shared.wait_holder(Duration::MAX, &[Holder::Here]);
+        match (self.shared.failure(), holder) {
+            (Some(message), _) => Err(StoreError::Failed(message)),
+            (None, Holder::Here) => Ok(()),
+            _ => Err(StoreError::Closed),
+        }
+    }
+
+    /// Takes no changes any more, and refuses those that wait: another process has the files for good.
+    pub fn retire(&self) {
+        self.shared.refuse_waiting(&CommitError::Closed);
+    }
+}
+
+/// See [`Store::hold_files`].
+#[derive(Debug)]
+pub struct Held<'s> {
+    _snapshots: MutexGuard<'s, ()>,
 }
 
 /// Reading.

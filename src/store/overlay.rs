@@ -116,6 +116,7 @@ impl Overlay {
     ) {
         let mut inner = self.lock();
         (inner.position, inner.durable) = (position, position);
+        inner.stopping = false;
         inner.runs_seen = runs.len() as u64;
         inner.last_run = runs.last().map_or(0, |run| run.after.sequence);
         if let Some((engine, applied)) = attached {

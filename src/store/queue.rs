@@ -145,6 +145,8 @@ struct Inner {
     bytes: usize,
     /// Why nothing is taken any more.
     refusal: Option<CommitError>,
+    /// What is taken waits: there is no writer now.
+    paused: bool,
 }
 
 /// See the module.
@@ -191,20 +193,25 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits for a job; false when there is none and there will be none.
+    /// Waits for a job; false when there is none and there will be none, or none for this writer.
     pub(crate) fn wait(&self) -> bool {
-        let waiting = |inner: &mut Inner| inner.jobs.is_empty() && inner.refusal.is_none();
+        let waiting =
+            |inner: &mut Inner| inner.jobs.is_empty() && inner.refusal.is_none() && !inner.paused;
         let inner = self.filled.wait_while(self.lock(), waiting);
-        !inner
-            .unwrap_or_else(PoisonError::into_inner)
-            .jobs
-            .is_empty()
+        let inner = inner.unwrap_or_else(PoisonError::into_inner);
+        !inner.jobs.is_empty() && !inner.paused
     }
 
-    /// Whether nothing waits, and something would be taken.
+    /// Whether nothing waits, and something would be carried out.
     pub(crate) fn is_idle(&self) -> bool {
         let inner = self.lock();
-        inner.jobs.is_empty() && inner.refusal.is_none()
+        inner.jobs.is_empty() && inner.refusal.is_none() && !inner.paused
+    }
+
+    /// Lets the writer end, and what comes wait for another one; or no longer.
+    pub(crate) fn pause(&self, paused: bool) {
+        self.lock().paused = paused;
+        self.filled.notify_all();
     }
 
     /// Takes the jobs that are there, up to `bytes` (but at least one, and a bulk import by itself); none when there are none.

@@ -255,6 +255,13 @@ impl RunWriter {
     }
 }
 
+impl Written {
+    /// Whether its file is still there: another process that had the store meanwhile removes what is not named.
+    pub(crate) fn is_there(&self) -> bool {
+        self.file.path.exists()
+    }
+}
+
 /// A durable run that the journal does not name yet.
 pub(crate) struct Written {
     pub(crate) named: Named,

@@ -67,8 +67,33 @@ pub(crate) struct Shared {
     lock: Mutex<Option<File>>,
 }
 
+/// Who has the files of the store. Only one process writes them; it may give them to another one and take them back.
+///
+/// ```text
+/// open        ─→ Settling ─→ Here ─→ Leaving ─→ Away ─┐
+/// open_beside ─→ Beside ─→ Filled ──→ Settling ←──────┘
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// Another process, and the index is being filled beside it.
+    Beside,
+    /// Another process; the index has what the journal had when it was read.
+    Filled,
+    /// This one: what the index lacks is read from the journal, then it is written.
+    Settling,
+    /// This one.
+    Here,
+    /// This one, until its writer has ended.
+    Leaving,
+    /// Another process, since this one gave them away.
+    Away,
+}
+
 struct Status {
     state: State,
+    holder: Holder,
+    /// Another process lets this one have the files.
+    granted: bool,
     /// Why loading failed.
     failure: Option<Arc<str>>,
     requests: Requests,
@@ -88,7 +113,12 @@ pub(crate) struct Requests {
 }
 
 impl Shared {
-    pub(crate) fn new(config: Config, identity: Identity, lock: File) -> Self {
+    /// Without a lock another process has the files.
+    pub(crate) fn new(config: Config, identity: Identity, lock: Option<File>) -> Self {
+        let holder = match lock {
+            Some(_) => Holder::Settling,
+            None => Holder::Beside,
+        };
         Self {
             disk: Disk::new(config.faults.clone()),
             index: Arc::new(Index::new()),
@@ -109,13 +139,15 @@ impl Shared {
             snapshots: Mutex::new(()),
             status: Mutex::new(Status {
                 state: State::Loading,
+                holder,
+                granted: false,
                 failure: None,
                 requests: Requests::default(),
             }),
             status_changed: Condvar::new(),
             writer: Mutex::default(),
             turn: Mutex::default(),
-            lock: Mutex::new(Some(lock)),
+            lock: Mutex::new(lock),
             config,
             identity,
         }
@@ -163,6 +195,11 @@ impl Shared {
         };
         // Whoever writes goes on until it is done, and nobody begins before it is so.
         let _writer = self.writer_in_turn();
+        if self.holder() != Holder::Here && self.holder() != Holder::Settling {
+            return Err(StoreError::Unavailable(
+                "another process has the files of the store now; try again",
+            ));
+        }
         identity.write(&self.disk, self.dir())?;
         *self.role.lock().unwrap_or_else(PoisonError::into_inner) = role;
         Ok(())
@@ -221,7 +258,9 @@ impl Shared {
 
     /// Waits up to `patience` for requests and takes them; a stop stays.
     pub(crate) fn take_requests(&self, patience: Duration) -> Requests {
-        let idle = |status: &mut Status| status.requests == Requests::default();
+        let idle = |status: &mut Status| {
+            status.requests == Requests::default() && status.holder != Holder::Leaving
+        };
         let waited = self
             .status_changed
             .wait_timeout_while(self.status(), patience, idle);
@@ -234,9 +273,79 @@ impl Shared {
         requests
     }
 
-    /// Whether the store is being closed.
+    /// Whether the store is being closed, or given to another process: what works on its files is to end.
     pub(crate) fn is_stopping(&self) -> bool {
+        let status = self.status();
+        status.requests.stop || matches!(status.holder, Holder::Leaving | Holder::Away)
+    }
+
+    /// Whether the store is being closed.
+    pub(crate) fn is_closing(&self) -> bool {
         self.status().requests.stop
+    }
+
+    /// Who has the files.
+    pub(crate) fn holder(&self) -> Holder {
+        self.status().holder
+    }
+
+    /// Notes who has the files.
+    pub(crate) fn set_holder(&self, holder: Holder) {
+        self.status().holder = holder;
+        self.status_changed.notify_all();
+    }
+
+    /// Waits until one of these has the files, or never will; who has them then.
+    pub(crate) fn wait_holder(&self, patience: Duration, wanted: &[Holder]) -> Holder {
+        let waiting = |status: &mut Status| {
+            let ended = status.failure.is_some() || status.requests.stop;
+            !wanted.contains(&status.holder) && !ended
+        };
+        let waited = self
+            .status_changed
+            .wait_timeout_while(self.status(), patience, waiting);
+        waited.unwrap_or_else(PoisonError::into_inner).0.holder
+    }
+
+    /// Begins to give the files away; whether this process has them.
+    pub(crate) fn leave(&self) -> bool {
+        let mut status = self.status();
+        let here = status.holder == Holder::Here && !status.requests.stop;
+        if here {
+            status.holder = Holder::Leaving;
+            status.granted = false;
+            self.status_changed.notify_all();
+        }
+        here
+    }
+
+    /// Lets the keeper have the files; the lock comes with them, unless it is here still.
+    pub(crate) fn grant(&self, lock: Option<File>) {
+        if lock.is_some() {
+            *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = lock;
+        }
+        self.status().granted = true;
+        self.status_changed.notify_all();
+    }
+
+    /// Waits until the files may be written by this process; false when it closes the store before.
+    pub(crate) fn wait_granted(&self) -> bool {
+        let waiting = |status: &mut Status| !status.granted && !status.requests.stop;
+        let waited = self.status_changed.wait_while(self.status(), waiting);
+        let mut status = waited.unwrap_or_else(PoisonError::into_inner);
+        let granted = std::mem::take(&mut status.granted) && !status.requests.stop;
+        if granted {
+            status.holder = Holder::Settling;
+        }
+        granted
+    }
+
+    /// The lock of the directory, for another process to have it as well.
+    pub(crate) fn share_lock(&self) -> Result<File, StoreError> {
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = lock.as_ref().map(File::try_clone);
+        let shared = shared.ok_or(StoreError::Closed)?;
+        shared.map_err(|error| StoreError::io(self.dir(), "share the lock", error))
     }
 
     /// Notes a sign of life of the applier.
@@ -354,7 +463,7 @@ mod tests {
             role: Role::Primary,
         };
         let lock = lock(directory.path()).unwrap();
-        let shared = Shared::new(config, identity, lock);
+        let shared = Shared::new(config, identity, Some(lock));
         let waiting = shared.turn.lock().unwrap();
         assert!(shared.idle_writer().is_none(), "somebody is next");
         drop(waiting);

@@ -148,6 +148,12 @@ impl Writer {
             });
             return Err(CommitError::Conflict { change: 0, found });
         }
+        if !written.is_there() {
+            tracing::warn!(
+                "an import was under way while the store was given away and taken back: it is to be begun again"
+            );
+            return Err(CommitError::Closed);
+        }
         let index = Arc::clone(&self.shared.index);
         let prepared = index.prepare(stage);
         let before = self.position;

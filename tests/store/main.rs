@@ -16,6 +16,7 @@ mod damage;
 mod follow;
 mod formats;
 mod full_disk;
+mod handover;
 mod healing;
 mod kill;
 mod oracle;

@@ -22,6 +22,8 @@ use crate::store::disk::{Disk, DiskFile};
 use crate::store::error::StoreError;
 
 const MAGIC: &[u8; 8] = b"JXMARK01";
+/// How often a mark is read that is being written.
+const BESIDE_MAX: usize = 1_000;
 
 /// What the mark says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,12 @@ pub(crate) struct Mark {
 /// The mark's file.
 pub(crate) fn path(dir: &Path) -> PathBuf {
     super::directory(dir).join("mark")
+}
+
+/// Reads the mark beside the process that writes it: what is read may be half of one and half of another.
+pub(crate) fn read_beside(dir: &Path, epoch: u64) -> Option<Mark> {
+    let read = || parse(&fs::read(path(dir)).ok()?, epoch);
+    (0..BESIDE_MAX).find_map(|_| read())
 }
 
 /// Reads the mark. A damaged one is reported and ignored: it is only ever further evidence.

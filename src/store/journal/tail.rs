@@ -25,32 +25,25 @@ pub(crate) struct Tail {
     pub(crate) torn: bool,
 }
 
-/// As [`read_placed`], beside a writer: `until` is durable, and what comes after it is not looked at. Of that a later
-/// entry may be there before an earlier one is whole, because a file is read piece by piece.
+/// As [`read_placed`], without the paths.
 pub(crate) fn read(
     dir: &Path,
     epoch: u64,
     (after, until): (u64, u64),
     mut visit: impl FnMut(Entry<'_>) -> Result<(), StoreError>,
 ) -> Result<Tail, StoreError> {
-    read_until(dir, epoch, (after, until), |entry, _| visit(entry))
+    read_placed(dir, epoch, (after, until), |entry, _| visit(entry))
 }
 
 /// Reads the entries after `after`, calling `visit` with each, and the path of its segment, in order. An entry that
 /// begins before and ends after it is visited, too: applying a batch again changes nothing.
 ///
+/// Beside a writer `until` is durable, and what comes after it is not looked at: of that a later entry may be there before
+/// an earlier one is whole, because a file is read piece by piece. Without one it is [`u64::MAX`].
+///
 /// # Errors
 /// When the row is broken: an entry is missing or damaged and there are entries after it.
 pub(crate) fn read_placed(
-    dir: &Path,
-    epoch: u64,
-    after: u64,
-    visit: impl FnMut(Entry<'_>, &Path) -> Result<(), StoreError>,
-) -> Result<Tail, StoreError> {
-    read_until(dir, epoch, (after, u64::MAX), visit)
-}
-
-fn read_until(
     dir: &Path,
     epoch: u64,
     (after, until): (u64, u64),
