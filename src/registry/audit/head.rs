@@ -64,7 +64,8 @@ pub(super) struct HeadFile {
     key: HeadKey,
 }
 
-struct HeadKey(Zeroizing<[u8; 32]>);
+#[derive(Clone)]
+pub(super) struct HeadKey(Zeroizing<[u8; 32]>);
 
 impl std::fmt::Debug for HeadKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -73,7 +74,8 @@ impl std::fmt::Debug for HeadKey {
 }
 
 impl HeadKey {
-    fn of(key: &NodeKey) -> Self {
+    /// That of a node.
+    pub(super) fn of(key: &NodeKey) -> Self {
         Self(key.derive(PURPOSE))
     }
 
@@ -86,12 +88,12 @@ impl HeadKey {
 }
 
 impl HeadFile {
-    pub(super) fn open(directory: &Path, key: &NodeKey) -> io::Result<Self> {
+    pub(super) fn open(directory: &Path, key: &HeadKey) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true).mode(0o600);
         Ok(Self {
             file: options.open(directory.join(FILE))?,
-            key: HeadKey::of(key),
+            key: key.clone(),
         })
     }
 
@@ -108,7 +110,7 @@ impl HeadFile {
 }
 
 /// Reads the file.
-pub(super) fn read(directory: &Path, key: &NodeKey) -> io::Result<Sealed> {
+pub(super) fn read(directory: &Path, key: &HeadKey) -> io::Result<Sealed> {
     let text = match std::fs::read_to_string(directory.join(FILE)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Sealed::Missing),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(Sealed::Wrong),
@@ -120,7 +122,7 @@ pub(super) fn read(directory: &Path, key: &NodeKey) -> io::Result<Sealed> {
             hash: line.hash,
         };
         let mac = hex::decode(line.mac).ok()?;
-        bool::from(HeadKey::of(key).mac(&head).ct_eq(&mac)).then_some(head)
+        bool::from(key.mac(&head).ct_eq(&mac)).then_some(head)
     });
     Ok(head.map_or(Sealed::Wrong, Sealed::Right))
 }

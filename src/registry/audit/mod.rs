@@ -27,7 +27,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use self::head::{Head, HeadFile, Sealed};
+use self::head::{Head, HeadFile, HeadKey, Sealed};
 use self::trail::{cut_torn_line, files, last_line};
 use self::witness::{Recent, Witness};
 use super::keys::NodeKey;
@@ -40,6 +40,8 @@ pub const SYNC_DELAY: Duration = Duration::from_millis(200);
 pub const FILE_BYTES: u64 = 64 << 20;
 /// Bytes that may wait for a disk that does not write; then changes are refused.
 const WAITING_MAX: usize = 16 << 20;
+/// Entries that are kept while another process has the trail; more are lost, and counted.
+const ASIDE_MAX: usize = 10_000;
 /// Longest name of a handle that is kept whole, octets: that of the protocol.
 const NAME_MAX: usize = jiexi_proto::limits::HANDLE_MAX + 8;
 
@@ -116,6 +118,8 @@ struct Chain {
     /// The syncing thread waits for something to do; it is not woken otherwise.
     idle: bool,
     closed: bool,
+    /// While another process has the trail: entries that wait until it is taken back, and how many more there were.
+    aside: Option<(Vec<Entry>, u64)>,
 }
 
 #[derive(Debug)]
@@ -132,6 +136,7 @@ struct Shared {
 pub struct Audit {
     shared: Arc<Shared>,
     directory: PathBuf,
+    key: HeadKey,
     /// Tells this run of the node from those before.
     run: String,
     syncer: Mutex<Option<JoinHandle<()>>>,
@@ -146,28 +151,20 @@ impl Audit {
     /// The directory cannot be read or written, or its last line does not belong to a trail.
     pub fn open(directory: &Path, key: &NodeKey, now: u64) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
-        let files = files(directory)?;
-        let number = files.last().map_or(1, |(number, _)| *number);
-        if let Some((_, path)) = files.last() {
-            cut_torn_line(path)?;
-        }
-        let last = last_entry(&files)?;
-        let begun = last.sequence > 0;
-        let (end, problem) = match head::read(directory, key)? {
-            Sealed::Missing if begun => (last, Some("the head of the audit trail is missing")),
-            Sealed::Missing => (last, None),
-            Sealed::Wrong => (
-                last,
-                Some("the head of the audit trail was not made by this node"),
-            ),
-            Sealed::Right(head) if head.sequence > last.sequence => {
-                (head, Some("entries of the audit trail are missing"))
-            }
-            Sealed::Right(_) => (last, None),
+        let key = HeadKey::of(key);
+        let (chain, problem) = Chain::open(directory, &key)?;
+        let audit = Self {
+            run: format!("{now}-{}-{}", std::process::id(), chain.sequence),
+            shared: Arc::new(Shared {
+                chain: Mutex::new(chain),
+                changed: Condvar::new(),
+                synced: Condvar::new(),
+            }),
+            directory: directory.to_path_buf(),
+            key,
+            syncer: Mutex::default(),
         };
-        let run = format!("{now}-{}-{}", std::process::id(), end.sequence);
-        let head = HeadFile::open(directory, key)?;
-        let audit = Self::start(directory, run, number, end, head)?;
+        audit.start()?;
         if let Some(problem) = problem {
             tracing::error!(directory = %directory.display(), "{problem}: see jiexi audit verify");
             audit.record(&Event {
@@ -181,52 +178,61 @@ impl Audit {
         Ok(audit)
     }
 
-    fn start(
-        directory: &Path,
-        run: String,
-        number: u64,
-        end: Head,
-        head: HeadFile,
-    ) -> io::Result<Self> {
-        head.write(&end)?;
-        let Head { sequence, hash } = end;
-        let mut chain = Chain {
-            directory: directory.to_path_buf(),
-            sequence,
-            written_hash: hash.clone(),
-            hash,
-            file: None,
-            number,
-            waiting: Vec::new(),
-            failing: false,
-            written: sequence,
-            synced: sequence,
-            idle: false,
-            closed: false,
-        };
-        // A directory that cannot be written is found out now.
-        chain.open_file()?;
-        let shared = Arc::new(Shared {
-            chain: Mutex::new(chain),
-            changed: Condvar::new(),
-            synced: Condvar::new(),
-        });
-        let of_thread = Arc::clone(&shared);
+    /// Begins to sync a chain that was opened.
+    fn start(&self) -> io::Result<()> {
+        let head = HeadFile::open(&self.directory, &self.key)?;
+        head.write(&self.shared.lock().end())?;
+        let shared = Arc::clone(&self.shared);
         let thread = std::thread::Builder::new().name("audit".into());
-        let syncer = thread.spawn(move || of_thread.sync_until_closed(&head))?;
-        Ok(Self {
-            shared,
-            directory: directory.to_path_buf(),
-            run,
-            syncer: Mutex::new(Some(syncer)),
-        })
+        let syncer = thread.spawn(move || shared.sync_until_closed(&head))?;
+        *self.syncer.lock().unwrap_or_else(PoisonError::into_inner) = Some(syncer);
+        Ok(())
+    }
+
+    /// Lets another process have the trail: everything recorded is synced, and what comes waits.
+    pub fn give_away(&self) {
+        self.shared.lock().aside = Some(Default::default());
+        self.close();
+    }
+
+    /// Goes on behind what the other process has written, with what waited.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn take_back(&self) -> io::Result<()> {
+        let (opened, problem) = Chain::open(&self.directory, &self.key)?;
+        if let Some(problem) = problem {
+            tracing::error!(directory = %self.directory.display(), "{problem}: see jiexi audit verify");
+        }
+        let mut chain = self.shared.lock();
+        let aside = std::mem::replace(&mut *chain, opened).aside;
+        drop(chain);
+        self.start()?;
+        let (entries, lost) = aside.unwrap_or_default();
+        self.append(entries.into_iter());
+        if lost > 0 {
+            tracing::error!(
+                lost,
+                "refused requests are not in the audit trail: there were too many while another process had it"
+            );
+        }
+        Ok(())
+    }
+
+    /// Entries that another process which has the trail now does not know of.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        let chain = self.shared.lock();
+        let aside = chain.aside.as_ref();
+        aside.map_or(0, |(kept, more)| kept.len() as u64 + more)
     }
 
     /// Whether there is room for more: a change that could not be audited must not be made.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         let chain = self.shared.lock();
-        chain.waiting.len() < WAITING_MAX && !chain.closed
+        // While another process has it, changes wait for the store.
+        chain.waiting.len() < WAITING_MAX && (!chain.closed || chain.aside.is_some())
     }
 
     /// Adds an event. When this returns it is with the operating system, and survives the process.
@@ -330,6 +336,15 @@ impl Audit {
     /// Gives entries their places, and writes them.
     fn append(&self, entries: impl Iterator<Item = Entry>) {
         let mut chain = self.shared.lock();
+        if let Some((kept, more)) = &mut chain.aside {
+            for entry in entries {
+                match kept.len() < ASIDE_MAX {
+                    true => kept.push(entry),
+                    false => *more += 1,
+                }
+            }
+            return;
+        }
         for entry in entries {
             chain.add(entry);
         }
@@ -376,6 +391,48 @@ impl Drop for Audit {
 }
 
 impl Chain {
+    /// The end of the trail in a directory, and what is wrong with it.
+    fn open(directory: &Path, key: &HeadKey) -> io::Result<(Self, Option<&'static str>)> {
+        let files = files(directory)?;
+        let number = files.last().map_or(1, |(number, _)| *number);
+        if let Some((_, path)) = files.last() {
+            cut_torn_line(path)?;
+        }
+        let last = last_entry(&files)?;
+        let begun = last.sequence > 0;
+        let (end, problem) = match head::read(directory, key)? {
+            Sealed::Missing if begun => (last, Some("the head of the audit trail is missing")),
+            Sealed::Missing => (last, None),
+            Sealed::Wrong => (
+                last,
+                Some("the head of the audit trail was not made by this node"),
+            ),
+            Sealed::Right(head) if head.sequence > last.sequence => {
+                (head, Some("entries of the audit trail are missing"))
+            }
+            Sealed::Right(_) => (last, None),
+        };
+        let Head { sequence, hash } = end;
+        let mut chain = Self {
+            directory: directory.to_path_buf(),
+            sequence,
+            written_hash: hash.clone(),
+            hash,
+            file: None,
+            number,
+            waiting: Vec::new(),
+            failing: false,
+            written: sequence,
+            synced: sequence,
+            idle: false,
+            closed: false,
+            aside: None,
+        };
+        // A directory that cannot be written is found out now.
+        chain.open_file()?;
+        Ok((chain, problem))
+    }
+
     /// The last entry that is written: while nothing waits it is the last of all.
     fn end(&self) -> Head {
         Head {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use super::Entry;
-use super::head::{self, Head, Sealed};
+use super::head::{self, Head, HeadKey, Sealed};
 use crate::registry::keys::NodeKey;
 
 /// The files of a trail with their numbers, in order.
@@ -158,7 +158,7 @@ pub struct Report {
 /// A file cannot be read.
 pub fn verify(directory: &Path, key: &NodeKey, known: &[Known]) -> io::Result<Report> {
     // Before the trail: a node at work goes on writing.
-    let sealed = head::read(directory, key)?;
+    let sealed = head::read(directory, &HeadKey::of(key))?;
     let mut verifier = Verifier {
         report: Report::default(),
         last: None,
