@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
+    ops::RangeInclusive,
     path::Path,
     time::Duration,
 };
@@ -31,6 +32,11 @@ use crate::{
 ///
 /// With --follow the node is a standby: it copies that one, answers questions and refuses changes, until `jiexi promote` lets
 /// it take that one's place. The first start replaces the store, which is kept beside it.
+///
+/// With --take-over this process becomes the node that runs, for an upgrade without a pause: it gets that one's sockets over
+/// the control socket, fills its index beside it, then gets the store and answers; the old process lets its connections end
+/// and exits with 0. No question is lost; changes wait meanwhile. If this process fails, the old one goes on as before. It
+/// must run as the same user. Sessions end: clients log in anew.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
     #[command(flatten)]
@@ -40,6 +46,23 @@ pub(super) struct Serve {
     demo: bool,
     #[command(flatten)]
     follow: Follow,
+    /// Take the place of the node that runs with this data directory
+    #[arg(long, conflicts_with_all = ["demo", "follow"])]
+    take_over: bool,
+    /// How long changes may wait while the store is taken over; beyond it the running node takes it back
+    #[arg(long, value_name = "TIME", requires = "take_over", default_value = "2s", value_parser = pause)]
+    pause_max: Duration,
+}
+
+/// How long changes may be told to wait.
+const PAUSES: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
+
+fn pause(text: &str) -> Result<Duration, String> {
+    let pause = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    match PAUSES.contains(&pause) {
+        true => Ok(pause),
+        false => Err("must be 100ms to 60s".to_owned()),
+    }
 }
 
 impl Serve {
@@ -79,7 +102,8 @@ impl Serve {
             self.follow.apply(&mut config);
             Ok(config)
         };
-        run(&config, logging, read, || Ok(()), || {})
+        let take_over = self.take_over.then_some(self.pause_max);
+        run(&config, logging, read, || Ok(()), || {}, take_over)
     }
 }
 
@@ -112,6 +136,7 @@ fn serve_demo(place: &Place, logging: &Logging) -> Result<(), Failed> {
         || {
             _ = output::print(&banner(&config));
         },
+        None,
     )
 }
 
@@ -125,13 +150,15 @@ fn run(
     read: impl Fn() -> Result<Config, String>,
     prepare: impl FnOnce() -> Result<(), String>,
     started: impl FnOnce(),
+    take_over: Option<Duration>,
 ) -> Result<(), Failed> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
     let runtime = runtime
         .map_err(|error| Failed::report(format_args!("cannot start the runtime: {error}")))?;
-    let ran = runtime.block_on(node::run(config, logging, read, prepare, |_| started()));
+    let node = node::run(config, logging, read, prepare, |_| started(), take_over);
+    let ran = runtime.block_on(node);
     // What still waits, for a file that never comes, say, is nothing that the node has promised.
     runtime.shutdown_timeout(LEFT_OVER);
     ran.map_err(Failed::report)

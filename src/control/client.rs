@@ -63,6 +63,12 @@ impl Node {
         }
     }
 
+    /// The connection itself.
+    #[must_use]
+    pub fn into_stream(self) -> UnixStream {
+        self.stream
+    }
+
     /// Runs a command on a tokio runtime: sends `input` if there is one, hands data to `on_data` and progress to `on_progress`.
     ///
     /// # Errors

@@ -55,6 +55,13 @@ pub enum Command {
         /// Also when the primary cannot be told.
         without: bool,
     },
+    /// The process that asks takes the place of this one; what follows is in [`crate::handover`].
+    HandOver {
+        /// The version of what follows.
+        version: u32,
+        /// How long changes may wait, milliseconds.
+        pause_max_ms: u64,
+    },
     /// Handles and prefixes: what their administrators do over the protocol, done by whoever runs the node.
     Registry {
         /// What.

@@ -32,7 +32,7 @@ pub enum Kind {
 
 impl Kind {
     /// The kind with this number.
-    fn from_number(number: u8) -> Option<Self> {
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
         [
             Self::Command,
             Self::Data,

@@ -3,9 +3,19 @@
 use std::{
     fs,
     io::{self, Read, Write},
-    os::unix::fs::{FileTypeExt, PermissionsExt},
+    net::Shutdown,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::{
+            fs::{FileTypeExt, MetadataExt as _, PermissionsExt},
+            net::UnixListener as StdListener,
+        },
+    },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -29,6 +39,7 @@ use crate::{
         export::{self, export},
         import::{self, Event, ImportError, import},
     },
+    handover::giving::{Estate, Terms},
     maintenance,
     registry::{Registry, seal::Sealer},
     standby::follow::Order,
@@ -54,6 +65,16 @@ const QUEUE: usize = 4;
 pub struct ControlSocket {
     listener: UnixListener,
     path: PathBuf,
+    /// The file, as the system knows it.
+    file: Option<(u64, u64)>,
+    /// Another process has the socket as well, and goes on with it: the file stays.
+    given: Arc<AtomicBool>,
+}
+
+/// What the system knows a file by.
+fn file_at(path: &Path) -> Option<(u64, u64)> {
+    let found = fs::symlink_metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 impl ControlSocket {
@@ -89,17 +110,44 @@ impl ControlSocket {
         let listener = UnixListener::bind(path).map_err(explain)?;
         // Until this line the umask decides; the check of credentials holds from the start.
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(explain)?;
-        Ok(Self {
+        Ok(Self::new(listener, path))
+    }
+
+    /// Goes on with the socket of another process, which is bound to `path`. Must be called on a runtime.
+    ///
+    /// # Errors
+    /// The runtime does not take it.
+    pub fn adopt(listener: StdListener, path: &Path) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self::new(UnixListener::from_std(listener)?, path))
+    }
+
+    fn new(listener: UnixListener, path: &Path) -> Self {
+        Self {
             listener,
             path: path.to_path_buf(),
-        })
+            file: file_at(path),
+            given: Arc::default(),
+        }
+    }
+
+    /// The socket, for another process.
+    ///
+    /// # Errors
+    /// The system gives no more descriptors.
+    pub fn share(&mut self, given: Arc<AtomicBool>) -> io::Result<OwnedFd> {
+        self.given = given;
+        self.listener.as_fd().try_clone_to_owned()
     }
 }
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        // A file that is gone already is as good.
-        drop(fs::remove_file(&self.path));
+        // Another process may have bound one of its own there.
+        if !self.given.load(Relaxed) && self.file == file_at(&self.path) {
+            // A file that is gone already is as good.
+            drop(fs::remove_file(&self.path));
+        }
     }
 }
 
@@ -111,6 +159,7 @@ struct Context {
     /// Where a standby takes orders, and where it is reached.
     standby: Option<(mpsc::Sender<Order>, String)>,
     now: fn() -> u32,
+    estate: Arc<Estate>,
     stop: CancellationToken,
 }
 
@@ -133,13 +182,14 @@ impl Context {
 }
 
 /// Serves commands until `stop`, then waits for those at work to end; `settings` are those of the store, `standby` is where
-/// one takes orders and is reached, `now` gives Unix seconds.
+/// one takes orders and is reached, `now` gives Unix seconds, `estate` is what a process gets that takes over.
 pub async fn serve(
     socket: ControlSocket,
     registry: Arc<Registry>,
     settings: store::Config,
     standby: Option<(mpsc::Sender<Order>, String)>,
     now: fn() -> u32,
+    estate: Arc<Estate>,
     stop: CancellationToken,
 ) {
     let context = Context {
@@ -147,6 +197,7 @@ pub async fn serve(
         settings: Arc::new(settings),
         standby,
         now,
+        estate,
         stop: stop.clone(),
     };
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -181,9 +232,29 @@ async fn connection(stream: UnixStream, context: Context) {
         Ok(uid) => uid,
         Err(error) => return warn!(%error, "control socket: connection refused"),
     };
+    let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
     let (mut from, mut to) = stream.into_split();
+    let asked = request(&mut from).await;
+    if let Ok(Some(Request {
+        command: Command::HandOver {
+            version,
+            pause_max_ms,
+        },
+        ..
+    })) = asked
+    {
+        let Ok(stream) = from.reunite(to) else { return };
+        let terms = Terms {
+            version,
+            pause_max: Duration::from_millis(pause_max_ms),
+        };
+        if let Err(error) = hand_over(stream, (uid, pid), terms, &context).await {
+            warn!(%error, "control socket: no hand-over");
+        }
+        return;
+    }
     let ended = async {
-        let outcome = match request(&mut from).await {
+        let outcome = match asked {
             Ok(Some(Request { command, .. })) => {
                 info!(?command, "control socket: command");
                 perform(command, uid, &mut from, &mut to, &context).await
@@ -203,6 +274,31 @@ async fn connection(stream: UnixStream, context: Context) {
     if let Err(error) = ended.await {
         debug!(%error, "control socket: client went away");
     }
+}
+
+/// Offers the node to the process at the other end. It goes on by itself, on a thread that may wait.
+async fn hand_over(
+    stream: UnixStream,
+    (uid, pid): (u32, Option<i32>),
+    terms: Terms,
+    context: &Context,
+) -> io::Result<()> {
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    // What another user's process writes, root's as well, this one's could not go on with.
+    let own = nix::unistd::geteuid().as_raw();
+    let pid = pid.filter(|_| uid == own);
+    let hanging = stream.try_clone()?;
+    let (estate, store) = (Arc::clone(&context.estate), context.store());
+    let offering = spawn_blocking(move || estate.offer(stream, pid, terms, &store));
+    tokio::pin!(offering);
+    tokio::select! {
+        _ = &mut offering => return Ok(()),
+        () = context.stop.cancelled() => {}
+    }
+    hanging.shutdown(Shutdown::Both)?;
+    let _ = offering.await;
+    Ok(())
 }
 
 /// Takes what the client is still sending off the socket: closing it before would cut the failure short.
@@ -309,6 +405,8 @@ async fn perform(
             };
             stream_out(work, to, context).await.map(Outcome::Told)
         }
+        // It is no command like the others: see `connection`.
+        Command::HandOver { .. } => Err(internal()),
         Command::Promote { without } => {
             let done = promote(without, context).await;
             context.note("promote", uid, done.is_ok());

@@ -1,13 +1,17 @@
 //! The composition root: a configuration in, a running node out. No logic of its own.
 //!
-//! Everything is bound before any work begins, so that a start either succeeds or says why not. `operations`: the same for
-//! the operations listener. A standby starts anew, within the process, when its store is exchanged or becomes a primary's.
+//! Everything is bound before any work begins, so that a start either succeeds or says why not. `sockets`: what is bound, or
+//! taken over from another process; `heir`: how a node gives itself to one. `operations`: the operations listener. A standby
+//! starts anew, within the process, when its store is exchanged or becomes a primary's.
 
+mod heir;
 mod operations;
+mod sockets;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use jiexi_proto::handle;
@@ -20,7 +24,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock;
 use crate::config::Config;
-use crate::control::server::{self as control, ControlSocket};
+use crate::control::server as control;
+use crate::handover::Inherited;
+use crate::handover::giving::{Estate, Heir};
 use crate::history::{self, History};
 use crate::identity;
 use crate::json;
@@ -39,12 +45,14 @@ use crate::server::handle::desk::{self, Desk};
 use crate::server::handle::{Shared, stream};
 use crate::server::http::{self, Http};
 use crate::server::limit::Limit;
-use crate::server::{self, BindError, Bound, Running, Server, budget, dns};
+use crate::server::{self, Running, Server, budget, dns};
 use crate::standby::boot::{self, Part};
 use crate::standby::follow::{self, Ended};
 use crate::standby::watch::Watch;
 use crate::standby::{self, promote};
 use crate::store::{State, Store};
+
+use self::sockets::Sockets;
 
 /// Why a node cannot start: what was tried, and what went wrong.
 #[derive(Debug)]
@@ -87,6 +95,13 @@ pub struct Node {
     watch: Option<Arc<Watch>>,
     /// Tasks that look for new certificates, for ever.
     watches: Vec<tokio::task::JoinHandle<()>>,
+    /// What another process may take over, and those who are ready to.
+    estate: Arc<Estate>,
+    heirs: Option<mpsc::Receiver<Heir>>,
+    /// How long open connections have to end.
+    drain: Duration,
+    /// Another process is the node now.
+    given: bool,
 }
 
 impl Node {
@@ -108,34 +123,36 @@ impl Node {
         part: Part,
         prepare: impl FnOnce() -> Result<(), String>,
     ) -> Result<Self, StartError> {
-        let site = read_site(&config.site_file())?;
-        let bound = Bound::bind(handle_config(config)).map_err(failing("[handle]"))?;
-        let certificates = Certificates::load(config).map_err(StartError)?;
-        let web = http_config(config, &certificates);
-        let web = http::Bound::bind(web).map_err(failing("[http]"))?;
-        let dns = (config.dns.enabled).then(|| dns_config(config, &certificates));
-        let dns = dns
-            .map(dns::serve::Bound::bind)
-            .transpose()
-            .map_err(failing("[dns]"))?;
-        let address = config.operations.listen;
-        let operations = tokio::net::TcpListener::bind(address).await;
-        let operations = operations.map_err(|error| BindError {
-            address,
-            transport: "TCP",
-            section: "operations",
-            port: "listen",
-            error,
-        });
-        let operations = operations.map_err(failing("[operations]"))?;
-        let (guard, tls) = operations::guard(config, &certificates)?;
+        let sockets = Sockets::bind(config, Inherited::default()).await?;
         prepare().map_err(StartError)?;
         // Its errors name the file.
         let store = Store::open(config.store_config()).map_err(failing("store"))?;
-        let store = Arc::new(store);
-        let path = config.control_socket();
-        let control = ControlSocket::bind(&path).map_err(failing("control socket"))?;
+        Self::begin(config, part, sockets, Arc::new(store))
+    }
 
+    /// Begins to serve, with all sockets and a store that this process has.
+    fn begin(
+        config: &Config,
+        part: Part,
+        sockets: Sockets,
+        store: Arc<Store>,
+    ) -> Result<Self, StartError> {
+        let refusal = matches!(part, Part::Standby(_)).then_some(
+            "a standby is not taken over while it runs: stop it and start the new one; its primary answers meanwhile",
+        );
+        let (estate, heirs) = Estate::new(refusal);
+        let Sockets {
+            site,
+            certificates,
+            handle: bound,
+            http: web,
+            dns,
+            operations,
+            guard,
+            tls,
+            control,
+        } = sockets.with_control(config, &estate)?;
+        let estate = Arc::new(estate);
         let metrics = Arc::new(Metrics::default());
         let history = history_of(config, &metrics)?;
         let registry = registry_of(config, &store)?;
@@ -167,8 +184,9 @@ impl Node {
         shared.forwarder = Some(Arc::clone(&forwarder));
         metrics.add_source(move |families| forwarder.collect(families));
         let shared = Arc::new(shared);
-        let server = Server::start(bound, &shared, &metrics).map_err(failing("threads"))?;
+        // Datagrams last: whoever reads them must answer.
         let http = Http::start(web, &shared, &registry, &metrics).map_err(failing("[http]"))?;
+        let server = Server::start(bound, &shared, &metrics).map_err(failing("threads"))?;
         let (dns_addresses, dns_tls_addresses) = dns
             .as_ref()
             .map(|bound| (bound.addresses.clone(), bound.tls_addresses.clone()))
@@ -211,6 +229,7 @@ impl Node {
             config.store_config(),
             following.is_some().then_some((orders, own)),
             clock::unix_seconds,
+            Arc::clone(&estate),
             stop.clone(),
         ));
         let address = operations
@@ -251,6 +270,10 @@ impl Node {
             operations: address,
             stop,
             side,
+            estate,
+            heirs: Some(heirs),
+            drain: config.handle.drain,
+            given: false,
         })
     }
 
@@ -296,6 +319,12 @@ impl Node {
     /// # Errors
     /// When the store cannot be closed cleanly; everything acknowledged is in its journal.
     pub async fn stop(self) -> Result<(), StartError> {
+        self.estate.close();
+        if self.given {
+            // Commands and probes are the other process's.
+            self.stop.cancel();
+        }
+        let drain = self.drain;
         let dns = async {
             match self.dns {
                 Some(dns) => dns.drain(|| {}).await,
@@ -305,7 +334,7 @@ impl Node {
         // Proofs that come by HTTP are checked at the desk of the Handle protocol.
         let (others, gone) = oneshot::channel::<()>();
         let http = async {
-            let cut = self.http.drain().await;
+            let cut = self.http.drain(drain).await;
             drop(others);
             cut
         };
@@ -325,9 +354,17 @@ impl Node {
             let _ = following.await;
         }
         let (store, history, registry) = (self.store, self.history, self.registry);
+        let given = self.given;
         let closed = tokio::task::spawn_blocking(move || {
             if let Some(history) = history {
                 history.close();
+            }
+            let left = registry.audit().map_or(0, Audit::left);
+            if given && left > 0 {
+                tracing::warn!(
+                    left,
+                    "requests that this process has refused since it gave the node away are not in the audit trail"
+                );
             }
             // The next node of this process may go on with it.
             if let Some(audit) = registry.audit() {
@@ -342,8 +379,9 @@ impl Node {
     }
 }
 
-/// Serves a node until the process is told to stop (SIGTERM or SIGINT). At SIGHUP it `read`s the configuration again.
-/// `prepare` is done when everything is bound, `started` when the node serves.
+/// Serves a node until the process is told to stop (SIGTERM or SIGINT), or another process has taken it over. At SIGHUP it
+/// `read`s the configuration again. `prepare` is done when everything is bound, `started` when the node serves. With
+/// `take_over` it is a running node that this process becomes, where changes wait for so long at most.
 ///
 /// # Errors
 /// As [`Node::start`] and [`Node::stop`].
@@ -353,17 +391,27 @@ pub async fn run(
     read: impl Fn() -> Result<Config, String>,
     prepare: impl FnOnce() -> Result<(), String>,
     started: impl FnOnce(&Node),
+    take_over: Option<Duration>,
 ) -> Result<(), StartError> {
     // Before anything else: a signal that comes while the node starts must not kill it half-way.
     let mut signals = Signals::listen().map_err(failing("signals"))?;
-    let mut part = begin(config, None, &mut signals).await?;
+    let mut taken = None;
+    let mut part = None;
+    match take_over {
+        Some(pause_max) => taken = heir::take_over(config, pause_max, &mut signals).await?,
+        None => part = begin(config, None, &mut signals).await?,
+    }
     let (mut prepare, mut started) = (Some(prepare), Some(started));
     loop {
-        let Some(now) = part.take() else {
-            return Ok(());
+        let mut node = match (taken.take(), part.take()) {
+            (Some(node), _) => node,
+            (None, Some(part)) => {
+                let preparing = || prepare.take().map_or(Ok(()), |prepare| prepare());
+                Node::start_prepared(config, part, preparing).await?
+            }
+            (None, None) => return Ok(()),
         };
-        let preparing = || prepare.take().map_or(Ok(()), |prepare| prepare());
-        let mut node = Node::start_prepared(config, now, preparing).await?;
+        let mut heirs = node.heirs.take();
         if let Some(started) = started.take() {
             started(&node);
         }
@@ -377,6 +425,11 @@ pub async fn run(
                     node.following = None;
                     break Next::Another(ended);
                 }
+                heir = heir::next(&mut heirs) => {
+                    if node.give(heir).await {
+                        break Next::Given;
+                    }
+                }
             }
         };
         match next {
@@ -387,6 +440,13 @@ pub async fn run(
                 );
                 node.stop().await?;
                 tracing::info!("stopped");
+                return Ok(());
+            }
+            Next::Given => {
+                // Whoever comes now is too late.
+                drop(heirs);
+                node.stop().await?;
+                tracing::info!("stopped: another process is the node");
                 return Ok(());
             }
             Next::Another(ended) => {
@@ -406,6 +466,8 @@ enum Next {
     Stop(&'static str),
     /// Another store is to be used.
     Another(Ended),
+    /// Another process is the node.
+    Given,
 }
 
 /// What the node is when it starts; none when it was told to stop before that was known.
@@ -566,7 +628,7 @@ fn identities(setting: &str, texts: &[String], store: &Store) -> Result<Vec<Iden
 
 /// Completes the audit trail when the store is loaded: what was made durable just before a crash is not in it yet.
 pub fn complete_audit(registry: &Registry) {
-    const LOOK: std::time::Duration = std::time::Duration::from_millis(200);
+    const LOOK: Duration = Duration::from_millis(200);
     let store = &registry.records.store;
     loop {
         match store.wait_loaded(LOOK) {
@@ -697,7 +759,6 @@ fn http_config(config: &Config, certificates: &Certificates) -> http::Config {
             size(config.changes.polls_max.into()),
             size(config.changes.polls_per_token.into()),
         ),
-        drain: config.handle.drain,
         sessions: (
             size(config.administration.sessions_max.into()),
             config.administration.session_time,

@@ -28,6 +28,7 @@ pub mod limit;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -40,6 +41,7 @@ use self::accept::Registry;
 use self::budget::{Budget, Proven, Purse};
 use self::handle::desk::Desk;
 use self::handle::{Responder, Shared, stream, udp};
+use crate::handover::Inherited;
 use crate::metrics::{Metrics, Protocol as MetricProtocol, Transport};
 
 /// The length of the queue of connections not accepted yet.
@@ -139,6 +141,14 @@ impl Bound {
     /// # Errors
     /// The first address that is refused.
     pub fn bind(config: Config) -> Result<Self, BindError> {
+        Self::adopt(config, &mut Inherited::default())
+    }
+
+    /// As [`Self::bind`], with the sockets of another process where it has them. Their number is then that of the workers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn adopt(config: Config, inherited: &mut Inherited) -> Result<Self, BindError> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let workers = if config.workers == 0 {
             cores
@@ -153,12 +163,16 @@ impl Bound {
             config,
         };
         for address in bound.config.listen.clone() {
-            bound.bind_address(address)?;
+            bound.bind_address(address, inherited)?;
         }
         Ok(bound)
     }
 
-    fn bind_address(&mut self, mut address: SocketAddr) -> Result<(), BindError> {
+    fn bind_address(
+        &mut self,
+        mut address: SocketAddr,
+        inherited: &mut Inherited,
+    ) -> Result<(), BindError> {
         let section = self.config.section;
         let refused = |transport, address| {
             move |error| BindError {
@@ -169,15 +183,36 @@ impl Bound {
                 error,
             }
         };
-        let listener = listen(address).map_err(refused("TCP", address))?;
+        let listener = match inherited.listener(address) {
+            Some(listener) => listener,
+            None => listen(address).map_err(refused("TCP", address))?,
+        };
         address = listener.local_addr().map_err(refused("TCP", address))?;
-        for _ in 0..self.workers {
+        let datagrams = inherited.datagrams(address);
+        // Another one beside those would get datagrams that nobody reads if this process comes to nothing.
+        let missing = if datagrams.is_empty() {
+            self.workers
+        } else {
+            0
+        };
+        self.sockets.extend(datagrams);
+        for _ in 0..missing {
             let socket = datagram::bind(address, self.config.receive_buffer, section);
             self.sockets.push(socket.map_err(refused("UDP", address))?);
         }
         self.listeners.push(listener);
         self.addresses.push(address);
         Ok(())
+    }
+
+    /// The sockets, for another process.
+    ///
+    /// # Errors
+    /// The system gives no more descriptors.
+    pub fn share(&self) -> io::Result<Vec<OwnedFd>> {
+        let listeners = self.listeners.iter().map(AsFd::as_fd);
+        let all = listeners.chain(self.sockets.iter().map(AsFd::as_fd));
+        all.map(|socket| socket.try_clone_to_owned()).collect()
     }
 }
 
@@ -218,6 +253,11 @@ impl Running {
             registry: Arc::new(registry),
             drain,
         }
+    }
+
+    /// Gives open connections another time to end.
+    pub fn drain_for(&mut self, drain: Duration) {
+        self.drain = drain;
     }
 
     /// Stops accepting, lets what was asked be answered until the deadline, and calls `before` before it
@@ -318,6 +358,11 @@ impl Server {
     pub async fn drain(self) -> usize {
         let (_, nobody) = oneshot::channel();
         self.drain_with(nobody).await
+    }
+
+    /// Gives open connections another time to end.
+    pub fn drain_for(&mut self, drain: Duration) {
+        self.running.drain_for(drain);
     }
 
     /// As [`Self::drain`]; what is asked at the desk is answered until the other end of `others` is gone as well.

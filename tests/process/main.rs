@@ -6,12 +6,13 @@
     reason = "helpers of a test: a failed assumption is a failed test"
 )]
 
+mod handover;
 #[path = "../support/ports.rs"]
 mod ports;
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -25,9 +26,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A request for the node's own prefix record, over and over the same.
 fn request() -> Vec<u8> {
-    let handle = b"0.NA/88.118";
+    request_for(b"0.NA/88.118")
+}
+
+/// A request for all values of a handle.
+fn request_for(handle: &[u8]) -> Vec<u8> {
     let mut body = Vec::new();
-    body.extend(11_u32.to_be_bytes());
+    body.extend(u32::try_from(handle.len()).expect("short").to_be_bytes());
     body.extend(handle);
     body.extend([0; 8]);
     let mut message = vec![0, 0, 0, 1, 0, 0, 0, 0, 0x19, 0, 0, 0, 0xFF, 0xFF, 0, 0];
@@ -55,7 +60,9 @@ struct Process {
     child: Child,
     handle: SocketAddr,
     operations: SocketAddr,
+    http: u16,
     directory: tempfile::TempDir,
+    more: Vec<(String, String)>,
 }
 
 impl Process {
@@ -77,32 +84,61 @@ impl Process {
             .status()
             .expect("jiexi starts");
         assert!(init.success());
-        let (handle, operations) = (free_port(), free_port());
-        let child = Self::serve(&data, files, handle, operations, overrides);
-        let node = Self {
-            child,
-            handle: SocketAddr::from(([127, 0, 0, 1], handle)),
-            operations: SocketAddr::from(([127, 0, 0, 1], operations)),
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let own = |(name, value): &(&str, &str)| (String::from(*name), String::from(*value));
+        let mut node = Self {
+            child: Command::new("true").spawn().expect("a process"),
+            handle: at(free_port()),
+            operations: at(free_port()),
+            http: free_port(),
             directory,
+            more: overrides.iter().map(own).collect(),
         };
+        node.child.wait().expect("it ends");
+        node.child = node.serve(files);
         node.wait_ready();
         node
     }
 
-    fn serve(data: &Path, files: u32, handle: u16, ops: u16, more: &[(&str, &str)]) -> Child {
+    fn serve(&self, files: u32) -> Child {
         let script = format!("ulimit -n {files} && exec \"$0\" serve --config \"$1\"");
+        let log = std::fs::File::create(self.log()).expect("a log");
         Command::new("bash")
             .args(["-c", &script, env!("CARGO_BIN_EXE_jiexi")])
-            .arg(data.join("jiexi.toml"))
-            .env("JIEXI_HANDLE_LISTEN", "127.0.0.1")
-            .env("JIEXI_HANDLE_PORT", handle.to_string())
-            .env("JIEXI_HTTP_PORT", "0")
-            .env("JIEXI_OPERATIONS_LISTEN", format!("127.0.0.1:{ops}"))
-            .envs(more.iter().copied())
+            .arg(self.file())
+            .envs(self.settings())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .expect("jiexi starts")
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.path().join("node")
+    }
+
+    fn file(&self) -> PathBuf {
+        self.data().join("jiexi.toml")
+    }
+
+    /// Where its processes log.
+    fn log(&self) -> PathBuf {
+        self.directory.path().join("log")
+    }
+
+    /// What its configuration does not say.
+    fn settings(&self) -> Vec<(String, String)> {
+        let own = [
+            ("JIEXI_HANDLE_LISTEN", "127.0.0.1".to_owned()),
+            ("JIEXI_HANDLE_PORT", self.handle.port().to_string()),
+            ("JIEXI_HTTP_LISTEN", "127.0.0.1".to_owned()),
+            ("JIEXI_HTTP_PORT", self.http.to_string()),
+            ("JIEXI_OPERATIONS_LISTEN", self.operations.to_string()),
+        ];
+        let own = own
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value));
+        own.chain(self.more.iter().cloned()).collect()
     }
 
     fn wait_ready(&self) {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,6 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use super::stream::Pool;
 use super::udp::Datagrams;
 use super::{Channel, Responder, Shared, stream, tls};
+use crate::handover::Inherited;
 use crate::metrics::{Metrics, Protocol, Transport};
 use crate::server::accept::{self, Registry};
 use crate::server::budget::{Budget, Proven};
@@ -85,8 +86,16 @@ impl Bound {
     /// # Errors
     /// The first address that is refused, or the file of TLS that cannot be used.
     pub fn bind(config: Config) -> Result<Self, Error> {
+        Self::adopt(config, &mut Inherited::default())
+    }
+
+    /// As [`Self::bind`], with the sockets of another process where it has them.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn adopt(config: Config, inherited: &mut Inherited) -> Result<Self, Error> {
         let hosts = config.plain.listen.clone();
-        let plain = server::Bound::bind(config.plain).map_err(Error::Bind)?;
+        let plain = server::Bound::adopt(config.plain, inherited).map_err(Error::Bind)?;
         let mut tls_addresses = Vec::new();
         let mut tls = None;
         if let Some(settings) = config.tls {
@@ -103,7 +112,10 @@ impl Bound {
                         error,
                     })
                 };
-                let listener = listen(address).map_err(refused)?;
+                let listener = match inherited.listener(address) {
+                    Some(listener) => listener,
+                    None => listen(address).map_err(refused)?,
+                };
                 tls_addresses.push(listener.local_addr().map_err(refused)?);
                 listeners.push(listener);
             }
@@ -116,6 +128,18 @@ impl Bound {
             tls,
             tls_addresses,
         })
+    }
+
+    /// The sockets, for another process.
+    ///
+    /// # Errors
+    /// The system gives no more descriptors.
+    pub fn share(&self) -> io::Result<Vec<OwnedFd>> {
+        let mut all = self.plain.share()?;
+        for listener in self.tls.iter().flat_map(|(_, listeners)| listeners) {
+            all.push(listener.as_fd().try_clone_to_owned()?);
+        }
+        Ok(all)
     }
 
     /// Starts the workers and the acceptors; the latter on the runtime this is called on.

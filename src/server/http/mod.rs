@@ -48,6 +48,7 @@ mod watch;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -67,6 +68,7 @@ pub use self::jobs::Limits as JobLimits;
 use self::pool::Pool;
 use self::proxy::Trusted;
 use self::sessions::Sessions;
+use crate::handover::Inherited;
 use crate::metrics::{Metrics, names};
 use crate::registry::Registry;
 use crate::registry::source::{Sender, Source};
@@ -83,6 +85,8 @@ const LIST_RATE: u32 = 2;
 const LIST_BURST: u32 = 20;
 /// How long the threads of batches have to end whose connections are gone.
 const BATCHES_END: Duration = Duration::from_secs(2);
+/// How long jobs have to stop where they are.
+const REST: Duration = Duration::from_secs(5);
 /// How often the use of tokens is written down.
 const USE_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -119,8 +123,6 @@ pub struct Config {
     pub jobs: JobLimits,
     /// Polls for changes at once: of all tokens, and of one.
     pub polls: (usize, usize),
-    /// How long open connections have to end.
-    pub drain: Duration,
     /// Sessions: how many, and how long each may last.
     pub sessions: (usize, Duration),
 }
@@ -276,7 +278,15 @@ impl Bound {
     ///
     /// # Errors
     /// The first address that is refused.
-    pub fn bind(mut config: Config) -> Result<Self, BindError> {
+    pub fn bind(config: Config) -> Result<Self, BindError> {
+        Self::adopt(config, &mut Inherited::default())
+    }
+
+    /// As [`Self::bind`], with the sockets of another process where it has them.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn adopt(mut config: Config, inherited: &mut Inherited) -> Result<Self, BindError> {
         let mut bound = Self {
             listeners: Vec::new(),
             addresses: Vec::new(),
@@ -290,13 +300,27 @@ impl Bound {
                 port: "port",
                 error,
             };
-            let listener = super::listen(address).map_err(refused)?;
+            let listener = match inherited.listener(address) {
+                Some(listener) => listener,
+                None => super::listen(address).map_err(refused)?,
+            };
             bound
                 .addresses
                 .push(listener.local_addr().map_err(refused)?);
             bound.listeners.push(listener);
         }
         Ok(bound)
+    }
+
+    /// The sockets, for another process.
+    ///
+    /// # Errors
+    /// The system gives no more descriptors.
+    pub fn share(&self) -> std::io::Result<Vec<OwnedFd>> {
+        let listeners = self.listeners.iter();
+        listeners
+            .map(|listener| listener.as_fd().try_clone_to_owned())
+            .collect()
     }
 }
 
@@ -386,17 +410,31 @@ impl Http {
         })
     }
 
+    /// Has jobs stop where they are and writes down what is written down now and then, so that another process may go on with
+    /// it; whether they do.
+    pub async fn rest(&self) -> bool {
+        self.app.jobs.stop();
+        let due = Instant::now() + REST;
+        until(due, || !self.app.jobs.any_runs()).await;
+        self.app.tokens.write_down();
+        !self.app.jobs.any_runs()
+    }
+
+    /// Jobs go on.
+    pub fn go_on(&self) {
+        self.app.jobs.go_on();
+    }
+
     /// Stops accepting, lets what was asked be answered, and ends every change that was begun. A batch may take hours:
     /// after half of the time it is ended with a summary that says so.
-    /// Returns how many connections were left at the deadline.
-    pub async fn drain(self) -> usize {
+    /// Returns how many connections were left at the deadline, which is `drain` from now.
+    pub async fn drain(self, drain: Duration) -> usize {
         self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
         self.connections.drain();
         // A job goes on where it was when the node is there again.
         self.app.jobs.stop();
         // Whoever waits for changes comes again.
         self.app.polls.end();
-        let drain = self.app.config.drain;
         let deadline = Instant::now() + drain;
         let none_is_open = || self.connections.count() == 0;
         until(deadline - drain / 2, none_is_open).await;

@@ -149,6 +149,12 @@ impl Shelf {
         self.wake.notify_one();
     }
 
+    /// They go on.
+    pub(in super::super) fn go_on(&self) {
+        self.stopping.store(false, Relaxed);
+        self.wake.notify_one();
+    }
+
     /// Whether jobs are to stop.
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping.load(Relaxed)

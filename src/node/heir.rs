@@ -1,0 +1,219 @@
+//! How a node passes from one process to another, on either side: see [`crate::handover`].
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+
+use super::sockets::Sockets;
+use super::{Node, Signals, StartError, complete_audit, failing};
+use crate::config::Config;
+use crate::handover::giving::Heir;
+use crate::handover::taking::Running;
+use crate::registry::Registry;
+use crate::standby::boot;
+use crate::store::{Role, Store, StoreError};
+
+/// How long connections have to end when another process is the node.
+const DRAIN: Duration = Duration::from_secs(60);
+/// How often it is looked whether the process is to stop while the index is filled.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The next process that is ready to take over; for ever none when there are none.
+pub(super) async fn next(heirs: &mut Option<mpsc::Receiver<Heir>>) -> Heir {
+    let next = match heirs {
+        Some(heirs) => heirs.recv().await,
+        None => None,
+    };
+    match next {
+        Some(heir) => heir,
+        None => std::future::pending().await,
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------- giving
+
+impl Node {
+    /// Gives the node to another process; whether that one is the node now. When it is not everything is as before.
+    pub(super) async fn give(&mut self, heir: Heir) -> bool {
+        let pid = heir.pid;
+        if !self.http.rest().await {
+            self.http.go_on();
+            let why = "a job does not stop where it is: try again";
+            tracing::error!(
+                pid,
+                why,
+                "hand-over: it came to nothing; this node goes on as before"
+            );
+            heir.refuse(why);
+            return false;
+        }
+        let begun = Instant::now();
+        let (store, registry) = (Arc::clone(&self.store), Arc::clone(&self.registry));
+        let handed = spawn_blocking(move || hand(&store, &registry, heir, begun)).await;
+        let (heir, why) = match handed {
+            Ok(Handed::Given) => {
+                let pause = begun.elapsed();
+                self.store.retire();
+                tracing::info!(
+                    pid,
+                    sequence = self.store.sequence(),
+                    pause_seconds = pause.as_secs_f64(),
+                    "hand-over: another process is the node now; this one lets its connections end"
+                );
+                self.given = true;
+                self.drain = DRAIN;
+                self.server.drain_for(DRAIN);
+                if let Some(dns) = &mut self.dns {
+                    dns.drain_for(DRAIN);
+                }
+                return true;
+            }
+            Ok(Handed::Kept(heir, why)) => {
+                heir.refuse(&why);
+                self.http.go_on();
+                tracing::error!(
+                    pid,
+                    why,
+                    "hand-over: it came to nothing; this node goes on as before"
+                );
+                return false;
+            }
+            Ok(Handed::Failed(heir, why)) => (heir, why),
+            Err(_) => {
+                tracing::error!(
+                    pid,
+                    "hand-over: it panicked; no changes are taken: start the node anew"
+                );
+                return false;
+            }
+        };
+        self.take_back(heir).await;
+        self.http.go_on();
+        tracing::error!(
+            pid,
+            why,
+            pause_seconds = begun.elapsed().as_secs_f64(),
+            "hand-over: it came to nothing; this node goes on as before"
+        );
+        false
+    }
+
+    /// Ends a process, and has store and audit trail again, with what it wrote in them.
+    async fn take_back(&self, heir: Heir) {
+        let (store, registry) = (Arc::clone(&self.store), Arc::clone(&self.registry));
+        let taken = spawn_blocking(move || {
+            // Whatever it still does, two may not write.
+            heir.end();
+            if let Some(audit) = registry.audit()
+                && let Err(error) = audit.take_back()
+            {
+                tracing::error!(%error, "the audit trail cannot be gone on with: no changes are taken; start the node anew");
+            }
+            store.take_over(None)?;
+            complete_audit(&registry);
+            Ok::<_, StoreError>(())
+        });
+        if let Ok(Err(error)) = taken.await {
+            tracing::error!(%error, "the store cannot be written again; start the node anew");
+        }
+    }
+}
+
+/// What became of store and audit trail.
+enum Handed {
+    /// The other process has them, and answers.
+    Given,
+    /// They were not given away, and why.
+    Kept(Heir, String),
+    /// They were given to this process, which does not answer, and why.
+    Failed(Heir, String),
+}
+
+/// Ends what is written, gives it away, and waits until the other process answers.
+fn hand(store: &Store, registry: &Registry, mut heir: Heir, begun: Instant) -> Handed {
+    let lock = match store.give_away() {
+        Ok(lock) => lock,
+        Err(error) => {
+            return Handed::Kept(heir, format!("the store cannot be given away: {error}"));
+        }
+    };
+    if let Some(audit) = registry.audit() {
+        audit.give_away();
+    }
+    match heir.hand(lock.into(), begun) {
+        Ok(()) => Handed::Given,
+        Err(why) => Handed::Failed(heir, why),
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------- taking
+
+/// Becomes the node that runs; none when this process was told to stop before it was.
+pub(super) async fn take_over(
+    config: &Config,
+    pause_max: Duration,
+    signals: &mut Signals,
+) -> Result<Option<Node>, StartError> {
+    let (role, _) = Store::role_of(&config.store_dir()).map_err(failing("store"))?;
+    if matches!(role, Role::Copy(_)) || role == Role::Primary && !config.follow.url.is_empty() {
+        let why = "a standby is not taken over while it runs: stop it and start this one without --take-over";
+        return Err(StartError(why.to_owned()));
+    }
+    let part = boot::begin(config, None).await.map_err(StartError)?;
+    let control = config.control_socket();
+    let asked = spawn_blocking(move || Running::ask(&control, pause_max)).await;
+    let asked = asked.map_err(failing("hand-over"))?;
+    let (running, inherited) = asked.map_err(failing("hand-over"))?;
+    let taken = async {
+        let sockets = Sockets::bind(config, inherited).await?;
+        let control = sockets.inherits_control();
+        let store = Store::open_beside(config.store_config()).map_err(failing("store"))?;
+        let store = Arc::new(store);
+        tracing::info!("hand-over: the index is filled beside the running node");
+        if !fill(&store, signals).await? {
+            return Ok(None);
+        }
+        let granted = Arc::clone(&store);
+        let lock = tokio::task::block_in_place(|| running.store());
+        let lock = lock.map_err(failing("hand-over"))?;
+        let begun = Instant::now();
+        let settled = spawn_blocking(move || granted.take_over(Some(lock))).await;
+        settled
+            .map_err(failing("store"))?
+            .map_err(failing("store"))?;
+        let node = Node::begin(config, part, sockets, store)?;
+        running.answering(control);
+        tracing::info!(
+            sequence = node.store.sequence(),
+            seconds = begun.elapsed().as_secs_f64(),
+            "hand-over: this process is the node now"
+        );
+        Ok(Some(node))
+    };
+    let taken: Result<_, StartError> = taken.await;
+    if let Err(error) = &taken {
+        running.fail(&error.to_string());
+    }
+    taken
+}
+
+/// Waits until the index is filled; false when the process was told to stop before.
+async fn fill(store: &Arc<Store>, signals: &mut Signals) -> Result<bool, StartError> {
+    loop {
+        let filling = Arc::clone(store);
+        let mut filled = spawn_blocking(move || filling.wait_filled(LOOK));
+        tokio::select! {
+            filled = &mut filled => {
+                if filled.map_err(failing("store"))?.map_err(failing("store"))? {
+                    return Ok(true);
+                }
+            }
+            signal = signals.wait_stop() => {
+                tracing::info!(signal, "stopped before the node was taken over");
+                return Ok(false);
+            }
+        }
+    }
+}
