@@ -14,7 +14,7 @@
 //! A front end carries a change out in these steps, whatever its protocol is:
 //!
 //! 1. [`Registry::examine`] refuses what makes no sense whoever asks.
-//! 2. [`Registry::authenticate`] turns a [`auth::Claim`], the octets that were to be answered, and
+//! 2. [`Registry::authenticate_in_turn`] turns a [`auth::Claim`], the octets that were to be answered, and
 //!    the [`source::Sender`] into an [`Authenticated`]; it counts and slows wrong answers. Whoever has not
 //!    [`Registry::has_turn`] may wait in [`waiting`] instead of being told to come back. When it says no, [`Registry::need`] and [`Registry::refusal`] say with which code. A front end with
 //!    challenges of its own keeps them in [`Registry::table`], which bounds them.
