@@ -14,6 +14,7 @@ import hmac
 import itertools
 import json
 import os
+import random
 import threading
 import zlib
 
@@ -26,9 +27,11 @@ from schemathesis.core.parameters import ParameterLocation
 urllib3.disable_warnings()
 
 PREFIX = "88.118.20"
-# Records that are there, and those of them that are there to be deleted.
+# Records that are there, and those that are there to be deleted. The runs go on beside each other: each begins elsewhere, or
+# it would find only what another one has deleted.
 RECORDS = [f"{PREFIX}/pump", f"{PREFIX}/secret", f"{PREFIX}/USER"]
-DELETED = itertools.cycle(f"{PREFIX}/gone.{number}" for number in range(int(os.environ["GONE"])))
+GONE = int(os.environ["GONE"])
+DELETED = (f"{PREFIX}/gone.{number % GONE}" for number in itertools.count(random.randrange(GONE)))
 USER, SECRET, CLIENT_NONCE = "300:88.118.20/USER", b"geheim", b"a nonce of u"
 
 SESSIONS = {"session", "end_session", "log_in", "log_in_by_put"}
