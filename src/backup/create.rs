@@ -153,7 +153,7 @@ impl Work<'_> {
             return Err(failed(format_args!(
                 "{}: backup {} is of epoch {}, and this store is of epoch {}, before a restore: it is not the node \
                  that was backed up here; use a repository of its own",
-                self.repository.path().display(),
+                self.repository.shown(),
                 later.id,
                 later.epoch,
                 self.standing.epoch
@@ -163,7 +163,7 @@ impl Work<'_> {
         if let Some(other) = listing.whole.iter().find(is_other) {
             return Err(failed(format_args!(
                 "{}: backup {} is of a node with another key; use a repository of its own",
-                self.repository.path().display(),
+                self.repository.shown(),
                 other.id
             )));
         }
@@ -197,9 +197,9 @@ impl Work<'_> {
         let increment = line.increment.into_iter();
         // What the increments lead to comes first: then there is no gap between them.
         for last in increment.chain([full]) {
-            let directory = self.repository.directory(&last.id);
-            let archive = match last.archive(&directory) {
+            let archive = match self.repository.archive(last) {
                 Ok(archive) => archive,
+                Err(error @ BackupError::Place(_)) => return Err(error),
                 Err(error) => return Ok((None, Some(error.to_string()))),
             };
             let draft = self.repository.begin(Kind::Increment, self.source.now())?;
@@ -213,13 +213,15 @@ impl Work<'_> {
             )?;
             match written {
                 Increment::Written(archive) => {
-                    let records = Member::of(&path, self.watch)?;
+                    let records = self.repository.keep(&draft, &path, self.watch)?;
                     return Ok((Some(self.complete(&draft, &archive, records)?), None));
                 }
-                Increment::Nothing => return self.abandon(&draft).map(|()| (None, None)),
-                Increment::TooShort => self.abandon(&draft)?,
+                Increment::Nothing => {
+                    return self.repository.abandon(&draft).map(|()| (None, None));
+                }
+                Increment::TooShort => self.repository.abandon(&draft)?,
                 Increment::Diverged => {
-                    self.abandon(&draft)?;
+                    self.repository.abandon(&draft)?;
                     return Err(self.diverged(last));
                 }
             }
@@ -235,7 +237,7 @@ impl Work<'_> {
         failed(format_args!(
             "{}: the journal of this store does not continue sequence {} of backup {}: it is another store, or was \
              restored from something older; use a repository of its own",
-            self.repository.path().display(),
+            self.repository.shown(),
             last.sequence,
             last.id
         ))
@@ -254,9 +256,12 @@ impl Work<'_> {
             .len();
         self.watch.begin("copying", length);
         let draft = self.repository.begin(Kind::Full, self.source.now())?;
-        let path = draft.directory.join(Kind::Full.file());
-        let records = Member::copy(file, &snapshot, &path, self.watch)?;
-        let archive = archive::read(&path)?;
+        let name = Kind::Full.file();
+        let records = (self.repository).copy(&draft, file, &snapshot, name, self.watch)?;
+        let archive = match draft.direct {
+            true => archive::read(&draft.directory.join(name))?,
+            false => archive::read(&snapshot)?,
+        };
         self.complete(&draft, &archive, records)
     }
 
@@ -275,15 +280,19 @@ impl Work<'_> {
         for (path, name) in self.source.files() {
             match File::open(path) {
                 Ok(file) => {
-                    let to = draft.directory.join(name);
-                    files.push(Member::copy(file, path, &to, self.watch)?);
+                    let copied = (self.repository).copy(draft, file, path, name, self.watch);
+                    files.push(copied?);
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => return Err(io_failed(path, "open the file", &error)),
             }
         }
+        let encryption = self.repository.encryption();
         let manifest = Manifest {
-            format: super::manifest::FORMAT,
+            format: match encryption {
+                Some(_) => super::manifest::FORMAT_ENCRYPTED,
+                None => super::manifest::FORMAT,
+            },
             id: draft.id.clone(),
             kind,
             created: self.source.now(),
@@ -299,14 +308,9 @@ impl Work<'_> {
             sum: format!("{:016x}", archive.sum),
             key: self.source.key(),
             files,
+            encryption,
         };
         self.repository.complete(draft, &manifest)?;
         Ok(manifest)
-    }
-
-    /// Removes a backup that has nothing in it.
-    fn abandon(&self, draft: &Draft) -> Result<(), BackupError> {
-        std::fs::remove_dir_all(&draft.directory)
-            .map_err(|error| io_failed(&draft.directory, "remove", &error))
     }
 }

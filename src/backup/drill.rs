@@ -111,9 +111,8 @@ impl Drill<'_> {
         self.watch.begin("comparing", 0);
         let standing = node.standing()?;
         // From the end of the last backup: what was asked for may be a moment within it.
-        let mut chain = self.plan.chain(self.repository);
-        let last = self.plan.last();
-        let state = last.archive(&self.repository.directory(&last.id))?;
+        let mut chain = self.plan.chain(self.repository)?;
+        let state = self.repository.read_archive(self.plan.last())?;
         chain.until = state.sequence;
         if standing.epoch != state.epoch {
             return Err(failed(format_args!(

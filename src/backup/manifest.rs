@@ -4,6 +4,8 @@
 //! ```text
 //! {"manifest": {…}, "sha256": "…"}       the checksum of the manifest as compact JSON, its fields in their order here
 //! ```
+//!
+//! Format 2 is that of encrypted backups; one that is not encrypted is of format 1 as ever, so that older programs read it.
 
 use std::{
     fs::{self, File},
@@ -14,21 +16,25 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{BackupError, Watch, failed, io_failed};
+use jiexi_proto::handle::CaseRule;
+
+use super::{BackupError, Watch, encryption::Encryption, failed, io_failed};
 use crate::store::archive::Archive;
 
 /// The format of a repository and all that is in it.
 pub const FORMAT: u32 = 1;
+/// The format of backups that are encrypted.
+pub const FORMAT_ENCRYPTED: u32 = 2;
 /// The name of the file.
 pub const NAME: &str = "manifest.json";
 /// The longest manifest that is read.
-const MANIFEST_MAX: u64 = 64 << 10;
+pub(super) const MANIFEST_MAX: u64 = 64 << 10;
 /// Most files of a backup.
 const FILES_MAX: usize = 16;
 /// Octets read at once.
-const CHUNK: usize = 1 << 20;
+pub(super) const CHUNK: usize = 1 << 20;
 /// What to do about damage.
-const REMEDY: &str =
+pub(super) const REMEDY: &str =
     "bring the file back from another copy of the repository, or take a new backup";
 
 /// What a backup has of the records.
@@ -71,6 +77,19 @@ pub struct Member {
     pub bytes: u64,
     /// Its SHA-256, in hexadecimal.
     pub sha256: String,
+    /// What is kept in its place, of an encrypted one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypted: Option<Encrypted>,
+}
+
+/// An encrypted file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Encrypted {
+    /// Its length.
+    pub bytes: u64,
+    /// Its SHA-256, in hexadecimal.
+    pub sha256: String,
 }
 
 /// See the module.
@@ -103,6 +122,9 @@ pub struct Manifest {
     pub key: Option<String>,
     /// The files.
     pub files: Vec<Member>,
+    /// How they are encrypted, if they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
 }
 
 /// A manifest as it is in its file.
@@ -153,6 +175,37 @@ impl Manifest {
         }
     }
 
+    /// The archive that the backup must have, by what the manifest says alone.
+    ///
+    /// # Errors
+    /// When that makes no sense.
+    pub fn promised(&self) -> Result<Archive, BackupError> {
+        let unknown = |what: &str| failed(format_args!("backup {}: {what}; {REMEDY}", self.id));
+        Ok(Archive {
+            case: match self.case.as_str() {
+                "whole" => CaseRule::Whole,
+                "prefix" => CaseRule::Prefix,
+                _ => return Err(unknown("its case rule is unknown")),
+            },
+            epoch: self.epoch,
+            from: self.from,
+            sequence: self.sequence,
+            records: self.records,
+            sum: u64::from_str_radix(&self.sum, 16).map_err(|_| unknown("its sum is no number"))?,
+            created: self.created,
+        })
+    }
+
+    /// The file with the records.
+    ///
+    /// # Errors
+    /// There is none, which no sound manifest says.
+    pub fn records(&self) -> Result<&Member, BackupError> {
+        let mut files = self.files.iter();
+        let found = files.find(|file| file.name == self.kind.file());
+        found.ok_or_else(|| failed(format_args!("backup {} has no records; {REMEDY}", self.id)))
+    }
+
     /// Octets of all files.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -176,38 +229,32 @@ impl Manifest {
         Ok(hex::encode(Sha256::digest(text)))
     }
 
-    /// Reads the manifest of the backup in a directory.
+    /// Reads the manifest of the backup `id`, which is called `shown` in messages.
     ///
     /// # Errors
     /// When it is damaged, or of a later format.
-    pub fn read(directory: &Path) -> Result<Self, BackupError> {
-        let path = directory.join(NAME);
-        let damaged = |what: &str| failed(format_args!("{}: {what}; {REMEDY}", path.display()));
-        let file = File::open(&path).map_err(|error| io_failed(&path, "open the file", &error))?;
+    pub(super) fn read(id: &str, shown: &str, from: impl Read) -> Result<Self, BackupError> {
+        let damaged = |what: &str| failed(format_args!("{shown}: {what}; {REMEDY}"));
         let mut text = Vec::new();
-        file.take(MANIFEST_MAX + 1)
+        from.take(MANIFEST_MAX + 1)
             .read_to_end(&mut text)
-            .map_err(|error| io_failed(&path, "read", &error))?;
+            .map_err(|error| BackupError::of_io(error, shown, "read"))?;
         if text.len() as u64 > MANIFEST_MAX {
             return Err(damaged("it is too long for a manifest"));
         }
         if let Ok(Versioned {
             manifest: Version { format },
         }) = serde_json::from_slice(&text)
-            && format != FORMAT
+            && ![FORMAT, FORMAT_ENCRYPTED].contains(&format)
         {
             return Err(failed(format_args!(
-                "{}: format {format} is not one this program knows; use the version that wrote it",
-                path.display()
+                "{shown}: format {format} is not one this program knows; use the version that wrote it"
             )));
         }
         let Sealed { manifest, sha256 } =
             serde_json::from_slice(&text).map_err(|_| damaged("the manifest is damaged"))?;
-        let named = directory
-            .file_name()
-            .is_some_and(|name| name == manifest.id.as_str());
         let right = manifest.checksum()? == sha256;
-        match right && named && manifest.is_sound() {
+        match right && manifest.id == id && manifest.is_sound() {
             true => Ok(manifest),
             false => Err(damaged("the manifest is damaged")),
         }
@@ -220,26 +267,13 @@ impl Manifest {
             && self.files.iter().all(|file| plain(&file.name))
             && self.files.iter().any(|file| file.name == self.kind.file())
             && self.from <= self.sequence
-    }
-
-    /// Reads every file of the backup and compares length and checksum; what is wrong, one line each.
-    #[must_use]
-    pub fn check_files(&self, directory: &Path, watch: &dyn Watch) -> Vec<String> {
-        let mut problems = Vec::new();
-        for file in &self.files {
-            let path = directory.join(&file.name);
-            let shown = path.display();
-            match Member::of(&path, watch) {
-                Ok(found) if found == *file => {}
-                Ok(found) if found.bytes != file.bytes => problems.push(format!(
-                    "{shown}: {} octets, and there must be {}; {REMEDY}",
-                    found.bytes, file.bytes
-                )),
-                Ok(_) => problems.push(format!("{shown}: it has a wrong checksum; {REMEDY}")),
-                Err(error) => problems.push(format!("{error}; {REMEDY}")),
+            && match &self.encryption {
+                Some(encryption) => {
+                    let all = self.files.iter().all(|file| file.encrypted.is_some());
+                    self.format == FORMAT_ENCRYPTED && encryption.is_sound() && all
+                }
+                None => self.format == FORMAT,
             }
-        }
-        problems
     }
 }
 
@@ -267,6 +301,7 @@ impl Member {
             name: name(path),
             bytes,
             sha256: hex::encode(hash.finalize()),
+            encrypted: None,
         })
     }
 
@@ -306,6 +341,7 @@ impl Member {
             name: name(to),
             bytes,
             sha256: hex::encode(hash.finalize()),
+            encrypted: None,
         })
     }
 }

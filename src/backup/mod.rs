@@ -1,9 +1,11 @@
 //! Backups: what a node has, kept elsewhere, checked, and brought back.
 //!
-//! A *repository* is a directory with a directory for each backup. Reading order:
+//! A *repository* is a directory, or a part of an S3 bucket, with a group of files for each backup. Reading order:
 //!
+//! * [`place`]: where they are kept, on this machine or elsewhere.
 //! * [`manifest`]: what a backup says about itself, and the checksums of its files; it is written last.
-//! * [`repository`]: beginning a backup, completing it, and finding those that are complete.
+//! * [`encryption`]: files that only whoever has a key can read.
+//! * [`repository`]: beginning a backup, completing it, finding those that are complete, and fetching what they have.
 //! * [`create`]: full, or what the repository does not have yet. [`verify`]: every octet. [`plan`]: what a restore needs.
 //! * [`restore`]: a store out of it. [`drill`]: the same for the sake of knowing that it works. [`prune`]: old ones go.
 //!
@@ -14,7 +16,9 @@
 
 pub mod create;
 pub mod drill;
+pub mod encryption;
 pub mod manifest;
+pub mod place;
 pub mod plan;
 pub mod prune;
 pub mod repository;
@@ -30,6 +34,10 @@ use crate::store::StoreError;
 pub enum BackupError {
     /// There is no such backup.
     NotFound(String),
+    /// It is encrypted, and not for what was given.
+    Key(String),
+    /// Where the backups are, or are fetched to, cannot be used, or refuses: that says nothing about a backup.
+    Place(String),
     /// Anything else.
     Failed(String),
 }
@@ -37,7 +45,10 @@ pub enum BackupError {
 impl fmt::Display for BackupError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotFound(message) | Self::Failed(message) => f.write_str(message),
+            Self::NotFound(message)
+            | Self::Key(message)
+            | Self::Place(message)
+            | Self::Failed(message) => f.write_str(message),
         }
     }
 }
@@ -47,6 +58,26 @@ impl std::error::Error for BackupError {}
 impl From<StoreError> for BackupError {
     fn from(error: StoreError) -> Self {
         Self::Failed(error.to_string())
+    }
+}
+
+impl BackupError {
+    /// A failure of a file that something is fetched into.
+    fn of_scratch(path: &Path, action: &str, error: &io::Error) -> Self {
+        Self::Place(io_failed(path, action, error).to_string())
+    }
+
+    /// Whether it says nothing about the backup itself.
+    fn is_elsewhere(&self) -> bool {
+        matches!(self, Self::Key(_) | Self::Place(_))
+    }
+
+    /// The error inside one of reading or writing; else a failure with what is called `shown`.
+    fn of_io(error: io::Error, shown: &str, action: &str) -> Self {
+        match error.downcast::<Self>() {
+            Ok(error) => error,
+            Err(error) => failed(format_args!("{shown}: cannot {action}: {error}")),
+        }
     }
 }
 

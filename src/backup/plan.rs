@@ -96,15 +96,18 @@ impl Plan {
         self.increments.last().unwrap_or(&self.full)
     }
 
-    /// The files with the records.
-    #[must_use]
-    pub fn chain(&self, repository: &Repository) -> Chain {
-        let file = |backup: &Manifest| repository.directory(&backup.id).join(backup.kind.file());
-        Chain {
-            full: file(&self.full),
-            increments: self.increments.iter().map(file).collect(),
+    /// The files with the records, on this machine.
+    ///
+    /// # Errors
+    /// They cannot be fetched.
+    pub fn chain(&self, repository: &Repository) -> Result<Chain, BackupError> {
+        let increments = self.increments.iter();
+        Ok(Chain {
+            full: repository.records(&self.full)?,
+            increments: (increments.map(|backup| repository.records(backup)))
+                .collect::<Result<_, _>>()?,
             until: self.until,
-        }
+        })
     }
 }
 
@@ -242,6 +245,7 @@ pub(super) mod tests {
             sum: String::new(),
             key: None,
             files: Vec::new(),
+            encryption: None,
         }
     }
 

@@ -1,40 +1,54 @@
-//! A repository in a directory.
+//! A repository: backups in their place, of which each is whole or none, and what is in them as files of this machine.
 //!
-//! ```text
-//! jiexi-backups                  says what this is
-//! lock                           held by whoever writes
-//! 20261126T153000Z-full/         a backup: its files, and last its manifest
-//! ```
-//!
-//! A backup gets its name when it is complete, and loses it before it is removed: `20261126T153000Z-full.unfinished` counts
-//! for nothing, and the next one removes it. Nothing else is ever removed.
+//! In a directory, the files of backups that are not encrypted are used where they are. What is encrypted, or elsewhere,
+//! is fetched into a scratch directory: checked and decrypted on the way, a piece at a time. There it stays until it is
+//! released or the repository is closed. What is written there is made in the scratch directory likewise, and put in its
+//! place as a stream.
 
 use std::{
+    cell::OnceCell,
     fs::{self, File},
-    io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
 };
 
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+
 use super::{
-    BackupError, failed, io_failed,
-    manifest::{self, Kind, Manifest},
+    BackupError, Watch,
+    encryption::{self, Keys, Lock, OpenError},
+    failed, io_failed,
+    manifest::{self, CHUNK, Encrypted, Kind, Manifest, Member, REMEDY},
+    place::{Location, Place, Put},
     shown_time,
 };
+use crate::store::archive::Archive;
 
-/// The file that says what the directory is.
-const MARKER: &str = "jiexi-backups";
-/// What it says.
+/// What the mark of a repository says.
 const MARK: &str = "jiexi backups, format 1\n";
-/// Behind the name of a backup that is not complete.
-const UNFINISHED: &str = ".unfinished";
 /// Most backups of one second.
 const IDS_MAX: u32 = 1_000;
 
+/// What a repository is used with.
+#[derive(Debug, Default)]
+pub struct Access {
+    /// Whom new backups are encrypted for; nobody: they are not.
+    pub lock: Option<Lock>,
+    /// What opens those that are encrypted.
+    pub keys: Keys,
+    /// Where the scratch directory is made; otherwise where the system has such.
+    pub scratch: Option<PathBuf>,
+    /// A file of the node, locked while it is backed up to where nothing can be locked.
+    pub beside: Option<PathBuf>,
+}
+
 /// See the module.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Repository {
-    path: PathBuf,
+    place: Box<dyn Place>,
+    access: Access,
+    scratch: OnceCell<TempDir>,
 }
 
 /// What is in a repository.
@@ -53,116 +67,83 @@ pub struct Listing {
 pub struct Draft {
     /// Its name.
     pub id: String,
-    /// Its directory, which is not called so until it is complete.
+    /// Where its files are made, if they are not copied.
     pub directory: PathBuf,
+    /// Whether that is where they stay.
+    pub direct: bool,
 }
 
 impl Repository {
-    /// The repository at a path.
+    /// The repository at a place.
     ///
     /// # Errors
     /// There is none.
-    pub fn open(path: &Path) -> Result<Self, BackupError> {
-        let marker = path.join(MARKER);
-        match fs::read(&marker) {
-            Ok(text) if text == MARK.as_bytes() => Ok(Self {
-                path: path.to_path_buf(),
-            }),
-            Ok(_) => Err(failed(format_args!(
-                "{}: not the mark of a repository that this program knows; use the version that wrote it",
-                marker.display()
-            ))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(BackupError::NotFound(format!(
-                    "{}: no backups here; `jiexi backup create` begins a repository",
-                    path.display()
-                )))
-            }
-            Err(error) => Err(io_failed(&marker, "read", &error)),
+    pub fn open(location: &Location, access: Access) -> Result<Self, BackupError> {
+        let place = location.place()?;
+        if place.mark()?.is_none() {
+            return Err(BackupError::NotFound(format!(
+                "{}: no backups here; `jiexi backup create` begins a repository",
+                place.shown("")
+            )));
         }
+        Self::of(place, access)
     }
 
-    /// The repository at a path; a new one when there is nothing.
+    /// The repository at a place; a new one when there is nothing.
     ///
     /// # Errors
     /// There is something else, or it cannot be written.
-    pub fn open_or_create(path: &Path) -> Result<Self, BackupError> {
-        match Self::open(path) {
-            Err(BackupError::NotFound(_)) => {}
-            found => return found,
+    pub fn open_or_create(location: &Location, access: Access) -> Result<Self, BackupError> {
+        let place = location.place()?;
+        if place.mark()?.is_none() {
+            place.found(MARK.as_bytes())?;
         }
-        make_directory(path, true)?;
-        let items = fs::read_dir(path).map_err(|error| io_failed(path, "list", &error))?;
-        let mut others = items
-            .filter_map(Result::ok)
-            .map(|item| item.file_name().to_string_lossy().into_owned())
-            .filter(|name| name != "lost+found" && !name.starts_with(MARKER));
-        if let Some(other) = others.next() {
-            return Err(failed(format_args!(
-                "{}: neither empty nor a repository of backups (there is {other}); name a directory for backups alone",
-                path.display()
-            )));
-        }
-        replace(&path.join(MARKER), MARK.as_bytes())?;
-        Self::open(path)
+        Self::of(place, access)
     }
 
-    /// Where it is.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+    fn of(place: Box<dyn Place>, access: Access) -> Result<Self, BackupError> {
+        match place.mark()? {
+            Some(mark) if mark == MARK.as_bytes() => Ok(Self {
+                place,
+                access,
+                scratch: OnceCell::new(),
+            }),
+            _ => Err(failed(format_args!(
+                "{}: not the mark of a repository that this program knows; use the version that wrote it",
+                place.shown("jiexi-backups")
+            ))),
+        }
     }
 
-    /// The directory of a backup.
+    /// What it is called.
     #[must_use]
-    pub fn directory(&self, id: &str) -> PathBuf {
-        self.path.join(id)
+    pub fn shown(&self) -> String {
+        self.place.shown("")
     }
 
     /// The right to write, until the file is closed.
     ///
     /// # Errors
     /// Somebody else has it.
-    pub fn lock(&self) -> Result<File, BackupError> {
-        let path = self.path.join("lock");
-        let mut options = fs::OpenOptions::new();
-        options.create(true).truncate(false).write(true).mode(0o600);
-        let file = options
-            .open(&path)
-            .map_err(|error| io_failed(&path, "open the file", &error))?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(fs::TryLockError::WouldBlock) => Err(failed(format_args!(
-                "{}: another backup is being written here; wait until it is done",
-                path.display()
-            ))),
-            Err(fs::TryLockError::Error(error)) => Err(io_failed(&path, "lock", &error)),
-        }
+    pub fn lock(&self) -> Result<Option<File>, BackupError> {
+        self.place.lock(self.access.beside.as_deref())
     }
 
     /// What is here.
     ///
     /// # Errors
-    /// The directory cannot be read.
+    /// It cannot be read.
     pub fn list(&self) -> Result<Listing, BackupError> {
         let mut listing = Listing::default();
-        let unreadable = |error| io_failed(&self.path, "list", &error);
-        for item in fs::read_dir(&self.path).map_err(unreadable)? {
-            let item = item.map_err(unreadable)?;
-            let id = item.file_name().to_string_lossy().into_owned();
-            if item.file_type().map_err(unreadable)?.is_file() {
+        for found in self.place.list()? {
+            if !found.complete {
+                listing.unfinished.push(found.id);
                 continue;
             }
-            if let Some(id) = id.strip_suffix(UNFINISHED).filter(|id| is_id(id)) {
-                listing.unfinished.push(id.to_owned());
-                continue;
-            }
-            if !is_id(&id) {
-                continue;
-            }
-            match Manifest::read(&item.path()) {
+            match self.manifest(&found.id) {
                 Ok(manifest) => listing.whole.push(manifest),
-                Err(error) => listing.damaged.push((id, error.to_string())),
+                Err(error @ BackupError::Place(_)) => return Err(error),
+                Err(error) => listing.damaged.push((found.id, error.to_string())),
             }
         }
         // Of one second, an increment is from before the full backup that leads to the same sequence.
@@ -178,24 +159,30 @@ impl Repository {
         Ok(listing)
     }
 
+    fn manifest(&self, id: &str) -> Result<Manifest, BackupError> {
+        let from = self.place.get(id, manifest::NAME)?;
+        Manifest::read(id, &self.shown_member(id, manifest::NAME), from)
+    }
+
+    fn shown_member(&self, id: &str, name: &str) -> String {
+        self.place.shown(&format!("{id}/{name}"))
+    }
+
+    // ------------------------------------------------------------------------------------------------- writing
+
     /// Removes what interrupted backups have left. The caller has the lock.
     ///
     /// # Errors
     /// It cannot be removed.
     pub fn sweep(&self, listing: &Listing) -> Result<(), BackupError> {
-        for id in &listing.unfinished {
-            let path = self.unfinished(id);
-            fs::remove_dir_all(&path).map_err(|error| {
-                io_failed(&path, "remove what an interrupted backup left", &error)
-            })?;
-        }
-        sync_directory(&self.path)
+        let mut unfinished = listing.unfinished.iter();
+        unfinished.try_for_each(|id| self.place.sweep(id))
     }
 
     /// Begins a backup.
     ///
     /// # Errors
-    /// Its directory cannot be made.
+    /// It cannot be written.
     pub fn begin(&self, kind: Kind, now: u64) -> Result<Draft, BackupError> {
         let compact: String = shown_time(now)
             .chars()
@@ -206,19 +193,123 @@ impl Repository {
             if number > 1 {
                 id = format!("{id}-{number}");
             }
-            let directory = self.unfinished(&id);
-            let is_taken = |path: &Path| path.symlink_metadata().is_ok();
-            if is_taken(&directory) || is_taken(&self.directory(&id)) {
+            if !self.place.begin(&id)? {
                 continue;
             }
-            make_directory(&directory, false)?;
-            sync_directory(&self.path)?;
-            return Ok(Draft { id, directory });
+            let direct = self.place.draft(&id);
+            return match direct.filter(|_| self.access.lock.is_none()) {
+                Some(directory) => Ok(Draft {
+                    id,
+                    directory,
+                    direct: true,
+                }),
+                None => Ok(Draft {
+                    directory: self.scratch(&format!("{id}.new"))?,
+                    id,
+                    direct: false,
+                }),
+            };
         }
         Err(failed(format_args!(
             "{}: too many backups of one second",
-            self.path.display()
+            self.shown()
         )))
+    }
+
+    /// Takes a file that was made in the directory of a draft.
+    ///
+    /// # Errors
+    /// It cannot be read, or written.
+    pub fn keep(
+        &self,
+        draft: &Draft,
+        path: &Path,
+        watch: &dyn Watch,
+    ) -> Result<Member, BackupError> {
+        if draft.direct {
+            return Member::of(path, watch);
+        }
+        let file = File::open(path).map_err(|error| io_failed(path, "open the file", &error))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let member = self.copy(draft, file, path, &name, watch)?;
+        fs::remove_file(path).map_err(|error| io_failed(path, "remove", &error))?;
+        Ok(member)
+    }
+
+    /// Copies an open file into a draft, under a name.
+    ///
+    /// # Errors
+    /// One cannot be read, or the other not written.
+    pub fn copy(
+        &self,
+        draft: &Draft,
+        mut from: File,
+        source: &Path,
+        name: &str,
+        watch: &dyn Watch,
+    ) -> Result<Member, BackupError> {
+        if draft.direct {
+            return Member::copy(from, source, &draft.directory.join(name), watch);
+        }
+        let length = from.metadata();
+        let length = length.map_err(|error| io_failed(source, "read the size", &error))?;
+        let mut plain = Hashing::new(&mut from);
+        let encrypted = match &self.access.lock {
+            None => {
+                let mut put = self.place.put(&draft.id, name, length.len())?;
+                self.pump(&mut plain, source, &mut put, (&draft.id, name), watch)?;
+                put.finish()?;
+                None
+            }
+            Some(lock) => {
+                let kept = format!("{name}{}", encryption::SUFFIX);
+                let put = self
+                    .place
+                    .put(&draft.id, &kept, Lock::length_max(length.len()))?;
+                let shown = self.shown_member(&draft.id, &kept);
+                let failed = |error| BackupError::of_io(error, &shown, "write");
+                let mut out = lock.wrap(HashingPut::new(put)).map_err(failed)?;
+                self.pump(&mut plain, source, &mut out, (&draft.id, &kept), watch)?;
+                Some(out.finish().map_err(failed)?.finish()?)
+            }
+        };
+        let (bytes, sha256) = plain.finish();
+        Ok(Member {
+            name: name.to_owned(),
+            bytes,
+            sha256,
+            encrypted,
+        })
+    }
+
+    fn pump(
+        &self,
+        from: &mut dyn Read,
+        source: &Path,
+        to: &mut dyn Write,
+        (id, name): (&str, &str),
+        watch: &dyn Watch,
+    ) -> Result<(), BackupError> {
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            let read = from
+                .read(&mut buffer)
+                .map_err(|error| io_failed(source, "read", &error))?;
+            let Some(piece) = buffer.get(..read).filter(|piece| !piece.is_empty()) else {
+                return Ok(());
+            };
+            let written = to.write_all(piece);
+            written.map_err(|error| {
+                BackupError::of_io(error, &self.shown_member(id, name), "write")
+            })?;
+            watch.advance(piece.len() as u64);
+        }
+    }
+
+    /// How backups written from now on are encrypted.
+    #[must_use]
+    pub fn encryption(&self) -> Option<encryption::Encryption> {
+        self.access.lock.as_ref().map(Lock::encryption)
     }
 
     /// Completes a backup: everything that the manifest names is durable before the manifest is there.
@@ -226,8 +317,15 @@ impl Repository {
     /// # Errors
     /// It cannot be written.
     pub fn complete(&self, draft: &Draft, manifest: &Manifest) -> Result<(), BackupError> {
-        replace(&draft.directory.join(manifest::NAME), &manifest.seal()?)?;
-        self.rename(&draft.directory, &self.directory(&draft.id))
+        self.place.complete(&draft.id, &manifest.seal()?)
+    }
+
+    /// Removes a backup that has nothing in it.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn abandon(&self, draft: &Draft) -> Result<(), BackupError> {
+        self.place.sweep(&draft.id)
     }
 
     /// Removes a backup: first its name. The caller has the lock.
@@ -235,25 +333,363 @@ impl Repository {
     /// # Errors
     /// It cannot be removed.
     pub fn remove(&self, id: &str) -> Result<(), BackupError> {
-        let going = self.unfinished(id);
-        self.rename(&self.directory(id), &going)?;
-        fs::remove_dir_all(&going).map_err(|error| io_failed(&going, "remove", &error))?;
-        sync_directory(&self.path)
+        self.place.remove(id)
     }
 
-    /// The directory of a backup that is being written or removed.
-    fn unfinished(&self, id: &str) -> PathBuf {
-        self.path.join(format!("{id}{UNFINISHED}"))
+    // ------------------------------------------------------------------------------------------------- reading
+
+    /// A directory in the scratch directory.
+    fn scratch(&self, name: &str) -> Result<PathBuf, BackupError> {
+        let scratch = match self.scratch.get() {
+            Some(scratch) => scratch,
+            None => {
+                let made = new_scratch(self.access.scratch.as_deref())?;
+                self.scratch.get_or_init(|| made)
+            }
+        };
+        let path = scratch.path().join(name);
+        fs::create_dir_all(&path)
+            .map_err(|error| BackupError::of_scratch(&path, "create the directory", &error))?;
+        Ok(path)
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> Result<(), BackupError> {
-        fs::rename(from, to).map_err(|error| io_failed(from, "rename", &error))?;
-        sync_directory(&self.path)
+    /// Where the files of a backup lie as they are, if they do.
+    fn direct(&self, backup: &Manifest) -> Option<PathBuf> {
+        let directory = self.place.directory()?;
+        (backup.encryption.is_none()).then(|| directory.join(&backup.id))
+    }
+
+    /// Whether what was given can open a backup, as far as that can be seen at once. A backup that is not encrypted is
+    /// open to all.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub fn expect_key(&self, backup: &Manifest) -> Result<(), BackupError> {
+        let Some(encryption) = &backup.encryption else {
+            return Ok(());
+        };
+        self.access.keys.expect(&backup.id, encryption)?;
+        // A passphrase is seen to be right where that costs least.
+        match backup.files.iter().min_by_key(|file| file.bytes) {
+            Some(smallest) => match self.file(backup, smallest, &Unwatched) {
+                Err(error) if error.is_elsewhere() => Err(error),
+                // Damage is for those who look for it.
+                _ => Ok(()),
+            },
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a backup can be read without what was not given.
+    #[must_use]
+    pub fn is_open(&self, backup: &Manifest) -> bool {
+        backup.encryption.is_none() || !self.access.keys.is_empty()
+    }
+
+    /// A file of a backup, as a file of this machine; what was fetched for it is right.
+    ///
+    /// # Errors
+    /// It cannot be fetched, opened or written, or is damaged.
+    pub fn file(
+        &self,
+        backup: &Manifest,
+        member: &Member,
+        watch: &dyn Watch,
+    ) -> Result<PathBuf, BackupError> {
+        if let Some(directory) = self.direct(backup) {
+            return Ok(directory.join(&member.name));
+        }
+        let path = self.scratch(&backup.id)?.join(&member.name);
+        if path.exists() {
+            return Ok(path);
+        }
+        let fetching = path.with_extension("fetching");
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        let mut out = options
+            .open(&fetching)
+            .map_err(|error| BackupError::of_scratch(&fetching, "create the file", &error))?;
+        self.read_member(backup, member, &mut out, &fetching, watch)?;
+        fs::rename(&fetching, &path)
+            .map_err(|error| BackupError::of_scratch(&fetching, "rename", &error))?;
+        Ok(path)
+    }
+
+    /// The file with the records of a backup, likewise.
+    ///
+    /// # Errors
+    /// As [`Self::file`].
+    pub fn records(&self, backup: &Manifest) -> Result<PathBuf, BackupError> {
+        self.file(backup, backup.records()?, &Unwatched)
+    }
+
+    /// Removes what was fetched of a backup.
+    pub fn release(&self, backup: &Manifest) {
+        if let Some(scratch) = self.scratch.get() {
+            // It goes with the scratch directory at the latest.
+            drop(fs::remove_dir_all(scratch.path().join(&backup.id)));
+        }
+    }
+
+    /// Reads a member through checksums and decryption.
+    fn read_member(
+        &self,
+        backup: &Manifest,
+        member: &Member,
+        out: &mut dyn Write,
+        path: &Path,
+        watch: &dyn Watch,
+    ) -> Result<(), BackupError> {
+        let Some(kept) = &member.encrypted else {
+            let shown = self.shown_member(&backup.id, &member.name);
+            let mut from = Hashing::new(self.place.get(&backup.id, &member.name)?);
+            pour(&mut from, &shown, out, path, watch)?;
+            return compare(&shown, from.finish(), (member.bytes, &member.sha256));
+        };
+        let name = format!("{}{}", member.name, encryption::SUFFIX);
+        let shown = self.shown_member(&backup.id, &name);
+        let mut from = Hashing::new(self.place.get(&backup.id, &name)?);
+        let opened = self.access.keys.open(&mut from).map(Hashing::new);
+        let poured = opened
+            .map(|mut plain| pour(&mut plain, &shown, out, path, watch).map(|()| plain.finish()));
+        // To its end: whether it is as it was written comes before everything that may be wrong with it.
+        if !matches!(&poured, Ok(Err(error)) if error.is_elsewhere()) {
+            pour(&mut from, &shown, &mut io::sink(), path, &Unwatched)?;
+            compare(&shown, from.finish(), (kept.bytes, &kept.sha256))?;
+        }
+        let damaged = || failed(format_args!("{shown}: it cannot be decrypted; {REMEDY}"));
+        match poured {
+            Ok(plain) => compare(&shown, plain?, (member.bytes, &member.sha256)),
+            Err(OpenError::Key) => Err(BackupError::Key(format!(
+                "{shown}: neither identity nor passphrase open it; nothing was written; bring the right one"
+            ))),
+            Err(OpenError::Work) => Err(BackupError::Key(format!(
+                "{shown}: deriving its key from a passphrase takes more memory than this program allows itself; \
+                 decrypt it with `age`"
+            ))),
+            Err(OpenError::Io(error)) => Err(BackupError::of_io(error, &shown, "read")),
+            Err(OpenError::Damaged) => Err(damaged()),
+        }
+    }
+
+    /// Reads every file of a backup and compares length and checksum; what is wrong, one line each. Of one that is
+    /// encrypted and not open, what is kept is compared.
+    ///
+    /// # Errors
+    /// Where it is cannot be asked, or what was given does not open it.
+    pub fn check(&self, backup: &Manifest, watch: &dyn Watch) -> Result<Vec<String>, BackupError> {
+        let mut problems = Vec::new();
+        for member in &backup.files {
+            let found = match self.direct(backup) {
+                Some(directory) => check_file(&directory.join(&member.name), member, watch),
+                None if self.is_open(backup) => self.file(backup, member, watch).map(drop),
+                None => self.check_kept(backup, member, watch),
+            };
+            match found {
+                Ok(()) => {}
+                Err(error) if error.is_elsewhere() => return Err(error),
+                Err(error) => {
+                    let text = error.to_string();
+                    problems.push(match text.contains(REMEDY) {
+                        true => text,
+                        false => format!("{text}; {REMEDY}"),
+                    });
+                }
+            }
+        }
+        Ok(problems)
+    }
+
+    fn check_kept(
+        &self,
+        backup: &Manifest,
+        member: &Member,
+        watch: &dyn Watch,
+    ) -> Result<(), BackupError> {
+        let kept = member.encrypted.as_ref();
+        let kept = kept.ok_or_else(|| failed(format_args!("{}: not encrypted", member.name)))?;
+        let name = format!("{}{}", member.name, encryption::SUFFIX);
+        let shown = self.shown_member(&backup.id, &name);
+        let mut from = Hashing::new(self.place.get(&backup.id, &name)?);
+        pour(&mut from, &shown, &mut io::sink(), Path::new(""), watch)?;
+        compare(&shown, from.finish(), (kept.bytes, &kept.sha256))
+    }
+
+    /// The archive of a backup as it is to be continued. In a directory it is looked at; elsewhere it is seen that all
+    /// files are there, in their lengths.
+    ///
+    /// # Errors
+    /// It cannot be relied on; or cannot be asked for.
+    pub fn archive(&self, backup: &Manifest) -> Result<Archive, BackupError> {
+        if let Some(directory) = self.direct(backup) {
+            return backup.archive(&directory);
+        }
+        for member in &backup.files {
+            let (name, bytes) = match &member.encrypted {
+                Some(kept) => (format!("{}{}", member.name, encryption::SUFFIX), kept.bytes),
+                None => (member.name.clone(), member.bytes),
+            };
+            if self.place.length(&backup.id, &name)? != Some(bytes) {
+                return Err(failed(format_args!(
+                    "{}: it is missing or of another length; {REMEDY}",
+                    self.shown_member(&backup.id, &name)
+                )));
+            }
+        }
+        backup.promised()
+    }
+
+    /// The archive of a backup, read.
+    ///
+    /// # Errors
+    /// It is damaged, or cannot be fetched.
+    pub fn read_archive(&self, backup: &Manifest) -> Result<Archive, BackupError> {
+        let path = self.records(backup)?;
+        backup.archive(path.parent().unwrap_or_else(|| Path::new("")))
+    }
+}
+
+/// Whoever is not told.
+struct Unwatched;
+
+impl Watch for Unwatched {
+    fn begin(&self, _: &'static str, _: u64) {}
+    fn advance(&self, _: u64) {}
+}
+
+/// Makes a scratch directory.
+fn new_scratch(parent: Option<&Path>) -> Result<TempDir, BackupError> {
+    let parent = parent.map_or_else(std::env::temp_dir, Path::to_path_buf);
+    let made = tempfile::Builder::new()
+        .prefix("jiexi-backup-")
+        .tempdir_in(&parent);
+    made.map_err(|error| {
+        BackupError::Place(format!(
+            "{}: no scratch directory can be made there: {error}; name another place with --scratch",
+            parent.display()
+        ))
+    })
+}
+
+/// Compares a file with what its manifest says.
+fn check_file(path: &Path, member: &Member, watch: &dyn Watch) -> Result<(), BackupError> {
+    let found = Member::of(path, watch)?;
+    let shown = path.display().to_string();
+    compare(
+        &shown,
+        (found.bytes, found.sha256),
+        (member.bytes, &member.sha256),
+    )
+}
+
+/// Compares length and checksum.
+fn compare(shown: &str, found: (u64, String), wanted: (u64, &str)) -> Result<(), BackupError> {
+    if found.0 != wanted.0 {
+        return Err(failed(format_args!(
+            "{shown}: {} octets, and there must be {}; {REMEDY}",
+            found.0, wanted.0
+        )));
+    }
+    match found.1 == wanted.1 {
+        true => Ok(()),
+        false => Err(failed(format_args!(
+            "{shown}: it has a wrong checksum; {REMEDY}"
+        ))),
+    }
+}
+
+/// Reads to the end, into a file.
+fn pour(
+    from: &mut dyn Read,
+    shown: &str,
+    out: &mut dyn Write,
+    path: &Path,
+    watch: &dyn Watch,
+) -> Result<(), BackupError> {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let read = from
+            .read(&mut buffer)
+            .map_err(|error| BackupError::of_io(error, shown, "read"))?;
+        let Some(piece) = buffer.get(..read).filter(|piece| !piece.is_empty()) else {
+            return Ok(());
+        };
+        out.write_all(piece)
+            .map_err(|error| BackupError::of_scratch(path, "write", &error))?;
+        watch.advance(piece.len() as u64);
+    }
+}
+
+/// A reader that counts and hashes.
+struct Hashing<R> {
+    from: R,
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl<R> Hashing<R> {
+    fn new(from: R) -> Self {
+        Self {
+            from,
+            hash: Sha256::new(),
+            bytes: 0,
+        }
+    }
+
+    fn finish(self) -> (u64, String) {
+        (self.bytes, hex::encode(self.hash.finalize()))
+    }
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.from.read(buffer)?;
+        self.hash.update(buffer.get(..read).unwrap_or_default());
+        self.bytes += read as u64;
+        Ok(read)
+    }
+}
+
+/// A member being written that is counted and hashed.
+struct HashingPut<'a> {
+    put: Box<dyn Put + 'a>,
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl<'a> HashingPut<'a> {
+    fn new(put: Box<dyn Put + 'a>) -> Self {
+        Self {
+            put,
+            hash: Sha256::new(),
+            bytes: 0,
+        }
+    }
+
+    fn finish(self) -> Result<Encrypted, BackupError> {
+        self.put.finish()?;
+        Ok(Encrypted {
+            bytes: self.bytes,
+            sha256: hex::encode(self.hash.finalize()),
+        })
+    }
+}
+
+impl Write for HashingPut<'_> {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        let written = self.put.write(octets)?;
+        self.hash.update(octets.get(..written).unwrap_or_default());
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.put.flush()
     }
 }
 
 /// Whether a name is that of a backup: a time, and what it is.
-fn is_id(name: &str) -> bool {
+pub(super) fn is_id(name: &str) -> bool {
     let parts = name.split_once('-');
     parts.is_some_and(|(time, kind)| {
         let digits =
@@ -268,38 +704,6 @@ fn is_id(name: &str) -> bool {
                     rest.is_empty() || number.is_some_and(|text| text.parse::<u32>().is_ok())
                 })
     })
-}
-
-fn make_directory(path: &Path, recursive: bool) -> Result<(), BackupError> {
-    fs::DirBuilder::new()
-        .recursive(recursive)
-        .mode(0o700)
-        .create(path)
-        .map_err(|error| io_failed(path, "create the directory", &error))
-}
-
-/// Makes the names in a directory durable.
-pub(super) fn sync_directory(path: &Path) -> Result<(), BackupError> {
-    File::open(path)
-        .and_then(|directory| directory.sync_all())
-        .map_err(|error| io_failed(path, "sync the directory", &error))
-}
-
-/// Puts a small file in its place: all of it or nothing, and durable.
-fn replace(path: &Path, content: &[u8]) -> Result<(), BackupError> {
-    let temporary = path.with_extension("new");
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let written = options.open(&temporary).and_then(|mut file| {
-        file.write_all(content)?;
-        file.sync_all()
-    });
-    written.map_err(|error| io_failed(&temporary, "write", &error))?;
-    fs::rename(&temporary, path).map_err(|error| io_failed(path, "rename", &error))?;
-    match path.parent() {
-        Some(parent) => sync_directory(parent),
-        None => Ok(()),
-    }
 }
 
 #[cfg(test)]

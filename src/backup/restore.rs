@@ -11,8 +11,9 @@ use std::{
 use super::{
     BackupError, Watch, failed, io_failed,
     manifest::{Manifest, Member},
+    place::directory::sync_directory,
     plan::{Plan, Target},
-    repository::{self, Repository},
+    repository::Repository,
 };
 use crate::{
     maintenance,
@@ -44,7 +45,7 @@ pub fn expect_empty(directory: &Path) -> Result<(), BackupError> {
 /// # Errors
 /// Something is damaged; all of it is named.
 pub fn check(repository: &Repository, plan: &Plan, watch: &dyn Watch) -> Result<(), BackupError> {
-    match damaged(repository, plan, watch) {
+    match damaged(repository, plan, watch)? {
         damaged if damaged.is_empty() => Ok(()),
         damaged => Err(nothing_restored(&damaged)),
     }
@@ -53,16 +54,22 @@ pub fn check(repository: &Repository, plan: &Plan, watch: &dyn Watch) -> Result<
 /// The backups of a plan that are damaged, and what is wrong with each.
 type Damaged = Vec<(String, Vec<String>)>;
 
-fn damaged(repository: &Repository, plan: &Plan, watch: &dyn Watch) -> Damaged {
+fn damaged(
+    repository: &Repository,
+    plan: &Plan,
+    watch: &dyn Watch,
+) -> Result<Damaged, BackupError> {
+    plan.backups()
+        .try_for_each(|backup| repository.expect_key(backup))?;
     watch.begin("checking", plan.backups().map(Manifest::bytes).sum());
-    let check = |backup: &Manifest| {
-        let problems = backup.check_files(&repository.directory(&backup.id), watch);
-        (backup.id.clone(), problems)
-    };
-    let checked = plan.backups().map(check);
-    checked
-        .filter(|(_, problems)| !problems.is_empty())
-        .collect()
+    let mut damaged = Damaged::new();
+    for backup in plan.backups() {
+        let problems = repository.check(backup, watch)?;
+        if !problems.is_empty() {
+            damaged.push((backup.id.clone(), problems));
+        }
+    }
+    Ok(damaged)
 }
 
 fn nothing_restored(damaged: &Damaged) -> BackupError {
@@ -91,7 +98,7 @@ pub fn sound(
     let mut listing = repository.list()?;
     let mut met = Damaged::new();
     loop {
-        let found = damaged(repository, &plan, watch);
+        let found = damaged(repository, &plan, watch)?;
         if found.is_empty() {
             met.iter()
                 .flat_map(|(_, problems)| problems)
@@ -128,7 +135,8 @@ pub fn restore(
         dir: building.clone(),
         ..settings.clone()
     };
-    let restored = plan.chain(repository).restore(&made, plan.epoch);
+    let chain = plan.chain(repository)?;
+    let restored = chain.restore(&made, plan.epoch);
     let info = restored.map_err(|error| clear(&building, error.into()))?;
     match put_in_place(&building, &settings.dir) {
         Ok(()) => Ok(info),
@@ -145,7 +153,7 @@ fn put_in_place(building: &Path, directory: &Path) -> Result<(), BackupError> {
     }
     fs::rename(building, directory)
         .map_err(|error| io_failed(building, "rename the directory", &error))?;
-    repository::sync_directory(parent(directory))
+    sync_directory(parent(directory))
 }
 
 /// The directory that a path is in.
@@ -192,7 +200,7 @@ pub fn bring_back(
     Member::copy(from, &path, &building, watch)?;
     fs::rename(&building, to)
         .map_err(|error| io_failed(to, "put the file in its place", &error))?;
-    repository::sync_directory(parent(to))
+    sync_directory(parent(to))
 }
 
 /// Where a small file of the newest backup is, if that has it; its checksum is right.
@@ -209,8 +217,9 @@ pub fn file(
     let Some(wanted) = last.files.iter().find(|file| file.name == name) else {
         return Ok(None);
     };
-    let path = repository.directory(&last.id).join(name);
-    match Member::of(&path, watch)? == *wanted {
+    let path = repository.file(last, wanted, watch)?;
+    let found = Member::of(&path, watch)?;
+    match (found.bytes, &found.sha256) == (wanted.bytes, &wanted.sha256) {
         true => Ok(Some(path)),
         false => Err(failed(format_args!(
             "{}: it has a wrong checksum; nothing was restored; take another backup with --to-sequence",

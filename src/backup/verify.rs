@@ -1,5 +1,10 @@
 //! Whether a repository is whole: every octet of every file is read, and what leads to the newest state of each full
 //! backup is added up.
+//!
+//! It goes from full backup to full backup, so that no more of a repository elsewhere is on this machine at a time than
+//! one of them and what leads on from there.
+
+use std::collections::BTreeMap;
 
 use super::{
     BackupError, Watch,
@@ -19,19 +24,21 @@ pub struct Report {
     pub problems: Vec<String>,
     /// Names of backups that were interrupted: they count for nothing, and that is no problem.
     pub unfinished: Vec<String>,
+    /// Names of backups that are encrypted and were not opened: what is kept is as it was written, and no more is known.
+    pub unopened: Vec<String>,
 }
 
 /// Reads everything.
 ///
 /// # Errors
-/// The directory cannot be read. What is wrong with the backups is in the report.
+/// The repository cannot be read, or what was given does not open it. What is wrong with the backups is in the report.
 pub fn verify(repository: &Repository, watch: &dyn Watch) -> Result<Report, BackupError> {
     let listing = repository.list()?;
     let mut report = Report {
         backups: listing.whole.len() as u64,
         bytes: listing.whole.iter().map(Manifest::bytes).sum(),
-        problems: Vec::new(),
         unfinished: listing.unfinished.clone(),
+        ..Report::default()
     };
     report
         .problems
@@ -39,67 +46,114 @@ pub fn verify(repository: &Repository, watch: &dyn Watch) -> Result<Report, Back
     if !listing.whole.iter().any(|backup| backup.kind == Kind::Full) {
         report.problems.push(format!(
             "{}: there is no full backup, so nothing can be restored; run `jiexi backup create`",
-            repository.path().display()
+            repository.shown()
         ));
     }
+    let sealed = |backup: &&Manifest| !repository.is_open(backup);
+    let sealed = listing.whole.iter().filter(sealed);
+    report.unopened = sealed.map(|backup| backup.id.clone()).collect();
     watch.begin("reading", report.bytes);
-    for backup in &listing.whole {
-        let directory = repository.directory(&backup.id);
-        let mut problems = backup.check_files(&directory, watch);
-        // What has the right checksum was perhaps never right.
-        if problems.is_empty()
-            && let Err(error) = backup.archive(&directory)
-        {
-            problems.push(error.to_string());
-        }
-        report.problems.extend(problems);
+    let mut checked = Checked {
+        repository,
+        watch,
+        problems: BTreeMap::new(),
+    };
+    let full = listing.whole.iter().filter(|one| one.kind == Kind::Full);
+    for full in full {
+        let added = checked.chain(&listing, full)?;
+        report.problems.extend(added);
     }
-    if report.problems.is_empty() {
-        watch.begin("adding up", 0);
-        report.problems = add_up(repository, &listing);
+    for backup in &listing.whole {
+        checked.backup(backup)?;
+        repository.release(backup);
+    }
+    for backup in &listing.whole {
+        let found = checked.problems.remove(&backup.id);
+        report.problems.extend(found.unwrap_or_default());
     }
     Ok(report)
 }
 
-/// Follows the increments from each full backup to the next one, or their end; what does not come out as the journal said.
-fn add_up(repository: &Repository, listing: &Listing) -> Vec<String> {
-    let mut problems = Vec::new();
-    for full in listing
-        .whole
-        .iter()
-        .filter(|backup| backup.kind == Kind::Full)
-    {
-        let later = listing.whole.iter().filter(|later| {
-            let ours = later.kind == Kind::Full && later.epoch == full.epoch;
-            ours && later.sequence > full.sequence
-        });
-        let end = later.map(|later| later.sequence).min();
-        let mut until = full.sequence;
-        while end.is_none_or(|end| until < end)
-            && let Some(next) = listing.whole.iter().find(|next| {
-                let ours = next.kind == Kind::Increment && next.epoch == full.epoch;
-                ours && next.from <= until && next.sequence > until
-            })
-        {
-            until = next.sequence;
+/// What was read so far.
+struct Checked<'a> {
+    repository: &'a Repository,
+    watch: &'a dyn Watch,
+    /// What is wrong with which backup.
+    problems: BTreeMap<String, Vec<String>>,
+}
+
+impl Checked<'_> {
+    /// Reads a backup, once; whether it is right.
+    fn backup(&mut self, backup: &Manifest) -> Result<bool, BackupError> {
+        if let Some(problems) = self.problems.get(&backup.id) {
+            return Ok(problems.is_empty());
         }
-        // Only this full backup: a plan would take the newest.
-        let alone = Listing {
-            whole: listing
-                .whole
-                .iter()
-                .filter(|backup| backup.kind == Kind::Increment || backup.id == full.id)
-                .cloned()
-                .collect(),
-            ..Listing::default()
-        };
-        let found = Plan::new(&alone, Target::Sequence(until), Some(full.epoch), &|_| {
-            Ok(Vec::new())
-        })
-        .and_then(|plan| plan.chain(repository).verify().map_err(BackupError::from));
-        if let Err(error) = found {
-            problems.push(error.to_string());
+        let open = self.repository.is_open(backup);
+        if open {
+            self.repository.expect_key(backup)?;
         }
+        let mut problems = self.repository.check(backup, self.watch)?;
+        // What has the right checksum was perhaps never right.
+        if problems.is_empty() && open {
+            match self.repository.read_archive(backup) {
+                Ok(_) => {}
+                Err(error) if error.is_elsewhere() => return Err(error),
+                Err(error) => problems.push(error.to_string()),
+            }
+        }
+        let right = problems.is_empty();
+        self.problems.insert(backup.id.clone(), problems);
+        Ok(right)
     }
-    problems
+
+    /// Follows the increments from a full backup to the next one, or their end; what does not come out as the journal
+    /// said.
+    fn chain(&mut self, listing: &Listing, full: &Manifest) -> Result<Option<String>, BackupError> {
+        let plan = match plan(listing, full) {
+            Ok(plan) => plan,
+            Err(error) => return Ok(Some(error.to_string())),
+        };
+        let mut right = true;
+        for backup in plan.backups() {
+            right &= self.backup(backup)? && self.repository.is_open(backup);
+        }
+        let mut problem = None;
+        if right {
+            let chain = plan.chain(self.repository)?;
+            problem = chain.verify().err().map(|error| error.to_string());
+        }
+        plan.backups()
+            .for_each(|backup| self.repository.release(backup));
+        Ok(problem)
+    }
+}
+
+/// The way from a full backup to the next one of its epoch, or the end of its increments.
+fn plan(listing: &Listing, full: &Manifest) -> Result<Plan, BackupError> {
+    let later = listing.whole.iter().filter(|later| {
+        let ours = later.kind == Kind::Full && later.epoch == full.epoch;
+        ours && later.sequence > full.sequence
+    });
+    let end = later.map(|later| later.sequence).min();
+    let mut until = full.sequence;
+    while end.is_none_or(|end| until < end)
+        && let Some(next) = listing.whole.iter().find(|next| {
+            let ours = next.kind == Kind::Increment && next.epoch == full.epoch;
+            ours && next.from <= until && next.sequence > until
+        })
+    {
+        until = next.sequence;
+    }
+    // Only this full backup: a plan would take the newest.
+    let alone = Listing {
+        whole: listing
+            .whole
+            .iter()
+            .filter(|backup| backup.kind == Kind::Increment || backup.id == full.id)
+            .cloned()
+            .collect(),
+        ..Listing::default()
+    };
+    let until = Target::Sequence(until);
+    Plan::new(&alone, until, Some(full.epoch), &|_| Ok(Vec::new()))
 }

@@ -135,6 +135,7 @@ pub(super) fn check(config: &Config) -> Vec<Wrong> {
     super::batch::check(&config.batch, &mut need);
     super::operations::check(&config.operations, &mut need);
     super::follow::check(&config.follow, &mut need);
+    super::backup::check(&config.backup, &mut need);
     super::jobs::check(&config.jobs, &mut need);
     super::changes::check(&config.changes, &mut need);
     check_dns(&config.dns, &mut need);

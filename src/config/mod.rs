@@ -19,6 +19,7 @@ use jiexi_proto::handle::CaseRule;
 use serde::{Deserialize, Serialize};
 
 mod anonymous;
+mod backup;
 mod batch;
 mod changes;
 mod check;
@@ -33,6 +34,7 @@ pub mod size;
 mod words;
 
 pub use anonymous::Anonymous;
+pub use backup::Backup;
 pub use batch::Batch;
 pub use changes::Changes;
 pub use dns::{Dns, Rule, RuleKind, Zone};
@@ -80,6 +82,8 @@ pub struct Config {
     pub operations: Operations,
     /// The node that this one is a standby of.
     pub follow: Follow,
+    /// What backups are made with.
+    pub backup: Backup,
     /// The store on disk.
     pub store: Store,
     /// Logs.
@@ -105,6 +109,7 @@ impl Default for Config {
             history: History::default(),
             operations: Operations::default(),
             follow: Follow::default(),
+            backup: Backup::default(),
             store: Store::default(),
             log: Log::default(),
             control: Control::default(),
@@ -135,6 +140,8 @@ impl Config {
             &mut self.operations.token_file,
             &mut self.follow.token_file,
             &mut self.follow.ca_file,
+            &mut self.backup.secret_key_file,
+            &mut self.backup.ca_file,
         ];
         for path in files {
             if path.is_relative() && !path.as_os_str().is_empty() {

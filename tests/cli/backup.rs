@@ -24,16 +24,16 @@ use crate::{
     support::{Run, directory, jiexi, node, run, run_with},
 };
 
-const SECRETS: &[&str] = &["--with-secrets"];
+pub(crate) const SECRETS: &[&str] = &["--with-secrets"];
 
 /// A line with one value.
-fn line(name: &str, text: &str) -> String {
+pub(crate) fn line(name: &str, text: &str) -> String {
     format!(
         r#"{{"handle":"88.118/{name}","values":[{{"index":1,"type":"URL","data":"https://example.cn/{text}"}}]}}"#
     )
 }
 
-fn import(directory: &Path, data: &str, lines: &str) {
+pub(crate) fn import(directory: &Path, data: &str, lines: &str) {
     run_with(
         directory,
         &["import", "-", "--data", data],
@@ -42,7 +42,7 @@ fn import(directory: &Path, data: &str, lines: &str) {
     .expect(0);
 }
 
-fn backup(directory: &Path, arguments: &[&str]) -> Run {
+pub(crate) fn backup(directory: &Path, arguments: &[&str]) -> Run {
     run(directory, &[&["backup"], arguments].concat())
 }
 
@@ -60,7 +60,7 @@ fn list(directory: &Path) -> Vec<Json> {
     listed["backups"].as_array().expect("an array").clone()
 }
 
-fn kinds(backups: &[Json]) -> Vec<&str> {
+pub(crate) fn kinds(backups: &[Json]) -> Vec<&str> {
     let kinds = backups.iter().map(|backup| backup["kind"].as_str());
     kinds.map(|kind| kind.expect("a kind")).collect()
 }
@@ -78,7 +78,7 @@ fn escrow(directory: &Path, data: &str) {
     run(directory, &[&export[..], &arguments].concat()).expect(0);
 }
 
-const KEY: [&str; 4] = ["--key", "escrow.key", "--passphrase-file", "passphrase"];
+pub(crate) const KEY: [&str; 4] = ["--key", "escrow.key", "--passphrase-file", "passphrase"];
 
 /// Restores into a new place with the escrowed key; the report.
 fn restore(directory: &Path, data: &str, options: &[&str]) -> Json {
@@ -88,7 +88,7 @@ fn restore(directory: &Path, data: &str, options: &[&str]) -> Json {
 }
 
 /// A node with a secret and some records; its key in escrow.
-fn filled(directory: &Path, data: &str) {
+pub(crate) fn filled(directory: &Path, data: &str) {
     node(directory, data);
     let secret = r#"{"handle":"88.118/secret","values":[{"index":301,"type":"HS_SECKEY","data":"s3cret","permissions":"1100"}]}"#;
     import(directory, data, secret);

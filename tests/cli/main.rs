@@ -5,6 +5,7 @@
 //! * `init` — what a new node consists of; `bulk` — import and export on a stopped node
 //! * `broken` — readers of the output that go away
 //! * `backup` — repositories, restores and drills, of running and stopped nodes
+//! * `bucket` — repositories in an S3 store; `encrypted` — backups that only a key opens
 //! * `batch` — against servers that no node is
 //! * `change` — handles, values and prefixes, on the node of this machine and on one elsewhere
 //! * `removal` — prefixes and handles go where they were meant to, and from nowhere else
@@ -21,6 +22,8 @@ mod backup;
 mod batch;
 mod bench;
 mod broken;
+mod bucket;
+mod bucket_server;
 mod bulk;
 mod change;
 mod codes;
@@ -29,6 +32,7 @@ mod damaged;
 mod decode;
 mod dns;
 mod doctor;
+mod encrypted;
 mod init;
 mod node;
 #[path = "../support/ports.rs"]

@@ -10,7 +10,7 @@ use jiexi_proto::handle::CaseRule;
 use serde_json::{Value as Json, json};
 
 use super::{
-    Bars, Form, RepositoryPath, explain,
+    Bars, Form, Opening, RepositoryPath, explain,
     key::{self, EscrowedKey},
     restore::Moment,
     source::Node,
@@ -39,9 +39,8 @@ pub(super) struct Drill {
     moment: Moment,
     #[command(flatten)]
     key: EscrowedKey,
-    /// Where the scratch directory is made; it takes as much space as the store. Otherwise the system's for such
-    #[arg(long, value_name = "DIR")]
-    scratch: Option<PathBuf>,
+    #[command(flatten)]
+    opening: Opening,
     /// Compare with no node, even if there is one
     #[arg(long)]
     alone: bool,
@@ -54,12 +53,12 @@ pub(super) struct Drill {
 impl Drill {
     pub(super) fn run(self) -> Result<(), Failed> {
         let begun = Instant::now();
-        let repository = self.repository.open()?;
+        let repository = (self.repository).open_with(self.opening.keys()?, &self.place)?;
         let plan = self.moment.plan(&repository)?;
         let pair = self.key.open(&plan)?;
         let sealer = pair.as_ref().map(key::sealer).transpose()?;
         let node = self.node()?;
-        let scratch = self.scratch.clone().unwrap_or_else(std::env::temp_dir);
+        let scratch = self.repository.scratch();
         let directory = tempfile::Builder::new()
             .prefix("jiexi-drill-")
             .tempdir_in(&scratch)

@@ -2,9 +2,10 @@
 //!
 //! * `create`, `list`, `verify`, `prune` — a repository and what is in it.
 //! * `restore`, `drill` — a node, or a scratch directory, out of it.
+//! * `access` — where the backups are, and what opens them.
 //! * `source` — the node that is backed up; `key` — the key that its secrets are sealed with.
 
-use std::{cell::RefCell, path::PathBuf};
+use std::cell::RefCell;
 
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
@@ -12,12 +13,11 @@ use serde_json::{Value as Json, json};
 
 use super::{Failed, output, output::Format, place::Place, progress};
 use crate::backup::{
-    self, BackupError, Watch,
-    create::create,
-    manifest::Manifest,
-    repository::{Listing, Repository},
+    self, BackupError, Watch, create::create, manifest::Manifest, repository::Listing,
 };
+use access::{Opening, RepositoryPath, Sealing};
 
+mod access;
 mod drill;
 mod key;
 mod restore;
@@ -29,9 +29,10 @@ Exit codes: 0 done; 1 failed, or something is damaged; 2 wrong command line; 3 t
 
 /// Back a node up, check the backups, and bring a node back
 ///
-/// A repository is a directory for backups alone, best on another disk or machine. Its first backup is a full one; the
-/// next ones have what changed since. Secret keys in it are sealed with the node's key, which is not in it: keep that
-/// with `jiexi key escrow export`, in another place.
+/// A repository is a directory for backups alone, best on another disk or machine, or a part of a bucket in an S3 store. Its
+/// first backup is a full one; the next ones have what changed since. Secret keys in it are sealed with the node's key,
+/// which is not in it: keep that with `jiexi key escrow export`, in another place. All of a backup can be encrypted, too, in
+/// the age format.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Backup {
@@ -48,6 +49,8 @@ enum Action {
     Create {
         #[command(flatten)]
         repository: RepositoryPath,
+        #[command(flatten)]
+        sealing: Sealing,
         /// Write a full backup, too
         #[arg(long)]
         full: bool,
@@ -62,13 +65,21 @@ enum Action {
         repository: RepositoryPath,
         #[command(flatten)]
         form: Form,
+        #[command(flatten)]
+        place: Place,
     },
     /// Read every octet and compare it with the checksums; exit code 1 if something is damaged
+    ///
+    /// Of encrypted backups that nothing was given for, it is seen that they are as they were written, and no more.
     Verify {
         #[command(flatten)]
         repository: RepositoryPath,
         #[command(flatten)]
+        opening: Opening,
+        #[command(flatten)]
         form: Form,
+        #[command(flatten)]
+        place: Place,
     },
     Restore(restore::Restore),
     Drill(drill::Drill),
@@ -83,15 +94,9 @@ enum Action {
         keep: u32,
         #[command(flatten)]
         form: Form,
+        #[command(flatten)]
+        place: Place,
     },
-}
-
-/// Where the backups are.
-#[derive(Debug, Args)]
-struct RepositoryPath {
-    /// The directory of the backups
-    #[arg(value_name = "REPOSITORY")]
-    repository: PathBuf,
 }
 
 /// How something is printed.
@@ -111,42 +116,50 @@ impl Form {
     }
 }
 
-impl RepositoryPath {
-    fn open(&self) -> Result<Repository, Failed> {
-        Repository::open(&self.repository).map_err(explain)
-    }
-}
-
 impl Backup {
     pub(super) fn run(self) -> Result<(), Failed> {
         match self.action {
             Action::Create {
                 repository,
+                sealing,
                 full,
                 form,
                 place,
-            } => run_create(&repository, full, &form, &place),
-            Action::List { repository, form } => list(&repository, &form),
-            Action::Verify { repository, form } => verify(&repository, &form),
+            } => run_create(&repository, &sealing, full, &form, &place),
+            Action::List {
+                repository,
+                form,
+                place,
+            } => list(&repository, &form, &place),
+            Action::Verify {
+                repository,
+                opening,
+                form,
+                place,
+            } => verify(&repository, &opening, &form, &place),
             Action::Restore(command) => command.run(),
             Action::Drill(command) => command.run(),
             Action::Prune {
                 repository,
                 keep,
                 form,
-            } => prune(&repository, keep, &form),
+                place,
+            } => prune(&repository, keep, &form, &place),
         }
     }
 }
 
 fn run_create(
     repository: &RepositoryPath,
+    sealing: &Sealing,
     full: bool,
     form: &Form,
     place: &Place,
 ) -> Result<(), Failed> {
+    let config = place.load()?;
+    let lock = sealing.lock(&config)?;
     let node = source::Node::of(place)?;
-    let repository = Repository::open_or_create(&repository.repository).map_err(explain)?;
+    let repository = repository.create(lock, place, &config)?;
     let bars = Bars::default();
     let created = create(&repository, &node, full, &bars);
     bars.clear();
@@ -171,8 +184,8 @@ fn run_create(
     form.print(&json, &text)
 }
 
-fn list(repository: &RepositoryPath, form: &Form) -> Result<(), Failed> {
-    let listing = repository.open()?.list().map_err(explain)?;
+fn list(repository: &RepositoryPath, form: &Form, place: &Place) -> Result<(), Failed> {
+    let listing = repository.open(place)?.list().map_err(explain)?;
     let json = json!({
         "backups": listing.whole.iter().map(row_json).collect::<Vec<_>>(),
         "damaged": listing.damaged.iter().map(|(id, _)| id).collect::<Vec<_>>(),
@@ -195,8 +208,13 @@ fn damaged(listing: &Listing) -> Result<(), Failed> {
     }
 }
 
-fn verify(repository: &RepositoryPath, form: &Form) -> Result<(), Failed> {
-    let repository = repository.open()?;
+fn verify(
+    repository: &RepositoryPath,
+    opening: &Opening,
+    form: &Form,
+    place: &Place,
+) -> Result<(), Failed> {
+    let repository = repository.open_with(opening.keys()?, place)?;
     let bars = Bars::default();
     let report = backup::verify::verify(&repository, &bars);
     bars.clear();
@@ -208,6 +226,7 @@ fn verify(repository: &RepositoryPath, form: &Form) -> Result<(), Failed> {
         "bytes": report.bytes,
         "problems": report.problems,
         "unfinished": report.unfinished,
+        "unopened": report.unopened,
     });
     let mut text = format!(
         "{} backups, {} read\n",
@@ -221,6 +240,13 @@ fn verify(repository: &RepositoryPath, form: &Form) -> Result<(), Failed> {
     for problem in &report.problems {
         text += &format!("{problem}\n");
     }
+    if !report.unopened.is_empty() {
+        text += &format!(
+            "encrypted, and not opened: {}; they are as they were written, and what is in them was not looked at; give \
+             --identity FILE or --encryption-passphrase-file FILE\n",
+            report.unopened.join(", ")
+        );
+    }
     if good {
         text += "all of it is right\n";
     }
@@ -233,8 +259,8 @@ fn verify(repository: &RepositoryPath, form: &Form) -> Result<(), Failed> {
     }
 }
 
-fn prune(repository: &RepositoryPath, keep: u32, form: &Form) -> Result<(), Failed> {
-    let repository = repository.open()?;
+fn prune(repository: &RepositoryPath, keep: u32, form: &Form, place: &Place) -> Result<(), Failed> {
+    let repository = repository.open(place)?;
     let keep = usize::try_from(keep).unwrap_or(usize::MAX);
     let removed = backup::prune::prune(&repository, keep).map_err(explain)?;
     let json = json!({"removed": removed.iter().map(row_json).collect::<Vec<_>>()});
@@ -249,7 +275,9 @@ fn prune(repository: &RepositoryPath, keep: u32, form: &Form) -> Result<(), Fail
 fn explain(error: BackupError) -> Failed {
     match error {
         BackupError::NotFound(message) => Failed::not_found(message),
-        BackupError::Failed(message) => Failed::report(message),
+        BackupError::Key(message) | BackupError::Place(message) | BackupError::Failed(message) => {
+            Failed::report(message)
+        }
     }
 }
 
@@ -295,6 +323,7 @@ fn row_json(backup: &Manifest) -> Json {
         "case": backup.case,
         "key": backup.key,
         "program": backup.program,
+        "encrypted_for": backup.encryption.as_ref().map(|encryption| &encryption.recipients),
     })
 }
 

@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::{
-    Bars, Form, RepositoryPath, explain,
+    Bars, Form, Opening, RepositoryPath, explain,
     key::{self, EscrowedKey},
     source::SITE,
 };
@@ -46,6 +46,8 @@ pub(super) struct Restore {
     #[command(flatten)]
     key: EscrowedKey,
     #[command(flatten)]
+    opening: Opening,
+    #[command(flatten)]
     form: Form,
     #[command(flatten)]
     place: Place,
@@ -78,8 +80,8 @@ impl Moment {
             say(format_args!("jiexi: {problem}"));
         }
         let times = |backup: &Manifest| {
-            let path = repository.directory(&backup.id).join(backup.kind.file());
-            Ok(archive::times(&path)?)
+            repository.expect_key(backup)?;
+            Ok(archive::times(&repository.records(backup)?)?)
         };
         let plan = Plan::new(&listing, target, self.epoch, &times).map_err(explain)?;
         // What is newest nobody knows while a newer one cannot be read.
@@ -97,7 +99,7 @@ impl Moment {
 
 impl Restore {
     pub(super) fn run(self) -> Result<(), Failed> {
-        let repository = self.repository.open()?;
+        let repository = (self.repository).open_with(self.opening.keys()?, &self.place)?;
         let plan = self.moment.plan(&repository)?;
         let bars = Bars::default();
         let plan = self.sound(&repository, plan, &bars)?;
@@ -116,6 +118,7 @@ impl Restore {
 
     /// The plan without backups that are damaged, if there is one. What is cheap to refuse is refused before they are read.
     fn sound(&self, repository: &Repository, plan: Plan, bars: &Bars) -> Result<Plan, Failed> {
+        repository.expect_key(plan.last()).map_err(explain)?;
         if let Ok(config) = self.destination(repository, &plan) {
             restore::expect_empty(&config.store_dir()).map_err(explain)?;
             let pair = self.key.open(&plan)?;

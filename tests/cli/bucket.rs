@@ -1,0 +1,331 @@
+//! Goal: a bucket of an S3 store is as good a place for backups as a directory, also when the store goes away, refuses, or
+//! the program dies in the middle. Method: the server of s3s-fs; what it keeps is looked at in its files, what is restored
+//! is compared by exports, secrets included.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::Path,
+    process::Stdio,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value as Json;
+
+use crate::{
+    backup::{KEY, SECRETS, filled, import, kinds, line},
+    bucket_server::{Store, run},
+    bulk::export,
+    node::{PATIENCE, Running},
+    support::{Run, directory, node},
+};
+
+/// The repository of these tests.
+const REPO: &str = "s3://backups/nodes/a";
+/// Octets of a part.
+const PART: u64 = 8 << 20;
+
+/// Takes a backup; what was written.
+fn create(store: &Store, directory: &Path, options: &[&str]) -> Vec<Json> {
+    let arguments = [&["create", REPO, "--data", "a", "-o", "json"], options].concat();
+    let created = store.backup(directory, &arguments).expect(0).json();
+    created["created"].as_array().expect("an array").clone()
+}
+
+fn list(store: &Store, directory: &Path) -> Json {
+    let listed = store.backup(directory, &["list", REPO, "-o", "json"]);
+    listed.expect(0).json()
+}
+
+fn restore(store: &Store, directory: &Path, data: &str, options: &[&str]) -> Run {
+    let command = ["restore", REPO, "--data", data, "-o", "json"];
+    store.backup(directory, &[&command[..], &KEY, options].concat())
+}
+
+/// Records that make a snapshot of more than three parts.
+fn fill_up(directory: &Path) {
+    let mut many = String::new();
+    for number in 0..17_000 {
+        writeln!(many, "{}", line(&format!("m{number}"), &"x".repeat(1_600))).expect("writes");
+    }
+    import(directory, "a", &many);
+}
+
+/// Everything that works with a directory works with a bucket.
+#[test]
+fn a_bucket_is_a_repository() {
+    let directory = directory();
+    let directory = directory.path();
+    let store = Store::start(directory);
+    filled(directory, "a");
+    let missing = store.backup(directory, &["list", REPO]).expect(3);
+    assert!(
+        missing.stderr.contains("no backups here"),
+        "{}",
+        missing.stderr
+    );
+
+    let running = Running::start(directory, "a");
+    assert_eq!(kinds(&create(&store, directory, &[])), ["full"]);
+    assert!(create(&store, directory, &[]).is_empty(), "nothing is new");
+    let first = export(directory, "a", SECRETS);
+    import(directory, "a", &line("n1", "second"));
+    assert_eq!(kinds(&create(&store, directory, &[])), ["increment"]);
+    let second = export(directory, "a", SECRETS);
+    import(directory, "a", &line("n2", "third"));
+    let created = create(&store, directory, &["--full"]);
+    assert_eq!(kinds(&created), ["increment", "full"]);
+    let listed = list(&store, directory);
+    let backups = listed["backups"].as_array().expect("an array");
+    assert_eq!(kinds(backups), ["full", "increment", "increment", "full"]);
+    store.backup(directory, &["verify", REPO]).expect(0);
+
+    for (place, expected) in [&first, &second].into_iter().enumerate() {
+        let sequence = backups[place]["sequence"].to_string();
+        let data = format!("to{place}");
+        restore(&store, directory, &data, &["--to-sequence", &sequence]).expect(0);
+        assert!(export(directory, &data, SECRETS) == *expected, "{place}");
+    }
+    let drill = [&["drill", REPO, "--data", "a"][..], &KEY].concat();
+    store.backup(directory, &drill).expect(0);
+    assert_eq!(running.stop(), 0);
+
+    let pruned = store
+        .backup(directory, &["prune", REPO, "--keep", "1"])
+        .expect(0);
+    assert!(pruned.stdout.contains("-increment"), "{}", pruned.stdout);
+    assert_eq!(
+        list(&store, directory)["backups"].as_array().map(Vec::len),
+        Some(1)
+    );
+    assert_eq!(
+        store.kept().len(),
+        5,
+        "the mark, and four of a backup: {:?}",
+        store.kept()
+    );
+    restore(&store, directory, "last", &[]).expect(0);
+    assert!(export(directory, "last", SECRETS) == export(directory, "a", SECRETS));
+    damage_is_found(&store, directory);
+    others_are_let_alone(&store, directory);
+}
+
+/// A bit of an object flips, and it is cut.
+fn damage_is_found(store: &Store, directory: &Path) {
+    let names = store.kept();
+    let records = names.iter().find(|name| name.ends_with("records.snapshot"));
+    let records = records.and_then(|name| name.strip_prefix("backups/"));
+    let path = store.path(records.expect("is there"));
+    let sound = fs::read(&path).expect("reads");
+    let mut flipped = sound.clone();
+    flipped[sound.len() / 2] ^= 4;
+    for bytes in [&flipped[..], &sound[..sound.len() - 2]] {
+        fs::write(&path, bytes).expect("writes");
+        let found = store.backup(directory, &["verify", REPO]).expect(1);
+        assert!(
+            found.stdout.contains("records.snapshot"),
+            "{}",
+            found.stdout
+        );
+        let refused = restore(store, directory, "damaged", &[]).expect(1);
+        assert!(
+            refused.stderr.contains("nothing was restored"),
+            "{}",
+            refused.stderr
+        );
+        assert!(!directory.join("damaged").exists());
+    }
+    fs::write(&path, sound).expect("writes");
+    store.backup(directory, &["verify", REPO]).expect(0);
+}
+
+/// A prefix with something else is none of ours, another node's repository neither, and foreign objects stay.
+fn others_are_let_alone(store: &Store, directory: &Path) {
+    fs::create_dir_all(store.path("other")).expect("makes");
+    fs::write(store.path("other/precious"), "1").expect("writes");
+    let refused = store.backup(directory, &["create", "s3://backups/other", "--data", "a"]);
+    let refused = refused.expect(1);
+    assert!(
+        refused.stderr.contains("nor a repository"),
+        "{}",
+        refused.stderr
+    );
+    let beside = store.path("nodes/a/20200101T000000Z-full");
+    fs::create_dir_all(&beside).expect("makes");
+    for name in ["precious", "records.snapshot"] {
+        fs::write(beside.join(name), "1").expect("writes");
+    }
+    import(directory, "a", &line("n3", "fourth"));
+    let created = store
+        .backup(directory, &["create", REPO, "--data", "a"])
+        .expect(0);
+    assert!(
+        created.stdout.contains("20200101T000000Z-full"),
+        "{}",
+        created.stdout
+    );
+    assert!(beside.join("precious").exists());
+    assert!(
+        !beside.join("records.snapshot").exists(),
+        "an interrupted backup"
+    );
+    node(directory, "b");
+    let refused = store
+        .backup(directory, &["create", REPO, "--data", "b"])
+        .expect(1);
+    assert!(refused.stderr.contains("another key"), "{}", refused.stderr);
+}
+
+/// A large member goes in parts of a fixed size; killed in the middle it leaves no backup, and the next one clears up what
+/// no listing shows.
+#[test]
+fn parts_and_a_killed_upload() {
+    let directory = directory();
+    let directory = directory.path();
+    let store = Store::start(directory);
+    filled(directory, "a");
+    create(&store, directory, &[]);
+    assert_eq!(store.parts(), 0, "what is short goes at once");
+    fill_up(directory);
+    let before = store.kept();
+    store.stall_from(2);
+    let mut child = store
+        .jiexi(directory)
+        .args(["backup", "create", REPO, "--full", "--data", "a"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("starts");
+    store.await_file(".part-1");
+    child.kill().expect("kills");
+    child.wait().expect("ends");
+    store.stall_from(0);
+    let listed = list(&store, directory);
+    let unfinished = listed["unfinished"].as_array().expect("an array");
+    assert_eq!(unfinished.len(), 1, "{listed}");
+    assert!(store.kept().iter().any(|name| name.ends_with(".part-1")));
+    store.backup(directory, &["verify", REPO]).expect(0);
+
+    let parts = store.parts();
+    let created = create(&store, directory, &["--full"]);
+    assert_eq!(kinds(&created).last(), Some(&"full"));
+    assert!(
+        store.parts() >= parts + 3,
+        "{} after {parts}",
+        store.parts()
+    );
+    assert_eq!(store.longest(), PART);
+    let left = store.kept();
+    let of_uploads = left.iter().filter(|name| name.contains(".upload"));
+    assert_eq!(of_uploads.count(), 0, "{left:?}");
+    assert!(before.iter().all(|name| left.contains(name)), "{left:?}");
+    assert_eq!(
+        list(&store, directory)["unfinished"]
+            .as_array()
+            .map(Vec::len),
+        Some(0)
+    );
+    store.backup(directory, &["verify", REPO]).expect(0);
+    restore(&store, directory, "b", &[]).expect(0);
+    assert!(export(directory, "a", SECRETS) == export(directory, "b", SECRETS));
+}
+
+/// A store that goes away in the middle of an upload and comes back costs time only; one that stays away is told of.
+#[test]
+fn a_store_that_goes_away() {
+    let directory = directory();
+    let directory = directory.path();
+    let mut store = Store::start(directory);
+    filled(directory, "a");
+    fill_up(directory);
+    store.stall_from(2);
+    let mut child = store
+        .jiexi(directory)
+        .args(["backup", "create", REPO, "--data", "a"])
+        .env("JIEXI_BACKUP_PATIENCE", "4m")
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("starts");
+    store.await_file(".part-1");
+    store.stop();
+    store.stall_from(0);
+    thread::sleep(Duration::from_millis(500));
+    assert!(child.try_wait().expect("asks").is_none(), "it waits");
+    store.resume();
+    let begun = Instant::now();
+    let status = loop {
+        match child.try_wait().expect("asks") {
+            Some(status) => break status,
+            None => assert!(begun.elapsed() < 4 * PATIENCE, "it does not go on"),
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(status.code(), Some(0));
+    store.backup(directory, &["verify", REPO]).expect(0);
+    restore(&store, directory, "b", &[]).expect(0);
+    assert!(export(directory, "a", SECRETS) == export(directory, "b", SECRETS));
+
+    store.stop();
+    for arguments in [&["list", REPO][..], &["create", REPO, "--data", "a"]] {
+        let mut command = store.jiexi(directory);
+        command.env("JIEXI_BACKUP_PATIENCE", "1s").arg("backup");
+        let refused = run(command.args(arguments)).expect(1);
+        for words in [
+            "cannot be reached",
+            "it was tried for 1s",
+            "[backup] endpoint",
+        ] {
+            assert!(refused.stderr.contains(words), "{}", refused.stderr);
+        }
+    }
+}
+
+/// Whose fault it is, and what to do, without the secret.
+#[test]
+fn refusals_of_a_store() {
+    let directory = directory();
+    let directory = directory.path();
+    let store = Store::start(directory);
+    filled(directory, "a");
+    create(&store, directory, &[]);
+    let before = store.kept();
+    for arguments in [
+        &["list", REPO][..],
+        &["create", REPO, "--data", "a"],
+        &["verify", REPO],
+        &["restore", REPO, "--data", "b"],
+        &["prune", REPO, "--keep", "1"],
+    ] {
+        let mut command = store.command(directory, "not the secret of that key");
+        let refused = run(command.arg("backup").args(arguments)).expect(1);
+        for words in ["refuses the key AKIATEST", "AWS_SECRET_ACCESS_KEY"] {
+            assert!(refused.stderr.contains(words), "{}", refused.stderr);
+        }
+        assert!(
+            !refused.stderr.contains("not the secret"),
+            "{}",
+            refused.stderr
+        );
+    }
+    assert_eq!(store.kept(), before);
+    assert!(!directory.join("b").exists());
+
+    let refused = store.backup(directory, &["create", "s3://missing/a", "--data", "a"]);
+    let refused = refused.expect(1).stderr;
+    assert!(refused.contains("there is no bucket missing"), "{refused}");
+    store
+        .backup(directory, &["create", "s3://Backups/..", "--data", "a"])
+        .expect(2);
+
+    let mut command = store.jiexi(directory);
+    command.env("AWS_ENDPOINT_URL", "http://192.0.2.1:9000");
+    let refused = run(command.args(["backup", "list", REPO])).expect(1).stderr;
+    for words in ["AWS_ENDPOINT_URL", "must be https://", "allow_http"] {
+        assert!(refused.contains(words), "{refused}");
+    }
+    let mut command = store.jiexi(directory);
+    command.env_remove("AWS_ACCESS_KEY_ID");
+    let refused = run(command.args(["backup", "list", REPO])).expect(1).stderr;
+    assert!(refused.contains("AWS_ACCESS_KEY_ID is not"), "{refused}");
+}

@@ -1,0 +1,244 @@
+//! An S3 store: the server of s3s-fs over a directory, on a port that stays its own when it stops and comes back.
+
+use std::{
+    convert::Infallible,
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use hyper::{Request, Response, body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
+use s3s_fs::FileSystem;
+use tokio::{net::TcpListener, runtime::Runtime};
+
+use crate::{
+    node::PATIENCE,
+    ports::free_port,
+    support::{Run, jiexi},
+};
+
+/// The key that the server knows.
+const KEY: &str = "AKIATEST";
+const SECRET: &str = "a secret that nobody may see";
+
+/// A store with a bucket called `backups`.
+pub(crate) struct Store {
+    root: PathBuf,
+    port: u16,
+    runtime: Option<Runtime>,
+    seen: Arc<Seen>,
+}
+
+/// What the server has met, and what it does about it.
+#[derive(Default)]
+struct Seen {
+    /// Parts of uploads that came.
+    parts: AtomicU32,
+    /// Parts with this number or a higher one get no answer; 0: all get one.
+    stalled_from: AtomicU32,
+    /// The longest body.
+    longest: AtomicU64,
+}
+
+impl Store {
+    /// A running one, over a new directory.
+    pub(crate) fn start(directory: &Path) -> Self {
+        let root = directory.join("s3");
+        fs::create_dir_all(root.join("backups")).expect("makes");
+        let mut store = Self {
+            root,
+            port: free_port(),
+            runtime: None,
+            seen: Arc::default(),
+        };
+        store.resume();
+        store
+    }
+
+    /// Starts it again, over what it had.
+    pub(crate) fn resume(&mut self) {
+        let files = FileSystem::new(&self.root).expect("a store");
+        let mut builder = S3ServiceBuilder::new(files);
+        builder.set_auth(SimpleAuth::from_single(KEY, SECRET));
+        let service = builder.build();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let address = (Ipv4Addr::LOCALHOST, self.port);
+        let listener = runtime.block_on(TcpListener::bind(address)).expect("binds");
+        let seen = Arc::clone(&self.seen);
+        runtime.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (service, seen) = (service.clone(), Arc::clone(&seen));
+                tokio::spawn(async move {
+                    let answer = service_fn(move |request: Request<Incoming>| {
+                        let (service, seen) = (service.clone(), Arc::clone(&seen));
+                        async move {
+                            seen.meet(&request).await;
+                            let answered = hyper::service::Service::call(&service, request).await;
+                            Ok::<Response<s3s::Body>, Infallible>(answered.expect("answers"))
+                        }
+                    });
+                    let connection = auto::Builder::new(TokioExecutor::new());
+                    drop(
+                        connection
+                            .serve_connection(TokioIo::new(stream), answer)
+                            .await,
+                    );
+                });
+            }
+        });
+        self.runtime = Some(runtime);
+    }
+
+    /// Ends it, with all its connections.
+    pub(crate) fn stop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(Duration::from_secs(5));
+        }
+    }
+
+    /// From now on parts with this number and higher ones get no answer; with 0 all do.
+    pub(crate) fn stall_from(&self, number: u32) {
+        self.seen.stalled_from.store(number, Ordering::SeqCst);
+    }
+
+    /// How many parts of uploads have come.
+    pub(crate) fn parts(&self) -> u32 {
+        self.seen.parts.load(Ordering::SeqCst)
+    }
+
+    /// The longest body that has come.
+    pub(crate) fn longest(&self) -> u64 {
+        self.seen.longest.load(Ordering::SeqCst)
+    }
+
+    /// Waits until a file of the store has such a name; of parts, too, which no listing shows.
+    #[track_caller]
+    pub(crate) fn await_file(&self, part_of_name: &str) {
+        let begun = Instant::now();
+        while !self.files().iter().any(|name| name.contains(part_of_name)) {
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "{part_of_name}: {:?}",
+                self.files()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The files that it keeps, of uploads, too.
+    pub(crate) fn files(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut open = vec![self.root.clone()];
+        while let Some(directory) = open.pop() {
+            for item in fs::read_dir(directory).expect("lists").flatten() {
+                match item.file_type().expect("a type").is_dir() {
+                    true => open.push(item.path()),
+                    false => {
+                        let path = item.path();
+                        let name = path.strip_prefix(&self.root).expect("below");
+                        found.push(name.display().to_string());
+                    }
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+
+    /// Objects of the bucket and parts of uploads, without what the server notes for itself.
+    pub(crate) fn kept(&self) -> Vec<String> {
+        let all = self.files().into_iter();
+        all.filter(|name| name.starts_with("backups/") || name.contains(".upload_id-"))
+            .collect()
+    }
+
+    /// Where an object is.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.root.join("backups").join(name)
+    }
+
+    /// The program, with a secret for this store.
+    pub(crate) fn command(&self, directory: &Path, secret: &str) -> Command {
+        let mut command = jiexi(directory);
+        command
+            .env(
+                "AWS_ENDPOINT_URL",
+                format!("http://127.0.0.1:{}", self.port),
+            )
+            .env("AWS_ACCESS_KEY_ID", KEY)
+            .env("AWS_SECRET_ACCESS_KEY", secret)
+            .env_remove("AWS_SESSION_TOKEN")
+            .env_remove("AWS_ENDPOINT_URL_S3")
+            .env_remove("AWS_REGION")
+            .env_remove("AWS_DEFAULT_REGION");
+        command
+    }
+
+    /// The program with the right key.
+    pub(crate) fn jiexi(&self, directory: &Path) -> Command {
+        self.command(directory, SECRET)
+    }
+
+    /// Runs `jiexi backup` with the right key.
+    pub(crate) fn backup(&self, directory: &Path, arguments: &[&str]) -> Run {
+        run(self.jiexi(directory).arg("backup").args(arguments))
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Seen {
+    async fn meet(&self, request: &Request<Incoming>) {
+        let length = request.headers().get(hyper::header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        self.longest
+            .fetch_max(length.unwrap_or(0), Ordering::SeqCst);
+        let query = request.uri().query().unwrap_or_default();
+        let number = query
+            .split('&')
+            .find_map(|pair| pair.strip_prefix("partNumber="));
+        let Some(number) = number.and_then(|number| number.parse::<u32>().ok()) else {
+            return;
+        };
+        self.parts.fetch_add(1, Ordering::SeqCst);
+        loop {
+            let from = self.stalled_from.load(Ordering::SeqCst);
+            if from == 0 || number < from {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// Runs a command to its end.
+pub(crate) fn run(command: &mut Command) -> Run {
+    let output = command.output().expect("runs");
+    let run = Run {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8(output.stdout).expect("UTF-8"),
+        stderr: String::from_utf8(output.stderr).expect("UTF-8"),
+    };
+    let said = format!("{}{}", run.stdout, run.stderr);
+    assert!(!said.contains(SECRET), "the secret is told: {said}");
+    run
+}
