@@ -249,7 +249,11 @@ impl Input {
                 self.broken = Some("the JSON array does not end");
             }
             State::Array(_) => {}
-            State::Csv(csv) => csv.finish(&mut self.line, asked),
+            State::Csv(csv) => {
+                if !csv.finish(&mut self.line, asked) {
+                    self.broken = Some("a quoted cell does not end");
+                }
+            }
         }
         self.broken.map_or(Ok(()), Err)
     }
@@ -490,12 +494,19 @@ impl Csv {
         }
     }
 
-    fn finish(&mut self, line: &mut u64, asked: &mut Asked) {
+    /// False when the text ends between quotation marks.
+    fn finish(&mut self, line: &mut u64, asked: &mut Asked) -> bool {
+        // An end of line ends the last row, unless it is part of a cell.
+        if self.begun.is_some() {
+            self.step(b"\n", asked);
+        }
+        let whole = self.begun.is_none();
         // An empty piece says that nothing follows; a cell or a row may come of it, more than once.
         while self.begun.is_some() {
             self.step(b"", asked);
         }
         *line += 1;
+        whole
     }
 
     /// Reads at most one cell; returns how many octets it took.

@@ -286,6 +286,8 @@ struct Record {
     /// Where it begins.
     begin: Place,
     over: bool,
+    /// A quotation mark was never closed: who knows what belonged to it.
+    open: bool,
 }
 
 impl Record {
@@ -305,6 +307,8 @@ struct Table {
     records: Records,
     /// Where each of [`COLUMNS`] stands.
     columns: [Option<usize>; COLUMNS.len()],
+    /// How many cells a row has.
+    cells: usize,
     /// A row that was read and belongs to the next handle.
     held: Option<Record>,
     buffer: Vec<u8>,
@@ -316,6 +320,7 @@ impl Default for Table {
         Self {
             records: Records::new(),
             columns: std::array::from_fn(Some),
+            cells: COLUMNS.len(),
             held: None,
             buffer: vec![0; 64 << 10],
             ends: vec![0; COLUMNS_MAX + 1],
@@ -345,6 +350,7 @@ impl Table {
                 "the column {stranger:?} is not known; there may be {expected}"
             )));
         }
+        self.cells = names.len();
         for (place, name) in COLUMNS.iter().enumerate() {
             let mut found = names.iter().enumerate().filter(|(_, known)| known == name);
             self.columns[place] = found.next().map(|(column, _)| column);
@@ -385,12 +391,19 @@ impl Table {
                 true => 0,
                 false => record.ends.len(),
             };
+            // The end of the input ends a row, but not between quotation marks, where it would be part of the cell.
+            let last = piece.is_empty() && !record.open;
+            let piece: &[u8] = if last { b"\n" } else { piece };
             let (result, taken, written, ended) =
                 self.records
                     .read_record(piece, &mut self.buffer, &mut self.ends[room..]);
-            at.octet += taken as u64;
-            at.line += memchr_iter(b'\n', &piece[..taken]).count() as u64;
-            input.consume(taken);
+            if last {
+                record.open = !matches!(result, ReadRecordResult::Record);
+            } else {
+                at.octet += taken as u64;
+                at.line += memchr_iter(b'\n', &piece[..taken]).count() as u64;
+                input.consume(taken);
+            }
             if !record.over {
                 record.ends.extend(&self.ends[room..room + ended]);
                 record.octets.extend_from_slice(&self.buffer[..written]);
@@ -475,6 +488,10 @@ impl Table {
         if record.over {
             return (Vec::new(), Err(too_long()));
         }
+        if record.open {
+            let wrong = "a quoted cell does not end: the input was cut, or there is a quotation mark too many";
+            return (Vec::new(), Err(wrong.to_owned()));
+        }
         if memchr(UNDECODABLE, &record.octets).is_some()
             || std::str::from_utf8(&record.octets).is_err()
         {
@@ -484,6 +501,12 @@ impl Table {
         let handle = cell(0).to_vec();
         if handle.is_empty() {
             return (handle, Err("there is no handle in the row".to_owned()));
+        }
+        let count = record.ends.len();
+        let surplus = |column| record.cell(column).is_some_and(|cell| !cell.is_empty());
+        if count < self.cells || (self.cells..count).any(surplus) {
+            let wrong = format!("the row has {count} cells instead of {}", self.cells);
+            return (handle, Err(wrong));
         }
         let text = |place| std::str::from_utf8(cell(place)).unwrap_or_default();
         let cells = Cells {

@@ -628,6 +628,11 @@ fn identities(setting: &str, texts: &[String], store: &Store) -> Result<Vec<Iden
 
 /// Completes the audit trail when the store is loaded: what was made durable just before a crash is not in it yet.
 pub fn complete_audit(registry: &Registry) {
+    compare_audit(registry);
+    registry.set_compared();
+}
+
+fn compare_audit(registry: &Registry) {
     const LOOK: Duration = Duration::from_millis(200);
     let store = &registry.records.store;
     loop {

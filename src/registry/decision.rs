@@ -1,6 +1,7 @@
 //! The path of a change, front to back: [`Registry`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -59,6 +60,8 @@ pub struct Registry {
     throttle: Throttle,
     nobody: Nobody,
     audit: Option<Audit>,
+    /// Whether the trail has been compared with the journal.
+    compared: AtomicBool,
 }
 
 /// A change that was allowed: what is to be committed, and what is said when it is.
@@ -100,6 +103,7 @@ impl Registry {
             key,
             config,
             audit,
+            compared: AtomicBool::new(false),
         })
     }
 
@@ -440,6 +444,18 @@ impl Registry {
         let store = &self.records.store;
         let unread = |error: std::io::Error| StoreError::Failed(error.to_string().into());
         audit.complete(store.sequence(), |after| store.notes_since(after), unread)
+    }
+
+    /// Notes that the trail has been compared with the journal, or cannot be.
+    pub fn set_compared(&self) {
+        self.compared.store(true, Relaxed);
+    }
+
+    /// Whether that is so. Changes of which each has thousands of entries must wait for it: a process that ends again
+    /// before would leave the next one to look for older ones than it does.
+    #[must_use]
+    pub fn is_compared(&self) -> bool {
+        self.compared.load(Relaxed)
     }
 
     /// As [`Self::ended`], for many changes of one kind.

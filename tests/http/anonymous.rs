@@ -57,6 +57,17 @@ fn one_budget_for_all() {
         .expect("a time");
     assert!((1..=41).contains(&wait), "{wait}");
 
+    // Credentials that nobody looks at prove nothing.
+    let odd = ["-H", "Authorization: foo"];
+    for path in [
+        "/88.118.20/pump?noredirect",
+        "/hdl/88.118.20/pump",
+        "/88.118.20/pump",
+    ] {
+        assert_eq!(node.ask("https", path, &odd).status, 429, "{path}");
+    }
+    assert_eq!(node.get("/docs").status, 200, "it resolves nothing");
+
     // Who proves who asks is not slowed down, and neither is a datagram, whose sender may be forged.
     assert_eq!(
         post(&node, &token, "", b"88.118.20/pump\n", &[]).status,
@@ -149,6 +160,16 @@ fn a_batch_needs_a_token_unless_it_is_said_otherwise() {
         ];
         assert_eq!(node.ask("https", &path, &arguments).status, 401, "{query}");
     }
+    // A misspelt parameter is none.
+    let reply = node.ask(
+        "https",
+        &format!("{PATH}?publiconly=true"),
+        &["-d", "88.118.20/pump", "-H", "Content-Type: text/plain"],
+    );
+    assert_eq!(
+        (reply.status, reply.json()["field"].as_str()),
+        (400, Some("publiconly"))
+    );
     // A wrong token is not nobody.
     assert_eq!(
         post(&node, "jx_wrong_wrong", "", b"88.118.20/pump\n", &[]).status,

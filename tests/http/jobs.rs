@@ -923,8 +923,6 @@ fn hostile_inputs_harm_nobody() {
 /// Rows of each job that is killed.
 const KILL_ROWS: usize = 40_000;
 
-/// Goal: kill -9 in the middle of a job loses no row and carries none out twice. Method: at every kill the store alone says
-/// how far the job is, and exactly the rows up to there are in it; at the end the journal has one change for each row.
 /// Goal: what is handed over or fetched with a token ends with it. Method: bare sockets that begin and go on; results so
 /// long that they do not fit into what lies between node and client.
 #[test]
@@ -981,6 +979,9 @@ fn streams_end_with_their_token() {
     assert!((rest.len() as u64) < length, "all was sent");
 }
 
+/// Goal: kill -9 in the middle of a job loses no row and carries none out twice. Method: at every kill the store alone says
+/// how far the job is, and exactly the rows up to there are in it; at the end the journal has one change for each row,
+/// and the audit trail one entry.
 #[test]
 fn killed_in_the_middle() {
     let kills = if std::env::var("JIEXI_TEST_LONG").is_ok() {
@@ -1058,10 +1059,41 @@ fn killed_in_the_middle() {
         .take(5)
         .collect();
     assert!(twice.is_empty(), "more than once: {twice:?}");
+    let told = audited(&node.data());
+    let untold = puts.keys().filter(|handle| !told.contains_key(*handle));
+    let again = told.values().filter(|count| **count > 1);
+    assert_eq!(
+        (untold.count(), again.count()),
+        (0, 0),
+        "told of not at all, or twice"
+    );
     println!(
         "{killed} kills in the middle of {} jobs, {rounds} rounds",
         jobs.len()
     );
+}
+
+/// How many entries of the audit trail tell that a handle was created, folded.
+fn audited(data: &Path) -> HashMap<Vec<u8>, u64> {
+    let mut told = HashMap::new();
+    for file in fs::read_dir(data.join("audit")).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_none_or(|kind| kind != "jsonl") {
+            continue;
+        }
+        for line in fs::read_to_string(path).unwrap().lines() {
+            let entry: Json = serde_json::from_str(line).unwrap();
+            if entry["operation"] == "create" && entry["change"].is_u64() {
+                let handle = entry["handle"]
+                    .as_str()
+                    .unwrap()
+                    .to_ascii_uppercase()
+                    .into_bytes();
+                *told.entry(handle).or_default() += 1;
+            }
+        }
+    }
+    told
 }
 
 /// Compares jobs and handles of a node that is not running; whether a job is in its middle.
@@ -1283,5 +1315,30 @@ fn what_others_keep_there_stays() {
     }
     for path in &foreign {
         assert!(path.exists(), "{path:?}");
+    }
+}
+
+/// Goal: what clients send and get is for the node's user alone, also where the directory was there before.
+#[test]
+fn a_directory_that_others_may_read_is_refused() {
+    for (variable, name) in [
+        ("JIEXI_JOBS_DIRECTORY", "jobs"),
+        ("JIEXI_BATCH_SPOOL", "spool"),
+    ] {
+        let mut node = Node::new();
+        node.kill();
+        let directory = node.path(name);
+        fs::create_dir(&directory).unwrap();
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
+        node.set(variable, directory.to_str().unwrap());
+        let (good, said) = node.run(&["serve", "--config", &node.config()]);
+        assert!(
+            !good && said.contains(name) && said.contains("chmod 700"),
+            "{said}"
+        );
+        let mode = fs::metadata(&directory).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o755, "it may be meant for something else");
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).unwrap();
+        node.start();
     }
 }

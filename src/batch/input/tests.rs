@@ -151,7 +151,12 @@ fn csv() {
         &[(1, "88.118/a"), (2, "88.118/b")],
     );
     good(Form::Csv, b"handle\n88.118/a", &[(2, "88.118/a")]);
-    good(Form::Csv, b"handle\n\"88.118/a", &[(2, "88.118/a")]);
+    good(Form::Csv, b"handle\n\"88.118/a\"", &[(2, "88.118/a")]);
+    good(Form::Csv, b"handle\n88.118/5\"", &[(2, "88.118/5\"")]);
+    // Who knows what a cell that does not end was to be: what came before it is answered, and the input is no whole one.
+    let (found, whole) = read(Form::Csv, b"handle\n88.118/a\n\"88.118/b\n88.118/c\n");
+    assert_eq!(found.first(), Some(&(2, "88.118/a".to_owned())));
+    assert_eq!(whole, Err("a quoted cell does not end"));
     good(Form::Csv, b"", &[]);
 }
 

@@ -137,6 +137,30 @@ fn hostile_rows_fail_alone() {
     assert_eq!(rows[0].values, Err(undecodable()));
 }
 
+/// Goal: what was cut, or has a quotation mark too many, is not registered as something else.
+#[test]
+fn broken_rows_are_not_guessed() {
+    let lines = "88.118/b,1,T,,,,y\n88.118/c,1,T,,,,z\n";
+    for text in [
+        format!("88.118/a,1,T,,,,x\n88.118/q,1,T,,,,\"19 inch\n{lines}"),
+        "88.118/a,1,T,,,,x\n88.118/q,1,T,,,,\"cut".to_owned(),
+    ] {
+        for buffer in [1, 7, 8_192] {
+            let rows = all(&mut open(Form::Csv, text.as_bytes(), buffer));
+            assert_eq!(rows.len(), 2, "{text}");
+            assert!(rows[0].values.is_ok());
+            let wrong = rows[1].values.clone().expect_err("it does not end");
+            assert!(wrong.contains("a quoted cell does not end"), "{wrong}");
+        }
+    }
+    let (cut, more) = ("88.118/a,1,UR", "88.118/b,1,T,,,,x,y");
+    let text = format!("{more}\n88.118/c,1,T,,,,x,,\n88.118/d,1,T,,,,5\" pipe\n{cut}");
+    let rows = shown(&all(&mut open(Form::Csv, text.as_bytes(), 8_192)));
+    let told: Vec<&str> = rows.iter().map(|(_, _, told)| &**told).collect();
+    let wrong = |cells| format!("the row has {cells} cells instead of 7");
+    assert_eq!(told, [&*wrong(8), "[1]", "[1]", &*wrong(3)]);
+}
+
 #[test]
 fn columns() {
     for (head, wrong) in [

@@ -49,8 +49,9 @@ impl Recent {
     /// entries than were looked through.
     pub(super) fn begin(&self, end: u64, cut: bool) -> u64 {
         let last = self.last.map_or(end, |last| last.min(end));
+        // Few changes may have many entries: of a trail that is cut at least the newer half is taken for whole.
         let sure = match (cut, self.first) {
-            (true, Some(first)) => first.saturating_add(UNDER_WAY_MAX / 2),
+            (true, Some(first)) => first + (UNDER_WAY_MAX / 2).min(last.saturating_sub(first) / 2),
             _ => 0,
         };
         last.saturating_sub(UNDER_WAY_MAX).max(sure)

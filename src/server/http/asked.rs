@@ -38,6 +38,17 @@ pub(super) fn parameters(query: Option<&str>) -> impl Iterator<Item = (String, S
         .take(PARAMETERS_MAX)
 }
 
+/// Refuses a parameter that has none of these names: where something is changed or paid for, a misspelt one must not pass.
+pub(super) fn only(query: Option<&str>, known: &[&[&str]]) -> Result<(), Refusal> {
+    let unknown = parameters(query)
+        .map(|(name, _)| name)
+        .find(|name| !known.iter().any(|names| names.contains(&&**name)));
+    match unknown {
+        Some(name) => Err(Refusal::field(name, "no such parameter")),
+        None => Ok(()),
+    }
+}
+
 /// What `GET /api/handles/{handle}` may ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Resolving {

@@ -154,6 +154,16 @@ fn is_plain_resolution<B>(request: &Request<B>) -> bool {
         && !request.headers().contains_key(header::ACCEPT_ENCODING)
 }
 
+/// Whether a request may resolve something without a proof of who asks. Pages and messages of the Handle protocol do so
+/// whatever their credentials are; a batch counts its lines itself.
+fn proves_nothing<B>(request: &Request<B>) -> bool {
+    let (path, headers) = (request.uri().path(), request.headers());
+    let page = !path.starts_with("/api/") && path != "/docs";
+    let plain = path.starts_with(handles::ROUTE) && !headers.contains_key(header::AUTHORIZATION);
+    let message = *request.method() == Method::POST && message::is_one(headers);
+    page || plain || message
+}
+
 async fn route(app: &App, router: Router, from: &From, mut request: Request<Body>) -> Answer {
     if request.method() == Method::POST && message::is_one(request.headers()) {
         return message::serve(app, from, request).await;
@@ -166,8 +176,8 @@ async fn route(app: &App, router: Router, from: &From, mut request: Request<Body
 /// One request, from its head to its answer.
 struct Visit {
     from: From,
-    /// Whether it comes without a proof of who asks.
-    anonymous: bool,
+    /// Whether it may be a resolution for which nobody has to prove who asks.
+    unproven: bool,
     /// Whether scripts of other sites may read the answer.
     open_to_scripts: bool,
     /// Octets of its body.
@@ -184,6 +194,7 @@ impl Visit {
         let local =
             app.config.plain_loopback && peer.direct && peer.address.is_loopback() && !forwarded;
         let anonymous = !headers.contains_key(header::AUTHORIZATION);
+        let unproven = proves_nothing(request);
         Self {
             from: From {
                 tls: peer.tls,
@@ -193,7 +204,7 @@ impl Visit {
                 address,
                 came: Now::read(),
             },
-            anonymous: anonymous && peer.client.is_none(),
+            unproven,
             open_to_scripts: anonymous && matches!(*request.method(), Method::GET | Method::HEAD),
             received: length_of(headers),
             method: request.method().clone(),
@@ -205,7 +216,7 @@ impl Visit {
     fn may_ask(&self, app: &App) -> Result<(), u32> {
         let (source, now) = (source_of(self.from.address), self.from.came.instant);
         app.limit.take(source, now)?;
-        match self.anonymous {
+        match self.unproven {
             true => app.shared.anonymous.take(source, now),
             false => Ok(()),
         }

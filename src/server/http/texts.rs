@@ -167,6 +167,7 @@ const DETAILS: &[(&str, &str)] = &[
         "标识超过 2048 字节",
     ),
     ("must be true or false", "必须是 true 或 false"),
+    ("no such parameter", "没有这个参数"),
     (
         "must be a number from 1 to 2147483647",
         "必须是 1 到 2147483647 之间的整数",
@@ -607,13 +608,14 @@ mod tests {
     ];
     /// Files there in which other things are said: pages in both languages, the description of the API, records of
     /// batches and jobs, whose words are not negotiated, and what only the operator reads.
-    const OTHERS: [&str; 19] = [
+    const OTHERS: [&str; 20] = [
         "http/texts.rs",
         "http/page.rs",
         "http/html.rs",
         "http/openapi.rs",
         "http/certificate.rs",
         "http/batch/elsewhere.rs",
+        "http/batch/streams.rs",
         "http/batch/work.rs",
         "http/jobs/questions.rs",
         "http/jobs/work.rs",
@@ -629,7 +631,7 @@ mod tests {
         "audit/trail.rs",
     ];
     /// Texts with spaces in the other files that are no details.
-    const NO_DETAILS: [&str; 17] = [
+    const NO_DETAILS: [&str; 19] = [
         "Basic realm=\"handle\", charset=\"UTF-8\"",
         "jiexi basic authentication",
         "token {}",
@@ -645,6 +647,8 @@ mod tests {
         "a job registers handles; a prefix is homed by jiexi prefix add",
         "the row is longer than {} octets, or has more than {} columns",
         "the row cannot be decoded in its charset",
+        "a quoted cell does not end: the input was cut, or there is a quotation mark too many",
+        "the row has {} cells instead of {}",
         "there is no handle in the row",
         "line {}: {}",
         "a few seconds",

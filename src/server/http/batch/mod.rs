@@ -27,7 +27,7 @@ use serde_json::json;
 pub(super) use self::elsewhere::Elsewhere;
 use self::flow::Flow;
 pub(super) use self::quota::Share;
-pub(super) use self::streams::Streams;
+pub(super) use self::streams::{Streams, own_directory};
 pub(super) use self::work::{Failure, Origin, Progress, Question, Rest, Stop, Way};
 use super::answer::{Answer, Refusal, json, with_type};
 use super::language::Language;
@@ -84,11 +84,11 @@ impl By {
         }
     }
 
-    /// Under what name its batches are counted. No token has the other one.
+    /// Under what name its batches are counted. No token is called as a network.
     fn name(&self) -> String {
         match self {
             Self::Token(grant) => grant.id.clone(),
-            Self::Anybody(source) => format!("from {source}"),
+            Self::Anybody(source) => source.to_string(),
         }
     }
 }
@@ -111,6 +111,10 @@ pub(super) struct Asked {
     /// Handles at home elsewhere are asked there.
     pub(super) recursive: bool,
 }
+
+/// Parameters of a batch.
+pub(super) const PARAMETERS: &[&str] =
+    &["index", "type", "publicOnly", "recursive", "after", "raw"];
 
 impl Asked {
     pub(super) fn read(query: Option<&str>, headers: &HeaderMap) -> Result<Self, Refusal> {
@@ -299,6 +303,7 @@ fn begin(
     head: &Parts,
 ) -> Result<(By, Asked, streams::Stream, Answer), Refusal> {
     let by = by(app, from, &head.headers)?;
+    asked::only(head.uri.query(), &[PARAMETERS])?;
     let asked = Asked::read(head.uri.query(), &head.headers)?;
     let standing = match &by {
         By::Token(grant) => {

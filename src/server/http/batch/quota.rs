@@ -9,9 +9,8 @@ use crate::server::handle::Shared;
 use crate::token::DAY;
 use crate::token::book::{Book, Refused};
 
-/// Identifiers that are written down ahead at first, and at most.
-const FIRST: u64 = 1_000;
-const MOST: u64 = 16_000;
+/// Identifiers that are written down ahead: a crash costs the token no more of its quota.
+const AHEAD: u64 = 1_000;
 
 /// What some lines get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +38,6 @@ pub(in super::super) enum Share {
 pub(in super::super) struct OfToken {
     book: Arc<Book>,
     token: String,
-    ahead: u64,
 }
 
 impl Share {
@@ -49,7 +47,6 @@ impl Share {
         Self::Token(OfToken {
             book,
             token: token.to_owned(),
-            ahead: FIRST,
         })
     }
 
@@ -66,11 +63,8 @@ impl OfToken {
     fn take(&mut self, lines: u64) -> Result<Allowed, Refused> {
         let now = clock::unix_seconds();
         let renewal = (now / DAY + 1).saturating_mul(DAY);
-        match self.book.take(&self.token, lines, self.ahead, now) {
-            Ok(lines) => {
-                self.ahead = (self.ahead + lines).min(MOST);
-                Ok(Allowed { lines, renewal })
-            }
+        match self.book.take(&self.token, lines, AHEAD, now) {
+            Ok(lines) => Ok(Allowed { lines, renewal }),
             Err(Refused::Quota { .. }) => Ok(Allowed { lines: 0, renewal }),
             Err(refused) => Err(refused),
         }

@@ -3,15 +3,30 @@
 use std::collections::HashMap;
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Limits;
 
-/// Only its owner reads input of clients.
+/// Only the node's user reads what clients send and get.
 const DIRECTORY_MODE: u32 = 0o700;
+
+/// Makes a directory for what clients send and get. One that others may read is refused: it may be meant for something else.
+pub(in super::super) fn own_directory(path: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(DIRECTORY_MODE).create(path)?;
+    let mode = std::fs::metadata(path)?.permissions().mode() & 0o777;
+    match mode & !DIRECTORY_MODE {
+        0 => Ok(()),
+        _ => Err(io::Error::other(format!(
+            "{}: others than the node's user have rights there (mode {mode:o}), and it is for what clients send and get; \
+             chmod {DIRECTORY_MODE:o} it, or name another directory",
+            path.display()
+        ))),
+    }
+}
 
 /// What one token has.
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,11 +51,7 @@ pub(in super::super) struct Streams(Arc<Inner>);
 impl Streams {
     /// None runs; makes the directory of the spools.
     pub(in super::super) fn new(limits: &Limits) -> io::Result<Self> {
-        let mut builder = DirBuilder::new();
-        builder
-            .recursive(true)
-            .mode(DIRECTORY_MODE)
-            .create(&limits.directory)?;
+        own_directory(&limits.directory)?;
         Ok(Self(Arc::new(Inner {
             all: limits.streams,
             each: limits.streams_per_token,

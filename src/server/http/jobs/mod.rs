@@ -95,6 +95,8 @@ const ALL_METHODS: &str = "GET, HEAD, POST, OPTIONS";
 const ONE_METHODS: &str = "GET, HEAD, DELETE, OPTIONS";
 const STATE_METHODS: &str = "POST, OPTIONS";
 const RESULTS_METHODS: &str = "GET, HEAD, OPTIONS";
+/// How often it is looked whether jobs may begin.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Carries jobs out, for ever.
 pub(super) async fn tend(app: Arc<App>) {
@@ -102,6 +104,9 @@ pub(super) async fn tend(app: Arc<App>) {
     if takes_changes() {
         let shelf = Arc::clone(&app.jobs);
         let _ = tokio::task::spawn_blocking(move || shelf.load()).await;
+    }
+    while !app.registry.is_compared() {
+        tokio::time::sleep(LOOK).await;
     }
     loop {
         if !takes_changes() {
@@ -153,6 +158,9 @@ impl Kind {
     }
 }
 
+/// Parameters of a new job.
+const PARAMETERS: &[&str] = &["kind", "dryRun", "atomic", "paused"];
+
 /// What a new job asks for.
 #[derive(Clone, Debug)]
 struct Asked {
@@ -177,8 +185,14 @@ impl Asked {
         headers: &HeaderMap,
     ) -> Result<Self, Refusal> {
         let mut asked = match kind {
-            Kind::Bulk => Self::registrations(headers)?,
-            Kind::Resolve => Self::questions(app, grant, query, headers)?,
+            Kind::Bulk => {
+                asked::only(query, &[PARAMETERS])?;
+                Self::registrations(headers)?
+            }
+            Kind::Resolve => {
+                asked::only(query, &[PARAMETERS, batch::PARAMETERS])?;
+                Self::questions(app, grant, query, headers)?
+            }
         };
         for (name, value) in asked::parameters(query) {
             match name.as_str() {

@@ -4,10 +4,9 @@
 //! store; a directory without a record is of an upload that was cut, and goes.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io;
 use std::ops::Bound;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,10 +20,9 @@ use super::ended;
 use super::record::{Job, KEY, Reason, State};
 use crate::registry::Rejection;
 use crate::server::http::answer::Refusal;
+use crate::server::http::batch::own_directory;
 use crate::store::{Action, Batch, Change, CommitError, Expect, Space, Store};
 
-/// Only the node's user reads what clients register.
-const DIRECTORY_MODE: u32 = 0o700;
 /// Digits of the name of a token, and of a job.
 const TOKEN_DIGITS: usize = 12;
 const ID_DIGITS: usize = 16;
@@ -133,7 +131,7 @@ pub(in super::super) struct Shelf {
 impl Shelf {
     /// None is known yet; makes the directory.
     pub(in super::super) fn new(limits: &Limits, store: &Arc<Store>) -> io::Result<Self> {
-        make_directory(&limits.directory)?;
+        own_directory(&limits.directory)?;
         Ok(Self {
             limits: limits.clone(),
             store: Arc::clone(store),
@@ -357,8 +355,8 @@ impl Shelf {
             octets: 0,
             kept: false,
         };
-        let made = make_directory(&self.limits.directory.join(token))
-            .and_then(|()| make_directory(&upload.directory));
+        let made = own_directory(&self.limits.directory.join(token))
+            .and_then(|()| own_directory(&upload.directory));
         made.map_err(|error| broken(&upload.directory, &error))?;
         Ok(upload)
     }
@@ -613,11 +611,6 @@ pub(super) fn no_such_job() -> Refusal {
 pub(super) fn broken(path: &Path, error: &io::Error) -> Refusal {
     tracing::error!(%error, path = %path.display(), "a job's file cannot be written; look at the disk");
     Rejection::busy("the node's disk takes nothing now").into()
-}
-
-fn make_directory(path: &Path) -> io::Result<()> {
-    let mut builder = DirBuilder::new();
-    builder.recursive(true).mode(DIRECTORY_MODE).create(path)
 }
 
 /// Makes the names in a directory durable.

@@ -400,10 +400,51 @@ impl<'r> Run<'r> {
             false => taken.collect(),
         };
         changes.push(job.change(self.claim.entry.expect()));
-        Batch {
+        let batch = Batch {
             changes,
             ..Batch::default()
+        };
+        if nothing {
+            return batch;
         }
+        // The process may end before the trail has them.
+        let told: Vec<Event<'_>> = self
+            .events(step, job, None)
+            .filter(|(ended, _)| *ended == Ended::Committed)
+            .map(|(_, event)| event)
+            .collect();
+        self.app.registry.witnessed(batch, &told)
+    }
+
+    /// What the audit trail says of a step: how each of its rows ended.
+    fn events<'s>(
+        &'s self,
+        step: &'s Step,
+        job: &Job,
+        committed: Option<Committed>,
+    ) -> impl Iterator<Item = (Ended, Event<'s>)> {
+        let (now, source) = (clock::unix_seconds(), job.source.to_string());
+        let rows = step.rows.iter().zip(&step.rulings);
+        rows.filter_map(move |(row, ruling)| {
+            let ended = match ruling.became {
+                Became::Created => Ended::Committed,
+                Became::Conflict | Became::Refused => Ended::Refused,
+                Became::Same | Became::Invalid | Became::NotApplied => return None,
+            };
+            let result = Ended::ALL.iter().find(|(known, _)| *known == ended);
+            let committed = committed.filter(|_| ended == Ended::Committed);
+            let event = Event {
+                time: now.into(),
+                identity: Some(self.registrant.who().identity()),
+                source: source.clone(),
+                operation: figures::KINDS[figures::CREATE],
+                handle: &row.handle,
+                result: result.map_or("", |(_, label)| label),
+                code: ruling.code.0,
+                change: committed.map(|committed| committed.sequence),
+            };
+            Some((ended, event))
+        })
     }
 
     /// Waits until what was handed over is durable; decides again if others changed a handle meanwhile.
@@ -466,30 +507,9 @@ impl<'r> Run<'r> {
         if flight.job.dry {
             return;
         }
-        let now = clock::unix_seconds();
-        let rows = || flight.step.rows.iter().zip(&flight.step.rulings);
-        let source = flight.job.source.to_string();
-        let events = rows().filter_map(|(row, ruling)| {
-            let ended = match ruling.became {
-                Became::Created => Ended::Committed,
-                Became::Conflict | Became::Refused => Ended::Refused,
-                Became::Same | Became::Invalid | Became::NotApplied => return None,
-            };
-            let result = Ended::ALL.iter().find(|(known, _)| *known == ended);
-            let event = Event {
-                time: now.into(),
-                identity: Some(self.registrant.who().identity()),
-                source: source.clone(),
-                operation: figures::KINDS[figures::CREATE],
-                handle: &row.handle,
-                result: result.map_or("", |(_, label)| label),
-                code: ruling.code.0,
-                change: (ended == Ended::Committed).then_some(committed.sequence),
-            };
-            Some((ended, event))
-        });
+        let events = self.events(&flight.step, &flight.job, Some(committed));
         self.app.registry.ended_all(figures::CREATE, events);
-        self.remember(flight, now);
+        self.remember(flight, clock::unix_seconds());
     }
 
     fn remember(&self, flight: &Flight, now: u32) {
