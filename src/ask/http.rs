@@ -289,12 +289,14 @@ pub(super) async fn refused(response: Response<Incoming>) -> AskError {
             .to_owned()
     };
     let said = [
-        format!("{status}:"),
+        status.to_string(),
         text("title"),
         text("detail"),
         place.unwrap_or_default(),
     ];
-    let said = said.join(" ").trim_end_matches([' ', ':']).to_owned();
+    let said = said.iter().map(|part| part.trim());
+    let said: Vec<&str> = said.filter(|part| !part.is_empty()).collect();
+    let said = said.join(": ");
     match status {
         hyper::StatusCode::NOT_FOUND => AskError::Missing(said),
         hyper::StatusCode::TOO_MANY_REQUESTS | hyper::StatusCode::SERVICE_UNAVAILABLE => {

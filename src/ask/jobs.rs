@@ -133,16 +133,17 @@ impl Desk {
             .await
     }
 
-    /// The results of a job from an octet on; how many octets came.
+    /// The results of a job from an octet on, whose beginning has been fetched before: `known`.
     ///
     /// # Errors
-    /// See [`AskError`].
+    /// [`AskError::Differs`], before anything is written, when they begin otherwise. See there for others.
     pub async fn results(
         &self,
         id: &str,
         from: u64,
+        known: &[u8],
         out: &mut (dyn Write + Send),
-    ) -> Result<u64, AskError> {
+    ) -> Result<(), AskError> {
         let mut request = self.request(Method::GET, &format!("{PATH}/{id}/results"));
         if from > 0 {
             request = request.header(header::RANGE, format!("bytes={from}-"));
@@ -150,7 +151,7 @@ impl Desk {
         let moved = AtomicU64::new(0);
         let moving = &moved;
         self.exchange(request, Empty::<Bytes>::new(), &moved, |response| {
-            copy(response, from > 0, out, moving)
+            copy(response, from > 0, known, out, moving)
         })
         .await
     }
@@ -216,33 +217,39 @@ async fn json(response: Response<Incoming>) -> Result<Json, AskError> {
     serde_json::from_slice(&octets).map_err(|_| failed("its answer is no JSON"))
 }
 
-/// Copies results.
+/// Copies results behind those that are known.
 async fn copy(
     response: Response<Incoming>,
     going_on: bool,
+    mut known: &[u8],
     out: &mut (dyn Write + Send),
     moved: &AtomicU64,
-) -> Result<u64, AskError> {
+) -> Result<(), AskError> {
     match (response.status(), going_on) {
         (StatusCode::OK, false) | (StatusCode::PARTIAL_CONTENT, true) => {}
-        // There are no more than those before.
-        (StatusCode::RANGE_NOT_SATISFIABLE, true) => return Ok(0),
+        (StatusCode::RANGE_NOT_SATISFIABLE, true) => return Err(LONGER),
         (StatusCode::OK, true) => {
             return Err(failed("it sends everything where a part was asked for"));
         }
         _ => return Err(refused(response).await),
     }
-    let (mut body, mut octets) = (response.into_body(), 0);
+    let mut body = response.into_body();
     while let Some(frame) = body.frame().await {
         moved.fetch_add(1, Relaxed);
         if let Ok(data) = frame.map_err(|_| AskError::Cut)?.into_data() {
-            out.write_all(&data).map_err(AskError::Output)?;
-            octets += data.len() as u64;
+            let (again, new) = data.split_at(data.len().min(known.len()));
+            known = known.strip_prefix(again).ok_or(OTHERS)?;
+            out.write_all(new).map_err(AskError::Output)?;
         }
     }
-    out.flush().map_err(AskError::Output)?;
-    Ok(octets)
+    match known.is_empty() {
+        true => out.flush().map_err(AskError::Output),
+        false => Err(LONGER),
+    }
 }
+
+const OTHERS: AskError = AskError::Differs("it is not the beginning of these results");
+const LONGER: AskError = AskError::Differs("it is longer than these results");
 
 /// Counts what is read.
 struct Counted {

@@ -83,6 +83,8 @@ pub enum AskError {
     Busy(String),
     /// The server does not have what is asked for.
     Missing(String),
+    /// What was fetched before is not the beginning of what there is.
+    Differs(&'static str),
     /// The answers end without a summary.
     Cut,
 }
@@ -97,6 +99,7 @@ impl fmt::Display for AskError {
             Self::Refused(text) | Self::Busy(text) | Self::Missing(text) => {
                 write!(f, "the server refuses: {text}")
             }
+            Self::Differs(text) => f.write_str(text),
             Self::Cut => f.write_str("the answers were cut: the server or the network went away"),
         }
     }

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use bytes::Bytes;
-use jiexi_proto::code::{ResponseCode, Version};
+use jiexi_proto::code::{OpFlags, ResponseCode, Version};
 use jiexi_proto::framing::{Framed, StreamFramer};
 use jiexi_proto::limits;
 use jiexi_proto::message::values::HandleValues;
@@ -130,7 +130,10 @@ fn request(plan: &Plan, handle: &str, id: u32, now: u32) -> Vec<u8> {
         types: plan.types.iter().cloned().map(Bytes::from).collect(),
         indexes: plan.indexes.clone(),
     };
-    let message = Operation::resolution(&question, false).message(Version::CURRENT, id, now);
+    let mut operation = Operation::resolution(&question, false);
+    // A batch asks nobody elsewhere: that takes a right, which nobody has here.
+    operation.flags = operation.flags.without(OpFlags::RECU);
+    let message = operation.message(Version::CURRENT, id, now);
     let mut out = Vec::new();
     message.encode(&mut out);
     out

@@ -154,6 +154,27 @@ impl Tally {
         self.0[code as usize]
     }
 
+    /// A code was said.
+    pub const fn count(&mut self, code: Code) {
+        self.0[code as usize] += 1;
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn plus(mut self, other: &Self) -> Self {
+        for (all, more) in self.0.iter_mut().zip(other.0) {
+            *all = all.saturating_add(more);
+        }
+        self
+    }
+
+    /// Lines for which asking again later may give another answer.
+    #[must_use]
+    pub fn passing(&self) -> u64 {
+        let passing = Code::ALL.into_iter().filter(|code| code.is_passing());
+        passing.map(|code| self.of(code)).sum()
+    }
+
     /// Lines in all.
     #[must_use]
     pub fn lines(&self) -> u64 {
@@ -234,7 +255,7 @@ impl Writer {
 
     /// A record: its values in wire form.
     pub fn found<'v>(&mut self, line: u64, handle: &str, values: impl Iterator<Item = &'v [u8]>) {
-        self.tally.0[Code::Success as usize] += 1;
+        self.tally.count(Code::Success);
         if self.form == Form::Csv {
             return self.rows(line, handle, values);
         }
@@ -260,7 +281,7 @@ impl Writer {
         message: &str,
         renewal: Option<u32>,
     ) {
-        self.tally.0[code as usize] += 1;
+        self.tally.count(code);
         if self.form == Form::Csv {
             return self.refused_row(line, handle, code, message, renewal);
         }

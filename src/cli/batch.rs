@@ -1,30 +1,25 @@
 //! `jiexi batch`: many identifiers at once, out of a file and into a file.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value as Json;
 
+use super::files::{self, Draft, Late};
 use super::remote::{self, Remote};
 use super::{Failed, exit, jobs, output, progress, resolve, target};
 use crate::ask::jobs::Desk;
-use crate::ask::parquet::{self, Table};
-use crate::ask::resume::{self, State};
+use crate::ask::parquet;
+use crate::ask::resume::{self, State, Whole};
 use crate::ask::sink::Sink;
 use crate::ask::{AskError, Plan, http, pipeline};
-use crate::batch::answer::{Code, Form as OutputForm, Tally};
+use crate::batch::answer::{Form as OutputForm, Tally};
 use crate::batch::charset::Charset;
 use crate::batch::input::Form as InputForm;
 use crate::clock;
-
-/// How often the state beside the output is written.
-const STATE_INTERVAL: Duration = Duration::from_secs(2);
-/// Nobody but its owner reads the output: it may have been asked with rights.
-const MODE: u32 = 0o600;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -33,8 +28,8 @@ Examples:
   jiexi batch resolve parts.csv -o parquet --out records.parquet --token-file token
   jiexi batch resolve handles.txt --server handle://192.0.2.10 --out records.ndjson
 
-Exit codes: 0 every line has its answer, found or not; 1 not all have (run the same command again to go on), or some
-lines were refused for now (quota, busy); 2 wrong command line.";
+Exit codes: 0 every line of the file has its answer, found or not; 1 not all have, or some were refused for now (quota,
+busy): the same command goes on, and asks again from the first such line; 2 wrong command line.";
 
 /// Ask for many handles at once
 #[derive(Debug, Args)]
@@ -60,9 +55,10 @@ impl Batch {
 
 /// Resolve every handle of a file, and write the records into another
 ///
-/// A batch that was interrupted goes on where it was when the same command runs again: FILE.resume beside the output
-/// says so until it is complete. An input that has changed meanwhile is refused. A Parquet file cannot be gone on with: it is
-/// there when it is complete, and an interrupted one begins anew.
+/// A batch that was interrupted goes on where it was when the same command runs again, and one that had lines refused for now
+/// (quota, busy) from the first of them: FILE.resume beside the output says so until every line has its answer. An input that
+/// has changed meanwhile is refused. What the output had before stays until the first answer comes. A Parquet file cannot be
+/// gone on with: it is there when it is complete (FILE.incomplete until then), and an interrupted one begins anew.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 struct Resolve {
@@ -144,7 +140,8 @@ struct Wanted {
     /// Restricted values, too: the token needs the right "resolve" and an identity that may read them
     #[arg(long)]
     restricted: bool,
-    /// Handles at home elsewhere are asked there: the token needs the right "recursive", the node must be recursive
+    /// Handles at home elsewhere are asked there: the token needs the right "recursive", the node must be recursive. Not
+    /// over handle://
     #[arg(long)]
     recursive: bool,
     /// The form of the input, where its name does not say it
@@ -245,11 +242,19 @@ enum Way {
     Handle(String),
 }
 
-/// Lines in all (none: not known), and the state to keep beside the output.
+/// Lines in all (none: not known), the state to keep beside the output, and what is answered already.
 struct Course {
     total: Option<u64>,
     state: Option<State>,
+    before: Whole,
     plan: Plan,
+}
+
+/// Where the answers go.
+enum Place {
+    Standard,
+    File(Late),
+    Table(Draft),
 }
 
 impl Resolve {
@@ -258,28 +263,33 @@ impl Resolve {
         if self.wanted.output == Form::Parquet && self.file_out().is_none() {
             return Err(Failed::usage("-o parquet: give --out FILE"));
         }
+        if let Some(out) = self.file_out() {
+            files::apart(&self.wanted.file, out, "--out")?;
+        }
         let way = self.way()?;
         let course = self.course(plan)?;
-        let (mut sink, mut keeper, draft) = self.open(&course)?;
+        let (mut sink, mut place) = self.open(&course)?;
         let bar = match course.total {
             Some(total) => progress::records("resolving", total),
             None => progress::unknown("resolving"),
         };
         bar.set_position(course.plan.after);
-        let mut watch = |sink: &Sink| {
-            bar.set_position(sink.line());
-            keeper.watch(sink);
-        };
+        let mut watch = |sink: &Sink| bar.set_position(sink.line());
         let begun = Instant::now();
         let summary = self.ask(way, &course.plan, &mut sink, &mut watch);
         bar.finish_and_clear();
         match summary {
             Ok(summary) => {
-                if let Some(draft) = draft.filter(|_| summary["complete"] == true) {
-                    let named = |error: io::Error| Failed::output(self.out.display(), &error);
-                    draft.finish(&summary).map_err(named)?;
+                if summary["complete"] == true {
+                    let completed = match &mut place {
+                        Place::Standard => Ok(()),
+                        // Also where there was nothing to answer.
+                        Place::File(file) => file.begin(),
+                        Place::Table(draft) => draft.finish(&summary),
+                    };
+                    completed.map_err(|error| Failed::output(self.out.display(), &error))?;
                 }
-                self.end(&summary, &keeper, &sink, begun.elapsed())
+                self.end(&summary, &course, begun.elapsed())
             }
             Err(error) => {
                 // What was written is whole lines; the next run reads them.
@@ -294,6 +304,11 @@ impl Resolve {
             if self.wanted.restricted {
                 return Err(Failed::usage(
                     "--restricted: over the Handle protocol a batch has public values only; ask over https://",
+                ));
+            }
+            if self.wanted.recursive {
+                return Err(Failed::usage(
+                    "--recursive: over the Handle protocol a batch asks nobody elsewhere; ask over https://, with a token that may",
                 ));
             }
             return Ok(Way::Handle(place.trim_end_matches('/').to_owned()));
@@ -313,6 +328,7 @@ impl Resolve {
             return Ok(Course {
                 total: None,
                 state: None,
+                before: Whole::default(),
                 plan,
             });
         };
@@ -323,15 +339,16 @@ impl Resolve {
             return Ok(Course {
                 total,
                 state: None,
+                before: Whole::default(),
                 plan,
             });
         };
-        let mut state = State {
+        let state = State {
             input: hash,
             asked: self.question(),
-            line: 0,
-            octets: 0,
+            ended: false,
         };
+        let mut whole = Whole::default();
         let shown =
             |error| Failed::report(format_args!("{}: {error}", resume::path(out).display()));
         let begun_before = State::read(out).map_err(shown)?;
@@ -347,13 +364,13 @@ impl Resolve {
                     out.display()
                 )));
             }
-            let whole = resume::whole(out, plan.output, (before.line, before.octets));
-            (state.line, state.octets) = whole.map_err(shown)?;
-            plan.after = state.line;
+            whole = resume::whole(out, plan.output, before.ended).map_err(shown)?;
+            plan.after = whole.line;
         }
         Ok(Course {
             total,
             state: Some(state),
+            before: whole,
             plan,
         })
     }
@@ -375,75 +392,36 @@ impl Resolve {
         )
     }
 
-    /// Opens the output: a file that is cut to what is whole, or one that becomes a table.
-    fn open(&self, course: &Course) -> Result<(Sink, Keeper, Option<Draft>), Failed> {
-        let (Form::Parquet, Some(out)) = (self.wanted.output, self.file_out()) else {
-            let (sink, keeper) = self.sink(course)?;
-            return Ok((sink, keeper, None));
+    /// Opens the output: a file that will be cut to what is whole, or one that becomes a table.
+    fn open(&self, course: &Course) -> Result<(Sink, Place), Failed> {
+        let form = course.plan.output;
+        let Some(out) = self.file_out() else {
+            let sink = Sink::new(Box::new(io::stdout()), form, 0, 0);
+            return Ok((sink, Place::Standard));
         };
         let named = |error: io::Error| Failed::output(out.display(), &error);
-        let draft = Draft::new(out).map_err(named)?;
-        // What was begun otherwise here is forgotten: course() has asked for --restart.
-        let _ = fs::remove_file(resume::path(out));
-        let keeper = Keeper {
-            out: None,
-            state: None,
-            written: Instant::now(),
+        if self.wanted.output == Form::Parquet {
+            let draft = Draft::new(out).map_err(named)?;
+            let sink = Sink::new(Box::new(draft.table.clone()), form, 0, 0);
+            return Ok((sink, Place::Table(draft)));
+        }
+        let Whole { line, octets, .. } = course.before;
+        let (beside, state) = (out.to_owned(), course.state.clone());
+        let first = move || match state {
+            Some(state) => state.write(&beside),
+            // What was begun otherwise here cannot be gone on with any more.
+            None => forget(&beside),
         };
-        let table = Box::new(draft.table.clone());
-        let sink = Sink::new(table, course.plan.output, 0, 0);
-        Ok((sink, keeper, Some(draft)))
+        let file = Late::open(out, octets, Box::new(first)).map_err(named)?;
+        if line > 0 {
+            exit::say(format_args!("going on after line {line}"));
+        }
+        let sink = Sink::new(Box::new(file.clone()), form, line, octets);
+        Ok((sink, Place::File(file)))
     }
 
     fn file_out(&self) -> Option<&Path> {
         (self.out.as_os_str() != "-").then_some(&*self.out)
-    }
-
-    /// Opens the output, cut to what is whole.
-    fn sink(&self, course: &Course) -> Result<(Sink, Keeper), Failed> {
-        let state = course.state.clone();
-        let (line, octets) = state
-            .as_ref()
-            .map_or((0, 0), |state| (state.line, state.octets));
-        let Some(out) = self.file_out() else {
-            let sink = Sink::new(Box::new(io::stdout()), course.plan.output, 0, 0);
-            return Ok((
-                sink,
-                Keeper {
-                    out: None,
-                    state: None,
-                    written: Instant::now(),
-                },
-            ));
-        };
-        let open = || -> io::Result<File> {
-            let mut options = OpenOptions::new();
-            let file = options
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(MODE)
-                .open(out)?;
-            file.set_len(octets)?;
-            if let Some(state) = &state {
-                state.write(out)?;
-            }
-            let mut file = file;
-            io::Seek::seek(&mut file, io::SeekFrom::Start(octets))?;
-            Ok(file)
-        };
-        let file =
-            open().map_err(|error| Failed::report(format_args!("{}: {error}", out.display())))?;
-        if line > 0 {
-            exit::say(format_args!("going on after line {line}"));
-        }
-        let keeper = Keeper {
-            out: Some(out.to_owned()),
-            state,
-            written: Instant::now(),
-        };
-        let sink = Sink::new(Box::new(file), course.plan.output, line, octets);
-        Ok((sink, keeper))
     }
 
     fn ask(
@@ -470,44 +448,63 @@ impl Resolve {
     }
 
     /// The answers have their end: is it all?
-    fn end(
-        &self,
-        summary: &Json,
-        keeper: &Keeper,
-        sink: &Sink,
-        took: Duration,
-    ) -> Result<(), Failed> {
+    fn end(&self, summary: &Json, course: &Course, took: Duration) -> Result<(), Failed> {
         let lines = summary["lines"].as_u64().unwrap_or(0);
-        let codes = summary["codes"].as_object();
-        let counted = codes
-            .into_iter()
-            .flatten()
-            .map(|(name, count)| format!("{name} {count}"));
+        let now: Tally = serde_json::from_value(summary["codes"].clone()).unwrap_or_default();
+        let all = course.before.tally.plus(&now);
+        let counted = all.counted().map(|(name, count)| format!("{name} {count}"));
         let counted: Vec<String> = counted.collect();
-        let rate = lines as f64 / took.as_secs_f64().max(0.001);
+        let seconds = took.as_secs_f64();
+        let rate = lines as f64 / seconds.max(0.001);
+        let how_many = match course.before.tally.lines() {
+            0 => format!("{lines} lines"),
+            before => format!("{} lines, {lines} of them now", before + lines),
+        };
         exit::say(format_args!(
-            "{lines} lines in {:.1} s ({rate:.0}/s): {}",
-            took.as_secs_f64(),
+            "{how_many} in {seconds:.1} s ({rate:.0}/s): {}",
             counted.join(", ")
         ));
         if summary["complete"] != true {
             let message = summary["message"]
                 .as_str()
                 .unwrap_or("the server ended it early");
-            keeper.keep(sink);
             return Err(self.interrupted(&AskError::Refused(message.to_owned())));
         }
-        keeper.forget();
-        let passing = Code::ALL.iter().filter(|code| code.is_passing());
-        let refused: u64 = passing
-            .filter_map(|code| summary["codes"][code.name()].as_u64())
-            .sum();
-        match refused {
-            0 => Ok(()),
-            refused => Err(Failed::report(format_args!(
-                "{refused} lines were refused for now; their answers say why and until when"
-            ))),
-        }
+        self.remember(course, all.passing() > 0);
+        let which = match all.passing() {
+            0 => return Ok(()),
+            1 => "1 line was refused for now; its answer says why and until when".to_owned(),
+            many => {
+                format!("{many} lines were refused for now; their answers say why and until when")
+            }
+        };
+        let next = match self.can_go_on() {
+            true => "\nThe same command asks again from the first of them.",
+            false => "",
+        };
+        Err(Failed::report(format_args!("{which}{next}")))
+    }
+
+    /// Every line was asked: what stays beside the output is that some are to be asked again.
+    fn remember(&self, course: &Course, again: bool) {
+        let Some(out) = self.file_out() else { return };
+        let state = course.state.clone();
+        let state = state.filter(|_| again && self.wanted.output != Form::Parquet);
+        // That of the first answer is there still where this fails, and tells of the quota as well.
+        let _ = match state {
+            Some(state) => State {
+                ended: true,
+                ..state
+            }
+            .write(out),
+            None => forget(out),
+        };
+    }
+
+    /// Whether the same command goes on, and does not begin anew.
+    fn can_go_on(&self) -> bool {
+        self.file_out()
+            .is_some_and(|out| resume::path(out).exists())
     }
 
     fn interrupted(&self, error: &AskError) -> Failed {
@@ -516,50 +513,15 @@ impl Resolve {
         {
             return Failed::output("the output cannot be written", error);
         }
-        match self.file_out().filter(|out| resume::path(out).exists()) {
-            Some(_) => Failed::report(format_args!(
-                "{error}\nThe same command goes on from there."
-            )),
-            None if self.wanted.output == Form::Parquet => Failed::report(format_args!(
+        match self.can_go_on() {
+            _ if self.wanted.output == Form::Parquet => Failed::report(format_args!(
                 "{error}\nA Parquet file is there whole or not at all: the same command begins anew."
             )),
-            None => Failed::report(error),
+            true => Failed::report(format_args!(
+                "{error}\nThe same command goes on from there."
+            )),
+            false => Failed::report(error),
         }
-    }
-}
-
-/// A table that is not complete: it has another name until it is, and goes when it will not be.
-struct Draft {
-    table: Table,
-    out: PathBuf,
-    temporary: PathBuf,
-}
-
-impl Draft {
-    fn new(out: &Path) -> io::Result<Self> {
-        let mut temporary = out.as_os_str().to_owned();
-        temporary.push(format!(".{}.tmp", std::process::id()));
-        let temporary = PathBuf::from(temporary);
-        let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(true).mode(MODE);
-        Ok(Self {
-            table: Table::new(file.open(&temporary)?)?,
-            out: out.to_owned(),
-            temporary,
-        })
-    }
-
-    /// Completes it, and gives it its name.
-    fn finish(&self, summary: &Json) -> io::Result<()> {
-        self.table.finish(summary)?;
-        fs::rename(&self.temporary, &self.out)
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        // After `finish` there is nothing under this name.
-        let _ = fs::remove_file(&self.temporary);
     }
 }
 
@@ -572,38 +534,10 @@ fn summary_of(tally: &Tally) -> Json {
     })
 }
 
-/// Keeps the state beside the output.
-struct Keeper {
-    out: Option<PathBuf>,
-    state: Option<State>,
-    written: Instant,
-}
-
-impl Keeper {
-    fn watch(&mut self, sink: &Sink) {
-        if self.written.elapsed() >= STATE_INTERVAL {
-            self.written = Instant::now();
-            self.keep(sink);
-        }
-    }
-
-    fn keep(&self, sink: &Sink) {
-        let (Some(out), Some(state)) = (&self.out, &self.state) else {
-            return;
-        };
-        let (line, octets) = sink.safe();
-        let now = State {
-            line,
-            octets,
-            ..state.clone()
-        };
-        // Without it more is read again; the output itself says where it ends.
-        let _ = now.write(out);
-    }
-
-    fn forget(&self) {
-        if let Some(out) = &self.out {
-            let _ = fs::remove_file(resume::path(out));
-        }
+/// Nothing is left to go on with beside an output.
+fn forget(out: &Path) -> io::Result<()> {
+    match fs::remove_file(resume::path(out)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
     }
 }

@@ -1,8 +1,7 @@
 //! `jiexi bulk`: registrations out of a file, carried out by another node as a job; and jobs of `jiexi batch submit`.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -13,6 +12,7 @@ use hyper::Method;
 use indicatif::ProgressBar;
 use serde_json::Value as Json;
 
+use super::files::{self, Late};
 use super::output::{self, Format};
 use super::remote::Remote;
 use super::{Failed, exit, progress, target};
@@ -27,8 +27,8 @@ use crate::batch::rows::Form;
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// How often how much has been sent is shown.
 const SHOW_INTERVAL: Duration = Duration::from_millis(100);
-/// Nobody but its owner reads results: they name what was registered.
-const MODE: u32 = 0o600;
+/// Octets at the end of what was fetched before that are compared with the results.
+const KNOWN_MAX: u64 = 64 << 10;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -44,7 +44,8 @@ line; 3 the token has no such job.";
 /// Register many handles on another node: handed over at once, carried out there in the background
 ///
 /// The token needs the right "write". The file has JSON, a handle a line as `jiexi import` takes it, or CSV with the columns
-/// handle,index,type,ttl,permissions,encoding,value and the rows of a handle adjacent, or is a Parquet table of either kind
+/// handle,index,type,ttl,permissions,encoding,value and the rows of a handle adjacent (encoding: string or nothing, base64,
+/// hex, or admin, vlist, site and key with JSON as value), or is a Parquet table of either kind
 /// (in the results a line is then one of the CSV or JSON that is made of it). Handles are created; one that exists
 /// is told as "same" (with equal values) or "conflict", and stays. The node goes on with a job after a restart, at the exact
 /// row. Jobs that "jiexi batch submit" has made are looked at, paused, ended and fetched here, too.
@@ -99,7 +100,8 @@ enum Action {
         /// Where they go; - for standard output
         #[arg(long, value_name = "FILE", default_value = "-")]
         out: PathBuf,
-        /// The file has the beginning of them already: fetch what follows
+        /// The file has the beginning of them already: fetch what follows. A file whose end is not found at its place in
+        /// the results, or that is longer, is refused and stays as it is
         #[arg(long = "continue", requires = "out")]
         go_on: bool,
     },
@@ -174,6 +176,9 @@ impl Import {
                 "--charset: {:?} is not known",
                 self.charset
             )));
+        }
+        if let Some(out) = &self.results {
+            files::apart(&self.file, out, "--results")?;
         }
         let (input, form) = self.open()?;
         let upload = Upload {
@@ -312,17 +317,18 @@ fn follow(desk: &Desk, id: &str) -> Result<Json, Failed> {
     let rest = path(id)?;
     let bar = progress::bytes("at work", 0);
     let begun = Instant::now();
-    let mut before = None;
+    let (mut before, mut heard) = (None, begun);
     let done = loop {
         let job = match target::block_on(desk.call(Method::GET, &rest))? {
             Ok(job) => job,
             // The node may be starting anew; the job is safe there.
-            Err(AskError::Connection(_)) if begun.elapsed() < desk.patience => {
+            Err(AskError::Connection(_) | AskError::Busy(_)) if heard.elapsed() < desk.patience => {
                 std::thread::sleep(LOOK_INTERVAL);
                 continue;
             }
             Err(error) => break Err(failed(error)),
         };
+        heard = Instant::now();
         let first = *before.get_or_insert_with(|| rows(&job));
         draw(&bar, &job, first, begun);
         let state = job["state"].as_str().unwrap_or_default();
@@ -355,6 +361,9 @@ fn verdict(job: &Json) -> Result<(), Failed> {
         let passing = Code::ALL.into_iter().filter(|code| code.is_passing());
         return match passing.map(|code| count(code.name())).sum::<u64>() {
             0 => Ok(()),
+            1 => Err(Failed::report(
+                "1 line was refused for now; its answer says why",
+            )),
             refused => Err(Failed::report(format_args!(
                 "{refused} lines were refused for now; their answers say why"
             ))),
@@ -363,6 +372,9 @@ fn verdict(job: &Json) -> Result<(), Failed> {
     let bad = count("conflict") + count("refused") + count("invalid");
     match (job["state"].as_str().unwrap_or_default(), bad) {
         ("done", 0) => Ok(()),
+        ("done", 1) => Err(Failed::report(
+            "1 row is not registered; the results say which and why",
+        )),
         ("done", bad) => Err(Failed::report(format_args!(
             "{bad} rows are not registered; the results say which and why"
         ))),
@@ -382,8 +394,19 @@ fn show(job: &Json, output: Format) -> Result<(), Failed> {
     })
 }
 
-const HEADER: [&str; 10] = [
-    "JOB", "KIND", "STATE", "ROWS", "CREATED", "SAME", "CONFLICT", "REFUSED", "INVALID", "EXPIRES",
+const HEADER: [&str; 12] = [
+    "JOB",
+    "KIND",
+    "STATE",
+    "UNTIL",
+    "ROWS",
+    "CREATED",
+    "SAME",
+    "CONFLICT",
+    "REFUSED",
+    "INVALID",
+    "NOT-APPLIED",
+    "EXPIRES",
 ];
 
 fn row(job: &Json) -> Vec<String> {
@@ -397,12 +420,14 @@ fn row(job: &Json) -> Vec<String> {
         &job["id"],
         &job["kind"],
         &job["state"],
+        &job["until"],
         &job["rows"],
         &counts["created"],
         &counts["same"],
         &counts["conflict"],
         &counts["refused"],
         &counts["invalid"],
+        &counts["notApplied"],
         &job["expires"],
     ]
     .map(text)
@@ -430,20 +455,41 @@ fn list(desk: &Desk, output: Format) -> Result<(), Failed> {
     }
 }
 
-/// Fetches results into a file or to standard output.
+/// Fetches results into a file, whose old contents stay until the first of them comes, or to standard output.
 fn fetch(desk: &Desk, id: &str, out: &Path, go_on: bool) -> Result<(), Failed> {
     path(id)?;
+    if out.as_os_str() == "-" {
+        let mut out = io::stdout();
+        let fetched = desk.results(id, 0, &[], &mut out);
+        return target::block_on(fetched)?.map_err(failed);
+    }
     let named = |error: io::Error| Failed::output(out.display(), &error);
-    let (mut file, from): (Box<dyn Write + Send>, u64) = if out.as_os_str() == "-" {
-        (Box::new(io::stdout()), 0)
-    } else {
-        let mut options = OpenOptions::new();
-        let options = options.write(true).create(true).mode(MODE);
-        let options = options.append(go_on).truncate(!go_on);
-        let file = options.open(out).map_err(named)?;
-        let length = file.metadata().map_err(named)?.len();
-        (Box::new(file), length)
+    let (from, known) = match go_on {
+        true => end_of(out).map_err(named)?,
+        false => (0, Vec::new()),
     };
-    let fetched = target::block_on(desk.results(id, from, &mut *file))?;
-    fetched.map(drop).map_err(failed)
+    let kept = from + known.len() as u64;
+    let mut file = Late::open(out, kept, Box::new(|| Ok(()))).map_err(named)?;
+    match target::block_on(desk.results(id, from, &known, &mut file))? {
+        Ok(()) => file.begin().map_err(named),
+        Err(error @ AskError::Differs(_)) => Err(Failed::report(format_args!(
+            "{}: {error}, and stays as it is: fetch them without --continue, or into another file",
+            out.display()
+        ))),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// The last octets of a file, and where they begin; nothing of one that does not exist yet.
+fn end_of(path: &Path) -> io::Result<(u64, Vec<u8>)> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, Vec::new())),
+        Err(error) => return Err(error),
+    };
+    let from = file.metadata()?.len().saturating_sub(KNOWN_MAX);
+    let mut end = Vec::new();
+    file.seek(SeekFrom::Start(from))?;
+    file.take(KNOWN_MAX).read_to_end(&mut end)?;
+    Ok((from, end))
 }

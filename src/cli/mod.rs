@@ -11,7 +11,7 @@
 //! * `key`, `audit` — keys in every form, the escrow of the node's; who changed what.
 //! * `token` — tokens of the HTTP API.
 //! * `config` — the template and the checker; `status`, `doctor` — how the node is, and why.
-//! * `completions` — of shells; man pages.
+//! * `completions` — of shells; man pages. `files` — what is written where something may have been.
 //! * `place` — which node is meant; `record`, `output` — tables and JSON; `exit` — how commands end.
 //!
 //! Commands only read arguments and print; what they do is done by the modules beside `cli`.
@@ -33,6 +33,7 @@ mod decode;
 mod dns;
 mod doctor;
 mod exit;
+mod files;
 mod handle;
 mod init;
 mod jobs;

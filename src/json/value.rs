@@ -143,10 +143,16 @@ pub fn from_cells(cells: &Cells<'_>, now: u32) -> Result<Value, JsonError> {
     let data = match cells.encoding {
         "" | "string" => Json::from(cells.value),
         format @ ("base64" | "hex") => json!({"format": format, "value": cells.value}),
-        format => {
+        format @ ("admin" | "vlist" | "site" | "key") => {
             let value: Json = serde_json::from_str(cells.value)
                 .map_err(|error| JsonError::new("value", error))?;
             json!({"format": format, "value": value})
+        }
+        other => {
+            let message = format!(
+                "{other:?} is not known: string (or nothing), base64, hex, admin, vlist, site or key"
+            );
+            return Err(JsonError::new("encoding", message));
         }
     };
     let ttl = match (cells.ttl, cells.ttl.parse::<i64>()) {

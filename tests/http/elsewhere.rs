@@ -7,12 +7,12 @@ use crate::batch::{post, token};
 use crate::jobs::{PATH, ask, is_over, until};
 use crate::node::Node;
 
-const HOME: &str = r#"{"prefix":"10.7"}
+pub(crate) const HOME: &str = r#"{"prefix":"10.7"}
 {"handle":"10.7/Pump","values":[{"index":1,"type":"URL","data":"https://example.cn/far"},{"index":2,"type":"NOTE","data":"near"},{"index":3,"type":"NOTE","data":"closed","permissions":"1100"}]}
 "#;
 
 /// A node that asks another one at this port of the Handle protocol.
-fn recursive(port: u16, more: &[(&str, &str)]) -> Node {
+pub(crate) fn recursive(port: u16, more: &[(&str, &str)]) -> Node {
     let upstream = format!("127.0.0.1:{port}");
     let fixed = [
         ("JIEXI_RECURSION_ALLOW_RECURSION", "true"),

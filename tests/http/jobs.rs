@@ -1212,10 +1212,7 @@ fn the_command() {
     let rows = fs::read_to_string(&out).unwrap();
     assert_eq!(rows.lines().count(), 50);
     let (good, said) = bulk(&["import", &text(&csv)]);
-    assert!(
-        !good && said.contains("1 rows are not registered"),
-        "{said}"
-    );
+    assert!(!good && said.contains("1 row is not registered"), "{said}");
     assert_eq!(
         (
             &json(&said)["counts"]["same"],

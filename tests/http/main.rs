@@ -25,6 +25,7 @@ mod page;
 mod ports;
 mod proxies;
 mod questions;
+mod repeats;
 mod resolve;
 mod shapes;
 mod tables;
