@@ -631,7 +631,7 @@ mod tests {
         "audit/trail.rs",
     ];
     /// Texts with spaces in the other files that are no details.
-    const NO_DETAILS: [&str; 19] = [
+    const NO_DETAILS: [&str; 20] = [
         "Basic realm=\"handle\", charset=\"UTF-8\"",
         "jiexi basic authentication",
         "token {}",
@@ -649,6 +649,7 @@ mod tests {
         "the row cannot be decoded in its charset",
         "a quoted cell does not end: the input was cut, or there is a quotation mark too many",
         "the row has {} cells instead of {}",
+        "{} is not known: string (or nothing), base64, hex, admin, vlist, site or key",
         "there is no handle in the row",
         "line {}: {}",
         "a few seconds",
