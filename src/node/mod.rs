@@ -638,8 +638,9 @@ fn compare_audit(registry: &Registry) {
     loop {
         match store.wait_loaded(LOOK) {
             Ok(true) => break,
-            Ok(false) if store.state() == State::Loading => {}
-            // It does not load, or is closed: there is nothing to compare with.
+            // It may have become ready just now.
+            Ok(false) if !matches!(store.state(), State::ReadOnly(_)) => {}
+            // It does not load: there is nothing to compare with.
             _ => return,
         }
     }
