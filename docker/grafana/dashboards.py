@@ -171,7 +171,7 @@ DASHBOARDS = {
               *[(quantile(q, "jiexi_commit_batch_changes"), f"p{name}") for q, name in ((0.5, "50"), (0.99, "99"))]),
         panel("日志", "Journal", "bytes", (gauge("jiexi_journal_bytes"), "{{instance}}")),
         panel("落后的变更", "Changes behind", "short", (gauge("jiexi_store_lag_changes"), "{{instance}}"),
-              steps=((50000, "yellow"), (100000, "red"))),
+              steps=((250000, "yellow"), (500000, "red"))),
         panel("序号", "Sequence", "short", (gauge("jiexi_journal_sequence"), "journal"),
               (gauge("jiexi_store_applied_sequence"), "applied")),
         panel("快照时龄", "Age of the snapshot", "s", (SNAPSHOT, "{{instance}}"), steps=((7 * 86400, "yellow"),)),

@@ -178,7 +178,7 @@ const ALL: [Sign; 18] = [
     Sign {
         alert: "JiexiStoreLag",
         critical: false,
-        holds: |seen| seen.value("jiexi_store_lag_changes") > 50_000.0,
+        holds: |seen| seen.value("jiexi_store_lag_changes") > 250_000.0,
         meaning: (
             "磁盘状态落后日志太多",
             "The state on disk is far behind the journal",
@@ -291,7 +291,7 @@ mod tests {
         };
         assert!(names(healthy, std::slice::from_ref(&calm)).is_empty());
         let bad = "jiexi_store_state{state=\"read_only\"} 1\njiexi_disk_free_bytes 10\njiexi_disk_reserve_bytes 10\n\
-                   jiexi_config_last_reload_successful 0\njiexi_history_fill_ratio 0.9\njiexi_store_lag_changes 60000\n\
+                   jiexi_config_last_reload_successful 0\njiexi_history_fill_ratio 0.9\njiexi_store_lag_changes 300000\n\
                    jiexi_certificate_expiry_timestamp_seconds{protocol=\"http\"} 1000100\n";
         let points = [
             Point {

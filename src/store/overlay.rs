@@ -27,7 +27,7 @@ use super::sled::Engine;
 pub(crate) type FullKey = Box<[u8]>;
 
 /// How much more may wait while sled is being made anew.
-const REBUILD_FACTOR: u64 = 20;
+const REBUILD_FACTOR: u64 = 4;
 
 /// How long the applier gathers changes before it takes them up: woken for each, it would take turns
 /// on the cores with those who wait for the next.
