@@ -105,8 +105,8 @@ pub fn parse(octets: &[u8], passphrase: Option<&[u8]>) -> Result<KeyPair, Keyrin
     KeyPair::of(private).ok_or_else(|| error("not an RSA key"))
 }
 
-/// Reads the public half of a key in any of the forms, in wire form: of a private key, or a public key by itself
-/// (wire form, PEM or JSON Web Key).
+/// Reads the public half of a key in any of the forms, as it stands in an `HS_PUBKEY` value: of a private key, or a public
+/// key by itself (wire form, PEM or JSON Web Key). That is the wire form, for SM2 also PEM, as clients write it.
 ///
 /// # Errors
 /// As [`read`].
@@ -125,9 +125,14 @@ pub fn read_public(path: &Path, passphrase: Option<&[u8]>) -> Result<Bytes, Keyr
         _ if octets.starts_with(b"-----BEGIN PUBLIC KEY") => std::str::from_utf8(&octets)
             .ok()
             .and_then(|text| rsa::PublicKey::from_public_key_pem(text.trim()).ok())
-            .map(|key| wire_of(&key)),
+            .map(|key| wire_of(&key))
+            .or_else(|| sm2::PublicKey::parse(&octets).map(|_| octets.to_vec())),
+        _ if octets.starts_with(b"-----BEGIN") => sm2::PrivateKey::parse(&octets)
+            .and_then(|key| key.public().pem().ok())
+            .map(String::into_bytes),
         _ => match PublicKey::decode(&octets) {
             Ok(PublicKey::Rsa { .. } | PublicKey::Dsa { .. }) => Some(octets.to_vec()),
+            Ok(PublicKey::Sm2 { key, .. }) => sm2::PublicKey::parse(&key).map(|_| octets.to_vec()),
             _ => None,
         },
     };

@@ -4,9 +4,13 @@
 use std::path::Path;
 use std::process::Command;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use getrandom::SysRng;
 use jiexi::registry::sm2::{PrivateKey, PublicKey};
 
+use super::change::init;
+use super::ports::free_port;
 use super::support::{directory, run};
 
 const USER: &str = "88.118.8/离心泵";
@@ -103,9 +107,7 @@ fn a_key_is_read_in_every_form() {
         &digits[76..]
     );
     use base64::Engine as _;
-    let der = base64::engine::general_purpose::STANDARD
-        .decode(&digits)
-        .expect("base64");
+    let der = STANDARD.decode(&digits).expect("base64");
     let point = &der[der.len() - 65..];
     for form in [pem.as_bytes(), java.as_bytes(), &der, point, &point[1..]] {
         let key = PublicKey::parse(form).expect("a key");
@@ -134,4 +136,54 @@ fn an_sm2_key_has_one_form() {
             .permissions(),
     );
     assert_eq!(mode & 0o777, 0o600);
+}
+
+/// A user's key goes into a record in every form that verifies, and a private key as its public half.
+#[test]
+fn an_sm2_key_as_a_value() {
+    let directory = directory();
+    let here = directory.path();
+    init(here, "node", "88.118", free_port());
+    run(here, &["key", "new", "--sm2", "--out", "user.pem"]).expect(0);
+    run(
+        here,
+        &["key", "export", "user.pem", "--public", "--out", "user.pub"],
+    )
+    .expect(0);
+    let pem = std::fs::read(here.join("user.pub")).expect("exported");
+    let block = |octets: &[u8]| {
+        let length = u32::try_from(octets.len()).expect("short");
+        [&length.to_be_bytes(), octets].concat()
+    };
+    let binary = [&block(b"SM2_PUB_KEY")[..], &[0, 0], &block(&pem)].concat();
+    std::fs::write(here.join("binary.pub"), &binary).expect("written");
+    for (file, expected) in [
+        ("user.pem", &pem),
+        ("user.pub", &pem),
+        ("binary.pub", &binary),
+    ] {
+        let handle = format!("88.118/{file}");
+        let value = format!("300:HS_PUBKEY={file}");
+        let create = ["handle", "create", &handle, "--value-file", &value];
+        run(here, &[&create[..], &["--data", "node"]].concat()).expect(0);
+        let found = run(
+            here,
+            &["handle", "get", &handle, "-o", "json", "--data", "node"],
+        );
+        let data = found.expect(0).json()["values"][0]["data"].clone();
+        let octets = match data["format"].as_str() {
+            Some("string") => data["value"].as_str().expect("text").as_bytes().to_vec(),
+            _ => STANDARD
+                .decode(data["value"].as_str().expect("base64"))
+                .expect("base64"),
+        };
+        assert_eq!(&octets, expected, "{file}");
+    }
+    std::fs::write(here.join("wrong.pub"), &binary[..binary.len() - 1]).expect("written");
+    let wrong = ["--value-file", "300:HS_PUBKEY=wrong.pub", "--data", "node"];
+    let refused = run(
+        here,
+        &[&["handle", "create", "88.118/wrong"], &wrong[..]].concat(),
+    );
+    assert!(refused.expect(1).stderr.contains("wrong.pub"));
 }
