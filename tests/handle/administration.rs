@@ -484,7 +484,7 @@ impl Play<'_> {
 }
 
 /// The session key that the node has encrypted for the key of the recorded client.
-fn decrypted(mode: KeyExchangeMode, data: &[u8]) -> Vec<u8> {
+pub(crate) fn decrypted(mode: KeyExchangeMode, data: &[u8]) -> Vec<u8> {
     use rsa::pkcs8::DecodePrivateKey as _;
     let name = match mode {
         KeyExchangeMode::CLIENT_KEY => "client_exchange_priv.pkcs8.der_hex",

@@ -14,16 +14,18 @@ use jiexi_proto::message::Body;
 use jiexi_proto::message::challenge::{ChallengeAnswer, Proof};
 use jiexi_proto::message::credential::CredentialField;
 use jiexi_proto::message::login::Login;
+use jiexi_proto::message::session::{Exchange, SessionSetup};
 use jiexi_proto::message::values::HandleValues;
 use jiexi_proto::value::Reference;
-use jiexi_proto::{Message, OpCode, Version};
+use jiexi_proto::{Envelope, Message, OpCode, Version};
 use sha2::Digest as _;
 
-use crate::client::{Key, newest, octets, read_one, request};
+use crate::administration::decrypted;
+use crate::client::{Key, Session, newest, octets, read_one, request};
 use crate::node::{Node, PATIENCE, config, keys, private_key, registry_config, vectors};
 
 /// In the order in which they were recorded: the second login finds the user of the first.
-const SCENARIOS: [&str; 8] = [
+const SCENARIOS: [&str; 9] = [
     "sdk_resolve",
     "sdk_resolve_token",
     "sdk_anonymous",
@@ -32,6 +34,7 @@ const SCENARIOS: [&str; 8] = [
     "sdk_login_sm2_binary",
     "sdk_login_wrong_key",
     "sdk_login_unknown_user",
+    "sdk_encrypted",
 ];
 
 /// The first second of the recordings: what is stamped later was stamped by a node.
@@ -42,10 +45,14 @@ struct Line(TcpStream);
 
 impl Line {
     fn ask(&mut self, request: &Message) -> Message {
+        let answer = self.exchange(&octets(request));
+        Message::decode(&answer).expect("a message")
+    }
+
+    fn exchange(&mut self, request: &[u8]) -> Bytes {
         use std::io::Write as _;
-        self.0.write_all(&octets(request)).expect("written");
-        let answer = read_one(&mut self.0).expect("an answer");
-        Message::decode(&Bytes::from(answer)).expect("a message")
+        self.0.write_all(request).expect("written");
+        read_one(&mut self.0).expect("an answer").into()
     }
 }
 
@@ -80,9 +87,17 @@ fn proof(key: &Key, user: &Reference, like: &Proof, challenge: &Message) -> Chal
 
 /// The recorded messages of an exchange: each request with its answer.
 fn turns(exchange: &serde_json::Value) -> Vec<(Message, Message)> {
+    let field = |field: &serde_json::Value| {
+        Bytes::from(hex::decode(field.as_str().expect("octets")).expect("hex"))
+    };
     let decode = |message: &serde_json::Value| {
-        let octets = hex::decode(message["hex"].as_str().expect("octets")).expect("hex");
-        Message::decode(&Bytes::from(octets)).expect("a message")
+        let octets = field(&message["hex"]);
+        let decoded = match message.get("decrypted_hex") {
+            None => Message::decode(&octets),
+            Some(content) => Envelope::decode(&octets)
+                .and_then(|envelope| Message::decode_content(envelope, &field(content))),
+        };
+        decoded.expect("a message")
     };
     let messages = exchange["messages"].as_array().expect("messages");
     let turn = |pair: &[serde_json::Value]| {
@@ -99,6 +114,7 @@ fn turns(exchange: &serde_json::Value) -> Vec<(Message, Message)> {
 fn replay(node: &Node, name: &str, exchange: &serde_json::Value) -> usize {
     let mut line = Line(node.connect());
     let mut challenge = None;
+    let mut session = None;
     let turns = turns(exchange);
     for (number, (recorded, theirs)) in turns.iter().enumerate() {
         let mut asked = recorded.clone();
@@ -112,9 +128,20 @@ fn replay(node: &Node, name: &str, exchange: &serde_json::Value) -> usize {
             let like = Proof::decode(&answer.auth_type, &answer.answer).expect("a proof");
             asked.body = Body::Answer(proof(&key, &answer.user, &like, challenge));
         }
-        let answer = line.ask(&asked);
-        if matches!(answer.body, Body::Challenge(_)) {
-            challenge = Some(answer.clone());
+        let answer = match &session {
+            Some(session) if asked.envelope.is_encrypted() => encrypted(&mut line, &asked, session),
+            _ => line.ask(&asked),
+        };
+        match &answer.body {
+            Body::Challenge(_) => challenge = Some(answer.clone()),
+            Body::SessionReady(ready) => {
+                session = Some(Session {
+                    id: answer.envelope.session_id,
+                    key: decrypted(ready.mode, &ready.data),
+                    counter: 0,
+                });
+            }
+            _ => {}
         }
         let answer = octets(&assumed(answer, theirs, &asked));
         assert_eq!(
@@ -124,6 +151,14 @@ fn replay(node: &Node, name: &str, exchange: &serde_json::Value) -> usize {
         );
     }
     turns.len()
+}
+
+/// Asks and is answered in what only the two of them can read.
+fn encrypted(line: &mut Line, asked: &Message, session: &Session) -> Message {
+    let answer = line.exchange(&session.encrypt(asked));
+    let envelope = Envelope::decode(&answer).expect("an envelope");
+    assert!(envelope.is_encrypted(), "answered in clear");
+    session.open(&answer)
 }
 
 /// Our answer with the recorded one's fields that differ from run to run.
@@ -140,6 +175,10 @@ fn assumed(mut ours: Message, theirs: &Message, asked: &Message) -> Message {
         (Body::Challenge(ours), Body::Challenge(theirs)) => {
             assert_ne!(ours.nonce, theirs.nonce);
             ours.nonce = theirs.nonce.clone();
+        }
+        (Body::SessionReady(ours), Body::SessionReady(theirs)) => {
+            assert_ne!(ours.data, theirs.data);
+            ours.data = theirs.data.clone();
         }
         (Body::Resolved(ours), Body::Resolved(theirs)) => {
             for (ours, theirs) in ours.values.iter_mut().zip(&theirs.values) {
@@ -166,7 +205,7 @@ fn recorded_scenarios() {
             compared += replay(&node, name, exchange);
         }
     }
-    assert_eq!(compared, 41, "every recorded answer");
+    assert_eq!(compared, 52, "every recorded answer");
 }
 
 /// A request as the SDK makes it: version 2.10, no serial, a session id of its own.
@@ -438,4 +477,67 @@ fn thousands_of_abandoned_connections() {
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     assert_eq!(closed(), 4_001 - ROOM, "the longest idle ones gave way");
+}
+
+/// A key of a connection is good for it and for the session id that it was set up under. What cannot be decrypted is refused
+/// and ends nothing.
+#[test]
+fn a_key_is_good_for_its_connection_and_session_id_only() {
+    let node = Node::start();
+    let setup = |id| {
+        let body = SessionSetup {
+            timeout_s: 86_400,
+            identity: Reference {
+                handle: Bytes::new(),
+                index: u32::MAX,
+            },
+            exchange: Exchange::HandleKey(user()),
+            padded: true,
+        };
+        sdk(OpCode::SESSION_SETUP, Body::SessionSetup(body), id, 1)
+    };
+    let mut mine = Line(node.connect());
+    let ready = mine.ask(&setup(10_001));
+    assert_eq!(code(&ready), ResponseCode::SUCCESS);
+    assert_eq!(ready.envelope.session_id, 10_001);
+    let Body::SessionReady(body) = &ready.body else {
+        panic!("no key: {ready:?}");
+    };
+    let session = |id| Session {
+        id,
+        key: decrypted(body.mode, &body.data),
+        counter: 0,
+    };
+    let site = |id| sdk(OpCode::GET_SITE_INFO, Body::Handle("/".into()), id, 2);
+    let answer = encrypted(&mut mine, &site(10_001), &session(10_001));
+    assert_eq!(code(&answer), ResponseCode::SUCCESS);
+
+    let refused = |line: &mut Line, session: &Session| {
+        let answer = line.exchange(&session.encrypt(&site(session.id)));
+        code(&Message::decode(&answer).expect("in clear"))
+    };
+    let mut other = Line(node.connect());
+    for line in [&mut mine, &mut other] {
+        let answer = refused(line, &session(10_002));
+        assert_eq!(answer, ResponseCode::SESSION_TIMEOUT);
+    }
+    assert_eq!(
+        refused(&mut other, &session(10_001)),
+        ResponseCode::SESSION_TIMEOUT
+    );
+    let wrong = Session {
+        key: vec![7; 16],
+        ..session(10_001)
+    };
+    assert_eq!(refused(&mut mine, &wrong), ResponseCode::INVALID_CREDENTIAL);
+    // It proves nobody: a change takes a login.
+    let create = create(b"88.118.8/keyed", 10_001, 3);
+    let answer = encrypted(&mut mine, &create, &session(10_001));
+    assert_eq!(code(&answer), ResponseCode::INSUFFICIENT_PERMISSIONS);
+    // Other ways of exchanging a key have sessions of the node's own, which no client names beforehand.
+    let mut named = setup(10_003);
+    if let Body::SessionSetup(body) = &mut named.body {
+        body.exchange = Exchange::ServerKey;
+    }
+    assert_eq!(code(&mine.ask(&named)), ResponseCode::SESSION_TIMEOUT);
 }

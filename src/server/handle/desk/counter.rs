@@ -194,29 +194,32 @@ impl Counter {
                 .session(id, came)
                 .map(|session| Within { id, session }),
         };
+        let line_key = line
+            .as_ref()
+            .filter(|_| by_login && envelope.is_encrypted())
+            .and_then(|line| line.key(envelope.session_id));
         let content = octets.slice(ENVELOPE_SIZE..);
-        let content = match (envelope.is_encrypted(), &session) {
-            (false, _) => content,
-            (true, Some(within)) => {
+        let content = match (envelope.is_encrypted(), &session, &line_key) {
+            (false, ..) => Some(content),
+            (true, Some(within), _) => {
                 let session = within
                     .session
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner);
-                let clear = cipher::decrypt(&session.key, &content);
-                drop(session);
-                let Some(clear) = clear else {
-                    let code = ResponseCode::INVALID_CREDENTIAL;
-                    self.refuse_unread(envelope, OpCode::RESERVED, code, "", sink, peer);
-                    return None;
-                };
-                Bytes::from(clear)
+                cipher::decrypt(&session.key, &content).map(Bytes::from)
             }
-            (true, None) => {
+            (true, None, Some(key)) => cipher::decrypt(key, &content).map(Bytes::from),
+            (true, None, None) => {
                 let text = "Session information not available or time out. Unable to decrypt request message.";
                 let code = ResponseCode::SESSION_TIMEOUT;
                 self.refuse_unread(envelope, OpCode::RESERVED, code, text, sink, peer);
                 return None;
             }
+        };
+        let Some(content) = content else {
+            let code = ResponseCode::INVALID_CREDENTIAL;
+            self.refuse_unread(envelope, OpCode::RESERVED, code, "", sink, peer);
+            return None;
         };
         let header = match MessageView::of_content(envelope, &content) {
             Ok(view) if view.header.is_request() => view.header,
@@ -229,10 +232,11 @@ impl Counter {
                 return None;
             }
         };
-        let encrypt = session.is_some()
-            && (envelope.is_encrypted()
-                || header.flags.contains(OpFlags::ENCR)
-                || header.op_code == OpCode::RESPONSE_TO_CHALLENGE);
+        let encrypt = line_key.is_some()
+            || session.is_some()
+                && (envelope.is_encrypted()
+                    || header.flags.contains(OpFlags::ENCR)
+                    || header.op_code == OpCode::RESPONSE_TO_CHALLENGE);
         Some(Letter {
             answer_session: envelope.session_id,
             op: header.op_code,
@@ -245,6 +249,7 @@ impl Counter {
             by_login,
             authentic: false,
             encrypt,
+            line_key,
             question: None,
             retry: None,
             peer,
@@ -257,7 +262,8 @@ impl Counter {
     fn authenticate(&self, letter: &Letter, message: &Message) -> Result<(), Rejection> {
         let Some(within) = &letter.within else {
             // The SDK chooses a session id before it logs in.
-            let free = matches!(letter.op, OpCode::LOGIN | OpCode::GET_SITE_INFO);
+            let free = matches!(letter.op, OpCode::LOGIN | OpCode::GET_SITE_INFO)
+                || letter.covers_line(&message.body);
             return match letter.envelope.session_id {
                 0 => Ok(()),
                 _ if letter.by_login || free => Ok(()),

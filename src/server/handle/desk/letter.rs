@@ -16,6 +16,7 @@ use md5::Md5;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
+use super::login::LineKey;
 use super::{Line, Sink};
 use crate::registry::cipher;
 use crate::registry::keys::{Hash, NodeKey};
@@ -57,8 +58,10 @@ pub(super) struct Letter {
     pub(super) authentic: bool,
     /// The session id of the answer.
     pub(super) answer_session: u32,
-    /// Whether the answer is encrypted.
+    /// Whether the answer is encrypted: within a session, or as its connection is.
     pub(super) encrypt: bool,
+    /// What the connection encrypts with, when that is how the request came.
+    pub(super) line_key: Option<LineKey>,
     /// The request that was challenged, when this is the answer to the challenge.
     pub(super) question: Option<(Envelope, Bytes)>,
     /// The key under which its answer is kept.
@@ -292,9 +295,19 @@ impl Letter {
         if content.len() > MESSAGE_MAX {
             return self.too_large(key, stamp);
         }
-        match (&self.within, self.encrypt && seal == Seal::AsAsked) {
-            (Some(within), true) => encrypted(envelope, within, &content),
-            _ => framed(envelope, &content),
+        if !self.encrypt || seal != Seal::AsAsked {
+            return framed(envelope, &content);
+        }
+        match (&self.within, &self.line_key) {
+            (Some(within), _) => {
+                let session = within
+                    .session
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                encrypted(envelope, &session.key, &content)
+            }
+            (None, Some(key)) => encrypted(envelope, key, &content),
+            (None, None) => framed(envelope, &content),
         }
     }
 
@@ -365,19 +378,15 @@ fn framed(envelope: Envelope, content: &[u8]) -> Vec<u8> {
     [&envelope.encode()[..], content].concat()
 }
 
-fn encrypted(envelope: Envelope, within: &Within, content: &[u8]) -> Vec<u8> {
+fn encrypted(envelope: Envelope, key: &[u8], content: &[u8]) -> Vec<u8> {
     let mut iv = [0; cipher::BLOCK];
     if getrandom::fill(&mut iv).is_err() {
         return Vec::new();
     }
-    let session = within
-        .session
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
     let envelope = Envelope {
         flags: EnvelopeFlags::ENCRYPTED,
         ..envelope
     };
-    let ciphertext = cipher::encrypt(&session.key, &iv, content);
+    let ciphertext = cipher::encrypt(key, &iv, content);
     ciphertext.map_or_else(Vec::new, |ciphertext| framed(envelope, &ciphertext))
 }

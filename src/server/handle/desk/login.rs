@@ -6,8 +6,12 @@
 //!
 //! All with a session id that the client chose, and that is worth nothing on another connection.
 //! Nothing else tells a login's requests from a session's: the connection is asked first.
+//!
+//! The older transport of that client can set a key up before (SESSION_SETUP under the same id, mode 3), with which all
+//! that follows is encrypted, both ways. There are neither MACs nor counters then: it hides what is said, no more.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -16,6 +20,7 @@ use jiexi_proto::limits::NONCE_SIZE;
 use jiexi_proto::message::Body;
 use jiexi_proto::message::login::Login;
 use jiexi_proto::{Message, OpCode, Version};
+use zeroize::Zeroizing;
 
 use super::counter::{Counter, Step};
 use super::letter::Letter;
@@ -47,15 +52,25 @@ struct Bound {
     since: Instant,
 }
 
-#[derive(Debug, Default)]
+/// What a connection is encrypted with, under a session id. Wiped when dropped.
+pub(super) type LineKey = Arc<Zeroizing<Vec<u8>>>;
+
+#[derive(Default)]
 struct State {
     pending: Option<Pending>,
     bound: Option<Bound>,
+    key: Option<(u32, LineKey)>,
 }
 
 /// What a connection is known for. It ends with the connection.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Line(Mutex<State>);
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Line(…)")
+    }
+}
 
 impl Line {
     /// Whether a session id is that of this connection's login.
@@ -63,7 +78,19 @@ impl Line {
         let state = self.lock();
         let pending = state.pending.iter().map(|pending| pending.session_id);
         let bound = state.bound.iter().map(|bound| bound.session_id);
-        pending.chain(bound).any(|id| id == session_id)
+        let keyed = state.key.iter().map(|(id, _)| *id);
+        pending.chain(bound).chain(keyed).any(|id| id == session_id)
+    }
+
+    /// What is encrypted under a session id is encrypted with this.
+    pub(super) fn key(&self, session_id: u32) -> Option<LineKey> {
+        let state = self.lock();
+        let (id, key) = state.key.as_ref()?;
+        (*id == session_id).then(|| Arc::clone(key))
+    }
+
+    pub(super) fn agree(&self, session_id: u32, key: Zeroizing<Vec<u8>>) {
+        self.lock().key = Some((session_id, Arc::new(key)));
     }
 
     /// Who is logged in under a session id.

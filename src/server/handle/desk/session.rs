@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use getrandom::SysRng;
 use jiexi_proto::code::ResponseCode;
+use jiexi_proto::message::Body;
 use jiexi_proto::message::challenge::Proof;
 use jiexi_proto::message::session::{Cipher, Exchange, SessionKey, SessionReady, SessionSetup};
 use jiexi_proto::value::Reference;
@@ -23,6 +24,16 @@ use crate::registry::{Identity, Rejection};
 struct Agreed {
     key: Zeroizing<Vec<u8>>,
     data: Vec<u8>,
+}
+
+impl Letter {
+    /// Whether it asks for a key for its connection, under a session id that the client chose: so the SDK, which can
+    /// encrypt what it says after that.
+    pub(super) fn covers_line(&self, body: &Body) -> bool {
+        let chosen = self.line.is_some() && self.within.is_none() && self.envelope.session_id != 0;
+        chosen
+            && matches!(body, Body::SessionSetup(setup) if matches!(setup.exchange, Exchange::HandleKey(_)))
+    }
 }
 
 impl Counter {
@@ -47,6 +58,12 @@ impl Counter {
             Ok(agreed) => agreed,
             Err(rejection) => return Step::refuse(letter, &rejection),
         };
+        if let (Some(line), None, id @ 1..) =
+            (&letter.line, &letter.within, letter.envelope.session_id)
+        {
+            line.agree(id, agreed.key);
+            return ready(letter, id, setup, agreed.data, Seal::AsAsked);
+        }
         let records = &self.registry().records;
         let declared =
             (!setup.identity.handle.is_empty()).then(|| Identity::of(&setup.identity, records));
@@ -64,7 +81,7 @@ impl Counter {
         let Ok(id) = opened else {
             return Step::refuse(letter, &Rejection::busy("too many sessions are open"));
         };
-        ready(letter, id, setup, agreed.data)
+        ready(letter, id, setup, agreed.data, Seal::Signed)
     }
 
     /// The public key in the value of a handle (mode 3).
@@ -87,7 +104,10 @@ impl Counter {
     fn offer_key(&self, letter: &mut Letter, setup: &SessionSetup) -> Step {
         let id = self.registry().table.unused_id(|| getrandom::u32().ok());
         match id {
-            Ok(id) => ready(letter, id, setup, self.registry().key.public().to_vec()),
+            Ok(id) => {
+                let ours = self.registry().key.public().to_vec();
+                ready(letter, id, setup, ours, Seal::Signed)
+            }
             Err(_) => Step::refuse(letter, &Rejection::busy("no randomness")),
         }
     }
@@ -105,7 +125,7 @@ impl Counter {
 }
 
 /// The answer to a set-up, under the id of the session.
-fn ready(letter: &mut Letter, id: u32, setup: &SessionSetup, data: Vec<u8>) -> Step {
+fn ready(letter: &mut Letter, id: u32, setup: &SessionSetup, data: Vec<u8>, seal: Seal) -> Step {
     letter.answer_session = id;
     let mut body = Vec::new();
     SessionReady {
@@ -114,7 +134,7 @@ fn ready(letter: &mut Letter, id: u32, setup: &SessionSetup, data: Vec<u8>) -> S
         padded: true,
     }
     .encode(&mut Writer::new(&mut body));
-    Step::Answer(Outcome::success(letter.op, body), Seal::Signed)
+    Step::Answer(Outcome::success(letter.op, body), seal)
 }
 
 /// Mode 4.
