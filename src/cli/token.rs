@@ -53,7 +53,7 @@ enum Action {
         /// How long it is good, such as 90d; without this until it is revoked
         #[arg(long, value_parser = humantime::parse_duration)]
         expires: Option<Duration>,
-        /// Requests a day (UTC)
+        /// Identifiers a day (UTC): asked one by one or in batches, and registered by jobs; a change is one, too
         #[arg(long)]
         quota: Option<u64>,
         /// What it is for, in your own words

@@ -14,6 +14,11 @@ use crate::store::{Batch, Expect, Space, Store, StoreError};
 /// What the keys of figures of use begin with in the store.
 const KEY: &[u8] = b"token-use/";
 
+/// Identifiers that are written down ahead when one is counted, for those that follow: so many, and no more than this part
+/// of the quota. A crash costs the token no more.
+const AHEAD_MAX: u64 = 1_000;
+const AHEAD_PART: u64 = 100;
+
 /// How long one batch waits for what another is writing down.
 const DISK_TIME: Duration = Duration::from_secs(5);
 
@@ -24,7 +29,7 @@ pub enum Refused {
     Unknown,
     /// It has ended or was revoked.
     Ended,
-    /// Its requests of today are used up.
+    /// Its quota of today is used up.
     Quota {
         /// Seconds until tomorrow (UTC).
         wait: u32,
@@ -40,7 +45,7 @@ pub struct Use {
     pub last: u32,
     /// The day (since 1970, UTC) that `today` counts.
     pub day: u32,
-    /// Requests of that day.
+    /// Identifiers of that day.
     pub today: u64,
 }
 
@@ -61,11 +66,11 @@ struct Counted {
     figures: Use,
     /// What the store has.
     written: Use,
-    /// Up to which figure of today batches use without waiting, because the store counts it as used already.
+    /// Up to which figure of today is used without waiting, because the store counts it as used already.
     granted: u64,
     /// As [`Self::granted`], when what is being written is there.
     asked: u64,
-    /// Batches that run.
+    /// Batches that run, and single identifiers that wait for the disk.
     batches: usize,
 }
 
@@ -104,22 +109,51 @@ impl Book {
         }
     }
 
-    /// What a token allows at `now` (Unix seconds); one more request is counted.
+    /// What a token allows at `now` (Unix seconds). Nothing is counted.
     ///
     /// # Errors
     /// See [`Refused`].
     pub fn check(&self, presented: &str, now: u32) -> Result<Grant, Refused> {
-        let token = self.find(presented, now)?;
-        self.count(&token, now)?;
-        Ok(token.grant())
+        self.find(presented, now).map(|token| token.grant())
     }
 
-    /// As [`Self::check`], for what is counted by [`Self::take`] or not at all.
+    /// Counts one identifier, where that need not wait for the disk. False: [`Self::count`] does.
+    ///
+    /// # Errors
+    /// The quota is used up.
+    pub fn count_at_once(&self, grant: &Grant, now: u32) -> Result<bool, Refused> {
+        let durable = self.is_durable(grant.quota);
+        let mut counted = self.lock();
+        let entry = self.entry(&mut counted, &grant.id, now);
+        let figures = &mut entry.figures;
+        if grant.quota.is_some_and(|quota| figures.today >= quota) {
+            return Err(used_up(now));
+        }
+        if durable && figures.today >= entry.granted {
+            return Ok(false);
+        }
+        figures.today += 1;
+        figures.last = figures.last.max(now);
+        Ok(true)
+    }
+
+    /// Counts one identifier; with a quota it is on disk when this returns. Waits for the disk now and then.
     ///
     /// # Errors
     /// See [`Refused`].
-    pub fn check_uncounted(&self, presented: &str, now: u32) -> Result<Grant, Refused> {
-        self.find(presented, now).map(|token| token.grant())
+    pub fn count(&self, id: &str, now: u32) -> Result<(), Refused> {
+        let quota = self.token(id).map_err(|_| Refused::Unavailable)?;
+        let quota = quota.ok_or(Refused::Unknown)?.quota.unwrap_or(0);
+        let ahead = (quota / AHEAD_PART).min(AHEAD_MAX);
+        self.enter(id, now);
+        let taken = self.take(id, 1, ahead, now);
+        self.leave(id);
+        taken.map(drop)
+    }
+
+    /// Whether a restart gives nothing of this quota back. One who takes no changes counts in memory, and for itself.
+    fn is_durable(&self, quota: Option<u64>) -> bool {
+        quota.is_some() && self.store.role().takes_changes()
     }
 
     fn find(&self, presented: &str, now: u32) -> Result<Token, Refused> {
@@ -176,7 +210,7 @@ impl Book {
         }
     }
 
-    /// Takes up to `wanted` requests of a token's quota at once, and says how many: as many as are left of today. With a
+    /// Takes up to `wanted` identifiers of a token's quota at once, and says how many: as many as are left of today. With a
     /// quota they are on disk when this returns, so that a restart gives none of them back; `ahead` more are written down
     /// with them, for all batches of the token alike. Waits for the disk.
     ///
@@ -185,6 +219,7 @@ impl Book {
     pub fn take(&self, id: &str, wanted: u64, ahead: u64, now: u32) -> Result<u64, Refused> {
         let token = self.token(id).map_err(|_| Refused::Unavailable)?;
         let token = token.ok_or(Refused::Unknown)?;
+        let durable = self.is_durable(token.quota);
         let mut counted = self.lock();
         loop {
             let entry = self.entry(&mut counted, id, now);
@@ -196,8 +231,6 @@ impl Book {
             if more == 0 && wanted > 0 {
                 return Err(used_up(now));
             }
-            // One who takes no changes counts in memory, and for itself.
-            let durable = token.quota.is_some() && self.store.role().takes_changes();
             if !durable || end <= entry.granted {
                 figures.today = end;
                 return Ok(more);
@@ -292,17 +325,6 @@ impl Book {
             (entry.granted, entry.asked) = (0, 0);
         }
         entry
-    }
-
-    fn count(&self, token: &Token, now: u32) -> Result<(), Refused> {
-        let mut counted = self.lock();
-        let figures = &mut self.entry(&mut counted, &token.id, now).figures;
-        if token.quota.is_some_and(|quota| figures.today >= quota) {
-            return Err(used_up(now));
-        }
-        figures.today += 1;
-        figures.last = now;
-        Ok(())
     }
 
     /// Writes down what was counted since the last time.

@@ -103,7 +103,7 @@ pub struct Token {
     pub prefixes: Vec<String>,
     /// What it may be used for.
     pub rights: Vec<Right>,
-    /// Requests a day; none: any number.
+    /// Identifiers a day; none: any number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota: Option<u64>,
     /// Unix seconds when it was made.
@@ -165,6 +165,7 @@ impl Token {
             },
             prefixes: self.prefixes.clone(),
             rights: self.rights.clone(),
+            quota: self.quota,
         }
     }
 }
@@ -178,9 +179,16 @@ pub struct Grant {
     pub identity: Identity,
     prefixes: Vec<String>,
     rights: Vec<Right>,
+    quota: Option<u64>,
 }
 
 impl Grant {
+    /// Identifiers a day; none: any number.
+    #[must_use]
+    pub const fn quota(&self) -> Option<u64> {
+        self.quota
+    }
+
     /// Its rights.
     #[must_use]
     pub fn rights(&self) -> &[Right] {
@@ -283,6 +291,7 @@ mod tests {
             },
             prefixes: vec!["88.118".into()],
             rights: Vec::new(),
+            quota: None,
         };
         for inside in ["88.118/X", "88.118.1/X", "0.NA/88.118", "0.NA/88.118.1"] {
             assert!(grant.covers(inside.as_bytes()), "{inside}");

@@ -30,7 +30,7 @@ pub enum Order {
         rights: Vec<Right>,
         /// Seconds until it ends.
         lifetime: Option<u32>,
-        /// Requests a day.
+        /// Identifiers a day.
         quota: Option<u64>,
         /// What it is for.
         note: String,

@@ -117,8 +117,8 @@ fn refusals() {
             &ask,
             "quota_used_up",
             [
-                "该令牌今日的请求次数已用完",
-                "the requests that the token has for today are used up",
+                "该令牌今日可用的标识数已用完",
+                "the identifiers that the token has for today are used up",
             ],
         ),
         (

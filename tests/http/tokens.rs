@@ -255,3 +255,111 @@ fn ends() {
     node.start();
     assert_eq!(ask(&node, &stopped, SECRET, &[]).both(), (200, 1));
 }
+
+/// What a token has left, as the headers of an answer say it, and when it has more.
+fn left(reply: &Reply) -> Option<(u64, u64)> {
+    let text = reply.header("ratelimit")?;
+    let text = text.strip_prefix("\"day\";r=").expect(text);
+    let (left, wait) = text.split_once(";t=").expect(text);
+    Some((left.parse().expect(text), wait.parse().expect(text)))
+}
+
+/// Goal: a token with a quota hears in every answer what is left of it, whatever it asks; any other hears nothing.
+#[test]
+fn every_answer_says_what_is_left() {
+    let node = Node::new();
+    let rights = "resolve,list,changes,write";
+    let (_, few) = create(&node, &["--right", rights, "--quota", "6"]);
+    let (_, any) = create(&node, &["--right", rights]);
+    let body = ["-X", "PUT", "-d", BODY];
+    for (path, more, status, rest) in [
+        (SECRET, &[][..], 200, 5),
+        ("/api/handles/88.118.20/pump", &["--compressed"][..], 200, 4),
+        ("/api/handles/88.118.20/none", &[], 404, 3),
+        ("/api/handles/88.118.20/new", &body, 201, 2),
+        ("/api/v1/handles?prefix=88.118.20", &[], 200, 1),
+        // These cost nothing.
+        ("/api/v1/changes", &[], 200, 1),
+        ("/api/v1/changes?after=x", &[], 400, 1),
+        ("/api/v1/jobs", &[], 200, 1),
+        ("/api/v1/quota", &[], 200, 1),
+        ("/api/handles?prefix=10.1", &[], 400, 0),
+        (SECRET, &[], 429, 0),
+        ("/api/v1/handles?prefix=88.118.20", &[], 429, 0),
+        ("/api/v1/quota", &[], 200, 0),
+    ] {
+        let reply = ask(&node, &few, path, more);
+        assert_eq!(reply.status, status, "{path}: {reply:?}");
+        assert_eq!(
+            (reply.header("ratelimit-policy"), left(&reply).unwrap().0),
+            (Some("\"day\";q=6;w=86400"), rest),
+            "{path}: {reply:?}"
+        );
+        if status == 429 {
+            let wait = left(&reply).unwrap().1.to_string();
+            assert_eq!(reply.header("retry-after"), Some(&*wait), "{path}");
+        }
+    }
+    for reply in [
+        ask(&node, &any, SECRET, &[]),
+        ask(&node, &any, "/api/v1/quota", &[]),
+        ask(&node, &few[..few.len() - 1], SECRET, &[]),
+        node.get("/api/handles/88.118.20/pump"),
+        node.admin(SECRET, &[]),
+    ] {
+        assert_eq!(left(&reply), None, "{reply:?}");
+    }
+    let all = node.get("/api/openapi.json").json();
+    for (path, status) in [
+        ("/api/handles/{handle}", "200"),
+        ("/api/handles/{handle}", "429"),
+        ("/api/v1/handles", "200"),
+        ("/api/v1/changes", "200"),
+        ("/api/v1/batch/resolve", "429"),
+    ] {
+        let operations = all["paths"][path].as_object().unwrap();
+        let operation = operations.get("get").or_else(|| operations.get("post"));
+        let headers = &operation.unwrap()["responses"][status]["headers"];
+        let expected = [
+            ("RateLimit", true),
+            ("RateLimit-Policy", true),
+            ("Retry-After", status == "429"),
+        ];
+        for (name, is_there) in expected {
+            let place = headers[name]["$ref"].as_str();
+            let known = place.and_then(|place| all.pointer(place.trim_start_matches('#')));
+            assert_eq!(known.is_some(), is_there, "{path} {status} {name}");
+        }
+    }
+}
+
+/// Goal: a kill gives nothing back of what was asked one by one, and costs at most a hundredth of the quota.
+#[test]
+fn a_kill_gives_nothing_back() {
+    let mut node = Node::new();
+    let (_, some) = create(&node, &["--right", "resolve", "--quota", "500"]);
+    let (_, two) = create(&node, &["--right", "resolve", "--quota", "2"]);
+    let used = |node: &Node, token: &str| {
+        let told = ask(node, token, "/api/v1/quota", &[]).json();
+        told["used"].as_u64().unwrap()
+    };
+    for _ in 0..37 {
+        assert_eq!(ask(&node, &some, SECRET, &[]).status, 200);
+    }
+    assert_eq!(ask(&node, &two, SECRET, &[]).status, 200);
+    assert_eq!((used(&node, &some), used(&node, &two)), (37, 1));
+    node.kill();
+    node.start();
+    let after = used(&node, &some);
+    assert!((37..=42).contains(&after), "{after}");
+    assert_eq!(used(&node, &two), 1, "of so few none is kept ahead");
+    assert_eq!(
+        [(); 2].map(|()| ask(&node, &two, SECRET, &[]).status),
+        [200, 429]
+    );
+    // A node that ends as it should gives back what was not used.
+    assert_eq!(ask(&node, &some, SECRET, &[]).status, 200);
+    node.terminate();
+    node.start();
+    assert_eq!(used(&node, &some), after + 1);
+}

@@ -1,7 +1,9 @@
 //! Goal: the quota of a token is used up exactly, however many batches use it at once, over midnight and over restarts.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::thread;
+use std::time::Duration;
 
 use jiexi::store::Store;
 use jiexi::token::Right;
@@ -112,4 +114,50 @@ fn a_batch_over_midnight_uses_both_days() {
     let refused = book.take(&id, 1, 1_000, morning);
     assert_eq!(refused, Err(Refused::Quota { wait: DAY }));
     book.leave(&id);
+}
+
+/// Goal: what many ask one by one at once is used up exactly, and whatever moment a kill comes at, what was counted by then
+/// is on disk. Method: threads that count, one that writes down what is not used, and one that reads as after a kill.
+#[test]
+fn one_by_one_by_many_at_once() {
+    const QUOTA: u64 = 3_000;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(create(&config(dir.path())));
+    let id = token(&store, QUOTA);
+    let book = Book::new(Arc::clone(&store));
+    let grant = book.grant_of(&id, NOON).unwrap();
+    let (counted, at_work) = (AtomicU64::new(0), AtomicUsize::new(8));
+    let one = || match book.count_at_once(&grant, NOON)? {
+        true => Ok(()),
+        false => book.count(&id, NOON),
+    };
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                loop {
+                    match one() {
+                        Ok(()) => counted.fetch_add(1, SeqCst),
+                        Err(refused) => {
+                            assert_eq!(refused, Refused::Quota { wait: DAY / 2 });
+                            at_work.fetch_sub(1, SeqCst);
+                            return;
+                        }
+                    };
+                }
+            });
+        }
+        scope.spawn(|| {
+            while at_work.load(SeqCst) > 0 {
+                book.write_down();
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        while at_work.load(SeqCst) > 0 {
+            let before = counted.load(SeqCst);
+            let after_kill = used(&Book::new(Arc::clone(&store)), &id, NOON);
+            assert!(after_kill >= before, "{after_kill} of {before}");
+        }
+    });
+    assert_eq!(counted.load(SeqCst), QUOTA);
+    assert_eq!(used(&book, &id, NOON), QUOTA);
 }

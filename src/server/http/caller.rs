@@ -8,6 +8,8 @@
 //! | `Bearer jx_…` | an API token |
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use axum::http::{HeaderMap, StatusCode, header};
 use base64::Engine as _;
@@ -26,9 +28,8 @@ use super::{App, sender_of};
 use crate::registry::audit::Event;
 use crate::registry::auth::Claim;
 use crate::registry::{Authenticated, Identity, Rejection};
-use crate::token::book::Refused;
+use crate::token::book::{Book, Refused};
 use crate::token::{Grant, Right};
-use std::sync::atomic::Ordering::Relaxed;
 
 /// Longest `Authorization` that is looked at.
 const LENGTH_MAX: usize = 8 * 1024;
@@ -161,7 +162,7 @@ pub(super) async fn identify(
     };
     match scheme.as_str() {
         "basic" => basic(app, from, rest).await,
-        "bearer" => bearer(app, from, rest),
+        "bearer" => bearer(app, from, rest).await,
         "handle" => handle(app, from, rest),
         _ => Err(failed("the scheme must be Basic, Bearer or Handle")),
     }
@@ -248,17 +249,47 @@ pub(super) fn token(app: &App, from: &From, headers: &HeaderMap) -> Result<Grant
     let said = Said::read(app, from, headers)?.ok_or_else(|| needed(from))?;
     let text = "this needs an API token: Authorization: Bearer jx_…";
     let token = said.of("bearer").ok_or_else(|| failed(text))?;
-    let checked = app.tokens.check_uncounted(token, from.came.unix_seconds);
+    let grant = checked(app, from, token)?;
+    tell(app, from, &grant);
+    Ok(grant)
+}
+
+/// What a token allows.
+fn checked(app: &App, from: &From, token: &str) -> Result<Grant, Refusal> {
+    let checked = app.tokens.check(token, from.came.unix_seconds);
     checked.map_err(|refused| token_refused(app, refused))
 }
 
-fn bearer(app: &App, from: &From, token: &str) -> Result<Caller, Refusal> {
-    let checked = app.tokens.check(token, from.came.unix_seconds);
-    let grant = checked.map_err(|refused| token_refused(app, refused))?;
+/// Has the answer say what is left of a token's quota.
+fn tell(app: &App, from: &From, grant: &Grant) {
+    if grant.quota().is_none() {
+        return;
+    }
+    // Whoever cannot be told now is answered all the same.
+    if let Ok(standing) = app.tokens.standing(&grant.id, from.came.unix_seconds) {
+        from.quota.set(standing);
+    }
+}
+
+async fn bearer(app: &App, from: &From, token: &str) -> Result<Caller, Refusal> {
+    let grant = checked(app, from, token)?;
+    let counted = count(&app.tokens, &grant, from.came.unix_seconds).await;
+    tell(app, from, &grant);
+    counted.map_err(|refused| token_refused(app, refused))?;
     Ok(Caller {
         who: Some(app.registry.vouch_token(&grant)),
         grant: Some(grant),
     })
+}
+
+/// Counts one identifier of a token's quota; what has to wait for the disk waits elsewhere.
+async fn count(tokens: &Arc<Book>, grant: &Grant, now: u32) -> Result<(), Refused> {
+    if tokens.count_at_once(grant, now)? {
+        return Ok(());
+    }
+    let (tokens, id) = (Arc::clone(tokens), grant.id.clone());
+    let counted = tokio::task::spawn_blocking(move || tokens.count(&id, now)).await;
+    counted.unwrap_or(Err(Refused::Unavailable))
 }
 
 /// Said to a token that is not accepted.
@@ -269,7 +300,7 @@ pub(super) fn token_refused(app: &App, refused: Refused) -> Refusal {
     };
     match refused {
         Refused::Quota { wait } => {
-            let text = "the requests that the token has for today are used up";
+            let text = "the identifiers that the token has for today are used up";
             named(StatusCode::TOO_MANY_REQUESTS, "quota_used_up", text).after(wait)
         }
         Refused::Unavailable => Rejection::busy("the tokens cannot be read now").into(),

@@ -14,7 +14,7 @@
 //! * `batch`: many identifiers in one request. `jobs`: many registrations, carried out by themselves. `changes`: followed.
 //! * `watch`: what ends with its token. `replication`: what a standby copies this node by. `outgoing`: files as answers.
 //! * `v1`: what the Handle JSON API has no place for.
-//! * `pool`: readers and counters, lent to requests.
+//! * `pool`: readers and counters, lent to requests. `quota`: what is left of one, in headers.
 
 mod answer;
 mod asked;
@@ -39,6 +39,7 @@ mod outgoing;
 mod page;
 mod pool;
 mod proxy;
+mod quota;
 mod replication;
 mod sessions;
 mod texts;

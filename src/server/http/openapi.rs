@@ -56,8 +56,28 @@ const ANSWERS: &[(&str, &str)] = &[
     ("supersede", "Replication"),
 ];
 
+/// The bodies of operations that take or give several forms, of which the derive says one.
+const TABLES: &[&str] = &["text/csv", "application/x-ndjson"];
+const LINES: &str = "text/plain";
+const ARRAY: &str = "application/json";
+
 /// Operations whose body may be left out, which the derive cannot say of text.
 const NO_BODY: &[&str] = &["batchResolve"];
+
+/// Headers that answers to tokens with a quota have, and what they say; see `quota`.
+const QUOTA_HEADERS: &[(&str, &str)] = &[
+    (
+        "RateLimit-Policy",
+        "Of a token with a quota: how many identifiers it has a day, `\"day\";q=5000000;w=86400`",
+    ),
+    (
+        "RateLimit",
+        "Of a token with a quota: how many are left when this is answered, and the seconds until there are more, \
+         `\"day\";r=4999999;t=3600`",
+    ),
+];
+/// The header of answers that ask for patience.
+const RETRY_AFTER: (&str, &str) = ("Retry-After", "Seconds after which it may be tried again");
 
 /// The description: every route, its parameters and its answers.
 #[derive(OpenApi)]
@@ -66,7 +86,7 @@ const NO_BODY: &[&str] = &["batchResolve"];
         title = "jiexi",
         description = "Identifier resolution node: the Handle JSON API, sessions, tokens and pages. \
                        Errors have `responseCode` and the members of a problem (RFC 9457); \
-                       `X-Request-Id` names the request in every answer."
+                       `X-Request-Id` names the request in every answer, and `RateLimit` what a token's quota has left."
     ),
     paths(
         handles::get, change::take, change::deletion, list::serve, list::page, sessions::open, sessions::look,
@@ -124,6 +144,13 @@ pub(super) fn description(origin: &str) -> Json {
         description["servers"] = json!([{ "url": origin }]);
     }
     description["components"]["schemas"] = serde_json::from_str(SCHEMAS).unwrap_or_default();
+    for (name, about) in QUOTA_HEADERS {
+        description["components"]["headers"][name] =
+            json!({"description": about, "schema": {"type": "string"}});
+    }
+    let (name, about) = RETRY_AFTER;
+    description["components"]["headers"][name] =
+        json!({"description": about, "schema": {"type": "integer", "minimum": 0}});
     // These two the types of the generator have no words for.
     let schemes = &mut description["components"]["securitySchemes"];
     schemes["session"] = json!({"type": "http", "scheme": "Handle", "description":
@@ -139,22 +166,36 @@ pub(super) fn description(origin: &str) -> Json {
 
 /// Says which shapes the bodies of an operation have.
 fn shape(operation: &mut Json) {
-    let id = operation["operationId"].as_str().unwrap_or_default();
+    let id = operation["operationId"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
     let answer = ANSWERS.iter().find(|(known, _)| *known == id);
-    let body = match id {
+    let body = match &*id {
         "put" => Some("RecordBody"),
         "supersede" => Some("Successor"),
         _ => None,
     };
-    let may_be_empty = NO_BODY.contains(&id);
+    let may_be_empty = NO_BODY.contains(&&*id);
     if let Some(ways) = operation.get_mut("security").and_then(Json::as_array_mut)
         && ways.iter().any(|way| way.get("basic").is_some())
     {
         ways.extend(["session", "certificate"].map(|way| json!({ way: [] })));
     }
+    let ways = operation.get("security").and_then(Json::as_array);
+    let by_token = ways.is_some_and(|ways| ways.iter().any(|way| way.get("token").is_some()));
     let responses = operation.get_mut("responses").and_then(Json::as_object_mut);
     for (status, response) in responses.into_iter().flatten() {
         let fails = status.starts_with(['4', '5']);
+        // A token that is not good is told nothing of any quota.
+        if by_token && status != "401" {
+            QUOTA_HEADERS
+                .iter()
+                .for_each(|(name, _)| has_header(response, name));
+        }
+        if matches!(status.as_str(), "429" | "503") {
+            has_header(response, RETRY_AFTER.0);
+        }
         let contents = response.get_mut("content").and_then(Json::as_object_mut);
         for (kind, content) in contents.into_iter().flatten() {
             let name = match (kind.as_str(), fails) {
@@ -166,6 +207,21 @@ fn shape(operation: &mut Json) {
             name.into_iter().for_each(|name| refer(content, name));
         }
     }
+    if id == "createJob" {
+        let content = &mut operation["requestBody"]["content"];
+        for kind in TABLES.iter().chain([&LINES]) {
+            content[kind]["schema"] = json!({"type": "string"});
+        }
+        refer(&mut content[ARRAY], "Handles");
+    }
+    if id == "getJobResults" {
+        for (status, kind) in ["200", "206"]
+            .iter()
+            .flat_map(|status| TABLES.iter().map(move |kind| (status, kind)))
+        {
+            operation["responses"][status]["content"][kind] = json!({});
+        }
+    }
     if may_be_empty {
         operation["requestBody"]["required"] = false.into();
     }
@@ -175,6 +231,10 @@ fn shape(operation: &mut Json) {
             name,
         );
     }
+}
+
+fn has_header(response: &mut Json, name: &str) {
+    response["headers"][name] = json!({"$ref": format!("#/components/headers/{name}")});
 }
 
 fn refer(content: &mut Json, name: &str) {

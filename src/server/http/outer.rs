@@ -18,6 +18,7 @@ use super::answer::{Answer, Refusal};
 use super::body::Rest;
 use super::language::Language;
 use super::message;
+use super::quota::Told;
 use super::tls::ClientKey;
 use super::{App, source_of};
 use super::{asked, handles, page};
@@ -57,6 +58,8 @@ pub(super) struct From {
     pub(super) id: HeaderValue,
     /// When it came.
     pub(super) came: Now,
+    /// What its token has left of today.
+    pub(super) quota: Told,
 }
 
 impl From {
@@ -203,6 +206,7 @@ impl Visit {
                 id: app.ids.next(),
                 address,
                 came: Now::read(),
+                quota: Told::of(!anonymous),
             },
             unproven,
             open_to_scripts: anonymous && matches!(*request.method(), Method::GET | Method::HEAD),
@@ -294,6 +298,7 @@ fn too_many(wait: u32, visit: &Visit, language: Language) -> Answer {
 fn decorate(answer: &mut Answer, from: &From, open_to_scripts: bool) {
     let headers = answer.headers_mut();
     headers.insert(REQUEST_ID, from.id.clone());
+    from.quota.put(headers, from.came.unix_seconds);
     headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),

@@ -454,8 +454,8 @@ const DETAILS: &[(&str, &str)] = &[
         "同时进行的批量请求已达上限，请待其中一个结束后再试",
     ),
     (
-        "the requests that the token has for today are used up",
-        "该令牌今日的请求次数已用完",
+        "the identifiers that the token has for today are used up",
+        "该令牌今日可用的标识数已用完",
     ),
     ("too many sessions are open", "打开的会话过多"),
     ("too many requests wait", "等待处理的请求过多"),

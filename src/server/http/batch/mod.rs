@@ -41,7 +41,7 @@ use crate::batch::input::Form as InputForm;
 use crate::metrics::Op;
 use crate::registry::source::Source;
 use crate::server::accept::Ticket;
-use crate::token::{DAY, Grant, Right, book};
+use crate::token::{Grant, Right, book};
 
 /// What batches may take.
 #[derive(Clone, Debug)]
@@ -305,20 +305,19 @@ fn begin(
     let by = by(app, from, &head.headers)?;
     asked::only(head.uri.query(), &[PARAMETERS])?;
     let asked = Asked::read(head.uri.query(), &head.headers)?;
-    let standing = match &by {
+    match &by {
         By::Token(grant) => {
             asked.permitted(app, grant)?;
             let standing = standing(app, from, grant)?;
-            let wait = standing.renewal.saturating_sub(from.came.unix_seconds);
             if standing.quota.is_some_and(|quota| standing.used >= quota) {
+                let wait = standing.renewal.saturating_sub(from.came.unix_seconds);
                 let refused = book::Refused::Quota { wait };
                 return Err(caller::token_refused(app, refused));
             }
-            Some((standing, wait))
         }
         By::Anybody(_) if asked.rights().next().is_some() => return Err(caller::needed(from)),
-        By::Anybody(_) => None,
-    };
+        By::Anybody(_) => {}
+    }
     let stream = app.streams.enter(&by.name()).ok_or_else(|| {
         let text = "as many batches as may be run already; try again when one has ended";
         Refusal::named(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", text).after(1)
@@ -333,9 +332,6 @@ fn begin(
         header::VARY,
         HeaderValue::from_static("Accept, Accept-Encoding"),
     );
-    if let Some((standing, wait)) = standing {
-        rate_limit(headers, &standing, wait);
-    }
     Ok((by, asked, stream, answer))
 }
 
@@ -389,10 +385,7 @@ pub(super) async fn quota(
             "spooled": spooled,
             "spoolMax": app.config.batch.spool,
         });
-        let mut answer = json(StatusCode::OK, &body);
-        let wait = standing.renewal.saturating_sub(from.came.unix_seconds);
-        rate_limit(answer.headers_mut(), &standing, wait);
-        Ok(answer)
+        Ok(json(StatusCode::OK, &body))
     };
     done().unwrap_or_else(|refusal| refusal.of_problem(from.request(), Language::of(&headers)))
 }
@@ -400,18 +393,4 @@ pub(super) async fn quota(
 fn standing(app: &App, from: &From, grant: &Grant) -> Result<book::Standing, Refusal> {
     let standing = app.tokens.standing(&grant.id, from.came.unix_seconds);
     standing.map_err(|refused| caller::token_refused(app, refused))
-}
-
-/// The headers of draft-ietf-httpapi-ratelimit-headers.
-fn rate_limit(headers: &mut HeaderMap, standing: &book::Standing, wait: u32) {
-    let Some(quota) = standing.quota else { return };
-    let left = quota.saturating_sub(standing.used);
-    for (name, text) in [
-        ("ratelimit-policy", format!("\"day\";q={quota};w={DAY}")),
-        ("ratelimit", format!("\"day\";r={left};t={wait}")),
-    ] {
-        if let Ok(value) = HeaderValue::from_str(&text) {
-            headers.insert(HeaderName::from_static(name), value);
-        }
-    }
 }

@@ -75,7 +75,7 @@ impl Stop {
 
     /// The quota is used up until then, Unix seconds.
     pub(super) fn quota(renewal: u32) -> Self {
-        let text = "the requests that the token has for today are used up";
+        let text = "the identifiers that the token has for today are used up";
         let wait = renewal.saturating_sub(clock::unix_seconds()).max(1);
         Self::Wait(Reason::new("quota_used_up", text), wait)
     }
