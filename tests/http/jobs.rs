@@ -773,6 +773,72 @@ fn the_disk_quota_in_the_middle() {
     assert_eq!(ended["counts"]["created"], 10);
 }
 
+/// Goal: a job that no deletion makes room for does not wait for ever: it fails and says so, with what is durable told, and the
+/// token's next job is carried out.
+#[test]
+fn a_job_too_large_for_its_token_fails() {
+    let node = Node::with(&[("JIEXI_JOBS_DISK_MAX", "1MiB")]);
+    let (_, token) = token(&node, &["--right", "write,batch"]);
+    let rows = (1 << 20) / many(0, 1).len() - 100;
+    let questions = "88.118.20/pump\n".repeat(20_000);
+    for (query, kind, body) in [
+        ("", NDJSON, many(0, rows)),
+        ("?dryRun=true", NDJSON, many(0, rows)),
+        ("?kind=resolve", "text/plain", questions.into_bytes()),
+    ] {
+        let path = hand_over(&node, &token, query, kind, &body);
+        let ended = until(&node, &token, &path, is_over);
+        let message = ended["reason"]["message"].as_str().unwrap_or_default();
+        assert_eq!(
+            (&ended["state"], &ended["reason"]["code"]),
+            (&"failed".into(), &"disk_quota_used_up".into()),
+            "{ended}"
+        );
+        assert!(
+            message.contains("1048576") && message.contains("disk_max"),
+            "{message}"
+        );
+        let told = ask(&node, &token, &format!("{path}/results"), &[]).body;
+        assert_eq!(
+            ended["rows"].as_u64(),
+            Some(told.lines().count() as u64),
+            "{ended}"
+        );
+        assert!((1..rows).contains(&told.lines().count()));
+        assert_eq!(ask(&node, &token, &path, &["-X", "DELETE"]).status, 204);
+    }
+    let (ended, _) = done(&node, &token, "", NDJSON, &many(200_000, 10));
+    assert_eq!(ended["counts"]["created"], 10);
+}
+
+/// Goal: a job that waits is forgotten like any other, and says when; one that gets on is not.
+#[test]
+fn a_job_that_waits_expires() {
+    let node = Node::with(&[("JIEXI_JOBS_KEEP", "4s")]);
+    let (id, token) = token(&node, &["--right", "write", "--quota", "5"]);
+    let path = hand_over(&node, &token, "", NDJSON, &many(0, 8));
+    let waits = until(&node, &token, &path, |job| job["state"] == "waiting");
+    assert!(
+        waits["expires"].is_string() && waits["ended"].is_null(),
+        "{waits}"
+    );
+    let begun = Instant::now();
+    let directory = node.data().join("jobs").join(&id);
+    while ask(&node, &token, &path, &[]).status != 404 || directory.exists() {
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "a job that waits does not expire"
+        );
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert!(begun.elapsed() > Duration::from_secs(2), "too early");
+    assert_eq!(
+        found(&node, "88.118.20/K0000004").status,
+        200,
+        "what is durable stays"
+    );
+}
+
 #[test]
 fn a_quota_is_kept_to_and_a_key_makes_one_job() {
     let node = Node::new();

@@ -119,8 +119,9 @@ pub(super) async fn tend(app: Arc<App>) {
             let app = Arc::clone(&app);
             tokio::task::spawn_blocking(move || work::run(&app, claim));
         }
-        let shelf = Arc::clone(&app.jobs);
-        let _ = tokio::task::spawn_blocking(move || shelf.expire(now)).await;
+        let sweeper = Arc::clone(&app);
+        let sweep = move || sweeper.jobs.expire(&sweeper.tokens, now);
+        let _ = tokio::task::spawn_blocking(sweep).await;
         app.jobs.wait(TEND_INTERVAL).await;
     }
 }

@@ -207,7 +207,10 @@ impl Way for Page<'_> {
     fn pass(&mut self, text: Vec<u8>, _: bool, progress: Progress<'_>) -> Result<(), batch::Stop> {
         let written = self.file.write_all_at(&text, self.job.results);
         written.map_err(|error| self.broken(Stop::disk(&error)))?;
-        self.job.results += text.len() as u64;
+        if !text.is_empty() {
+            self.job.results += text.len() as u64;
+            self.job.touched = clock::unix_seconds();
+        }
         self.asked.tally = *progress.tally;
         self.asked.elsewhere = progress.elsewhere;
         let next = progress.line.saturating_add(1);

@@ -195,7 +195,7 @@ pub(super) struct Job {
     pub(super) started: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) ended: Option<u32>,
-    /// Unix seconds of the last change of its state.
+    /// Unix seconds when its state changed last, or it got on.
     pub(super) touched: u32,
 }
 
@@ -244,10 +244,11 @@ impl Job {
         }
     }
 
-    /// When it is forgotten, Unix seconds; never while it is to be worked on.
-    pub(super) fn expires(&self, keep: Duration) -> Option<u32> {
+    /// When it is forgotten, Unix seconds; never while its turn comes or it is worked on. `waits`: it cannot go on now.
+    pub(super) fn expires(&self, waits: bool, keep: Duration) -> Option<u32> {
         let keep = u32::try_from(keep.as_secs()).unwrap_or(u32::MAX);
-        (self.state != State::Active).then(|| self.touched.saturating_add(keep))
+        let rests = self.state != State::Active || waits;
+        rests.then(|| self.touched.saturating_add(keep))
     }
 
     /// For its owner. `running`: a thread is at work; `waiting`: why none is, and until when.
@@ -262,6 +263,7 @@ impl Job {
             (State::Active, Some(_)) => "waiting",
             (state, _) => state.name(),
         };
+        let waits = waiting.filter(|_| self.state == State::Active && !running);
         let (kind, rows) = match &self.questions {
             Some(questions) => ("resolve", questions.tally.lines()),
             None => ("bulk", self.counts.rows),
@@ -276,7 +278,7 @@ impl Job {
             "created": time(self.created),
             "started": self.started.map(time),
             "ended": self.ended.map(time),
-            "expires": self.expires(keep).map(time),
+            "expires": self.expires(waits.is_some(), keep).map(time),
             "input": self.input,
             "position": {"octet": self.position.octet, "line": self.position.line},
             "rows": rows,
@@ -286,7 +288,6 @@ impl Job {
         if let Some(questions) = &self.questions {
             json["output"] = json!(questions.output);
         }
-        let waits = waiting.filter(|_| self.state == State::Active && !running);
         let waited = waits.map(|(reason, _)| reason);
         if let Some(reason) = self.reason.as_ref().or(waited) {
             json["reason"] = json!({"code": reason.code, "message": reason.message});

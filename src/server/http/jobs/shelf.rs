@@ -22,6 +22,7 @@ use crate::registry::Rejection;
 use crate::server::http::answer::Refusal;
 use crate::server::http::batch::own_directory;
 use crate::store::{Action, Batch, Change, CommitError, Expect, Space, Store};
+use crate::token::book::{Book, Refused};
 
 /// Digits of the name of a token, and of a job.
 const TOKEN_DIGITS: usize = 12;
@@ -423,14 +424,19 @@ impl Shelf {
         Ok(())
     }
 
-    /// Forgets a job that has ended or waits for nobody. Waits for the disk.
+    /// Forgets a job that has ended or is paused. Waits for the disk.
     pub(super) fn delete(&self, entry: &Entry) -> Result<(), Refusal> {
+        self.forget(entry, |job, _| job.state != State::Active)
+    }
+
+    /// Forgets a job that nobody works on, if it may be forgotten as it is and waits. Waits for the disk.
+    fn forget(&self, entry: &Entry, may: impl FnOnce(&Job, bool) -> bool) -> Result<(), Refusal> {
         let mut hold = entry.lock();
         let job = entry.job();
         if hold.gone {
             return Err(no_such_job());
         }
-        if hold.running || job.state == State::Active {
+        if hold.running || !may(&job, hold.waiting.is_some()) {
             let status = axum::http::StatusCode::CONFLICT;
             let text = "cancel it first";
             return Err(Refusal::named(status, "job_not_ended", text));
@@ -458,19 +464,45 @@ impl Shelf {
 
 /// For those who carry jobs out.
 impl Shelf {
-    /// Forgets what is too old. Waits for the disk.
-    pub(super) fn expire(&self, now: u32) {
+    /// Forgets what is too old, and what nobody can fetch any more because its token has ended. Waits for the disk.
+    pub(super) fn expire(&self, tokens: &Book, now: u32) {
         let keep = self.limits.keep;
-        let is_old = |entry: &&Arc<Entry>| {
-            let expires = entry.job.borrow().expires(keep);
-            expires.is_some_and(|end| end <= now)
+        let gone = self.ended_tokens(tokens, now);
+        let is_old = |job: &Job, waits: bool| {
+            let rests = job.state != State::Active || waits;
+            rests && gone.contains(&job.token)
+                || job.expires(waits, keep).is_some_and(|end| end <= now)
         };
-        let old: Vec<_> = self.lock().jobs.values().filter(is_old).cloned().collect();
+        // Which of them wait, their locks say.
+        let may_be_old = |entry: &&Arc<Entry>| is_old(&entry.job.borrow(), true);
+        let old: Vec<_> = self
+            .lock()
+            .jobs
+            .values()
+            .filter(may_be_old)
+            .cloned()
+            .collect();
         for entry in old {
-            if let Err(refusal) = self.delete(&entry) {
+            if let Err(refusal) = self.forget(&entry, is_old) {
                 tracing::debug!(?refusal, "an old job stays until the next time");
             }
         }
+    }
+
+    /// Tokens with jobs that have ended, were revoked, or are not known: none of them is ever good again.
+    fn ended_tokens(&self, tokens: &Book, now: u32) -> HashSet<String> {
+        let inner = self.lock();
+        let all = inner
+            .jobs
+            .values()
+            .map(|entry| entry.job.borrow().token.clone());
+        let all: HashSet<String> = all.collect();
+        drop(inner);
+        let has_ended = |token: &String| {
+            let found = tokens.grant_of(token, now);
+            matches!(found, Err(Refused::Ended | Refused::Unknown))
+        };
+        all.into_iter().filter(has_ended).collect()
     }
 
     /// The job whose turn it is: the oldest of a token that none is at work of.

@@ -384,6 +384,7 @@ impl<'r> Run<'r> {
             counts,
             results: before.results + text.len() as u64,
             started: self.job.started,
+            touched: clock::unix_seconds(),
             ..before
         })
     }
@@ -610,7 +611,16 @@ pub(super) fn look(app: &App, claim: &Claim) -> Result<(), Stop> {
 /// Whether a job's token still allows it, and has room for its results.
 pub(super) fn may_go_on(app: &App, job: &Job) -> Result<(), Stop> {
     grant(app, job)?;
-    if app.jobs.used(&job.token) > app.jobs.limits.disk {
+    let most = app.jobs.limits.disk;
+    if job.disk() > most {
+        // Nothing that its owner deletes would make room for it.
+        let text = format!(
+            "the input of this job and its results take more than the {most} octets that a token has on the disk ([jobs] \
+             disk_max): hand what follows its results over in parts"
+        );
+        return Err(Stop::failed("disk_quota_used_up", text));
+    }
+    if app.jobs.used(&job.token) > most {
         let text =
             "the results find no room ([jobs] disk_max): delete jobs of this token that have ended";
         return Err(Stop::Wait(Reason::new("disk_quota_used_up", text), RETRY));
