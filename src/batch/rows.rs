@@ -2,7 +2,7 @@
 //!
 //! | form | one registration is |
 //! |---|---|
-//! | NDJSON | a line, as `jiexi import` takes it: `{"handle":…,"values":[…]}` |
+//! | NDJSON | a line, as `jiexi import` takes it: `{"handle":…,"values":[…]}`, or as a batch answers it |
 //! | CSV | adjacent rows of one handle, a value each: `handle,index,type,ttl,permissions,encoding,value` |
 //!
 //! What cannot be read fails alone. The [`Place`] behind each registration is exact: reading goes on from there as if it
@@ -11,7 +11,7 @@
 use std::io::{self, BufRead};
 
 use csv_core::{ReadRecordResult, Reader as Records};
-use jiexi_proto::value::Value;
+use jiexi_proto::value::{Ttl, Value};
 use memchr::{memchr, memchr_iter};
 
 use super::charset::UNDECODABLE;
@@ -31,8 +31,11 @@ pub const COLUMNS: [&str; 7] = [
     "encoding",
     "value",
 ];
-/// Columns that may be there and say nothing: those of the answers of a batch.
-const IGNORED: [&str; 3] = ["line", "responsecode", "timestamp"];
+/// Columns that may be there and say nothing about a value: those of the answers of a batch.
+const IGNORED: [&str; 3] = [LINE, CODE, "timestamp"];
+/// The column that says `summary` behind the last answer, and the one that is not 1 where there is no record.
+const LINE: &str = "line";
+const CODE: &str = "responsecode";
 /// Columns that must be there.
 const REQUIRED: [usize; 4] = [0, 1, 2, 6];
 
@@ -243,9 +246,12 @@ fn next_line(
         if whole && text.is_empty() {
             continue;
         }
-        let (handle, values) = match whole {
+        let read = match whole {
             true => registration(text, now),
-            false => (Vec::new(), Err(too_long())),
+            false => Some((Vec::new(), Err(too_long()))),
+        };
+        let Some((handle, values)) = read else {
+            continue;
         };
         return Ok(Some(Row {
             line,
@@ -256,10 +262,15 @@ fn next_line(
     }
 }
 
-/// A line of NDJSON.
-fn registration(text: &[u8], now: u32) -> (Vec<u8>, Result<Vec<Value>, String>) {
-    match line::read_plain(text, now) {
-        Ok(Plain::Record { handle, values }) => (handle, Ok(values)),
+/// The handle of a row, as far as it could be read, and its values, or what is wrong with it.
+type Content = (Vec<u8>, Result<Vec<Value>, String>);
+
+/// A line of NDJSON; none when it only says that a batch was answered to its end.
+fn registration(text: &[u8], now: u32) -> Option<Content> {
+    let (handle, values) = match line::read_plain(text, now) {
+        Ok(Plain::Record { handle, values }) => (handle, good_ttl(values)),
+        Ok(Plain::Refused { handle, why }) => (handle, Err(why)),
+        Ok(Plain::Summary(whole)) => (Vec::new(), Err(whole.err()?)),
         Ok(Plain::Prefix(prefix)) => {
             let wrong = "a job registers handles; a prefix is homed by jiexi prefix add";
             (prefix, Err(wrong.to_owned()))
@@ -267,6 +278,16 @@ fn registration(text: &[u8], now: u32) -> (Vec<u8>, Result<Vec<Value>, String>) 
         // The marker first: it is what the decoder leaves, and never part of UTF-8.
         Err(_) if memchr(UNDECODABLE, text).is_some() => (Vec::new(), Err(undecodable())),
         Err(error) => (Vec::new(), Err(error.to_string())),
+    };
+    Some((handle, values))
+}
+
+/// Values that live for a time; others are stored by old software, and are not made anew.
+fn good_ttl(values: Vec<Value>) -> Result<Vec<Value>, String> {
+    let wrong = |value: &&Value| matches!(value.ttl, Ttl::Relative(seconds) if seconds < 0);
+    match values.iter().find(wrong) {
+        Some(value) => Err(format!("the ttl of value {} is below 0", value.index)),
+        None => Ok(values),
     }
 }
 
@@ -307,6 +328,9 @@ struct Table {
     records: Records,
     /// Where each of [`COLUMNS`] stands.
     columns: [Option<usize>; COLUMNS.len()],
+    /// Where [`LINE`] and [`CODE`] stand, when these are the answers of a batch.
+    line: Option<usize>,
+    code: Option<usize>,
     /// How many cells a row has.
     cells: usize,
     /// A row that was read and belongs to the next handle.
@@ -320,6 +344,8 @@ impl Default for Table {
         Self {
             records: Records::new(),
             columns: std::array::from_fn(Some),
+            line: None,
+            code: None,
             cells: COLUMNS.len(),
             held: None,
             buffer: vec![0; 64 << 10],
@@ -351,6 +377,8 @@ impl Table {
             )));
         }
         self.cells = names.len();
+        let place = |column: &str| names.iter().position(|name| name == column);
+        (self.line, self.code) = (place(LINE), place(CODE));
         for (place, name) in COLUMNS.iter().enumerate() {
             let mut found = names.iter().enumerate().filter(|(_, known)| known == name);
             self.columns[place] = found.next().map(|(column, _)| column);
@@ -425,12 +453,26 @@ impl Table {
         at: &mut Place,
         now: u32,
     ) -> io::Result<Option<Row>> {
-        let first = match self.held.take() {
-            Some(held) => Some(held),
-            None => self.record(input, at)?,
-        };
-        let Some(first) = first else {
-            return Ok(None);
+        let first = loop {
+            let first = match self.held.take() {
+                Some(held) => held,
+                None => match self.record(input, at)? {
+                    Some(first) => first,
+                    None => return Ok(None),
+                },
+            };
+            match self.summary(&first) {
+                None => break first,
+                Some(Ok(())) => {}
+                Some(Err(wrong)) => {
+                    return Ok(Some(Row {
+                        line: first.begin.line,
+                        handle: Vec::new(),
+                        values: Err(wrong),
+                        end: *at,
+                    }));
+                }
+            }
         };
         let line = first.begin.line;
         let (handle, value) = self.read(&first, now);
@@ -461,13 +503,23 @@ impl Table {
                 (Err(_), _) => {}
             }
         }
-        if let Ok(values) = &mut row.values {
+        row.values = row.values.and_then(|mut values| {
             values.sort_by_key(|value| value.index);
-            if let Err(wrong) = line::check_record(&row.handle, values) {
-                row.values = Err(wrong.to_string());
-            }
-        }
+            let checked = line::check_record(&row.handle, &values);
+            checked.map_err(|wrong| wrong.to_string())?;
+            good_ttl(values)
+        });
         Ok(Some(row))
+    }
+
+    /// What the last row of the answers of a batch says; none when this is none.
+    fn summary(&self, record: &Record) -> Option<Result<(), String>> {
+        let is_one = record.cell(self.line?) == Some(&b"summary"[..]) && !record.over;
+        let handle = self.cell(record, 0).unwrap_or_default();
+        let text = self
+            .cell(record, 6)
+            .filter(|_| is_one && handle.is_empty())?;
+        line::summary(text)
     }
 
     fn cell<'r>(&self, record: &'r Record, place: usize) -> Option<&'r [u8]> {
@@ -499,6 +551,12 @@ impl Table {
         }
         let cell = |place| self.cell(record, place).unwrap_or_default();
         let handle = cell(0).to_vec();
+        let code = self.code.and_then(|column| record.cell(column));
+        let code = code.map(<[u8]>::trim_ascii).unwrap_or_default();
+        if !matches!(code, b"" | b"1") {
+            let text = |octets| String::from_utf8_lossy(octets).into_owned();
+            return (handle, Err(line::no_record(&text(code), &text(cell(5)))));
+        }
         if handle.is_empty() {
             return (handle, Err("there is no handle in the row".to_owned()));
         }

@@ -8,6 +8,7 @@ use jiexi_proto::{
     value::{Reference, Value, ValueView},
 };
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::error::Category;
 use serde_json::{Value as Json, json};
 
@@ -75,6 +76,49 @@ pub enum Plain {
     },
     /// As [`Line::Prefix`].
     Prefix(Vec<u8>),
+    /// The answer to a line of a batch that is no record.
+    Refused {
+        /// The handle that was asked for, as far as there was one.
+        handle: Vec<u8>,
+        /// What was answered.
+        why: String,
+    },
+    /// The end of the answers of a batch: all of them are there, or why not.
+    Summary(Result<(), String>),
+}
+
+/// Which line of the answers of a batch this may be.
+#[derive(Deserialize)]
+struct Marks {
+    line: Option<IgnoredAny>,
+    complete: Option<IgnoredAny>,
+}
+
+/// A line of the answers of a batch.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Answered<'a> {
+    #[serde(rename = "line")]
+    _line: IgnoredAny,
+    #[serde(rename = "responseCode")]
+    response_code: u32,
+    #[serde(borrow, default)]
+    handle: Cow<'a, str>,
+    values: Option<Vec<value::Written>>,
+    #[serde(borrow, default)]
+    code: Cow<'a, str>,
+    #[serde(rename = "message")]
+    _message: Option<IgnoredAny>,
+    #[serde(rename = "renewal")]
+    _renewal: Option<IgnoredAny>,
+}
+
+/// The last line of the answers of a batch. More in it says nothing about the records.
+#[derive(Deserialize)]
+struct Summary<'a> {
+    complete: bool,
+    #[serde(borrow)]
+    message: Option<Cow<'a, str>>,
 }
 
 /// What was parsed of a line.
@@ -107,16 +151,13 @@ pub fn read(text: &[u8], now: u32) -> Result<Line, JsonError> {
 /// # Errors
 /// Names the field and what is wrong with it.
 pub fn read_plain(text: &[u8], now: u32) -> Result<Plain, JsonError> {
-    let (handle, mut values) = match parse(text)? {
+    let parsed = match parse(text) {
+        Ok(parsed) => parsed,
+        Err(error) => return answered(text, now).unwrap_or(Err(error)),
+    };
+    let (handle, mut values) = match parsed {
         Parsed::Prefix(prefix) => return Ok(Plain::Prefix(prefix)),
-        Parsed::Values(handle, written) => {
-            let one = |(place, written): (usize, value::Written)| {
-                let value = written.into_value(now);
-                value.map_err(|error| error.within(&format!("values[{place}]")))
-            };
-            let values: Result<_, _> = written.into_iter().enumerate().map(one).collect();
-            (handle, values?)
-        }
+        Parsed::Values(handle, written) => return plain_record(handle, written, now),
         Parsed::Hex(handle, digits) => {
             let wires = read_hex(&digits)?;
             let values: Result<Vec<Value>, _> =
@@ -128,6 +169,79 @@ pub fn read_plain(text: &[u8], now: u32) -> Result<Plain, JsonError> {
     values.sort_by_key(|value| value.index);
     check_record(&handle, &values)?;
     Ok(Plain::Record { handle, values })
+}
+
+/// A record with values as people may write them.
+fn plain_record(
+    handle: Vec<u8>,
+    written: Vec<value::Written>,
+    now: u32,
+) -> Result<Plain, JsonError> {
+    let one = |(place, written): (usize, value::Written)| {
+        let value = written.into_value(now);
+        value.map_err(|error| error.within(&format!("values[{place}]")))
+    };
+    let values: Result<Vec<Value>, _> = written.into_iter().enumerate().map(one).collect();
+    let mut values = values?;
+    values.sort_by_key(|value| value.index);
+    check_record(&handle, &values)?;
+    Ok(Plain::Record { handle, values })
+}
+
+/// What a line of the answers of a batch says; none when it is no such line.
+fn answered(text: &[u8], now: u32) -> Option<Result<Plain, JsonError>> {
+    let marks: Marks = serde_json::from_slice(text).ok()?;
+    let wrong = |error: &serde_json::Error| JsonError::new("", tidy(error));
+    if marks.line.is_some() {
+        let answer = serde_json::from_slice(text).map_err(|error| wrong(&error));
+        return Some(answer.and_then(|answer| read_answer(answer, now)));
+    }
+    marks.complete?;
+    Some(read_summary(text).map_err(|error| wrong(&error)))
+}
+
+fn read_answer(answer: Answered<'_>, now: u32) -> Result<Plain, JsonError> {
+    let handle = answer.handle.into_owned().into_bytes();
+    match (answer.response_code, answer.values) {
+        (1, Some(values)) => {
+            check_handle(&handle)?;
+            plain_record(handle, values, now)
+        }
+        (1, None) => Err(JsonError::new("values", "is missing")),
+        (code, _) => {
+            let why = no_record(&code.to_string(), &answer.code);
+            Ok(Plain::Refused { handle, why })
+        }
+    }
+}
+
+fn read_summary(text: &[u8]) -> Result<Plain, serde_json::Error> {
+    let summary: Summary<'_> = serde_json::from_slice(text)?;
+    let whole = match summary.complete {
+        true => Ok(()),
+        false => Err(incomplete(summary.message.as_deref().unwrap_or_default())),
+    };
+    Ok(Plain::Summary(whole))
+}
+
+/// What is said of the summary of a batch, as text: all answers are there, or why not; none when it is no summary.
+#[must_use]
+pub fn summary(text: &[u8]) -> Option<Result<(), String>> {
+    match read_summary(text) {
+        Ok(Plain::Summary(whole)) => Some(whole),
+        _ => None,
+    }
+}
+
+/// Said of an answer of a batch that is no record.
+#[must_use]
+pub fn no_record(code: &str, name: &str) -> String {
+    format!("the batch has no record here: it was answered {code} ({name})")
+}
+
+/// Said of answers that a batch did not bring to their end.
+fn incomplete(why: &str) -> String {
+    format!("the batch ended before its end, and more records may be missing here: {why}")
 }
 
 /// Whether a record of these values, ascending by index, can be stored and answered.

@@ -103,7 +103,7 @@ fn results(node: &Node, token: &str, path: &str) -> Vec<(u64, String, String)> {
 }
 
 /// Hands over and waits; the job and what became of its rows.
-fn done(
+pub(crate) fn done(
     node: &Node,
     token: &str,
     query: &str,

@@ -27,6 +27,7 @@ mod proxies;
 mod questions;
 mod repeats;
 mod resolve;
+mod rows;
 mod shapes;
 mod tables;
 mod tls;

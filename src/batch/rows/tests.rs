@@ -42,6 +42,77 @@ const NDJSON: &str = "\n{\"handle\":\"88.118/a\",\"values\":[{\"index\":2,\"type
 const CSV: &str = "Handle,index,type,value,encoding\r\n88.118/a,2,T,\"two\nlines\",\r\n88.118/a,1,URL,00ff,hex\r\n\r\n\
     88.118/b,0,T,x,\r\n88.118/b,1,T,x,\r\n,1,T,x,\r\n88.118/c,1,T,x,";
 
+/// Answers of two batches, one behind the other; the second one was cut.
+const ANSWERS: &str = concat!(
+    r#"{"line":1,"responseCode":1,"handle":"88.118/a","values":[{"index":1,"type":"T","data":"x"}]}"#,
+    "\n",
+    r#"{"line":2,"responseCode":100,"handle":"88.118/b","code":"handle_not_found"}"#,
+    "\n",
+    r#"{"complete":true,"lines":2,"codes":{"success":1},"epoch":1,"sequence":9}"#,
+    "\n",
+    r#"{"line":3,"responseCode":102,"code":"invalid_handle","message":"no text"}"#,
+    "\n",
+    r#"{"line":4,"responseCode":3,"handle":"88.118/c","code":"quota_used_up","renewal":"1970-01-02T00:00:00Z"}"#,
+    "\n",
+    r#"{"line":5,"responseCode":1,"handle":"88.118/d","values":[{"index":1,"type":"T","data":"x","more":1}]}"#,
+    "\n",
+    r#"{"complete":false,"lines":2,"codes":{},"code":"busy","message":"the node stops"}"#,
+    "\n",
+);
+const ANSWER_ROWS: &str = concat!(
+    "line,responseCode,handle,index,type,ttl,timestamp,permissions,encoding,value\r\n",
+    "1,1,88.118/a,1,T,60,2023-11-14T22:13:20Z,1110,string,x\r\n",
+    "2,100,88.118/b,,,,,,handle_not_found,\r\n",
+    "summary,,,,,,,,json,\"{\"\"complete\"\":true,\"\"lines\"\":2}\"\r\n",
+    "3,102,,,,,,,invalid_handle,no text\r\n",
+    "4,3,88.118/c,,,,1970-01-02T00:00:00Z,,quota_used_up,\r\n",
+    "summary,,,,,,,,json,\"{\"\"complete\"\":false,\"\"message\"\":\"\"the node stops\"\"}\"\r\n",
+);
+
+#[test]
+fn answers_of_batches() {
+    let refused = |answer: &str| format!("the batch has no record here: it was answered {answer}");
+    let cut =
+        "the batch ended before its end, and more records may be missing here: the node stops";
+    let rows = all(&mut open(Form::Ndjson, ANSWERS.as_bytes(), 7));
+    let mut rows = shown(&rows);
+    let (_, _, wrong) = rows.remove(4);
+    assert!(wrong.contains("unknown field `more`"), "{wrong}");
+    assert_eq!(
+        rows,
+        [
+            (1, "88.118/a".to_owned(), "[1]".to_owned()),
+            (2, "88.118/b".to_owned(), refused("100 (handle_not_found)")),
+            (4, String::new(), refused("102 (invalid_handle)")),
+            (5, "88.118/c".to_owned(), refused("3 (quota_used_up)")),
+            (7, String::new(), cut.to_owned()),
+        ]
+    );
+    let rows = all(&mut open(Form::Csv, ANSWER_ROWS.as_bytes(), 7));
+    assert_eq!(
+        shown(&rows),
+        [
+            (2, "88.118/a".to_owned(), "[1]".to_owned()),
+            (3, "88.118/b".to_owned(), refused("100 (handle_not_found)")),
+            (5, String::new(), refused("102 (invalid_handle)")),
+            (6, "88.118/c".to_owned(), refused("3 (quota_used_up)")),
+            (7, String::new(), cut.to_owned()),
+        ]
+    );
+    // What is like a summary and is none, and an answer that is no record, are no rows that pass.
+    for text in [
+        "{\"complete\":1}",
+        "{\"line\":1,\"responseCode\":1}",
+        "{\"line\":1}",
+    ] {
+        let rows = all(&mut open(Form::Ndjson, text.as_bytes(), 7));
+        assert!(
+            rows.len() == 1 && rows[0].values.is_err(),
+            "{text}: {rows:?}"
+        );
+    }
+}
+
 #[test]
 fn forms() {
     let rows = all(&mut open(Form::Ndjson, NDJSON.as_bytes(), 7));
@@ -79,6 +150,8 @@ fn going_on() {
     for (form, text) in [
         (Form::Ndjson, NDJSON),
         (Form::Csv, CSV),
+        (Form::Ndjson, ANSWERS),
+        (Form::Csv, ANSWER_ROWS),
         (Form::Csv, bare),
         (Form::Csv, "88.118/a,1,T,,,,x"),
     ] {

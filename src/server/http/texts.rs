@@ -631,7 +631,7 @@ mod tests {
         "audit/trail.rs",
     ];
     /// Texts with spaces in the other files that are no details.
-    const NO_DETAILS: [&str; 20] = [
+    const NO_DETAILS: [&str; 21] = [
         "Basic realm=\"handle\", charset=\"UTF-8\"",
         "jiexi basic authentication",
         "token {}",
