@@ -117,7 +117,7 @@ pub(crate) fn done(
     (ended, rows)
 }
 
-fn names(rows: &[(u64, String, String)]) -> Vec<(u64, &str)> {
+pub(crate) fn names(rows: &[(u64, String, String)]) -> Vec<(u64, &str)> {
     rows.iter()
         .map(|(line, _, became)| (*line, became.as_str()))
         .collect()

@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::Value as Json;
 
 use crate::batch::{post as batch, token};
-use crate::jobs::{ask, done, names};
+use crate::jobs::{ask, done, hand_over, is_over, line, many, names, until};
 use crate::node::Node;
 
 const NDJSON: &str = "application/x-ndjson";
@@ -131,4 +131,77 @@ fn a_ttl_below_zero() {
     let path = format!("/api/v1/jobs/{}/results", ended["id"].as_str().unwrap());
     let told = ask(&node, &token, &path, &[]).body;
     assert!(told.contains("the ttl of value 2 is below 0"), "{told}");
+}
+
+/// Goal: a dry run tells what the run itself would, also of handles that come twice; and both say where the other row is.
+#[test]
+fn handles_that_come_twice() {
+    let node = Node::new();
+    let (_, token) = token(&node, &["--right", "write"]);
+    let told = |job: &Json| {
+        let path = format!("/api/v1/jobs/{}/results", job["id"].as_str().unwrap());
+        ask(&node, &token, &path, &[]).body
+    };
+    let rows = [
+        line("88.118.20/d1", "x"),
+        line("88.118.20/d2", "x"),
+        line("10.1/x", "x"),
+        line("88.118.20/d1", "x"),
+        line("88.118.20/D1", "other"),
+        line("88.118.20/pump", "x"),
+        line("10.1/x", "x"),
+        line("88.118.20/pump", "x"),
+    ];
+    let csv = "88.118.20/e1,1,T,,,,x\n88.118.20/e2,1,T,,,,x\n88.118.20/e1,2,T,,,,y\n";
+    for (kind, body, expected, other, stored) in [
+        (
+            NDJSON,
+            &*rows.concat(),
+            &[
+                "created", "created", "refused", "same", "conflict", "conflict", "refused",
+                "conflict",
+            ][..],
+            5,
+            2,
+        ),
+        ("text/csv", csv, &["created", "created", "conflict"], 3, 0),
+    ] {
+        for query in ["?dryRun=true", "?dryRun=true", ""] {
+            let (ended, became) = done(&node, &token, query, kind, body.as_bytes());
+            let became: Vec<&str> = became.iter().map(|(_, _, became)| &**became).collect();
+            assert_eq!(became, expected, "{kind} {query}: {ended}");
+            let told = told(&ended);
+            let line = |number: u64| {
+                let start = format!("{{\"line\":{number},");
+                told.lines().find(|line| line.starts_with(&start)).unwrap()
+            };
+            assert!(line(other).contains("line 1 of this job"), "{told}");
+            let exists = told.matches("the handle exists with other values").count();
+            assert_eq!(exists, stored, "{told}");
+        }
+    }
+}
+
+/// Goal: a dry run that goes on, after a pause and a kill, knows the rows from before.
+#[test]
+fn a_dry_run_that_goes_on() {
+    const ROWS: usize = 40_000;
+    let mut node = Node::new();
+    let (_, token) = token(&node, &["--right", "write"]);
+    let body = [many(0, ROWS), many(0, ROWS)].concat();
+    let path = hand_over(&node, &token, "?dryRun=true", NDJSON, &body);
+    until(&node, &token, &path, |job| job["rows"].as_u64() > Some(0));
+    let paused = ask(&node, &token, &format!("{path}/pause"), &["-X", "POST"]);
+    assert_eq!(paused.status, 200, "in the middle: {paused:?}");
+    node.kill();
+    node.start();
+    let resumed = ask(&node, &token, &format!("{path}/resume"), &["-X", "POST"]);
+    assert_eq!(resumed.status, 200, "{resumed:?}");
+    let ended = until(&node, &token, &path, is_over);
+    let count = |name: &str| ended["counts"][name].as_u64();
+    assert_eq!(
+        (count("created"), count("same"), count("conflict")),
+        (Some(ROWS as u64), Some(ROWS as u64), Some(0)),
+        "{ended}"
+    );
 }

@@ -16,6 +16,9 @@ use crate::server::http::{App, change};
 use crate::store::{Action, Change, OwnedRecord};
 use crate::token::Grant;
 
+/// Said of a handle that exists otherwise.
+const OTHERWISE: &str = "the handle exists with other values";
+
 /// Who registers.
 pub(super) struct Registrant {
     caller: Caller,
@@ -82,10 +85,47 @@ impl Ruling {
         }
     }
 
+    /// The handle exists with the same values.
+    pub(super) fn same() -> Self {
+        Self::new(Became::Same, ResponseCode::HANDLE_ALREADY_EXISTS, "")
+    }
+
+    /// An earlier line of the job has the handle with other values.
+    pub(super) fn came_before(line: u32) -> Self {
+        Self::conflict(format!(
+            "line {line} of this job has the handle with other values: what belongs to one handle must stand together"
+        ))
+    }
+
+    fn conflict(message: impl Into<String>) -> Self {
+        let code = ResponseCode::HANDLE_ALREADY_EXISTS;
+        Self::new(Became::Conflict, code, "conflict").saying(message)
+    }
+
+    /// Whether the handle exists with other values, which were compared.
+    pub(super) fn exists_otherwise(&self) -> bool {
+        self.became == Became::Conflict && self.message == OTHERWISE
+    }
+
+    /// The handle is created, if its record is not too large.
+    pub(super) fn created(changes: Vec<Change>) -> Self {
+        let fits = changes.iter().all(|change| match &change.action {
+            Action::Put(draft) => draft.check(&change.key).is_ok(),
+            Action::Delete => true,
+        });
+        match fits {
+            true => Self {
+                changes,
+                ..Self::new(Became::Created, ResponseCode::SUCCESS, "")
+            },
+            false => Self::new(Became::Invalid, ResponseCode::INVALID_VALUE, "invalid_row")
+                .saying("the record would be too large"),
+        }
+    }
+
     /// The same handle came before in a job that is one change.
     pub(super) fn repeated() -> Self {
-        let code = ResponseCode::HANDLE_ALREADY_EXISTS;
-        Self::new(Became::Conflict, code, "conflict").saying("the handle is in the job twice")
+        Self::conflict("the handle is in the job twice")
     }
 
     /// Appends the line of the results.
@@ -143,28 +183,13 @@ pub(super) fn decide(
         Ok(decision?.batch.changes)
     });
     let refusal = match decided {
-        Ok(changes) => return Ok(created(changes)),
+        Ok(changes) => return Ok(Ruling::created(changes)),
         Err(refusal) => refusal,
     };
     match refusal.code {
         ResponseCode::SERVER_TOO_BUSY => Err(Rejection::busy("the node cannot decide now")),
         ResponseCode::HANDLE_ALREADY_EXISTS => there(app, registrant, &row.handle, values),
         _ => Ok(Ruling::refused(&refusal)),
-    }
-}
-
-fn created(changes: Vec<Change>) -> Ruling {
-    let fits = changes.iter().all(|change| match &change.action {
-        Action::Put(draft) => draft.check(&change.key).is_ok(),
-        Action::Delete => true,
-    });
-    match fits {
-        true => Ruling {
-            changes,
-            ..Ruling::new(Became::Created, ResponseCode::SUCCESS, "")
-        },
-        false => Ruling::new(Became::Invalid, ResponseCode::INVALID_VALUE, "invalid_row")
-            .saying("the record would be too large"),
     }
 }
 
@@ -175,8 +200,7 @@ fn there(
     handle: &[u8],
     values: &[Value],
 ) -> Result<Ruling, Rejection> {
-    let code = ResponseCode::HANDLE_ALREADY_EXISTS;
-    let conflict = |text: &str| Ok(Ruling::new(Became::Conflict, code, "conflict").saying(text));
+    let conflict = |text: &str| Ok(Ruling::conflict(text));
     let key = app.registry.records.key(handle);
     let Some(record) = app.registry.records.record(&key)? else {
         // It has just gone; the store would not have taken the decision either.
@@ -197,8 +221,8 @@ fn there(
         }
     }
     match are_same(&app.registry.records.values(&record), record.len(), values) {
-        true => Ok(Ruling::new(Became::Same, code, "")),
-        false => conflict("the handle exists with other values"),
+        true => Ok(Ruling::same()),
+        false => conflict(OTHERWISE),
     }
 }
 

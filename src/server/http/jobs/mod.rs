@@ -7,8 +7,8 @@
 //! ```
 //!
 //! * `mod.rs`: the routes. `record`: a job as it is stored. `shelf`: all jobs, whose they are, whose turn it is.
-//! * `intake`: the input. `work`, `decide`: registrations. `questions`: what a batch does, at leisure. `results`: what became
-//!   of the rows.
+//! * `intake`: the input. `work`, `decide`, `repeats`: registrations. `questions`: what a batch does, at leisure. `results`:
+//!   what became of the rows.
 //!
 //! A job belongs to the token it came by; to any other it does not exist.
 
@@ -16,6 +16,7 @@ mod decide;
 mod intake;
 mod questions;
 mod record;
+mod repeats;
 mod results;
 mod shelf;
 mod work;
@@ -307,14 +308,28 @@ pub(super) async fn all(
         ("kind" = Option<String>, Query, pattern = "^(bulk|resolve)$",
             description = "`bulk`, which is the default: registrations; `resolve`: questions"),
         ("dryRun" = inline(Option<Flag>), Query,
-            description = "Only find out what would become of the rows. A handle that is there twice is not seen so"),
+            description = "Only find out what would become of the rows. A handle that comes twice is told as it would be, if \
+                it first comes among the first 900,000 that would be created"),
         ("atomic" = inline(Option<Flag>), Query,
             description = "All rows or none, as one change; up to 10,000 rows and 32 MiB"),
         ("paused" = inline(Option<Flag>), Query, description = "Do not begin before it is resumed"),
+        ("index" = Option<Vec<u32>>, Query, minimum = 1, maximum = 2147483647,
+            description = "Of questions: values of these indexes; a union with `type`"),
+        ("type" = Option<Vec<String>>, Query,
+            description = "Of questions: values of these types; `URL.` means URL and every URL.x"),
+        ("publicOnly" = inline(Option<Flag>), Query,
+            description = "Of questions, `false`: restricted values, too; the token needs the right resolve"),
+        ("recursive" = inline(Option<Flag>), Query,
+            description = "Of questions: handles at home elsewhere are asked there; the node must be recursive, and the token needs \
+                the right recursive"),
+        ("after" = Option<u64>, Query, description = "Of questions: answer only what follows this line"),
+        ("raw" = Option<bool>, Query,
+            description = "Of questions, CSV exactly; without it cells that a spreadsheet would compute begin with an apostrophe"),
         ("Idempotency-Key" = Option<String>, Header, max_length = 255, pattern = "^[\\x21-\\x7E]*$",
             description = "The same key with the same body makes one job")),
     request_body(content = String, content_type = "text/csv",
-        description = "CSV, or NDJSON as `application/x-ndjson`"),
+        description = "Registrations in CSV or NDJSON (`application/x-ndjson`); questions also a handle a line (`text/plain`) or as \
+            a JSON array"),
     responses(
         (status = 200, description = "The job that was made before with this key", content_type = "application/json"),
         (status = 202, description = "The job; `Location` is where to ask for it", content_type = "application/json"),

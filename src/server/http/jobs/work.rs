@@ -7,18 +7,22 @@
 //! The next rows are read and decided while a batch is made durable. It is handed to the store only when the one before it
 //! is durable: a position never passes over rows that are not.
 
+use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, BufReader, Seek as _, SeekFrom};
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use memchr::memmem;
+
 use super::ATOMIC_ROWS_MAX;
 use super::decide::{Registrant, Ruling, decide};
 use super::questions;
 use super::record::{Became, Counts, Job, Reason, State};
+use super::repeats::Repeats;
 use super::shelf::{Claim, Entry, Want};
 use crate::batch::rows::{Form, Place, Row, Rows, Unreadable};
 use crate::clock;
@@ -39,6 +43,8 @@ const OCTETS: u64 = 1 << 20;
 /// Pieces of so many rows that wait for being decided.
 const PIECES: usize = 4;
 const PIECE: usize = 500;
+/// What the results say of a row that creates its handle; in the text of a member it would stand with backslashes.
+const CREATED: &[u8] = b"\"result\":\"created\"";
 /// How often rows are decided again because a handle changed meanwhile, the last time while nobody else writes.
 const ATTEMPTS_MAX: u32 = 4;
 /// After how long a job that waits for the store or the disk is tried again.
@@ -160,6 +166,8 @@ struct Run<'r> {
     results: File,
     /// The job as it will be when everything handed over is durable.
     job: Job,
+    /// What came before; nothing of a job that is one change, which looks itself.
+    repeats: RefCell<Repeats>,
     flight: Option<Flight>,
 }
 
@@ -174,6 +182,7 @@ impl<'r> Run<'r> {
             claim,
             registrant: Registrant::new(app, &grant),
             results,
+            repeats: RefCell::new(Repeats::new(job.dry)),
             job,
             flight: None,
         })
@@ -205,6 +214,8 @@ impl<'r> Run<'r> {
 
     /// Step by step.
     fn steps(&mut self, pieces: &Receiver<Piece>) -> Result<(), Stop> {
+        self.look()?;
+        self.recall()?;
         let mut waiting = VecDeque::new();
         loop {
             self.look()?;
@@ -246,6 +257,33 @@ impl<'r> Run<'r> {
                 return Err(stop);
             }
         }
+    }
+
+    /// Has a dry run that goes on know what its rows so far would have created: there is nothing of it in the store.
+    fn recall(&self) -> Result<(), Stop> {
+        if !self.job.dry || self.job.position == Place::default() {
+            return Ok(());
+        }
+        let open = |name| File::open(self.claim.entry.file(name)).map_err(|error| missing(&error));
+        let told = BufReader::new(open("results")?.take(self.job.results));
+        let input = BufReader::with_capacity(256 << 10, open("input")?);
+        let form = Form::of_questions(self.job.form).unwrap_or(Form::Ndjson);
+        let mut rows = Rows::new(form, input).map_err(|error| unreadable(&error))?;
+        let (mut repeats, now) = (self.repeats.borrow_mut(), clock::unix_seconds());
+        for (number, told) in told.split(b'\n').enumerate() {
+            if number % ROWS == 0 {
+                look(self.app, self.claim)?;
+            }
+            let told = told.map_err(|error| Stop::disk(&error))?;
+            let row = rows.next(now).map_err(|error| Stop::disk(&error))?;
+            let Some(row) = row.filter(|_| !repeats.is_full()) else {
+                break;
+            };
+            if memmem::find(&told, CREATED).is_some() {
+                repeats.remember(&self.app.registry.records.key(&row.handle), &row);
+            }
+        }
+        Ok(())
     }
 
     /// All rows, or none.
@@ -328,15 +366,17 @@ impl<'r> Run<'r> {
         let now = clock::unix_seconds();
         let (mut rulings, mut keys) = (Vec::with_capacity(rows.len()), HashSet::new());
         for row in &rows {
-            // Only in a job that is one change a handle can come twice here.
-            let repeated = self.job.atomic
-                && !row.handle.is_empty()
-                && !keys.insert(self.app.registry.records.key(&row.handle));
-            let ruling = match repeated {
-                true => Ok(Ruling::repeated()),
-                false => decide(self.app, &self.registrant, row, now),
+            let decide = || {
+                let ruling = decide(self.app, &self.registrant, row, now);
+                ruling.map_err(|rejection| Stop::busy(&rejection.text))
             };
-            rulings.push(ruling.map_err(|rejection| Stop::busy(&rejection.text))?);
+            let key = self.app.registry.records.key(&row.handle);
+            rulings.push(match self.job.atomic {
+                // Only in a job that is one change a handle can come twice here.
+                true if !row.handle.is_empty() && !keys.insert(key.clone()) => Ruling::repeated(),
+                true => decide()?,
+                false => self.repeats.borrow_mut().rule(&key, row, decide()?),
+            });
         }
         let bad = |ruling: &Ruling| {
             matches!(
