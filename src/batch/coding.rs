@@ -17,6 +17,9 @@ const ZSTD_STEP: usize = 128 << 10;
 const GZIP_LEVEL: u32 = 1;
 const ZSTD_LEVEL: i32 = 1;
 
+/// What the library says of a frame with a larger window; it hands its errors over as texts.
+const WINDOW_TOO_LARGE: &str = "requires too much memory";
+
 /// What octets went through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Coding {
@@ -78,12 +81,36 @@ impl Coding {
 /// Why input is not decompressed further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// It is damaged, cut, or its window is too large.
+    /// It is damaged, or in another coding.
     Damaged,
+    /// Its end is missing.
+    Cut,
+    /// Its end is missing or damaged; gzip does not say which.
+    End,
+    /// It needs a larger window than 2^[`WINDOW_LOG_MAX`] octets.
+    Window,
     /// It becomes too many times larger.
     Ratio,
     /// It becomes too large.
     Total,
+}
+
+impl Refused {
+    /// What is wrong with the input itself, for people; none where it is only too large.
+    #[must_use]
+    pub const fn said(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Damaged => {
+                "the compressed body is damaged, or in another coding than Content-Encoding says"
+            }
+            Self::Cut => "the compressed body is cut: it has no end",
+            Self::End => "the compressed body does not end as it should: it is cut or damaged",
+            Self::Window => {
+                "the compressed body needs a window above 8 MiB: compress it with a smaller one, such as zstd without --long or --ultra"
+            }
+            Self::Ratio | Self::Total => return None,
+        })
+    }
 }
 
 /// What input may become.
@@ -192,13 +219,13 @@ impl Decompress {
     /// It is cut.
     pub fn finish(&mut self, each: &mut dyn FnMut(&[u8])) -> Result<(), Refused> {
         match &mut self.decoding {
-            Decoding::Gzip(_) if self.taken == 0 => Err(Refused::Damaged),
+            Decoding::Gzip(_) | Decoding::Zstd { .. } if self.taken == 0 => Err(Refused::Cut),
             Decoding::Gzip(decoder) => {
-                decoder.try_finish().map_err(|_| Refused::Damaged)?;
+                decoder.try_finish().map_err(|_| Refused::End)?;
                 each(decoder.get_ref());
                 Ok(())
             }
-            Decoding::Zstd { inside, .. } if *inside || self.taken == 0 => Err(Refused::Damaged),
+            Decoding::Zstd { inside, .. } if *inside => Err(Refused::Cut),
             Decoding::Identity | Decoding::Zstd { .. } => Ok(()),
         }
     }
@@ -214,9 +241,12 @@ fn unzstd(
     let mut input = InBuffer::around(octets);
     loop {
         let mut output = OutBuffer::around(&mut *made);
-        let hint = decoder
-            .run(&mut input, &mut output)
-            .map_err(|_| Refused::Damaged)?;
+        let hint = decoder.run(&mut input, &mut output).map_err(|error| {
+            match error.to_string().contains(WINDOW_TOO_LARGE) {
+                true => Refused::Window,
+                false => Refused::Damaged,
+            }
+        })?;
         *inside = hint != 0;
         let written = output.pos();
         each(&made[..written])?;
@@ -356,12 +386,24 @@ mod tests {
             );
             if coding != Coding::Identity {
                 let cut = &octets[..octets.len() - 5];
-                assert_eq!(back(coding, cut, 1_000, BOUNDS), Err(Refused::Damaged));
+                let end = match coding {
+                    Coding::Gzip => Refused::End,
+                    _ => Refused::Cut,
+                };
+                assert_eq!(back(coding, cut, 1_000, BOUNDS), Err(end));
+                let mut other = octets.clone();
+                let middle = other.len() / 2;
+                other[middle..].fill(0xA5);
+                let damaged = back(coding, &other, 1_000, BOUNDS);
+                assert!(
+                    matches!(damaged, Err(Refused::Damaged | Refused::End)),
+                    "{damaged:?}"
+                );
                 assert_eq!(
                     back(coding, b"88.118.20/a\n", 5, BOUNDS),
                     Err(Refused::Damaged)
                 );
-                assert_eq!(back(coding, b"", 5, BOUNDS), Err(Refused::Damaged));
+                assert_eq!(back(coding, b"", 5, BOUNDS), Err(Refused::Cut));
             }
         }
     }
@@ -400,11 +442,9 @@ mod tests {
                 encoder.write_all(&text()).unwrap();
             }
             let octets = encoder.finish().unwrap();
-            assert_eq!(
-                back(Coding::Zstd, &octets, 65_536, BOUNDS).is_ok(),
-                good,
-                "{log}"
-            );
+            let read = back(Coding::Zstd, &octets, 65_536, BOUNDS).map(drop);
+            let expected = if good { Ok(()) } else { Err(Refused::Window) };
+            assert_eq!(read, expected, "{log}");
         }
     }
 

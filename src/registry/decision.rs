@@ -131,7 +131,7 @@ impl Registry {
         if !before.iter().any(homed) && !self.records.is_responsible(&key)? {
             return Err(Rejection::new(
                 ResponseCode::SERVER_NOT_RESPONSIBLE,
-                "That prefix doesn't live here",
+                super::NOT_HOMED,
             ));
         }
         plan::check_request(request)?;

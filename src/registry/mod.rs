@@ -76,6 +76,9 @@ use crate::store::CommitError;
 /// but nothing ends within the time in which a client asks again.
 pub const DISK_FULL: &str = "the disk is full";
 
+/// Said of a prefix that is not homed on this node.
+pub const NOT_HOMED: &str = "this prefix is not homed here";
+
 /// What is said while the store cannot be read and asking again does not help.
 pub const DAMAGED: &str = "the data of this node cannot be read; its operator finds why at /ready";
 

@@ -459,6 +459,12 @@ fn what_is_no_longer_known() {
         snapshot["prefixes"],
         serde_json::json!(["88.118.20", "88.118.21"])
     );
+    // A token that is for no prefixes in particular is shown those that its identity may list.
+    let (_, any) = token(&node, &["--right", "changes,list,batch"]);
+    assert_eq!(
+        too_old(&node, &any, &second)["prefixes"],
+        snapshot["prefixes"]
+    );
     // The way that is shown: what changes meanwhile is in the copy or behind the cursor.
     put(&node, "88.118.21/meanwhile", VALUE);
     let mut handles = Vec::new();
@@ -781,6 +787,10 @@ fn handles_page_by_page() {
         (&lists, "limit=5", 400),
         (&lists, "prefix=88.118.21&limit=0", 400),
         (&lists, "prefix=88.118.21&limit=10001", 400),
+        (&lists, "prefix=88.118.21&after=88.118.20/pump", 400),
+        (&lists, "prefix=88.118.21&after=88.118.211/a", 400),
+        (&lists, "prefix=88.118.21&after=0", 400),
+        (&lists, "prefix=88.118.21&after=", 200),
     ] {
         let reply = page(token, query);
         assert_eq!(reply.status, status, "{query}: {reply:?}");

@@ -415,6 +415,10 @@ fn dry_run_and_all_or_none() {
         (&ended["state"], &ended["reason"]["code"]),
         (&"failed".into(), &"rows_refused".into())
     );
+    assert_eq!(
+        ended["reason"]["message"],
+        "the job is atomic and 1 of its rows is refused; nothing was changed"
+    );
     let twice = line("88.118.20/d1", "x") + &line("88.118.20/D1", "x") + &line("88.118.20/d1", "x");
     let (_, became) = done(&node, &token, "?atomic=true", NDJSON, twice.as_bytes());
     assert_eq!(names(&became)[2], (3, "conflict"));

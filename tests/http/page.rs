@@ -252,6 +252,25 @@ fn the_description() {
             assert_shapes(&description, &format!("{method} {path}"), operation);
         }
     }
+    // A job takes what a batch takes, and registrations.
+    let job = &description["paths"]["/api/v1/jobs"]["post"];
+    let named = |operation: &Json| -> Vec<String> {
+        let all = operation["parameters"].as_array().unwrap().iter();
+        all.map(|one| one["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let batch = named(&description["paths"]["/api/v1/batch/resolve"]["post"]);
+    let own = named(job);
+    assert!(batch.iter().all(|name| own.contains(name)), "{own:?}");
+    let bodies = job["requestBody"]["content"].as_object().unwrap();
+    for kind in [
+        "text/csv",
+        "application/x-ndjson",
+        "text/plain",
+        "application/json",
+    ] {
+        assert!(bodies[kind]["schema"].is_object(), "{bodies:?}");
+    }
     let ways = description["paths"]["/api/handles/{handle}"]["put"]["security"].as_array();
     let ways: Vec<&String> = ways
         .unwrap()

@@ -2,6 +2,7 @@
 //! that make no sense. Method: jobs by curl and by the command, and the records that come of them.
 
 use std::fs;
+use std::io::Write as _;
 
 use serde_json::Value as Json;
 
@@ -204,4 +205,65 @@ fn a_dry_run_that_goes_on() {
         (Some(ROWS as u64), Some(ROWS as u64), Some(0)),
         "{ended}"
     );
+}
+
+/// Goal: what is wrong with a compressed body is told apart, of jobs and of batches, in both languages.
+#[test]
+fn what_is_wrong_with_a_compressed_body() {
+    let node = Node::new();
+    let (_, token) = token(&node, &["--right", "write,batch"]);
+    let text = "88.118.20/none,1,T,,,,some text\n".repeat(2_000);
+    let zstd = |window: u32| {
+        let mut encoder = zstd::stream::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(window).unwrap();
+        encoder.write_all(text.as_bytes()).unwrap();
+        // Without this the window would be only as large as the text.
+        encoder.flush().unwrap();
+        encoder.finish().unwrap()
+    };
+    let good = zstd(23);
+    let mut damaged = good.clone();
+    damaged[8..].fill(0xA5);
+    let gzip = {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(text.as_bytes()).unwrap();
+        encoder.finish().unwrap()
+    };
+    for (coding, body, english, chinese) in [
+        ("zstd", &good[..good.len() - 4], "it has no end", "缺少结尾"),
+        ("zstd", &zstd(24), "window above 8 MiB", "窗口"),
+        ("zstd", &damaged, "is damaged", "已损坏"),
+        ("zstd", text.as_bytes(), "in another coding", "编码"),
+        ("gzip", text.as_bytes(), "in another coding", "编码"),
+        ("gzip", &gzip[..gzip.len() - 4], "cut or damaged", "不完整"),
+        ("gzip", b"", "it has no end", "缺少结尾"),
+    ] {
+        let coding = format!("Content-Encoding: {coding}");
+        for (language, word) in [("en", english), ("zh", chinese)] {
+            let language = format!("Accept-Language: {language}");
+            let more = ["-H", &*coding, "-H", &*language];
+            let refused = crate::jobs::post(&node, &token, "", "text/csv", body, &more);
+            let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+            assert_eq!(
+                (refused.status, detail.contains(word)),
+                (400, true),
+                "{coding} {word}: {detail}"
+            );
+        }
+        let answer = batch(&node, &token, "", body, &[&coding]).body;
+        let summary = answer.lines().last().unwrap();
+        assert!(
+            summary.contains("\"complete\":false") && summary.contains(english),
+            "{coding} {english}: {summary}"
+        );
+    }
+    let taken = crate::jobs::post(
+        &node,
+        &token,
+        "?dryRun=true",
+        "text/csv",
+        &good,
+        &["-H", "Content-Encoding: zstd"],
+    );
+    assert_eq!(taken.status, 202, "{taken:?}");
 }

@@ -30,8 +30,8 @@ use self::reply::{Reply, Stamp};
 use crate::clock::Now;
 use crate::history::Event;
 use crate::metrics::{Cell, LookupResult, Op, Outcome, Reason};
-use crate::registry::DAMAGED;
 use crate::registry::source::Sender;
+use crate::registry::{DAMAGED, NOT_HOMED};
 use crate::resolver::{self, Answer, Authority, Query};
 use crate::server::forward::{Forwarder, Told};
 use crate::server::limit::Limit;
@@ -440,10 +440,7 @@ impl<'s> Encoder<'_, 's> {
             ),
             Answer::NoSuchHandle => (ResponseCode::HANDLE_NOT_FOUND, ""),
             Answer::NoSuchValue => (ResponseCode::VALUES_NOT_FOUND, ""),
-            Answer::NotResponsible => (
-                ResponseCode::SERVER_NOT_RESPONSIBLE,
-                "this prefix is not homed here",
-            ),
+            Answer::NotResponsible => (ResponseCode::SERVER_NOT_RESPONSIBLE, NOT_HOMED),
             Answer::Denied => (ResponseCode::INSUFFICIENT_PERMISSIONS, ""),
             Answer::Loading => (ResponseCode::SERVER_TOO_BUSY, "still loading"),
             Answer::Damaged => (ResponseCode::ERROR, DAMAGED),

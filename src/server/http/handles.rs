@@ -26,7 +26,7 @@ use crate::json::direct::Direct;
 use crate::json::value;
 use crate::metrics::{Op, Outcome};
 use crate::registry::audit::Event;
-use crate::registry::{Authenticated, Rejection};
+use crate::registry::{Authenticated, NOT_HOMED, Rejection};
 use crate::resolver::{self, Answer as Said, Filter, Query, Selection};
 use crate::server::handle::{lookup_result, outcome_of};
 use crate::store::Lookup;
@@ -304,10 +304,7 @@ fn refusal_of(said: Said<'_, '_>, from: &From) -> Refusal {
             }
         }
         Said::NoSuchValue => Refusal::new(ResponseCode::VALUES_NOT_FOUND, ""),
-        Said::NotResponsible => Refusal::new(
-            ResponseCode::SERVER_NOT_RESPONSIBLE,
-            "this prefix is not homed here",
-        ),
+        Said::NotResponsible => Refusal::new(ResponseCode::SERVER_NOT_RESPONSIBLE, NOT_HOMED),
         Said::Denied => Refusal::new(ResponseCode::INSUFFICIENT_PERMISSIONS, ""),
         Said::Loading => Rejection::busy("still loading").into(),
         Said::Damaged => Refusal::new(ResponseCode::ERROR, "the stored record is damaged"),

@@ -21,7 +21,7 @@ use super::outer::{Counted, From};
 use super::{App, source_of, v1};
 use crate::metrics::{Op, Outcome};
 use crate::registry::audit::Event;
-use crate::registry::{Authenticated, Rejection};
+use crate::registry::{Authenticated, NOT_HOMED, Rejection};
 use crate::server::handle::outcome_of;
 use crate::store::{Space, Store};
 use crate::token::Right;
@@ -139,7 +139,7 @@ struct Names {
         ("prefix" = String, Query, min_length = 1, max_length = 255, description = "The prefix, such as 88.118"),
         ("page" = Option<u32>, Query, maximum = 100000, description = "From 0"),
         ("pageSize" = Option<u32>, Query, maximum = 10000, description = "Handles on a page; 100 by default"),
-        ("after" = Option<String>, Query, description = "Begin behind this handle; instead of a page number")),
+        ("after" = Option<String>, Query, description = "Begin behind this handle of the prefix; instead of a page number")),
     responses(
         (status = 200, description = "The handles; `next` is there when more follow", content_type = "application/json"),
         (status = 400, description = "Another node's prefix, or a wrong parameter", content_type = "application/json"),
@@ -175,7 +175,7 @@ pub(super) async fn serve(
     get, path = "/api/v1/handles", tag = "handles", operation_id = "listHandles",
     params(
         ("prefix" = String, Query, min_length = 1, max_length = 255, description = "The prefix, such as 88.118"),
-        ("after" = Option<String>, Query, description = "Begin behind this: `next` of the page before, or any handle"),
+        ("after" = Option<String>, Query, description = "Begin behind this: `next` of the page before, or any handle of the prefix"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 10000, description = "Handles on a page; 100 by default")),
     responses(
         (status = 200, description = "The handles; `next` is there when more follow", content_type = "application/json"),
@@ -264,7 +264,7 @@ async fn find(
         true => app.registry.may_list(who, &key),
         false => Err(Rejection::new(
             ResponseCode::SERVER_NOT_RESPONSIBLE,
-            "this prefix is not homed here",
+            NOT_HOMED,
         )),
     };
     let refused = permitted.as_ref().err().map(|rejection| rejection.code);
@@ -272,7 +272,15 @@ async fn find(
     let permit = permitted?;
     let bare = permit.key().strip_prefix(PREFIX_SPACE).unwrap_or_default();
     let below = [bare, b"/"].concat();
-    let after = asked.after.as_deref().map(|name| records.key(name));
+    let after = match asked.after.as_deref() {
+        // Nothing: from the beginning.
+        None | Some(b"") => None,
+        Some(name) => Some(records.key(name)),
+    };
+    if after.as_ref().is_some_and(|key| !key.starts_with(&below)) {
+        let text = "must be a handle of the prefix, such as next of the page before";
+        return Err(Refusal::field("after", text));
+    }
     let store = Arc::clone(&app.shared.store);
     let (skip, size) = (asked.page * asked.size, asked.size);
     let names = move || names(&store, &below, after, skip, size);

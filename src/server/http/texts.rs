@@ -242,6 +242,10 @@ const DETAILS: &[(&str, &str)] = &[
         "缺少该参数；应为前缀，例如 88.118",
     ),
     (
+        "must be a handle of the prefix, such as next of the page before",
+        "必须是该前缀下的标识，例如上一页的 next",
+    ),
+    (
         "pages this far are reached by after=, the last handle of the page before",
         "更远的页须用 after= 给出上一页的最后一个标识",
     ),
@@ -251,7 +255,6 @@ const DETAILS: &[(&str, &str)] = &[
     ),
     // What is where.
     ("this prefix is not homed here", "该前缀不归属本节点"),
-    ("That prefix doesn't live here", "该前缀不归属本节点"),
     (
         "the values of its nearest ancestor say which service",
         "其最近上级前缀的值指明由哪个服务解析",
@@ -378,8 +381,20 @@ const DETAILS: &[(&str, &str)] = &[
         "Content-Type 必须是 text/plain（每行一个标识）、application/x-ndjson、application/json（数组）或 text/csv",
     ),
     (
-        "the compressed body is damaged, cut, or needs a window above 8 MiB",
-        "压缩的请求体已损坏、不完整，或所需窗口超过 8 MiB",
+        "the compressed body is damaged, or in another coding than Content-Encoding says",
+        "压缩的请求体已损坏，或其编码与 Content-Encoding 不符",
+    ),
+    (
+        "the compressed body is cut: it has no end",
+        "压缩的请求体不完整，缺少结尾",
+    ),
+    (
+        "the compressed body does not end as it should: it is cut or damaged",
+        "压缩的请求体结尾不正确：不完整或已损坏",
+    ),
+    (
+        "the compressed body needs a window above 8 MiB: compress it with a smaller one, such as zstd without --long or --ultra",
+        "压缩的请求体所需窗口超过 8 MiB：请使用更小的窗口压缩，例如 zstd 不带 --long 或 --ultra",
     ),
     (
         "the body becomes too many times larger ([batch] ratio_max)",
@@ -651,6 +666,7 @@ mod tests {
         "the row has {} cells instead of {}",
         "{} is not known: string (or nothing), base64, hex, admin, vlist, site or key",
         "there is no handle in the row",
+        "the ttl of value {} is below 0",
         "line {}: {}",
         "a few seconds",
     ];

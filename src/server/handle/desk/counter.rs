@@ -21,7 +21,7 @@ use crate::metrics::{Cell, Metrics, Reason, Transport};
 use crate::registry::figures::{Proved, SESSION};
 use crate::registry::plan::Request;
 use crate::registry::waiting::Leaves;
-use crate::registry::{Authenticated, DAMAGED, Registry, Rejection, cipher};
+use crate::registry::{Authenticated, DAMAGED, NOT_HOMED, Registry, Rejection, cipher};
 use crate::resolver::{self, Filter, Query, Selection};
 use crate::server::forward::{Forwarder, Question, Told};
 use crate::server::handle::reply::{Reply, Stamp};
@@ -450,10 +450,7 @@ impl Counter {
             ),
             Said::NoSuchHandle => text(ResponseCode::HANDLE_NOT_FOUND, ""),
             Said::NoSuchValue => text(ResponseCode::VALUES_NOT_FOUND, ""),
-            Said::NotResponsible => text(
-                ResponseCode::SERVER_NOT_RESPONSIBLE,
-                "this prefix is not homed here",
-            ),
+            Said::NotResponsible => text(ResponseCode::SERVER_NOT_RESPONSIBLE, NOT_HOMED),
             Said::Denied => text(ResponseCode::INSUFFICIENT_PERMISSIONS, ""),
             Said::Loading => text(ResponseCode::SERVER_TOO_BUSY, "still loading"),
             Said::Damaged => text(ResponseCode::ERROR, DAMAGED),

@@ -13,7 +13,7 @@ use super::counter::{Counter, Step};
 use super::letter::{Letter, Outcome, Seal};
 use super::{Answer, Sink};
 use crate::registry::source::Source;
-use crate::registry::{Rejection, Unavailable};
+use crate::registry::{NOT_HOMED, Rejection, Unavailable};
 use crate::store::{OwnedRecord, Space};
 
 /// Messages that are made at once: then the client must have taken them.
@@ -44,8 +44,8 @@ impl Counter {
         let refused = match homed {
             Err(unavailable) => Some(unavailable.into()),
             Ok(false) => {
-                let text = "That prefix doesn't live here";
-                Some(Rejection::new(ResponseCode::SERVER_NOT_RESPONSIBLE, text))
+                let code = ResponseCode::SERVER_NOT_RESPONSIBLE;
+                Some(Rejection::new(code, NOT_HOMED))
             }
             Ok(true) => None,
         };

@@ -26,7 +26,7 @@ use crate::batch::input::{Asked, Input as Reader, Item};
 use crate::clock::Now;
 use crate::history::{Event, Pen};
 use crate::metrics::{Cell, LookupResult, Op, Outcome};
-use crate::registry::Authenticated;
+use crate::registry::{Authenticated, NOT_HOMED};
 use crate::resolver::{self, Answer, Authority, Filter, Query, Selection};
 use crate::server::forward::Told;
 use crate::server::handle::{lookup_result, outcome_of};
@@ -104,18 +104,17 @@ impl Failure {
                 "the store takes no changes now, and the quota cannot be counted",
             ),
             Self::Stopping => ("busy", "the node stops: go on when it is there again"),
-            Self::Coding(Refused::Damaged) => (
-                "invalid_request",
-                "the compressed body is damaged, cut, or needs a window above 8 MiB",
-            ),
-            Self::Coding(Refused::Ratio) => (
-                "body_too_large",
-                "the body becomes too many times larger ([batch] ratio_max)",
-            ),
-            Self::Coding(Refused::Total) => (
-                "body_too_large",
-                "the input is longer than is accepted here ([batch] input_max)",
-            ),
+            Self::Coding(refused) => match (refused.said(), refused) {
+                (Some(wrong), _) => ("invalid_request", wrong),
+                (None, Refused::Ratio) => (
+                    "body_too_large",
+                    "the body becomes too many times larger ([batch] ratio_max)",
+                ),
+                (None, _) => (
+                    "body_too_large",
+                    "the input is longer than is accepted here ([batch] input_max)",
+                ),
+            },
             Self::Input(reason) => ("invalid_request", reason),
         }
     }
@@ -840,7 +839,7 @@ fn say(said: &Answer<'_, '_>, line: u64, handle: &str, writer: &mut Writer) -> C
         Answer::Denied => (Code::NotAllowed, "nobody may read some of these values"),
         // Who may read restricted values was asked before.
         Answer::NoSuchValue | Answer::NeedsAuthentication => (Code::ValuesNotFound, ""),
-        Answer::NotResponsible => (Code::NotResponsible, "this prefix is not homed here"),
+        Answer::NotResponsible => (Code::NotResponsible, NOT_HOMED),
         Answer::Loading => (Code::Busy, "still loading"),
         Answer::Damaged => (Code::Error, "the stored record is damaged"),
     };

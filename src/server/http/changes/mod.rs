@@ -101,7 +101,8 @@ impl Asked {
 /// changes when there are none.
 ///
 /// Without `after` the answer is a cursor alone: where changes begin that come from now on. A line has `sequence`,
-/// `change` (`put`, `delete`), `handle`, `key` (the handle folded, the same for all changes of it) and a `cursor`. A `put`
+/// `change` (`put`, `delete`), `handle`, `key` (the handle folded, the same for all changes of it) and a `cursor`. Of a
+/// `delete` the `handle` is folded, too: the record that had its spelling is gone. A `put`
 /// has the public `values` of the record, without HS_ADMIN and HS_SECKEY; one that was followed by another change of the
 /// same handle has `superseded` instead, and the later line has the values. The last line has `complete`, the `cursor` to
 /// go on with, and `more` when that need not wait; an answer without it was cut, and the cursor of its last line goes on.
@@ -178,7 +179,7 @@ async fn poll(
             lines: 0,
             mark: now.mark,
         },
-        Some(cursor) if cursor.epoch != now.epoch => return Err(gone(&grant, now)),
+        Some(cursor) if cursor.epoch != now.epoch => return Err(gone(app, &grant, now).await),
         Some(cursor) => {
             // HEAD asks how it is, not how it will be.
             let wait = match head.method == Method::HEAD {
@@ -188,8 +189,10 @@ async fn poll(
             // The connection is of use while its client waits.
             let _work = ticket.work();
             let deadline = Instant::now() + wait;
-            let found = await_page(app, &grant, cursor.mark, asked.limit, deadline).await?;
-            found.ok_or_else(|| gone(&grant, now))?
+            match await_page(app, &grant, cursor.mark, asked.limit, deadline).await? {
+                Some(page) => page,
+                None => return Err(gone(app, &grant, now).await),
+            }
         }
     };
     let text = finished(page, now.epoch, store.sequence());
@@ -227,11 +230,7 @@ async fn await_page(
     limit: usize,
     deadline: Instant,
 ) -> Result<Option<Page>, Refusal> {
-    let follower = Follower {
-        app: Arc::clone(app),
-        grant: grant.clone(),
-        who: app.registry.vouch_token(grant),
-    };
+    let follower = Follower::new(app, grant);
     loop {
         let reader = follower.clone();
         let read = tokio::task::spawn_blocking(move || reader.read(mark, limit));
@@ -297,11 +296,18 @@ fn finished(page: Page, epoch: u64, newest: u64) -> Vec<u8> {
 
 /// Said when the journal does not tell what followed: how to come to a copy, and from where to follow it. That is a place
 /// from before this was said, so that nothing which changes meanwhile is missed.
-fn gone(grant: &Grant, now: Cursor) -> Refusal {
+async fn gone(app: &Arc<App>, grant: &Grant, now: Cursor) -> Refusal {
     let text = "what followed this cursor is no longer known: make a new copy, and go on with the cursor of snapshot";
+    let follower = Follower::new(app, grant);
+    let prefixes = tokio::task::spawn_blocking(move || follower.prefixes()).await;
+    let prefixes = match prefixes {
+        Ok(Ok(prefixes)) => prefixes,
+        Ok(Err(rejection)) => return rejection.into(),
+        Err(_) => return Rejection::busy("the records are not available now").into(),
+    };
     let snapshot: Json = json!({
         "cursor": now.text(),
-        "prefixes": grant.prefixes(),
+        "prefixes": prefixes,
         "handles": "/api/v1/handles?prefix={prefix}",
         "records": "/api/v1/batch/resolve",
     });

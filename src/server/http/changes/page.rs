@@ -1,7 +1,7 @@
 //! The changes of a poll: read out of the journal, narrowed to what the token may see, a JSON object a line.
 
 use std::collections::HashMap;
-use std::ops::ControlFlow;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use jiexi_proto::code::{Permissions, ResponseCode};
@@ -10,6 +10,7 @@ use jiexi_proto::value::{self, admin::Admin};
 
 use super::cursor::Cursor;
 use crate::json::direct::{Direct, put_number};
+use crate::json::line::bare_prefix;
 use crate::json::value::text;
 use crate::registry::permit::parent_of;
 use crate::registry::seal::SECRET_TYPE;
@@ -24,8 +25,10 @@ const PAGE: usize = 1 << 20;
 const PIECE: u64 = 16 << 20;
 /// Types of values that are never shown, whatever their permissions say: keys, and who administers.
 const NEVER: [&[u8]; 2] = [SECRET_TYPE, Admin::TYPE];
-/// Prefixes of which it is remembered whether the token's identity may list them.
+/// Prefixes of which it is remembered whether the token's identity may list them, and that are shown as the way to a copy.
 const PREFIXES_MAX: usize = 4_096;
+/// Prefixes that are read at once.
+const PREFIXES_PIECE: usize = 512;
 
 /// Some changes.
 #[derive(Debug)]
@@ -47,6 +50,36 @@ pub(super) struct Follower {
 }
 
 impl Follower {
+    /// The holder of a token.
+    pub(super) fn new(app: &Arc<App>, grant: &Grant) -> Self {
+        Self {
+            app: Arc::clone(app),
+            grant: grant.clone(),
+            who: app.registry.vouch_token(grant),
+        }
+    }
+
+    /// The prefixes whose handles make a whole copy: those homed here that the token is good for and its identity may list.
+    /// Of a node with very many only the first. Reads the disk.
+    pub(super) fn prefixes(&self) -> Result<Vec<String>, Rejection> {
+        let store = &self.app.shared.store;
+        let (mut found, mut last) = (Vec::new(), None::<Vec<u8>>);
+        while found.len() < PREFIXES_MAX {
+            let from = last.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+            let page = store.scan(Space::Prefix, from, b"", PREFIXES_PIECE);
+            let page = page.map_err(|_| Rejection::busy("the records are not available now"))?;
+            let Some(end) = page.last() else { break };
+            last = Some(end.key().to_vec());
+            for record in &page {
+                if self.grant.covers(record.key()) && self.may_list(record.key())? {
+                    found.push(bare_prefix(record.key()));
+                }
+            }
+        }
+        found.truncate(PREFIXES_MAX);
+        Ok(found)
+    }
+
     /// The next changes, at most `limit`; none when the journal does not tell them. Reads the disk.
     pub(super) fn read(&self, from: Mark, limit: usize) -> Result<Option<Page>, Rejection> {
         let store = &self.app.shared.store;

@@ -256,12 +256,11 @@ fn too_large(text: &'static str) -> Refusal {
 }
 
 fn refused(refused: Refused) -> Refusal {
-    match refused {
-        Refused::Damaged => Refusal::field(
-            "",
-            "the compressed body is damaged, cut, or needs a window above 8 MiB",
-        ),
-        Refused::Ratio => too_large("the body becomes too many times larger ([batch] ratio_max)"),
-        Refused::Total => too_large("the input is longer than is accepted here ([jobs] input_max)"),
+    match (refused.said(), refused) {
+        (Some(wrong), _) => Refusal::field("", wrong),
+        (None, Refused::Ratio) => {
+            too_large("the body becomes too many times larger ([batch] ratio_max)")
+        }
+        (None, _) => too_large("the input is longer than is accepted here ([jobs] input_max)"),
     }
 }

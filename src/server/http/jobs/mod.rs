@@ -297,7 +297,8 @@ pub(super) async fn all(
 /// Hands many registrations or questions over, to be carried out in the background.
 ///
 /// For registrations the body is NDJSON, a handle a line as `PUT` takes it (`{"handle":…,"values":[…]}`), or CSV with the
-/// columns `handle,index,type,ttl,permissions,encoding,value` and the rows of a handle adjacent. Handles are created; one
+/// columns `handle,index,type,ttl,permissions,encoding,value` and the rows of a handle adjacent; or what a batch has answered,
+/// in either form: lines without a record fail alone, and its summary is no line. Handles are created; one
 /// that exists is told as `same` (with equal values) or `conflict`, and stays. A row that is wrong fails alone.
 /// With `kind=resolve` body, parameters and `Accept` are those of `POST /api/v1/batch/resolve`, and its answers are the
 /// results; when the quota is used up the job waits for its renewal.

@@ -321,7 +321,13 @@ impl<'r> Run<'r> {
             0 => Ok(()),
             bad => Err(Stop::failed(
                 "rows_refused",
-                format!("the job is atomic and {bad} of its rows are refused; nothing was changed"),
+                match bad {
+                    1 => "the job is atomic and 1 of its rows is refused; nothing was changed"
+                        .to_owned(),
+                    _ => format!(
+                        "the job is atomic and {bad} of its rows are refused; nothing was changed"
+                    ),
+                },
             )),
         }
     }
