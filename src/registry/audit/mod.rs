@@ -120,6 +120,8 @@ struct Chain {
     closed: bool,
     /// While another process has the trail: entries that wait until it is taken back, and how many more there were.
     aside: Option<(Vec<Entry>, u64)>,
+    /// It could not be taken back.
+    lost: bool,
 }
 
 #[derive(Debug)]
@@ -191,24 +193,17 @@ impl Audit {
 
     /// Lets another process have the trail: everything recorded is synced, and what comes waits.
     pub fn give_away(&self) {
-        self.shared.lock().aside = Some(Default::default());
+        self.shared.lock().aside.get_or_insert_default();
         self.close();
     }
 
     /// Goes on behind what the other process has written, with what waited.
     ///
     /// # Errors
-    /// As [`Self::open`].
+    /// As [`Self::open`]. Then it is not ready, and what waited still does.
     pub fn take_back(&self) -> io::Result<()> {
-        let (opened, problem) = Chain::open(&self.directory, &self.key)?;
-        if let Some(problem) = problem {
-            tracing::error!(directory = %self.directory.display(), "{problem}: see jiexi audit verify");
-        }
-        let mut chain = self.shared.lock();
-        let aside = std::mem::replace(&mut *chain, opened).aside;
-        drop(chain);
-        self.start()?;
-        let (entries, lost) = aside.unwrap_or_default();
+        let opened = self.open_again();
+        let (entries, lost) = opened.inspect_err(|_| self.shared.lock().lost = true)?;
         self.append(entries.into_iter());
         if lost > 0 {
             tracing::error!(
@@ -217,6 +212,24 @@ impl Audit {
             );
         }
         Ok(())
+    }
+
+    /// Opens the trail again, and begins to sync it; what waited.
+    fn open_again(&self) -> io::Result<(Vec<Entry>, u64)> {
+        let (opened, problem) = Chain::open(&self.directory, &self.key)?;
+        if let Some(problem) = problem {
+            tracing::error!(directory = %self.directory.display(), "{problem}: see jiexi audit verify");
+        }
+        let aside = std::mem::replace(&mut *self.shared.lock(), opened).aside;
+        let aside = aside.unwrap_or_default();
+        match self.start() {
+            Ok(()) => Ok(aside),
+            Err(error) => {
+                let mut chain = self.shared.lock();
+                (chain.closed, chain.aside) = (true, Some(aside));
+                Err(error)
+            }
+        }
     }
 
     /// Entries that another process which has the trail now does not know of.
@@ -232,7 +245,8 @@ impl Audit {
     pub fn is_ready(&self) -> bool {
         let chain = self.shared.lock();
         // While another process has it, changes wait for the store.
-        chain.waiting.len() < WAITING_MAX && (!chain.closed || chain.aside.is_some())
+        let given = chain.aside.is_some() && !chain.lost;
+        chain.waiting.len() < WAITING_MAX && (!chain.closed || given)
     }
 
     /// Adds an event. When this returns it is with the operating system, and survives the process.
@@ -427,6 +441,7 @@ impl Chain {
             idle: false,
             closed: false,
             aside: None,
+            lost: false,
         };
         // A directory that cannot be written is found out now.
         chain.open_file()?;
