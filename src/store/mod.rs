@@ -406,9 +406,20 @@ impl Store {
             return Err(StoreError::Unavailable("the store is not open for writing"));
         }
         match self.shared.wait_holder(Duration::MAX, &[Holder::Away]) {
-            Holder::Away => Ok(lock),
+            Holder::Away => self.expect_sound().map(|()| lock),
             _ => Err(StoreError::Closed),
         }
+    }
+
+    /// Whether the last batches that were written came to the disk, after the writer has ended; refuses those that wait if
+    /// not. With what they left in the journal nobody goes on unasked.
+    fn expect_sound(&self) -> Result<(), StoreError> {
+        let Some(reason) = self.shared.read_only() else {
+            return Ok(());
+        };
+        let refusal = CommitError::ReadOnly(Arc::clone(&reason));
+        self.shared.refuse_waiting(&refusal);
+        Err(StoreError::Failed(reason))
     }
 
     /// Has the files that another process gave away, or those that this one gave and that the other has left: reads what
