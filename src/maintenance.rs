@@ -96,17 +96,22 @@ pub fn on_open(
     }
 }
 
-/// Does what needs the files of a stopped node rather than an open store.
+/// Does what needs the files of a stopped node rather than an open store. While nobody else can have them `told` hears
+/// whether a restore was done.
 ///
 /// # Errors
 /// A message for people.
-pub fn on_stopped(config: &Config, action: &StoreAction) -> Result<Report, String> {
+pub fn on_stopped(
+    config: &Config,
+    action: &StoreAction,
+    told: &mut dyn FnMut(bool),
+) -> Result<Report, String> {
     match action {
         StoreAction::Rebuild => {
             Store::rebuild_stopped(&config.store_config()).map_err(|error| error.to_string())?;
             Ok(Report::done(json!({"rebuilt": true})))
         }
-        StoreAction::Restore { snapshot } => restore_stopped(config, snapshot),
+        StoreAction::Restore { snapshot } => restore_stopped(config, snapshot, told),
         _ => {
             let store = open(config.store_config())?;
             let report = on_open(&store, &config.store_config(), action);
@@ -119,19 +124,27 @@ pub fn on_stopped(config: &Config, action: &StoreAction) -> Result<Report, Strin
 }
 
 /// Makes a new store of the snapshot and puts it in the place of the old one, which is kept.
-fn restore_stopped(config: &Config, path: &Path) -> Result<Report, String> {
+fn restore_stopped(
+    config: &Config,
+    path: &Path,
+    told: &mut dyn FnMut(bool),
+) -> Result<Report, String> {
+    let there = config.store_dir().exists();
+    // Held until the other store is in its place, so that no node begins to write here meanwhile.
+    let lock = match there {
+        true => expect_unused(config)?,
+        false => None,
+    };
+    let done = exchange(config, path, there);
+    told(done.is_ok());
+    drop(lock);
+    done
+}
+
+/// Makes a new store of the snapshot, and gives it the name of the one that is `there`.
+fn exchange(config: &Config, path: &Path, there: bool) -> Result<Report, String> {
     expect_file(path)?;
     let directory = config.store_dir();
-    // A store in use must not be moved away. One that cannot be opened for another reason is why people restore.
-    if directory.exists() {
-        match Store::open(config.store_config()) {
-            Ok(store) => store.close().map_err(|error| error.to_string())?,
-            Err(error @ (StoreError::Locked { .. } | StoreError::CaseMismatch { .. })) => {
-                return Err(error.to_string());
-            }
-            Err(_) => {}
-        }
-    }
     let (new, old) = (beside(&directory, "new"), beside(&directory, "old"));
     let mut settings = config.store_config();
     settings.dir.clone_from(&new);
@@ -146,12 +159,29 @@ fn restore_stopped(config: &Config, path: &Path) -> Result<Report, String> {
         })
     };
     let mut report = json!({"restored": restored(&info, path)});
-    if directory.exists() {
+    // What has come since is not moved away: then the new one does not get its name.
+    if there {
         moved(&directory, &old)?;
         report["old_store"] = old.display().to_string().into();
     }
     moved(&new, &directory)?;
     Ok(Report::done(report))
+}
+
+/// Makes sure that nobody has the store open, and that it is not one of another kind. Gives back its lock; none when it
+/// cannot be had, by nobody. A store that cannot be opened is why people restore.
+fn expect_unused(config: &Config) -> Result<Option<fs::File>, String> {
+    match Store::open(config.store_config()) {
+        Ok(store) => store.close().map_err(|error| error.to_string())?,
+        Err(error @ (StoreError::Locked { .. } | StoreError::CaseMismatch { .. })) => {
+            return Err(error.to_string());
+        }
+        Err(_) => {}
+    }
+    match Store::unused(&config.store_dir()) {
+        Err(error @ StoreError::Locked { .. }) => Err(error.to_string()),
+        other => Ok(other.unwrap_or_default()),
+    }
 }
 
 /// A name beside the store that is not taken.

@@ -101,10 +101,9 @@ impl Action {
 /// Does it where the data are.
 fn perform(config: &Config, action: StoreAction) -> Result<Report, Failed> {
     let Some(node) = target::running(config)? else {
-        let done = maintenance::on_stopped(config, &action);
-        if matches!(action, StoreAction::Restore { .. }) {
-            target::note(config, "restore", done.is_ok(), None);
-        }
+        // A node that is started meanwhile has the audit trail when this has written in it.
+        let mut noted = |good| target::note(config, "restore", good, None);
+        let done = maintenance::on_stopped(config, &action, &mut noted);
         return done.map_err(Failed::report);
     };
     let command = Command::Store { action };

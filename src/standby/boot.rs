@@ -274,8 +274,8 @@ pub async fn begin(config: &Config, before: Option<Arc<Watch>>) -> Result<Part, 
         }
         other => {
             let following = Following::new(config, primary, before)?;
-            first(&following, other.map_or(0, |(_, epoch)| epoch)).await?;
-            install(config)?;
+            let lock = first(&following, other.map_or(0, |(_, epoch)| epoch)).await?;
+            install_in(&config.store_dir(), lock)?;
             Ok(Part::Standby(Box::new(following)))
         }
     }
@@ -305,10 +305,10 @@ fn alone(role: Option<(Role, u64)>) -> Result<Part, String> {
     }
 }
 
-/// The first snapshot.
-async fn first(following: &Following, epoch: u64) -> Result<(), String> {
-    // Nobody else may be at the data.
-    Store::unused(&following.store.dir).map_err(|error| error.to_string())?;
+/// The first snapshot, and the lock of the store that is there, if there is one.
+async fn first(following: &Following, epoch: u64) -> Result<Option<fs::File>, String> {
+    // Nobody else may be at the data, until it is exchanged.
+    let lock = Store::unused(&following.store.dir).map_err(|error| error.to_string())?;
     let mut pauses = Pauses::new();
     for attempt in 1.. {
         match following.fetch(0, epoch).await {
@@ -332,7 +332,7 @@ async fn first(following: &Following, epoch: u64) -> Result<(), String> {
             }
         }
     }
-    Ok(())
+    Ok(lock)
 }
 
 /// Puts the store that has arrived in the place of the one that was used, which nobody may have open. Of a copy nothing is
@@ -342,7 +342,13 @@ async fn first(following: &Following, epoch: u64) -> Result<(), String> {
 /// What could not be moved, for people.
 pub fn install(config: &Config) -> Result<(), String> {
     let dir = config.store_dir();
-    let arriving = Arriving::new(&dir);
+    let lock = Store::unused(&dir).map_err(|error| error.to_string())?;
+    install_in(&dir, lock)
+}
+
+/// As [`install`], with the lock of the store that is there. What has come without one is not moved away.
+fn install_in(dir: &Path, lock: Option<fs::File>) -> Result<(), String> {
+    let arriving = Arriving::new(dir);
     let moved = |from: &Path, to: &Path| {
         fs::rename(from, to).map_err(|error| {
             format!(
@@ -352,10 +358,12 @@ pub fn install(config: &Config) -> Result<(), String> {
             )
         })
     };
-    if dir.exists() {
-        let was_copy = matches!(Store::role_of(&dir), Ok((Role::Copy(_), _)));
-        let old = maintenance::beside(&dir, "old");
-        moved(&dir, &old)?;
+    if let Some(lock) = lock {
+        let was_copy = matches!(Store::role_of(dir), Ok((Role::Copy(_), _)));
+        let old = maintenance::beside(dir, "old");
+        moved(dir, &old)?;
+        moved(&arriving.store(), dir)?;
+        drop(lock);
         if was_copy {
             fs::remove_dir_all(&old).map_err(|error| format!("{}: {error}", old.display()))?;
         } else {
@@ -364,7 +372,8 @@ pub fn install(config: &Config) -> Result<(), String> {
                 "the store that was here before is kept: look whether it has what the primary has not, then remove it"
             );
         }
+    } else {
+        moved(&arriving.store(), dir)?;
     }
-    moved(&arriving.store(), &dir)?;
     arriving.clear()
 }

@@ -33,7 +33,6 @@ use foldhash::fast::RandomState;
 use super::State;
 use super::change::Space;
 use super::error::StoreError;
-use super::identity::Identity;
 use super::index::Miss;
 use super::journal::entry::{Change, Entry, Named, Position};
 use super::journal::mark::{self, Mark};
@@ -362,11 +361,7 @@ fn attempt(
 /// Applies what another process wrote while it had the files, and looks where the journal ends now.
 pub(crate) fn catch_up(shared: &Shared, known: Loaded) -> Result<Loaded, StoreError> {
     let (dir, epoch) = (shared.dir(), shared.identity.epoch);
-    if Identity::read(dir)?.epoch != epoch {
-        return Err(StoreError::Unavailable(
-            "the store is another one since it was read: start again",
-        ));
-    }
+    shared.read_role()?;
     let mut position = known.position;
     let after = position.sequence;
     let tail = tail::read_placed(dir, epoch, (after, u64::MAX), |entry, path| {

@@ -10,6 +10,7 @@
 //! A copy takes no changes of its own ([`Role`]). [`Store::succeed`] makes it a store like any other, with a new epoch.
 
 use std::fmt;
+use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
@@ -157,14 +158,15 @@ impl Store {
         Identity::read(dir).map(|identity| (identity.role, identity.epoch))
     }
 
-    /// Makes sure that no process has the store in a directory open, if there is one.
+    /// Makes sure that no process has the store in a directory open, if there is one, nor opens it while the lock is held
+    /// that is given back: then another store may be put in its place.
     ///
     /// # Errors
     /// When one has (after 5 s).
-    pub fn unused(dir: &Path) -> Result<(), StoreError> {
+    pub fn unused(dir: &Path) -> Result<Option<File>, StoreError> {
         match dir.is_dir() {
-            true => shared::lock(dir).map(drop),
-            false => Ok(()),
+            true => shared::lock(dir).map(Some),
+            false => Ok(None),
         }
     }
 

@@ -1,6 +1,8 @@
 //! What the threads of a store share.
 
 use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -202,6 +204,20 @@ impl Shared {
         }
         identity.write(&self.disk, self.dir())?;
         *self.role.lock().unwrap_or_else(PoisonError::into_inner) = role;
+        Ok(())
+    }
+
+    /// Reads whose changes are taken again: another process has had the files. They must be those of the same store.
+    pub(crate) fn read_role(&self) -> Result<(), StoreError> {
+        // As in `set_role`: what that writes is not read half-way, nor forgotten.
+        let _writer = self.writer_in_turn();
+        let identity = Identity::read(self.dir())?;
+        if identity.epoch != self.identity.epoch {
+            return Err(StoreError::Unavailable(
+                "the store is another one since it was read: start again",
+            ));
+        }
+        *self.role.lock().unwrap_or_else(PoisonError::into_inner) = identity.role;
         Ok(())
     }
 
@@ -422,24 +438,43 @@ pub(crate) fn lock(dir: &Path) -> Result<File, StoreError> {
         });
     }
     let path = dir.join("lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path);
-    let file = file.map_err(|error| StoreError::io(&path, "open the file", error))?;
     let waiting = Stopwatch::start();
     loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(fs::TryLockError::Error(error)) => {
-                return Err(StoreError::io(&path, "lock", error));
-            }
-            Err(fs::TryLockError::WouldBlock) if waiting.elapsed() < LOCK_PATIENCE => {
-                thread::sleep(LOCK_PAUSE);
-            }
-            Err(fs::TryLockError::WouldBlock) => return Err(StoreError::Locked { path }),
+        // Whoever has the lock may put another directory in the place of this one, so it is opened each time.
+        let problem = match open_lock(&path) {
+            Ok(file) => match file.try_lock() {
+                Ok(()) if is_at(&file, &path) => return Ok(file),
+                Ok(()) | Err(fs::TryLockError::WouldBlock) => {
+                    StoreError::Locked { path: path.clone() }
+                }
+                Err(fs::TryLockError::Error(error)) => {
+                    return Err(StoreError::io(&path, "lock", error));
+                }
+            },
+            // For a moment neither of the two is there.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => StoreError::NotInitialised {
+                path: dir.to_path_buf(),
+            },
+            Err(error) => return Err(StoreError::io(&path, "open the file", error)),
+        };
+        if waiting.elapsed() >= LOCK_PATIENCE {
+            return Err(problem);
         }
+        thread::sleep(LOCK_PAUSE);
+    }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true).open(path)
+}
+
+/// Whether a file is the one of a name still: the lock of a directory that was moved away keeps nobody out.
+fn is_at(file: &File, path: &Path) -> bool {
+    let known = |found: fs::Metadata| (found.dev(), found.ino());
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(file), Ok(there)) => known(file) == known(there),
+        _ => false,
     }
 }
 

@@ -10,6 +10,7 @@
 //! * `change` — handles, values and prefixes, on the node of this machine and on one elsewhere
 //! * `removal` — prefixes and handles go where they were meant to, and from nowhere else
 //! * `dns` — zones: served, checked, exported
+//! * `exchange` — nodes that are started while their store is exchanged
 //! * `doctor` — `status`, `doctor`, completions and man pages
 //! * `node` — everything again through the control socket of a running one, and `resolve` against it
 
@@ -33,6 +34,7 @@ mod decode;
 mod dns;
 mod doctor;
 mod encrypted;
+mod exchange;
 mod init;
 mod node;
 #[path = "../support/ports.rs"]

@@ -3,10 +3,13 @@
 //! Method: two stores of one directory, as two processes have them, and a plain map of what must be there.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
+use std::{fs, thread};
 
-use jiexi::store::{CommitError, Committed, Config, Space, Store, StoreError};
+use jiexi::store::{CommitError, Committed, Config, Faults, Role, Space, Store, StoreError};
 
 use crate::support::{
     PATIENCE, Random, batch, config, contents, create, delete, import, open, put,
@@ -58,6 +61,16 @@ fn beside(config: &Config) -> Store {
     let store = Store::open_beside(config.clone()).expect("is read");
     assert!(store.wait_filled(PATIENCE).expect("is filled"));
     store
+}
+
+/// Gives a store away that has only just been opened.
+fn give_away(store: &Store) -> Result<fs::File, StoreError> {
+    loop {
+        match store.give_away() {
+            Err(StoreError::Unavailable(_)) => thread::yield_now(),
+            other => return other,
+        }
+    }
 }
 
 /// A change that is asked for, and where its outcome comes.
@@ -145,4 +158,106 @@ fn an_import_under_way_is_given_up() {
     done.expect("is acknowledged");
     holder.close().expect("is closed");
     assert_eq!(contents(&open(&config), Space::Handle).len(), 1);
+}
+
+/// Goal: whoever gets the files has the role that they say, also one that came while its index was filled.
+#[test]
+fn a_role_passes_on_and_back() {
+    let home = tempfile::tempdir().expect("a directory");
+    let config = config(&home.path().join("store"));
+    let superseded = |epoch| Role::Superseded {
+        by: "https://other.example".into(),
+        epoch,
+    };
+    let change = || batch(vec![put(Space::Handle, b"key", 1)]);
+    let holder = create(&config);
+    let heir = beside(&config);
+    holder.set_role(superseded(2)).expect("is written");
+    let lock = give_away(&holder).expect("is given");
+    heir.take_over(Some(lock)).expect("is taken");
+    assert_eq!(
+        heir.commit(change()),
+        Err(CommitError::Elsewhere(superseded(2)))
+    );
+    heir.set_role(superseded(3)).expect("is written");
+    heir.close().expect("is closed");
+    holder.take_over(None).expect("is taken back");
+    assert_eq!(
+        holder.commit(change()),
+        Err(CommitError::Elsewhere(superseded(3)))
+    );
+    holder.close().expect("is closed");
+    let kept = Store::role_of(&config.dir).expect("is read");
+    assert_eq!(kept, (superseded(3), 1));
+}
+
+/// Goal: who waits for a store while another one is put in its place has that one, and its lock.
+#[test]
+fn who_waits_gets_what_comes_in_its_place() {
+    let home = tempfile::tempdir().expect("a directory");
+    let at = |name| config(&home.path().join(name));
+    let (here, next) = (at("store"), at("next"));
+    create(&here).close().expect("is closed");
+    let store = create(&next);
+    let done = store.commit(batch(vec![put(Space::Handle, b"key", 1)]));
+    done.expect("is acknowledged");
+    store.close().expect("is closed");
+    let lock = Store::unused(&here.dir).expect("nobody has it");
+    assert!(lock.is_some());
+    let opening = here.clone();
+    let waiting = thread::spawn(move || Store::open(opening));
+    thread::sleep(MOMENT);
+    assert!(!waiting.is_finished());
+    fs::rename(&here.dir, home.path().join("old")).expect("is moved away");
+    thread::sleep(MOMENT);
+    assert!(!waiting.is_finished(), "for a moment there is none");
+    fs::rename(&next.dir, &here.dir).expect("is moved there");
+    drop(lock);
+    let store = waiting.join().expect("a thread").expect("is opened");
+    assert!(store.wait_loaded(PATIENCE).expect("is loaded"));
+    assert_eq!(contents(&store, Space::Handle).len(), 1);
+    let lock = fs::File::options().write(true).open(here.dir.join("lock"));
+    let locked = lock.expect("a lock").try_lock();
+    assert!(
+        matches!(locked, Err(fs::TryLockError::WouldBlock)),
+        "{locked:?}"
+    );
+}
+
+/// Goal: a store whose journal fails while the last batch is written is not given away, and nobody waits for it. Method: a
+/// batch is being decided while the store begins to leave.
+#[test]
+fn a_journal_that_fails_at_the_end_is_not_given() {
+    let home = tempfile::tempdir().expect("a directory");
+    let faults = Arc::new(Faults::default());
+    let config = Config {
+        faults: Some(Arc::clone(&faults)),
+        ..config(&home.path().join("store"))
+    };
+    let holder = create(&config);
+    let ((begun, begins), (go, goes)) = (channel(), channel());
+    let (send, last) = channel();
+    thread::scope(|scope| {
+        let store = &holder;
+        scope.spawn(move || {
+            store.submit_decided(|| {
+                begun.send(()).expect("is heard");
+                goes.recv().expect("goes on");
+                let change = batch(vec![put(Space::Handle, b"last", 1)]);
+                Some((change, move |outcome| drop(send.send(outcome))))
+            });
+        });
+        begins.recv().expect("is at work");
+        faults.fail_sync.store(true, Relaxed);
+        let giving = scope.spawn(|| give_away(store));
+        thread::sleep(MOMENT);
+        let waiting = ask(store, b"waiting", 1);
+        go.send(()).expect("is heard");
+        let given = giving.join().expect("a thread");
+        assert!(matches!(given, Err(StoreError::Failed(_))), "{given:?}");
+        for outcome in [last, waiting] {
+            let outcome = outcome.recv_timeout(PATIENCE).expect("is told");
+            assert!(outcome.is_err(), "{outcome:?}");
+        }
+    });
 }

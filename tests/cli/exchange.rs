@@ -1,0 +1,135 @@
+//! Goal: a store that a restore is about to move away acknowledges no change, and who waited meanwhile has the new one.
+//! Method: the restore of a stopped node stands still while it makes the new store, and a node is started.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Child, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::{
+    backup::{import, line},
+    bulk::export,
+    node::{PATIENCE, Running},
+    support::{directory, jiexi, node, run},
+};
+
+/// Enough for the restore to be caught.
+const RECORDS: usize = 5_000;
+/// What must not happen is waited for so long, which is less than a node waits.
+const MOMENT: Duration = Duration::from_millis(300);
+
+/// How many names in the data directory begin so.
+fn beside(data: &Path, word: &str) -> usize {
+    let names = fs::read_dir(data).expect("a directory");
+    let begins = |name: String| name.starts_with(&format!("store.{word}-"));
+    names
+        .filter(|name| {
+            let name = name.as_ref().expect("a name").file_name();
+            begins(name.to_string_lossy().into_owned())
+        })
+        .count()
+}
+
+fn send(child: &Child, signal: Signal) {
+    let pid = i32::try_from(child.id()).expect("a process");
+    kill(Pid::from_raw(pid), signal).expect("is sent");
+}
+
+/// A restore that stands still while it makes the new store.
+fn halted(directory: &Path) -> Child {
+    let data = directory.join("a");
+    let began = Instant::now();
+    loop {
+        assert!(began.elapsed() < PATIENCE, "no restore was caught");
+        let old = beside(&data, "old");
+        let mut restore = jiexi(directory)
+            .args(["store", "restore", "kept.snapshot", "--yes", "--data", "a"])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("starts");
+        while beside(&data, "new") == 0 && restore.try_wait().expect("asks").is_none() {}
+        send(&restore, Signal::SIGSTOP);
+        thread::sleep(MOMENT / 10);
+        if beside(&data, "new") == 1 && beside(&data, "old") == old {
+            return restore;
+        }
+        send(&restore, Signal::SIGCONT);
+        assert!(restore.wait().expect("ends").success());
+    }
+}
+
+#[test]
+fn no_node_begins_in_a_store_that_is_exchanged() {
+    let directory = directory();
+    let directory = directory.path();
+    node(directory, "a");
+    let lines: Vec<String> = (0..RECORDS)
+        .map(|number| line(&number.to_string(), "kept"))
+        .collect();
+    import(directory, "a", &lines.join("\n"));
+    let taken = run(
+        directory,
+        &["store", "snapshot", "--data", "a", "-o", "json"],
+    );
+    let taken = taken.expect(0).json();
+    let snapshot = directory.join(taken["path"].as_str().expect("a path"));
+    fs::copy(snapshot, directory.join("kept.snapshot")).expect("is copied");
+    let kept = export(directory, "a", &[]).len();
+    assert!(kept >= RECORDS);
+    import(directory, "a", &line("gone", "gone"));
+
+    let mut restore = halted(directory);
+    let refused = run(
+        directory,
+        &[
+            "handle",
+            "create",
+            "88.118/lost",
+            "--value",
+            "1:URL=https://a.example/",
+            "--data",
+            "a",
+        ],
+    );
+    assert_ne!(refused.code, 0);
+    let refused = run(directory, &["serve", "--config", "a/jiexi.toml"]).expect(1);
+    assert!(
+        refused
+            .stderr
+            .contains("another process has this store open"),
+        "{}",
+        refused.stderr
+    );
+    send(&restore, Signal::SIGCONT);
+    assert!(restore.wait().expect("ends").success());
+    assert_eq!(export(directory, "a", &[]).len(), kept);
+
+    let mut restore = halted(directory);
+    let starting = directory.to_path_buf();
+    let starting = thread::spawn(move || Running::start(&starting, "a"));
+    thread::sleep(MOMENT);
+    assert!(!starting.is_finished());
+    send(&restore, Signal::SIGCONT);
+    assert!(restore.wait().expect("ends").success());
+    let running = starting.join().expect("a node");
+    import(directory, "a", &line("acknowledged", "yes"));
+    let second = run(directory, &["serve", "--config", "a/jiexi.toml"]);
+    assert_ne!(second.code, 0, "the store is in use: {}", second.stderr);
+    assert_eq!(running.stop(), 0);
+    run(directory, &["audit", "verify", "--data", "a"]).expect(0);
+    let handles = export(directory, "a", &[]);
+    assert_eq!(handles.len(), kept + 1);
+    assert!(
+        handles
+            .iter()
+            .any(|record| record["handle"] == "88.118/acknowledged")
+    );
+}
