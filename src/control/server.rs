@@ -78,12 +78,12 @@ fn file_at(path: &Path) -> Option<(u64, u64)> {
 }
 
 impl ControlSocket {
-    /// Binds `path`. The caller holds the lock of the data directory, so a socket left there is a dead one. Must be
-    /// called on a runtime.
+    /// Binds `path`. The caller holds the lock of the data directory, so a socket left there is a dead one. While `given`
+    /// is set the file is another process's. Must be called on a runtime.
     ///
     /// # Errors
     /// The path is too long for a socket (about 100 bytes), is something else than a socket, or cannot be written.
-    pub fn bind(path: &Path) -> io::Result<Self> {
+    pub fn bind(path: &Path, given: Arc<AtomicBool>) -> io::Result<Self> {
         match fs::symlink_metadata(path) {
             Ok(found) if found.file_type().is_socket() => {
                 fs::remove_file(path).map_err(|error| {
@@ -110,24 +110,24 @@ impl ControlSocket {
         let listener = UnixListener::bind(path).map_err(explain)?;
         // Until this line the umask decides; the check of credentials holds from the start.
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(explain)?;
-        Ok(Self::new(listener, path))
+        Ok(Self::new(listener, path, given))
     }
 
     /// Goes on with the socket of another process, which is bound to `path`. Must be called on a runtime.
     ///
     /// # Errors
     /// The runtime does not take it.
-    pub fn adopt(listener: StdListener, path: &Path) -> io::Result<Self> {
+    pub fn adopt(listener: StdListener, path: &Path, given: Arc<AtomicBool>) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self::new(UnixListener::from_std(listener)?, path))
+        Ok(Self::new(UnixListener::from_std(listener)?, path, given))
     }
 
-    fn new(listener: UnixListener, path: &Path) -> Self {
+    fn new(listener: UnixListener, path: &Path, given: Arc<AtomicBool>) -> Self {
         Self {
             listener,
             path: path.to_path_buf(),
             file: file_at(path),
-            given: Arc::default(),
+            given,
         }
     }
 
@@ -135,8 +135,7 @@ impl ControlSocket {
     ///
     /// # Errors
     /// The system gives no more descriptors.
-    pub fn share(&mut self, given: Arc<AtomicBool>) -> io::Result<OwnedFd> {
-        self.given = given;
+    pub fn share(&self) -> io::Result<OwnedFd> {
         self.listener.as_fd().try_clone_to_owned()
     }
 }

@@ -81,7 +81,7 @@ impl Estate {
         self.lock().clear();
     }
 
-    /// Set when the control socket is another process's.
+    /// Set while the file of the control socket is another process's.
     #[must_use]
     pub fn control_given(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.control_given)
@@ -129,9 +129,9 @@ impl Estate {
             held: Some(held),
             busy,
         };
-        // When the node stops nobody hears of it.
-        if self.heirs.blocking_send(heir).is_ok() {
-            let _ = done.recv();
+        match self.heirs.blocking_send(heir) {
+            Ok(()) => drop(done.recv()),
+            Err(unheard) => unheard.0.refuse("the node stops"),
         }
         drop(files);
     }

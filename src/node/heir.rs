@@ -1,6 +1,7 @@
 //! How a node passes from one process to another, on either side: see [`crate::handover`].
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -183,8 +184,10 @@ pub(super) async fn take_over(
         settled
             .map_err(failing("store"))?
             .map_err(failing("store"))?;
-        let node = Node::begin(config, part, sockets, store)?;
+        let mut node = Node::begin(config, part, sockets, store)?;
         running.answering(control);
+        node.estate.control_given().store(false, Relaxed);
+        node.http.begin_jobs();
         tracing::info!(
             sequence = node.store.sequence(),
             seconds = begun.elapsed().as_secs_f64(),

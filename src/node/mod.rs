@@ -127,10 +127,13 @@ impl Node {
         prepare().map_err(StartError)?;
         // Its errors name the file.
         let store = Store::open(config.store_config()).map_err(failing("store"))?;
-        Self::begin(config, part, sockets, Arc::new(store))
+        let mut node = Self::begin(config, part, sockets, Arc::new(store))?;
+        node.http.begin_jobs();
+        Ok(node)
     }
 
-    /// Begins to serve, with all sockets and a store that this process has.
+    /// Begins to serve, with all sockets and a store that this process has. Jobs are for the caller to begin, when it is
+    /// certain that this process is the node.
     fn begin(
         config: &Config,
         part: Part,
@@ -184,24 +187,25 @@ impl Node {
         shared.forwarder = Some(Arc::clone(&forwarder));
         metrics.add_source(move |families| forwarder.collect(families));
         let shared = Arc::new(shared);
+        // What can fail comes before anybody is served: a process that takes over and fails must not have answered.
+        let dns = match dns {
+            Some(bound) => Some((bound, Arc::new(dns_shared(config, &store, &shared.site)?))),
+            None => None,
+        };
+        let address = operations
+            .local_addr()
+            .map_err(failing("[operations] listen"))?;
         // Datagrams last: whoever reads them must answer.
         let http = Http::start(web, &shared, &registry, &metrics).map_err(failing("[http]"))?;
         let server = Server::start(bound, &shared, &metrics).map_err(failing("threads"))?;
         let (dns_addresses, dns_tls_addresses) = dns
             .as_ref()
-            .map(|bound| (bound.addresses.clone(), bound.tls_addresses.clone()))
+            .map(|(bound, _)| (bound.addresses.clone(), bound.tls_addresses.clone()))
             .unwrap_or_default();
-        let dns = match dns {
-            Some(bound) => {
-                let shared = Arc::new(dns_shared(config, &store, &shared.site)?);
-                Some(
-                    bound
-                        .start(&shared, &metrics)
-                        .map_err(failing("[dns] threads"))?,
-                )
-            }
-            None => None,
-        };
+        let dns = dns
+            .map(|(bound, shared)| bound.start(&shared, &metrics))
+            .transpose()
+            .map_err(failing("[dns] threads"))?;
         let stop = CancellationToken::new();
         let side = TaskTracker::new();
         let (orders, taken) = mpsc::channel(1);
@@ -232,9 +236,6 @@ impl Node {
             Arc::clone(&estate),
             stop.clone(),
         ));
-        let address = operations
-            .local_addr()
-            .map_err(failing("[operations] listen"))?;
         let reload = Reload::new(config, certificates.clone(), &metrics);
         side.spawn(ops::serve(
             operations,
@@ -354,16 +355,15 @@ impl Node {
             let _ = following.await;
         }
         let (store, history, registry) = (self.store, self.history, self.registry);
-        let given = self.given;
         let closed = tokio::task::spawn_blocking(move || {
             if let Some(history) = history {
                 history.close();
             }
             let left = registry.audit().map_or(0, Audit::left);
-            if given && left > 0 {
+            if left > 0 {
                 tracing::warn!(
                     left,
-                    "requests that this process has refused since it gave the node away are not in the audit trail"
+                    "requests that this process has refused since it gave the audit trail away are not in it"
                 );
             }
             // The next node of this process may go on with it.
@@ -432,6 +432,8 @@ pub async fn run(
                 }
             }
         };
+        // Whoever is ready now is too late, and hears so: while it waited the node would not end.
+        drop(heirs);
         match next {
             Next::Stop(signal) => {
                 tracing::info!(
@@ -443,8 +445,6 @@ pub async fn run(
                 return Ok(());
             }
             Next::Given => {
-                // Whoever comes now is too late.
-                drop(heirs);
                 node.stop().await?;
                 tracing::info!("stopped: another process is the node");
                 return Ok(());

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use jiexi_proto::value::site::SiteRecord;
 use rustls::ServerConfig;
@@ -50,7 +51,7 @@ impl Sockets {
         let operations = listen(config, &mut inherited).await;
         let operations = operations.map_err(failing("[operations]"))?;
         let (guard, tls) = operations::guard(config, &certificates)?;
-        let control = inherited.control(&config.control_socket());
+        let control = inherited.control();
         Ok(Self {
             site,
             certificates,
@@ -76,13 +77,17 @@ impl Sockets {
         estate: &Estate,
     ) -> Result<Sockets<ControlSocket>, StartError> {
         let path = config.control_socket();
+        // Until this process is the node, the file of a socket that it inherits is the other one's.
+        estate
+            .control_given()
+            .store(self.inherits_control(), Relaxed);
         let control = match self.control {
-            Some(listener) => ControlSocket::adopt(listener, &path),
-            None => ControlSocket::bind(&path),
+            Some(listener) => ControlSocket::adopt(listener, &path, estate.control_given()),
+            None => ControlSocket::bind(&path, estate.control_given()),
         };
-        let mut control = control.map_err(failing("control socket"))?;
+        let control = control.map_err(failing("control socket"))?;
         let failed = || failing("sockets");
-        let given = control.share(estate.control_given()).map_err(failed())?;
+        let given = control.share().map_err(failed())?;
         let operations = self.operations.as_fd().try_clone_to_owned();
         let mut all: Vec<OwnedFd> = vec![given, operations.map_err(failed())?];
         all.extend(self.handle.share().map_err(failed())?);

@@ -10,6 +10,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -411,6 +412,86 @@ fn what_fails_changes_nothing() {
     assert!(node.said().contains("no node runs here"), "{}", node.said());
 }
 
+/// Goal: a process that fails when it has everything leaves the node its control socket, however its path is written.
+#[test]
+fn what_fails_late_leaves_the_control_socket() {
+    let mut node = Process::start(4_096, &[]);
+    let socket = node.data().join("../node/control.sock");
+    let otherwise = socket.to_str().expect("text");
+    let history = ("JIEXI_HISTORY_DIRECTORY", "/dev/null/none");
+    let mut create = node.creator();
+    for (failed, more) in [
+        vec![history],
+        vec![history, ("JIEXI_CONTROL_SOCKET", otherwise)],
+    ]
+    .iter()
+    .enumerate()
+    {
+        let mut heir = node.heir(more);
+        assert!(!wait(&mut heir).success());
+        node.wait_said(GOES_ON, failed + 1);
+        assert!(node.data().join("control.sock").exists(), "{more:?}");
+        let created = create(&format!("88.118/after-{failed}"));
+        assert!(created, "{more:?}\n{}", node.said());
+    }
+    assert!(node.said().contains("/dev/null/none"), "{}", node.said());
+    // One that writes it otherwise and does not fail has it, and leaves nothing behind.
+    node.more
+        .push(("JIEXI_CONTROL_SOCKET".to_owned(), otherwise.to_owned()));
+    node.hand_over();
+    assert!(create("88.118/after-hand-over"), "{}", node.said());
+    nix::sys::signal::kill(node.pid(), nix::sys::signal::Signal::SIGTERM).expect("told");
+    assert!(node.wait().success());
+    assert!(!node.data().join("control.sock").exists());
+}
+
+/// Goal: no change is made that the audit trail would not have, when it cannot be gone on with behind a process that failed.
+#[test]
+fn without_the_audit_trail_nothing_changes() {
+    let mut node = Process::start(4_096, &[]);
+    let mut create = node.creator();
+    assert!(create("88.118/before"), "{}", node.said());
+    node.failing_heir("spoils");
+    node.wait_said(GOES_ON, 1);
+    assert!(
+        node.said()
+            .contains("the audit trail cannot be gone on with"),
+        "{}",
+        node.said()
+    );
+    assert!(!create("88.118/unwitnessed"), "{}", node.said());
+    let export = node.export();
+    assert!(export.contains("88.118/before\"") && !export.contains("88.118/unwitnessed"));
+    let mut stream = node.connect();
+    stream.write_all(&request()).expect("written");
+    assert_eq!(crate::answer(&mut stream).expect("an answer"), 1);
+    drop(stream);
+    nix::sys::signal::kill(node.pid(), nix::sys::signal::Signal::SIGTERM).expect("told");
+    assert!(node.wait().success(), "{}", node.said());
+}
+
+/// Goal: a node that stops ends, also when a process gets ready meanwhile to take it over.
+#[test]
+fn a_node_that_stops_waits_for_no_heir() {
+    let mut node = Process::start(4_096, &[("JIEXI_HANDLE_DRAIN", "3s")]);
+    let mut heir = UnixStream::connect(node.data().join("control.sock")).expect("connected");
+    heir.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    say(&mut heir, 1, &command(1, 60_000));
+    hear(&mut heir, "sockets");
+    // Something that is open keeps the node from ending at once.
+    let mut open = TcpStream::connect(("127.0.0.1", node.http)).expect("connected");
+    let head = "POST /api/v1/batch/resolve HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n\
+                Content-Length: 1000\r\n\r\n";
+    open.write_all(head.as_bytes()).expect("sent");
+    nix::sys::signal::kill(node.pid(), nix::sys::signal::Signal::SIGTERM).expect("told");
+    node.wait_said("stopping: no new connections", 1);
+    say(&mut heir, 2, &json!({"message": "filled"}));
+    let mut said = String::new();
+    heir.read_to_string(&mut said).expect("a refusal");
+    assert!(said.contains("the node stops"), "{said}");
+    assert!(node.wait().success(), "{}", node.said());
+}
+
 /// Goal: what a connection is at work on is ended by the process that it was asked of, while the next one answers others.
 #[test]
 fn a_batch_under_way_is_ended_by_the_old_process() {
@@ -461,6 +542,11 @@ fn say(stream: &mut UnixStream, kind: u8, message: &Json) {
     stream.write_all(&frame).expect("sent");
 }
 
+/// Asks for the node.
+fn command(version: u32, pause_max_ms: u64) -> Json {
+    json!({"protocol": 1, "command": "hand_over", "version": version, "pause_max_ms": pause_max_ms})
+}
+
 /// Waits for a message; descriptors beside it are let go.
 fn hear(stream: &mut UnixStream, wanted: &str) {
     loop {
@@ -486,13 +572,10 @@ fn fake_heir() {
     ) else {
         return;
     };
-    let mut stream = UnixStream::connect(socket).expect("connected");
+    let mut stream = UnixStream::connect(&socket).expect("connected");
     let version = if how == "version" { 99 } else { 1 };
     let pause = if how == "late" { 400 } else { 60_000 };
-    let command = json!({
-        "protocol": 1, "command": "hand_over", "version": version, "pause_max_ms": pause,
-    });
-    say(&mut stream, 1, &command);
+    say(&mut stream, 1, &command(version, pause));
     if how == "version" {
         let mut refusal = Vec::new();
         stream.read_to_end(&mut refusal).expect("a refusal");
@@ -503,10 +586,16 @@ fn fake_heir() {
         // It ends before it takes anything.
         "leaves" => {}
         "nonsense" => stream.write_all(&[0xFF; 64]).expect("sent"),
-        // It has the store, and ends; or does nothing until it is killed.
-        "dies" | "late" => {
+        // It has the store, and ends; or does nothing until it is killed; or has written what is no audit trail.
+        "dies" | "late" | "spoils" => {
             say(&mut stream, 2, &json!({"message": "filled"}));
             hear(&mut stream, "store");
+            if how == "spoils" {
+                let trail = Path::new(&socket).with_file_name("audit/audit-00000001.jsonl");
+                let trail = std::fs::File::options().append(true).open(trail);
+                let written = trail.expect("a trail").write_all(b"no entry\n");
+                written.expect("written");
+            }
             if how == "late" {
                 loop {
                     thread::sleep(PATIENCE);

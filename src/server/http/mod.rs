@@ -389,7 +389,6 @@ impl Http {
                 app.config.idempotency,
             )),
             tokio::spawn(write_down(Arc::clone(&app.tokens))),
-            tokio::spawn(jobs::tend(Arc::clone(&app))),
         ];
         for listener in listeners {
             let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -409,6 +408,12 @@ impl Http {
             tasks,
             addresses,
         })
+    }
+
+    /// Carries jobs out from now on. Must be called on a runtime.
+    pub fn begin_jobs(&mut self) {
+        let tending = jobs::tend(Arc::clone(&self.app));
+        self.tasks.push(tokio::spawn(tending));
     }
 
     /// Has jobs stop where they are and writes down what is written down now and then, so that another process may go on with
