@@ -13,6 +13,7 @@ use tokio::runtime::Runtime;
 
 use super::Failure;
 use super::records::{Records, mix};
+use crate::bulk::import::Known;
 use crate::control::client::{ControlError, Node};
 use crate::control::command::{Command, Outcome};
 
@@ -106,6 +107,8 @@ fn import(runtime: &Runtime, socket: &Path, lines: &[u8]) -> Result<u64, Failure
     let import = Command::Import {
         keep_going: false,
         live: false,
+        known: Known::Overwrite,
+        dry_run: false,
     };
     match runtime.block_on(node.run(import, Some(lines), |_| Ok(()), |_| ())) {
         Ok(Outcome::Counts(counts)) => Ok(counts.records),

@@ -28,6 +28,7 @@ use std::{
 };
 
 use jiexi_proto::handle::CaseRule;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Counts,
@@ -39,7 +40,10 @@ use crate::{
     json::line::{self, Line},
     records,
     registry::seal::{self, Sealer},
-    store::{Action, Batch, Bulk, Change, CommitError, Committed, Encoder, Slab, Store},
+    store::{
+        Action, Batch, Bulk, Change, CommitError, Committed, DraftValue, Encoder, Entry, Slab,
+        Store,
+    },
 };
 
 /// Parsers; JSON is parsed at some 100,000 lines a second on each, more than the store takes in from four.
@@ -49,9 +53,26 @@ const HELD_MAX: usize = 16;
 /// Batches handed to the store and not yet durable.
 const IN_FLIGHT_MAX: usize = 8;
 
+/// What becomes of a handle that is here already.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Known {
+    /// It is replaced, whatever it has.
+    #[default]
+    Overwrite,
+    /// It is left alone if it has the same values, else replaced.
+    Replace,
+    /// It is left alone if it has the same values, else too, and that is told.
+    Keep,
+}
+
 /// How to import.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// What becomes of handles that are here already.
+    pub known: Known,
+    /// Count what would come of it, and change nothing.
+    pub dry_run: bool,
     /// Report bad lines and go on, instead of stopping at the first.
     pub keep_going: bool,
     /// Unix seconds: the timestamp of values that do not say their own.
@@ -69,6 +90,8 @@ pub enum Event<'a> {
     Progress(Counts),
     /// A line was skipped.
     Skipped(&'a BadLine),
+    /// This handle is here with other values, and was kept.
+    Kept(&'a str),
 }
 
 /// A line that cannot be imported.
@@ -148,7 +171,9 @@ pub fn import(
             to_parsers.push(chunk_sender);
             from_parsers.push(parsed);
             let (options, encoder) = (options.clone(), &encoder);
-            scope.spawn(move || parse_all(&chunks, &parsed_sender, (case, encoder), &options));
+            scope.spawn(move || {
+                parse_all(&chunks, &parsed_sender, (case, encoder), &options, store);
+            });
         }
         let committer = {
             let encoder = &encoder;
@@ -184,6 +209,8 @@ struct Parsed {
     slab: Option<Slab>,
     counts: Counts,
     bad: Vec<BadLine>,
+    /// Handles that were left as they are here.
+    kept: Vec<String>,
 }
 
 /// A parser thread.
@@ -192,17 +219,25 @@ fn parse_all(
     parsed: &SyncSender<Parsed>,
     (case, encoder): (CaseRule, &OnceLock<Encoder>),
     options: &Options,
+    store: &Store,
 ) {
     while let Ok(chunk) = chunks.recv() {
         let slab = encoder.get().map(|encoder| encoder.slab());
-        if parsed.send(parse(&chunk, case, slab, options)).is_err() {
+        let next = parse(&chunk, case, slab, options, store);
+        if parsed.send(next).is_err() {
             return;
         }
     }
 }
 
 /// Parses a chunk. Without `keep_going` the first bad line ends it.
-fn parse(chunk: &Chunk, case: CaseRule, slab: Option<Slab>, options: &Options) -> Parsed {
+fn parse(
+    chunk: &Chunk,
+    case: CaseRule,
+    slab: Option<Slab>,
+    options: &Options,
+    store: &Store,
+) -> Parsed {
     let bytes = u64::try_from(chunk.text.len()).unwrap_or(u64::MAX);
     let mut parsed = Parsed {
         first: chunk.first,
@@ -214,6 +249,7 @@ fn parse(chunk: &Chunk, case: CaseRule, slab: Option<Slab>, options: &Options) -
             ..Counts::default()
         },
         bad: Vec::new(),
+        kept: Vec::new(),
     };
     for (number, text) in (chunk.first..).zip(chunk.text.split_inclusive(|byte| *byte == b'\n')) {
         parsed.counts.lines += 1;
@@ -221,7 +257,7 @@ fn parse(chunk: &Chunk, case: CaseRule, slab: Option<Slab>, options: &Options) -
         if text.is_empty() {
             continue;
         }
-        if let Err(message) = parse_line(text, case, options, &mut parsed) {
+        if let Err(message) = parse_line(text, case, options, store, &mut parsed) {
             parsed.bad.push(BadLine {
                 line: number,
                 message,
@@ -240,16 +276,32 @@ fn parse_line(
     text: &[u8],
     case: CaseRule,
     options: &Options,
+    store: &Store,
     parsed: &mut Parsed,
 ) -> Result<(), String> {
     match line::read(text, options.now).map_err(|error| error.to_string())? {
         Line::Prefix(prefix) => {
-            parsed.put(records::home_prefix(&prefix, case))?;
+            parsed.put(records::home_prefix(&prefix, case), options)?;
             parsed.counts.prefixes += 1;
         }
         Line::Record(record) => {
             let values = u64::try_from(record.values.len()).unwrap_or_default();
             let mut change = records::put(record, case);
+            let here = match options.known {
+                Known::Overwrite => Found::Nothing,
+                Known::Replace | Known::Keep => found(&change, options, store)?,
+            };
+            match (here, options.known) {
+                (Found::Same, _) => {
+                    parsed.counts.same += 1;
+                    return Ok(());
+                }
+                (Found::Other, Known::Keep) => {
+                    parsed.keep(&change);
+                    return Ok(());
+                }
+                (Found::Nothing | Found::Other, _) => {}
+            }
             match &options.sealer {
                 Some(sealer) => sealer
                     .seal_change(&mut change, &mut SysRng)
@@ -261,27 +313,72 @@ fn parse_line(
                 }
                 None => {}
             }
-            parsed.put(change)?;
+            parsed.put(change, options)?;
             // Only now: it may be larger than the store takes.
             parsed.counts.records += 1;
             parsed.counts.values += values;
+            parsed.counts.replaced += u64::from(here == Found::Other);
         }
     }
     Ok(())
 }
 
+/// What is here under the key of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    Same,
+    Other,
+}
+
+/// Compares a record with what is here.
+fn found(change: &Change, options: &Options, store: &Store) -> Result<Found, String> {
+    let Action::Put(draft) = &change.action else {
+        return Ok(Found::Nothing);
+    };
+    let record = store.get(change.space, &change.key);
+    let Some(record) = record.map_err(|error| error.to_string())? else {
+        return Ok(Found::Nothing);
+    };
+    let is_same = |(entry, value): (Entry<'_>, &DraftValue)| match (&options.sealer, entry.sealed) {
+        (Some(sealer), true) => sealer
+            .open_entry(&record.key, &entry)
+            .is_some_and(|wire| wire == value.wire),
+        (None, true) => false,
+        (_, false) => entry.wire == &value.wire[..],
+    };
+    let same = record.entries().count() == draft.values.len()
+        && record.entries().zip(&draft.values).all(is_same);
+    Ok(if same { Found::Same } else { Found::Other })
+}
+
 impl Parsed {
-    fn put(&mut self, change: Change) -> Result<(), String> {
+    /// A record that is left as it is here.
+    fn keep(&mut self, change: &Change) {
+        self.counts.kept += 1;
+        if let Action::Put(draft) = &change.action {
+            let handle = String::from_utf8_lossy(&draft.handle);
+            self.kept.push(handle.into_owned());
+        }
+    }
+
+    fn put(&mut self, change: Change, options: &Options) -> Result<(), String> {
         let fits = match (&mut self.slab, &change.action) {
+            (_, Action::Put(draft)) if options.dry_run => draft.check(&change.key),
             (Some(slab), _) => put(slab, &change),
             (None, Action::Put(draft)) => draft.check(&change.key),
             (None, Action::Delete) => Ok(()),
         };
         fits.map_err(|error| error.to_string())?;
-        if self.slab.is_none() {
+        if self.slab.is_none() && !options.dry_run {
             self.changes.push(change);
         }
         Ok(())
+    }
+
+    /// Whether there is nothing in it to be written.
+    fn is_void(&self) -> bool {
+        self.changes.is_empty() && self.counts.records + self.counts.prefixes == 0
     }
 }
 
@@ -363,9 +460,14 @@ impl<'a> Committer<'a> {
             }
             (self.watch)(Event::Skipped(bad));
         }
+        for kept in &parsed.kept {
+            (self.watch)(Event::Kept(kept));
+        }
         self.taken.add(parsed.counts);
         let pause = parsed.pause;
-        if self.bulk.is_some() {
+        if self.options.dry_run || parsed.is_void() {
+            self.applied.add(parsed.counts);
+        } else if self.bulk.is_some() {
             self.gather(parsed)?;
         } else {
             self.held.push(parsed);

@@ -30,11 +30,20 @@ pub struct Counts {
     pub secrets_left_out: u64,
     /// Bytes of input read.
     pub bytes: u64,
+    /// Handles that an import left alone because they are here with the same values.
+    #[serde(default)]
+    pub same: u64,
+    /// Handles among the imported ones that were here with other values.
+    #[serde(default)]
+    pub replaced: u64,
+    /// Handles that an import left as they are here, with other values.
+    #[serde(default)]
+    pub kept: u64,
 }
 
 impl Counts {
     /// Adds the counts of a part.
-    fn add(&mut self, part: Self) {
+    pub(crate) fn add(&mut self, part: Self) {
         self.lines += part.lines;
         self.records += part.records;
         self.values += part.values;
@@ -42,5 +51,8 @@ impl Counts {
         self.skipped += part.skipped;
         self.secrets_left_out += part.secrets_left_out;
         self.bytes += part.bytes;
+        self.same += part.same;
+        self.replaced += part.replaced;
+        self.kept += part.kept;
     }
 }

@@ -32,6 +32,9 @@ const SECRET_VARIABLE: &str = "JIEXI_SECRET";
 /// How long an answer of a node elsewhere may take.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
+/// How long the next block of a copy may take: a server that looks for it may have much to do.
+const COPY_PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
+
 /// Which node, and who asks.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Which node, and who asks")]
@@ -220,6 +223,39 @@ impl Access {
         }
     }
 
+    /// Somebody who copies a server elsewhere; whether the copy may go in clear; and the node of this machine, which takes
+    /// it.
+    pub(super) fn copying(&self) -> Result<(Administrator, bool, Config), Failed> {
+        if self.local() {
+            return Err(Failed::usage(
+                "which server is to be copied? --server ADDRESS, or --site-record FILE",
+            ));
+        }
+        if self.session || self.encrypt {
+            return Err(Failed::usage(
+                "a copy is no part of a session: leave out --session and --encrypt",
+            ));
+        }
+        let credentials = self.credentials()?.ok_or_else(|| {
+            Failed::usage(
+                "a server is copied for one of its replication_admins: give --identity INDEX:HANDLE and --key FILE",
+            )
+        })?;
+        let config = self.place.load()?;
+        let mut client = Client::new(Transports::Any, clock::unix_seconds);
+        client.tcp_answer = COPY_PATIENCE;
+        let proofs = Protection::Proofs;
+        let admin = Administrator::new(client, self.target()?, Some(credentials), proofs);
+        Ok((admin, self.clear, config))
+    }
+
+    /// The server elsewhere, as it was named.
+    pub(super) fn elsewhere(&self) -> String {
+        let file = self.site_record.as_ref();
+        let file = file.map(|file| file.display().to_string());
+        self.server.clone().or(file).unwrap_or_default()
+    }
+
     /// The configuration of the node of this machine, if that is the one.
     pub(super) fn local(&self) -> bool {
         self.server.is_none() && self.site_record.is_none()
@@ -262,19 +298,7 @@ impl Way {
     pub(super) fn change(&mut self, requests: &[Request]) -> Result<Changed, Trouble> {
         match self {
             Self::Local(config) => {
-                let encoded = requests.iter().map(|request| {
-                    let message = Operation::from(request).message(
-                        jiexi_proto::Version::CURRENT,
-                        0,
-                        clock::unix_seconds(),
-                    );
-                    let mut out = Vec::new();
-                    message.encode(&mut out);
-                    Octets(out)
-                });
-                let ask = Ask::Change {
-                    requests: encoded.collect(),
-                };
+                let ask = local::asked(requests, clock::unix_seconds());
                 let Told::Changed {
                     handles,
                     overwritten,

@@ -23,7 +23,7 @@ use crate::{
     bulk::{
         Counts,
         export::{self, ExportError, export},
-        import::{self, Event, ImportError, import},
+        import::{self, Event, ImportError, Known, import},
     },
     clock,
     control::{
@@ -137,6 +137,8 @@ impl Import {
             )
         };
         let options = import::Options {
+            known: Known::Overwrite,
+            dry_run: false,
             keep_going: self.keep_going,
             live: self.is_live(),
             now: clock::unix_seconds(),
@@ -146,6 +148,7 @@ impl Import {
             Event::Progress(counts) => show(bar, &counts),
             Event::Skipped(bad) => bar
                 .suspend(|| exit::say(format_args!("jiexi: {name}:{}: {}", bad.line, bad.message))),
+            Event::Kept(_) => {}
         };
         import(input, store, options, &watch).map_err(|stopped| {
             bar.finish_and_clear();
@@ -167,13 +170,15 @@ impl Import {
         let command = Command::Import {
             keep_going: self.keep_going,
             live: self.is_live(),
+            known: Known::Overwrite,
+            dry_run: false,
         };
         let on_progress = |progress: Progress| match progress {
             Progress::Counts(counts) => show(bar, &counts),
             Progress::Skipped { line, message } => {
                 bar.suspend(|| exit::say(format_args!("jiexi: {name}:{line}: {message}")))
             }
-            Progress::Total(_) => {}
+            Progress::Total(_) | Progress::Kept { .. } => {}
         };
         let outcome = target::block_on(async {
             let input: Box<dyn AsyncRead + Unpin> = if is_standard(&self.file) {
@@ -269,7 +274,7 @@ impl Export {
         let on_progress = |progress: Progress| match progress {
             Progress::Total(total) => bar.set_length(total),
             Progress::Counts(counts) => bar.set_position(counts.records),
-            Progress::Skipped { .. } => {}
+            Progress::Skipped { .. } | Progress::Kept { .. } => {}
         };
         let outcome = target::block_on(node.run(
             command,
@@ -289,7 +294,7 @@ impl Export {
 
 /// Waits until the files behind the journal have what was imported, so that the next start finds nothing to do. It may be
 /// interrupted: they only follow.
-fn follow(store: &Store) {
+pub(super) fn follow(store: &Store) {
     let total = store.stats().lag_changes;
     let bar = progress::records("imported; the slower files follow", total);
     loop {

@@ -302,6 +302,8 @@ impl Copy {
         file.flush().map_err(failed)?;
         let store = self.store(config)?;
         let options = import::Options {
+            known: import::Known::Overwrite,
+            dry_run: false,
             keep_going: false,
             live: false,
             now: clock::unix_seconds(),

@@ -7,6 +7,7 @@
 //!   `changes` — what changes there. `remote` is where these ask.
 //! * `handle`, `value`, `prefix` — change records: `access` is where and by whom, `values` what, `refusal` why not.
 //! * `bulk` (the commands `import` and `export`), `store`, `backup` — the data of a node, running or stopped.
+//! * `migrate` — batch files of a CNRI server, and all that it has.
 //! * `dns` — what the DNS zones of a node say.
 //! * `key`, `audit` — keys in every form, the escrow of the node's; who changed what.
 //! * `token` — tokens of the HTTP API.
@@ -38,6 +39,7 @@ mod handle;
 mod init;
 mod jobs;
 mod key;
+mod migrate;
 mod output;
 mod place;
 mod prefix;
@@ -93,6 +95,7 @@ enum Command {
     Prefix(prefix::Prefix),
     Import(bulk::Import),
     Export(bulk::Export),
+    Migrate(migrate::Migrate),
     Store(store::Store),
     Promote(promote::Promote),
     Backup(backup::Backup),
@@ -125,6 +128,7 @@ pub fn run() -> ExitCode {
         Command::Prefix(command) => command.run(),
         Command::Import(command) => command.run(),
         Command::Export(command) => command.run(),
+        Command::Migrate(command) => command.run(),
         Command::Store(command) => command.run(),
         Command::Promote(command) => command.run(),
         Command::Backup(command) => command.run(),

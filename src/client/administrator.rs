@@ -15,7 +15,7 @@ use bytes::Bytes;
 use jiexi_proto::{
     code::{OpCode, OpFlags, ResponseCode, Version},
     message::{Body, Credential, CredentialField, Message, credential::signed_bytes},
-    value::site::SiteRecord,
+    value::site::{Server, SiteRecord},
 };
 
 use super::{
@@ -106,6 +106,8 @@ pub struct Administrator {
     /// Whether another server is gone to when this one is not responsible. A server that was named with its key is not
     /// left for one that an unsigned answer names.
     follows: bool,
+    /// The newest version that answers may have.
+    at_most: Version,
 }
 
 /// The ids of a request and of the proof after it.
@@ -140,6 +142,7 @@ impl Administrator {
             credentials,
             protection,
             session: None,
+            at_most: Version::CURRENT,
         }
     }
 
@@ -173,6 +176,48 @@ impl Administrator {
             let octets = reached.connection.next(&reached.request).await?;
             reached.message = self.read(&reached.request, &octets, reached.connection.server)?;
         }
+    }
+
+    /// The key and the version in the site record of the server, which it is asked for if nobody has told.
+    pub(super) async fn meet(&mut self) -> Result<(Option<VerifyingKey>, Version), ClientError> {
+        if self.target.key.is_none() {
+            let site = self.site().await?;
+            let here = |server: &&Server| {
+                let place = admin_place(&site, server);
+                place.is_some_and(|place| place.tcp == self.target.place.tcp)
+            };
+            let server = site
+                .servers
+                .iter()
+                .find(here)
+                .or_else(|| site.servers.first());
+            self.target.key = server.map(|server| server.public_key.clone());
+            self.target.place.version = site.version;
+        }
+        let key = self.target.key.as_ref().and_then(VerifyingKey::parse);
+        Ok((key, self.target.place.version))
+    }
+
+    /// The server that is spoken with.
+    pub(super) fn server(&self) -> Result<SocketAddr, ClientError> {
+        self.target.place.tcp.ok_or(ClientError::NoTransport)
+    }
+
+    /// Speaks an old version with a server that knows newer ones, and wants no newer answers.
+    pub(super) fn speak_at_most(&mut self, version: Version) {
+        let place = &mut self.target.place;
+        place.version = place.version.min(version);
+        self.at_most = version;
+    }
+
+    /// As [`Self::perform`], of this server alone, with the connection on which more follows.
+    pub(super) async fn follow_up(
+        &mut self,
+        operation: &Operation,
+    ) -> Result<(Answer, Connection), ClientError> {
+        let reached = self.persist(operation).await?;
+        let server = reached.connection.server;
+        Ok((answer(reached.message, server), reached.connection))
     }
 
     /// From now on no other server than the one that was named is gone to, whatever it says.
@@ -269,7 +314,8 @@ impl Administrator {
             operation.flags = session.flags(operation.flags);
         }
         let now = (self.client.now)();
-        let question = operation.message(self.version(), ids.request, now);
+        let mut question = operation.message(self.version(), ids.request, now);
+        question.envelope.suggested = self.at_most;
         let reached = self.insist(&question, true).await?;
         if reached.message.header.response_code != ResponseCode::AUTHENTICATION_NEEDED {
             return Ok(reached);

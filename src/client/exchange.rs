@@ -273,6 +273,11 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// The connection as it is, with what was read of it already, for what follows an answer.
+    pub(super) fn into_parts(self) -> (TcpStream, Vec<u8>, std::time::Duration) {
+        (self.stream, self.buffer, self.patience)
+    }
+
     /// The next message of the answer to `request`: most have one only.
     pub(super) async fn next(&mut self, request: &Request) -> Result<Vec<u8>, ClientError> {
         let server = self.server;

@@ -6,6 +6,7 @@
 //! * [`Administrator`] — changes and lists: proofs (`proof`), sessions (`session`), retries under the same request id.
 //! * [`outbound`] — where a node that asks on behalf of others may connect to, and who does not answer.
 //! * [`Client::ask_home`] — an answer that only the home of a handle can have given (`certified`).
+//! * [`Administrator::copy`] — everything that a server has (`copy`).
 //! * [`Operation`] — what is asked; `request` — requests ready to be sent, messages as replies.
 //!
 //! An answer that is a refusal is a [`Reply`] like any other; errors are about reaching a server and understanding it.
@@ -21,6 +22,7 @@ use jiexi_proto::{
 
 mod administrator;
 mod certified;
+mod copy;
 mod exchange;
 mod follow;
 mod operation;
@@ -31,6 +33,7 @@ mod session;
 mod sites;
 
 pub use administrator::{Administrator, Answer, Protection, Target};
+pub use copy::{Block, Copy};
 pub use follow::{HOPS_MAX, Hop, Lead};
 pub use operation::Operation;
 pub use proof::{Credentials, Key};
@@ -197,6 +200,10 @@ pub enum ClientError {
     NoSession(SocketAddr, ResponseCode, String),
     /// An answer is not signed by who it should come from.
     Unsigned(SocketAddr, &'static str),
+    /// A copy would come in clear, and that was not allowed.
+    InClear(SocketAddr),
+    /// A copy makes no sense.
+    Copy(SocketAddr, &'static str),
     /// The operating system gives no randomness.
     NoRandomness,
 }
@@ -268,6 +275,12 @@ impl fmt::Display for ClientError {
             Self::Unsigned(server, why) => {
                 write!(f, "{server}: the answer is not to be trusted: {why}")
             }
+            Self::InClear(server) => write!(
+                f,
+                "{server} sends copies in clear, signed but readable by everybody on their way, secret keys too: if that \
+                 may be, say so with --clear"
+            ),
+            Self::Copy(server, why) => write!(f, "{server}: the copy cannot be used: {why}"),
             Self::NoRandomness => f.write_str("the operating system gives no randomness"),
         }
     }

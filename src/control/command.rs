@@ -5,7 +5,10 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::Value as Json;
 
-use crate::{bulk::Counts, token::office::Order};
+use crate::{
+    bulk::{Counts, import::Known},
+    token::office::Order,
+};
 
 /// The version of the protocol on the socket. Both ends are the same program, but an upgraded binary may meet a node
 /// still running the old one.
@@ -32,6 +35,12 @@ pub enum Command {
         /// The data may pause; what is there is applied then.
         #[serde(default)]
         live: bool,
+        /// What becomes of handles that are there already.
+        #[serde(default)]
+        known: Known,
+        /// Change nothing.
+        #[serde(default)]
+        dry_run: bool,
     },
     /// Send all records as NDJSON.
     Export {
@@ -186,6 +195,11 @@ pub enum Progress {
     Counts(Counts),
     /// How many records there will be.
     Total(u64),
+    /// An import kept a handle that is there with other values.
+    Kept {
+        /// The handle.
+        handle: String,
+    },
     /// An import skipped a line.
     Skipped {
         /// Its number.

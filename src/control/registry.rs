@@ -13,6 +13,7 @@ use jiexi_proto::message::Message;
 use jiexi_proto::value::site::SiteRecord;
 
 use super::command::{Ask, Octets, PrefixRow, Told};
+use crate::client::Operation;
 use crate::identity;
 use crate::json::line;
 use crate::registry::audit::{Audit, Event};
@@ -45,6 +46,20 @@ pub fn perform(
         Ask::Prefixes => return prefixes(&registry.records.store, lines),
     };
     Ok(told.unwrap_or_else(refused))
+}
+
+/// How these changes are asked for: all of them or none. `now` is Unix seconds.
+#[must_use]
+pub fn asked(requests: &[Request], now: u32) -> Ask {
+    let encoded = requests.iter().map(|request| {
+        let message = Operation::from(request).message(jiexi_proto::Version::CURRENT, 0, now);
+        let mut out = Vec::new();
+        message.encode(&mut out);
+        Octets(out)
+    });
+    Ask::Change {
+        requests: encoded.collect(),
+    }
 }
 
 /// Writes down that user `uid` imported or restored, which is one event whatever it changed; `change` is the place in the

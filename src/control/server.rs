@@ -362,15 +362,24 @@ async fn perform(
     context: &Context,
 ) -> Result<Outcome, Failure> {
     match command {
-        Command::Import { keep_going, live } => {
+        Command::Import {
+            keep_going,
+            live,
+            known,
+            dry_run,
+        } => {
             let options = import::Options {
+                known,
+                dry_run,
                 keep_going,
                 now: (context.now)(),
                 live,
                 sealer: context.sealer(),
             };
             let done = do_import(options, from, to, context).await;
-            context.note("import", uid, done.is_ok());
+            if !dry_run {
+                context.note("import", uid, done.is_ok());
+            }
             done
         }
         Command::Export { hex, with_secrets } => {
@@ -457,6 +466,10 @@ async fn do_import(
                     message: bad.message.clone(),
                 };
                 drop(events.blocking_send(skipped));
+            }
+            Event::Kept(handle) => {
+                let handle = handle.to_owned();
+                drop(events.blocking_send(Progress::Kept { handle }));
             }
         };
         import(Input::new(input), &store, options, &watch)

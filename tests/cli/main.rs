@@ -9,6 +9,7 @@
 //! * `batch` — against servers that no node is
 //! * `change` — handles, values and prefixes, on the node of this machine and on one elsewhere
 //! * `removal` — prefixes and handles go where they were meant to, and from nowhere else
+//! * `migrate` — batch files of a CNRI server; `copying` — all that one has
 //! * `dns` — zones: served, checked, exported
 //! * `exchange` — nodes that are started while their store is exchanged
 //! * `doctor` — `status`, `doctor`, completions and man pages
@@ -29,6 +30,7 @@ mod bulk;
 mod change;
 mod codes;
 mod config;
+mod copying;
 mod damaged;
 mod decode;
 mod dns;
@@ -36,6 +38,7 @@ mod doctor;
 mod encrypted;
 mod exchange;
 mod init;
+mod migrate;
 mod node;
 #[path = "../support/ports.rs"]
 mod ports;

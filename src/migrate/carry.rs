@@ -1,0 +1,498 @@
+//! The steps of a batch file become changes of the node.
+//!
+//! ```text
+//! file → steps → group ─→ position: under way → Ask::Change: one commit, in the audit trail → position: done
+//!                           └ refused: its steps one by one, to find the one
+//! ```
+//!
+//! A handle stands once in a group, since the changes of a commit do not see each other. What a killed run had under way
+//! is asked for again: where the node then says that a handle exists, or a value, or none does, it was made.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{self, BufReader};
+use std::path::Path;
+
+use jiexi_proto::code::ResponseCode;
+use jiexi_proto::handle::CaseRule;
+use jiexi_proto::value::Value;
+
+use super::batch::{Bad, Item, Steps, What};
+use super::position::Position;
+use super::report::{Counts, Refusal, Report, Source};
+use super::trial::Trial;
+use super::{key, said};
+use crate::ask::resume;
+use crate::control::command::{Ask, Octets, Told};
+use crate::control::registry as local;
+use crate::registry::plan::Request;
+
+/// Changes in a commit at most: enough to make one sync cheap for each.
+const GROUP: usize = 256;
+/// Octets of a commit at most, unless one change has more: a running node takes twice as many and names, as text, in one
+/// frame of its control socket.
+const GROUP_OCTETS: usize = 128 << 10;
+/// Octets that are read at once.
+const BUFFER: usize = 256 << 10;
+
+/// How to migrate.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Say what it would come to, and change nothing.
+    pub dry_run: bool,
+    /// Pass over what is refused.
+    pub keep_going: bool,
+    /// How handles fold here.
+    pub case: CaseRule,
+    /// The data directory of the node.
+    pub node: String,
+    /// Unix seconds.
+    pub now: fn() -> u32,
+}
+
+/// Why a migration ends before its end.
+#[derive(Debug)]
+pub enum Stop<E> {
+    /// Something is refused, or cannot be read: the report says what.
+    Refused,
+    /// The file, or that of its position, cannot be used; for people.
+    File(String),
+    /// The node takes no changes now; for people.
+    Unwilling(String),
+    /// The node cannot be asked.
+    Node(E),
+}
+
+/// How the node is asked.
+pub type Asking<'a, E> = dyn FnMut(&Ask) -> Result<Told, E> + 'a;
+
+/// Carries a file out, or looks what it would come to. `watch` is told how many octets were read.
+///
+/// # Errors
+/// See [`Stop`]; what was carried out before stays.
+pub fn file<E>(
+    path: &Path,
+    options: &Options,
+    report: &mut Report,
+    ask: &mut Asking<'_, E>,
+    watch: &mut dyn FnMut(u64),
+) -> Result<(), Stop<E>> {
+    report.sources.push(Source {
+        file: path.display().to_string(),
+        ..Source::default()
+    });
+    let mut work = Work {
+        path,
+        name: path.display().to_string(),
+        options,
+        position: Position::default(),
+        counts: Counts::default(),
+        settled: Counts::default(),
+        group: Group::default(),
+        in_doubt: 0,
+        ask,
+        report,
+    };
+    let outcome = work.all(watch);
+    let counts = std::mem::take(&mut work.counts);
+    report.counts.add(&counts);
+    if let Some(source) = report.sources.last_mut() {
+        source.complete = outcome.is_ok();
+    }
+    outcome
+}
+
+/// Changes on their way into one commit.
+#[derive(Default)]
+struct Group {
+    steps: Vec<(u64, Request)>,
+    keys: HashSet<Vec<u8>>,
+    octets: usize,
+}
+
+/// The migration of a file.
+struct Work<'a, 'b, E> {
+    path: &'a Path,
+    name: String,
+    options: &'a Options,
+    position: Position,
+    /// What came of it, before a resumption as well.
+    counts: Counts,
+    /// What had come of the lines up to the position.
+    settled: Counts,
+    group: Group,
+    /// Lines behind the position and up to this one may have been carried out by a run that was killed.
+    in_doubt: u64,
+    ask: &'a mut Asking<'b, E>,
+    report: &'a mut Report,
+}
+
+impl<E> Work<'_, '_, E> {
+    fn failed(&self, error: &dyn std::fmt::Display) -> Stop<E> {
+        Stop::File(format!("{}: {error}", self.name))
+    }
+
+    fn all(&mut self, watch: &mut dyn FnMut(u64)) -> Result<(), Stop<E>> {
+        let found = fs::metadata(self.path).map_err(|error| self.failed(&error))?;
+        if !found.is_file() {
+            return Err(self.failed(&"is no file, which can be read from its beginning twice"));
+        }
+        if self.options.dry_run {
+            let steps = self.steps()?;
+            return self.look(steps, watch);
+        }
+        // Nobody else goes on with it meanwhile.
+        let lock = File::open(self.path).map_err(|error| self.failed(&error))?;
+        if lock.try_lock().is_err() {
+            return Err(self.failed(&"another command migrates this file; wait for it"));
+        }
+        self.go_on()?;
+        if !self.options.keep_going {
+            let steps = self.steps()?;
+            self.check(steps)?;
+        }
+        let steps = self.steps()?;
+        self.carry(steps, watch)?;
+        Position::remove(self.path).map_err(|error| self.failed(&error))
+    }
+
+    /// The steps from the beginning of the file.
+    fn steps(&self) -> Result<Steps<BufReader<File>>, Stop<E>> {
+        let file = File::open(self.path).map_err(|error| self.failed(&error))?;
+        let input = BufReader::with_capacity(BUFFER, file);
+        Ok(Steps::new(input, (self.options.now)()))
+    }
+
+    /// Takes up what an earlier run has left.
+    fn go_on(&mut self) -> Result<(), Stop<E>> {
+        let path = self.path;
+        let kept = Position::path(path);
+        let kept = kept.display();
+        let (input, _) = resume::fingerprint(path).map_err(|error| self.failed(&error))?;
+        let found = Position::read(path)
+            .map_err(|error| Stop::File(format!("{kept}: {error}: remove it to begin anew")))?;
+        self.position = match found {
+            None => Position {
+                input,
+                node: self.options.node.clone(),
+                ..Position::default()
+            },
+            Some(found) if found.input != input => {
+                return Err(Stop::File(format!(
+                    "{}: has changed since a migration of it was interrupted at line {}: bring back what it was, or remove \
+                     {kept} to begin anew, where handles that are here already are refused unless they have these values",
+                    self.name, found.done
+                )));
+            }
+            Some(found) if found.node != self.options.node => {
+                return Err(Stop::File(format!(
+                    "{}: a migration of it into {} was interrupted: go on with that node, or remove {kept} to begin anew \
+                     with this one",
+                    self.name, found.node
+                )));
+            }
+            Some(found) => found,
+        };
+        self.in_doubt = self.position.applying;
+        if (self.position.done > 0 || self.in_doubt > 0)
+            && let Some(source) = self.report.sources.last_mut()
+        {
+            source.resumed_after = Some(self.position.done);
+        }
+        self.settled = self.position.counts.clone();
+        self.counts = self.settled.clone();
+        Ok(())
+    }
+
+    /// Reads all of it once: nothing is changed by a file that cannot be read.
+    fn check(&mut self, steps: impl Iterator<Item = io::Result<Item>>) -> Result<(), Stop<E>> {
+        let mut good = true;
+        for item in steps {
+            if let Err(bad) = item.map_err(|error| self.failed(&error))?
+                && bad.line > self.position.done
+            {
+                good = false;
+                self.unreadable(bad);
+            }
+        }
+        good.then_some(()).ok_or(Stop::Refused)
+    }
+
+    fn unreadable(&mut self, bad: Bad) {
+        self.counts.unreadable += 1;
+        self.report.refuse(Refusal {
+            file: self.name.clone(),
+            line: bad.line,
+            operation: None,
+            handle: bad.handle,
+            code: None,
+            reason: bad.message,
+        });
+    }
+
+    /// What it would come to.
+    fn look(
+        &mut self,
+        mut steps: Steps<BufReader<File>>,
+        watch: &mut dyn FnMut(u64),
+    ) -> Result<(), Stop<E>> {
+        let mut trial = Trial::new(self.options.case);
+        while let Some(item) = steps.next() {
+            watch(steps.octets());
+            let step = match item.map_err(|error| self.failed(&error))? {
+                Ok(step) => step,
+                Err(bad) => {
+                    self.unreadable(bad);
+                    continue;
+                }
+            };
+            let What::Change(request) = step.what else {
+                self.counts.not_needed += 1;
+                continue;
+            };
+            let outcome = trial.step(&request, self.ask).map_err(Stop::Node)?;
+            match outcome {
+                Ok(true) => self.done(&request),
+                Ok(false) => self.counts.of(request.name()).same += 1,
+                Err((code, message)) => self.refuse(step.line, &request, code, &message),
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries it out.
+    fn carry(
+        &mut self,
+        mut steps: Steps<BufReader<File>>,
+        watch: &mut dyn FnMut(u64),
+    ) -> Result<(), Stop<E>> {
+        while let Some(item) = steps.next() {
+            watch(steps.octets());
+            match item.map_err(|error| self.failed(&error))? {
+                Ok(step) if step.line <= self.position.done => {}
+                Err(bad) if bad.line <= self.position.done => {}
+                Err(bad) => {
+                    self.commit()?;
+                    let line = bad.line;
+                    self.unreadable(bad);
+                    self.settle(line);
+                }
+                Ok(step) => match step.what {
+                    What::Change(request) => self.gather(step.line, request)?,
+                    What::Identity | What::Session => {
+                        self.commit()?;
+                        self.counts.not_needed += 1;
+                        self.settle(step.line);
+                    }
+                },
+            }
+        }
+        self.commit()
+    }
+
+    /// Everything up to this line is settled.
+    fn settle(&mut self, line: u64) {
+        self.position.done = line;
+        self.settled = self.counts.clone();
+    }
+
+    /// Adds a change to the group, which is committed before where it cannot take it.
+    fn gather(&mut self, line: u64, request: Request) -> Result<(), Stop<E>> {
+        let alone = request.is_homing();
+        let key = key(request.handle(), self.options.case);
+        let octets = size(&request);
+        let group = &self.group;
+        let full = group.steps.len() == GROUP || group.octets + octets > GROUP_OCTETS;
+        if alone || full || group.keys.contains(&key) {
+            self.commit()?;
+        }
+        self.group.keys.insert(key);
+        self.group.octets += octets;
+        self.group.steps.push((line, request));
+        match alone {
+            true => self.commit(),
+            false => Ok(()),
+        }
+    }
+
+    /// Commits the group.
+    fn commit(&mut self) -> Result<(), Stop<E>> {
+        let Group { steps, .. } = std::mem::take(&mut self.group);
+        let Some((last, _)) = steps.last() else {
+            return Ok(());
+        };
+        let last = *last;
+        self.keep(self.position.done, last.max(self.in_doubt))?;
+        let requests: Vec<Request> = steps.iter().map(|(_, request)| request.clone()).collect();
+        if let Told::Refused { .. } = self.change(&requests)? {
+            self.one_by_one(&steps)?;
+        } else {
+            requests.iter().for_each(|request| self.done(request));
+        }
+        self.settle(last);
+        Ok(())
+    }
+
+    /// Carries a group out whose commit was refused, step by step.
+    fn one_by_one(&mut self, steps: &[(u64, Request)]) -> Result<(), Stop<E>> {
+        for (line, request) in steps {
+            let told = self.change(std::slice::from_ref(request))?;
+            let Told::Refused { code, message } = told else {
+                self.done(request);
+                continue;
+            };
+            let code = ResponseCode(code);
+            if is_passing(code) {
+                return Err(Stop::Unwilling(format!(
+                    "{}:{line}: {}: the same command goes on from here later",
+                    self.name,
+                    said(code, &message)
+                )));
+            }
+            if self.is_there(*line, request, code)? {
+                self.counts.of(request.name()).same += 1;
+                continue;
+            }
+            if !self.options.keep_going {
+                // What is before it is settled; it is the first of the next run.
+                self.settled = self.counts.clone();
+                self.keep(line - 1, 0)?;
+                self.refuse(*line, request, code, &message);
+                return Err(Stop::Refused);
+            }
+            self.refuse(*line, request, code, &message);
+        }
+        Ok(())
+    }
+
+    /// Whether what was refused is there already: the same handle with these values, or what a killed run has made.
+    fn is_there(
+        &mut self,
+        line: u64,
+        request: &Request,
+        code: ResponseCode,
+    ) -> Result<bool, Stop<E>> {
+        let doubtful = line <= self.in_doubt;
+        match (request, code) {
+            (Request::Create { values, .. }, ResponseCode::HANDLE_ALREADY_EXISTS) => {
+                let found = self.values(request)?;
+                Ok(found.is_some_and(|found| {
+                    found.len() == values.len() && values.iter().all(|value| has(&found, value))
+                }))
+            }
+            (Request::Add { values, .. }, ResponseCode::VALUE_ALREADY_EXISTS) if doubtful => {
+                let found = self.values(request)?.unwrap_or_default();
+                Ok(values.iter().all(|value| has(&found, value)))
+            }
+            (Request::Remove { indexes, .. }, ResponseCode::VALUES_NOT_FOUND) if doubtful => {
+                let found = self.values(request)?.unwrap_or_default();
+                Ok(!found.iter().any(|value| indexes.contains(&value.index)))
+            }
+            (Request::Delete { .. }, ResponseCode::HANDLE_NOT_FOUND) => Ok(doubtful),
+            _ => Ok(false),
+        }
+    }
+
+    /// The values that a handle has.
+    fn values(&mut self, request: &Request) -> Result<Option<Vec<Value>>, Stop<E>> {
+        values(request.handle(), self.ask)
+            .map(Result::ok)
+            .map_err(Stop::Node)
+    }
+
+    fn change(&mut self, requests: &[Request]) -> Result<Told, Stop<E>> {
+        let asked = local::asked(requests, (self.options.now)());
+        (self.ask)(&asked).map_err(Stop::Node)
+    }
+
+    /// Keeps the position.
+    fn keep(&mut self, done: u64, applying: u64) -> Result<(), Stop<E>> {
+        self.position.done = done;
+        self.position.applying = applying;
+        self.position.counts = self.settled.clone();
+        let written = self.position.write(self.path);
+        written.map_err(|error| {
+            let path = Position::path(self.path);
+            Stop::File(format!("{}: {error}", path.display()))
+        })
+    }
+
+    fn done(&mut self, request: &Request) {
+        let counts = &mut self.counts;
+        counts.of(request.name()).done += 1;
+        if let Request::Create { values, .. }
+        | Request::Add { values, .. }
+        | Request::Modify { values, .. } = request
+        {
+            counts.values += values.len() as u64;
+        }
+    }
+
+    fn refuse(&mut self, line: u64, request: &Request, code: ResponseCode, message: &str) {
+        self.counts.of(request.name()).refused += 1;
+        self.report.refuse(Refusal {
+            file: self.name.clone(),
+            line,
+            operation: Some(request.name()),
+            handle: Some(String::from_utf8_lossy(request.handle()).into_owned()),
+            code: Some(code.0),
+            reason: said(code, message),
+        });
+    }
+}
+
+/// Whether the node refuses everything now, and the file is not to blame.
+const fn is_passing(code: ResponseCode) -> bool {
+    matches!(
+        code,
+        ResponseCode::ERROR | ResponseCode::SERVER_TOO_BUSY | ResponseCode::SERVER_BACKUP
+    )
+}
+
+/// Whether one of the values says the same as this one, whenever it was written.
+fn has(values: &[Value], wanted: &Value) -> bool {
+    values.iter().any(|value| {
+        let value = Value {
+            timestamp: wanted.timestamp,
+            ..value.clone()
+        };
+        value == *wanted
+    })
+}
+
+/// The values that a handle has, or why there are none.
+pub(super) fn values<E>(
+    handle: &[u8],
+    ask: &mut Asking<'_, E>,
+) -> Result<Result<Vec<Value>, ResponseCode>, E> {
+    let told = ask(&Ask::Read {
+        handle: Octets(handle.to_vec()),
+    })?;
+    Ok(match told {
+        Told::Values { values, .. } => {
+            let values = values.into_iter().map(|octets| octets.0.into());
+            Ok(values
+                .filter_map(|wire| Value::decode(&wire).ok())
+                .collect())
+        }
+        Told::Refused { code, .. } => Err(ResponseCode(code)),
+        Told::Changed { .. } | Told::Listed { .. } => Err(ResponseCode::ERROR),
+    })
+}
+
+/// Octets of a change as a message, or some more.
+fn size(request: &Request) -> usize {
+    /// Envelope, header, lengths.
+    const AROUND: usize = 128;
+    let values = match request {
+        Request::Create { values, .. }
+        | Request::Add { values, .. }
+        | Request::Modify { values, .. } => values
+            .iter()
+            .map(|value| Value::SIZE_MIN + value.kind.len() + value.data.len())
+            .sum(),
+        Request::Remove { indexes, .. } => indexes.len() * size_of::<u32>(),
+        _ => 0,
+    };
+    AROUND + request.handle().len() + values
+}

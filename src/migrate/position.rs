@@ -1,0 +1,94 @@
+//! How far the migration of a file is: kept beside it until all of it is carried out, so that one that was killed goes on.
+//!
+//! A group of changes is one commit of the store, and the position is another file: it says before a group which one is
+//! under way. Of that one alone it is not known later whether it was made, and the records tell.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::report::Counts;
+
+/// What the name of a file is followed by.
+const ENDING: &str = ".position";
+/// It tells handles to nobody, but how far others are is nobody's business either.
+const MODE: u32 = 0o600;
+
+/// How far a file is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// xxh3-128 of the file, in hexadecimal: another file is not gone on with.
+    pub input: String,
+    /// The data directory of the node: another node has none of it.
+    pub node: String,
+    /// The last line whose step is settled.
+    pub done: u64,
+    /// The last line of the group that was under way; 0 when none was.
+    #[serde(default)]
+    pub applying: u64,
+    /// What came of the lines up to `done`.
+    #[serde(default)]
+    pub counts: Counts,
+}
+
+impl Position {
+    /// The file with the position of `input`.
+    #[must_use]
+    pub fn path(input: &Path) -> PathBuf {
+        let mut name = OsString::from(input);
+        name.push(ENDING);
+        PathBuf::from(name)
+    }
+
+    /// Reads it; none when there is none.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read(input: &Path) -> io::Result<Option<Self>> {
+        match fs::read(Self::path(input)) {
+            Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes it: whole and durable, or not at all.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write(&self, input: &Path) -> io::Result<()> {
+        let path = Self::path(input);
+        let mut next = path.clone().into_os_string();
+        next.push(".tmp");
+        let mut options = OpenOptions::new();
+        let mut file = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(MODE)
+            .open(&next)?;
+        file.write_all(&serde_json::to_vec(self)?)?;
+        file.sync_all()?;
+        fs::rename(next, &path)?;
+        // Of the name as well: what was before it is older than the changes.
+        let parent = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+    }
+
+    /// All of the file is carried out.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn remove(input: &Path) -> io::Result<()> {
+        match fs::remove_file(Self::path(input)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,467 @@
+//! Goal: what the tools of a CNRI server would do with a batch file is done, all of it is told, and a migration that was
+//! interrupted ends as one that was not. Method: whole files, on running and stopped nodes; kills in the middle.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::Value as Json;
+
+use crate::bulk::export;
+use crate::node::{PATIENCE, Running};
+use crate::support::{Run, directory, jiexi, node, run, run_with};
+
+/// Every command, as people write them.
+const EVERYTHING: &str = "\
+AUTHENTICATE PUBKEY:300:0.NA/88.118
+/keys/admpriv.bin|passphrase
+
+SESSIONSETUP
+USESESSION:1
+
+HOME 192.0.2.1:2641:TCP
+0.NA/88.119
+0.NA/88.120
+
+CREATE 88.118/pump
+100 HS_ADMIN 86400 1110 ADMIN 300:110011111111:0.NA/88.118
+1 URL 3600 1110 UTF8 https://example.cn/pump
+301 HS_SECKEY 86400 1100 UTF8 a very secret word
+400 HS_VLIST 86400 1110 LIST 300:88.118/U1;301:88.118/U2;
+2 PHOTO 86400 1010 FILE photo.bin
+
+CREATE 88.119/阀门
+1 DESC 60 1111 UTF8 球阀
+
+CREATE 88.118/old
+1 URL 86400 1110 UTF8 https://example.cn/old
+2 URL 86400 1110 UTF8 https://example.cn/older
+
+ADD 88.118/pump
+5 EMAIL 86400 1110 UTF8 pump@example.cn
+
+MODIFY 88.118/pump
+1 URL 86400 1110 UTF8 https://example.cn/pumps
+
+REMOVE 2:88.118/old
+CREATE 88.120/x
+1 A 1 1110 UTF8 x
+
+DELETE 88.120/x
+UNHOME 192.0.2.1:2641:TCP
+0.NA/88.120
+";
+
+fn write(directory: &Path, name: &str, text: &str) {
+    fs::write(directory.join(name), text).expect("writes");
+}
+
+fn migrate(directory: &Path, data: &str, arguments: &[&str]) -> Run {
+    let fixed = ["migrate", "batch", "--data", data];
+    run(directory, &[&fixed[..], arguments].concat())
+}
+
+/// The export of a node by handles, without the times at which its values were written.
+fn timeless(directory: &Path, data: &str) -> Vec<Json> {
+    let mut lines = export(directory, data, &["--with-secrets"]);
+    for line in &mut lines {
+        let values = line.get_mut("values").and_then(Json::as_array_mut);
+        for value in values.into_iter().flatten() {
+            value
+                .as_object_mut()
+                .expect("an object")
+                .remove("timestamp");
+        }
+    }
+    lines
+}
+
+fn record<'a>(lines: &'a [Json], handle: &str) -> &'a Json {
+    let found = lines.iter().find(|line| line["handle"] == handle);
+    found.unwrap_or_else(|| panic!("no {handle} in {lines:?}"))
+}
+
+/// What came of it all: the store has what the file says, and the report too.
+fn everything(directory: &Path, data: &str) {
+    write(directory, "all.batch", EVERYTHING);
+    fs::write(directory.join("photo.bin"), [0, 1, 0xFF, b'\n']).expect("writes");
+    let before = export(directory, data, &["--with-secrets"]);
+
+    let looked = migrate(directory, data, &["all.batch", "--dry-run", "-o", "json"]).expect(0);
+    let looked = looked.json();
+    assert_eq!(looked["dryRun"], true);
+    assert_eq!(
+        export(directory, data, &["--with-secrets"]),
+        before,
+        "nothing was changed"
+    );
+    assert!(!directory.join("all.batch.position").exists());
+
+    let done = migrate(directory, data, &["all.batch", "-o", "json"])
+        .expect(0)
+        .json();
+    assert_eq!(done["dryRun"], false);
+    for (operation, count) in [
+        ("home", 2),
+        ("create", 4),
+        ("add", 1),
+        ("modify", 1),
+        ("remove", 1),
+        ("delete", 1),
+        ("unhome", 1),
+    ] {
+        assert_eq!(done["operations"][operation]["done"], count, "{operation}");
+    }
+    assert_eq!(
+        (&done["values"], &done["notNeeded"]),
+        (&11.into(), &2.into())
+    );
+    assert_eq!(done["files"][0]["complete"], true);
+    for part in ["operations", "values", "notNeeded", "refused"] {
+        assert_eq!(looked[part], done[part], "the dry run says the same");
+    }
+    assert!(!directory.join("all.batch.position").exists(), "it is done");
+
+    let lines = timeless(directory, data);
+    let pump = record(&lines, "88.118/pump");
+    let values = pump["values"].as_array().expect("values");
+    let indexes: Vec<_> = values.iter().map(|value| value["index"].as_u64()).collect();
+    assert_eq!(indexes, [1, 2, 5, 100, 301, 400].map(Some));
+    assert_eq!(values[0]["data"]["value"], "https://example.cn/pumps");
+    assert_eq!(values[0]["ttl"], 86_400);
+    assert_eq!(values[1]["permissions"], "1010");
+    assert_eq!(values[1]["data"]["value"], "AAH/Cg==");
+    assert_eq!(values[3]["data"]["value"]["permissions"], "111111110011");
+    assert_eq!(values[3]["data"]["value"]["handle"], "0.NA/88.118");
+    assert_eq!(values[4]["data"]["value"], "a very secret word");
+    assert_eq!(values[5]["data"]["value"][1]["handle"], "88.118/U2");
+    assert_eq!(
+        record(&lines, "88.119/阀门")["values"][0]["permissions"],
+        "1111"
+    );
+    assert_eq!(
+        record(&lines, "88.118/old")["values"]
+            .as_array()
+            .map(Vec::len),
+        Some(1)
+    );
+    let prefixes: Vec<_> = lines
+        .iter()
+        .filter_map(|line| line["prefix"].as_str())
+        .collect();
+    assert_eq!(prefixes, ["88.118", "88.119"]);
+
+    let trail = run(
+        directory,
+        &["audit", "--handle", "88.118/pump", "--data", data],
+    )
+    .expect(0);
+    for word in ["create", "add", "modify"] {
+        assert!(trail.stdout.contains(word), "{word}: {}", trail.stdout);
+    }
+}
+
+#[test]
+fn everything_into_a_stopped_node() {
+    let directory = directory();
+    let data = node(directory.path(), "n");
+    everything(directory.path(), "n");
+    // Secrets are sealed before they reach any file.
+    for file in walk(&data) {
+        let octets = fs::read(&file).expect("reads");
+        let found = memchr::memmem::find(&octets, b"a very secret word");
+        assert_eq!(found, None, "{}", file.display());
+    }
+}
+
+fn walk(directory: &Path) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(directory).expect("lists");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    let (directories, files): (Vec<_>, Vec<_>) = paths.partition(|path| path.is_dir());
+    let below = directories.iter().flat_map(|directory| walk(directory));
+    files
+        .into_iter()
+        .filter(|path| path.is_file())
+        .chain(below)
+        .collect()
+}
+
+#[test]
+fn everything_into_a_running_node() {
+    let directory = directory();
+    node(directory.path(), "n");
+    let running = Running::start(directory.path(), "n");
+    everything(directory.path(), "n");
+    let server = running.server();
+    let found = run(
+        directory.path(),
+        &["resolve", "88.119/阀门", "--server", &server],
+    )
+    .expect(0);
+    assert!(found.stdout.contains("球阀"), "{}", found.stdout);
+}
+
+/// Goal: a dry run refuses what the real one refuses, with the same lines and reasons. Method: a file in which much is
+/// refused, on nodes of which one was not asked before.
+#[test]
+fn what_is_refused() {
+    let directory = directory();
+    let directory = directory.path();
+    node(directory, "n");
+    write(
+        directory,
+        "refused.batch",
+        "CREATE 88.118/a\n1 A 60 1110 UTF8 a\n2 B 60 1010 UTF8 b\n\n\
+         CREATE 88.118/A\n1 A 60 1110 UTF8 a\n2 B 60 1010 UTF8 b\n\n\
+         CREATE 88.118/a\n1 A 61 1110 UTF8 a\n\n\
+         CREATE 88.777/a\n1 A 60 1110 UTF8 a\n\n\
+         ADD 88.118/none\n1 A 60 1110 UTF8 a\n\n\
+         ADD 88.118/a\n1 A 60 1110 UTF8 a\n\n\
+         MODIFY 88.118/a\n7 A 60 1110 UTF8 a\n\n\
+         MODIFY 88.118/a\n2 A 60 1110 UTF8 a\n\n\
+         REMOVE 2:88.118/a\nREMOVE 9:88.118/a\nDELETE 88.118/none\n\
+         HOME 192.0.2.1:2641:TCP\n0.NA/88.777\n\n\
+         CREATE 88.777/a\n1 A 60 1110 UTF8 a\n\n\
+         UNHOME 192.0.2.1:2641:TCP\n0.NA/88.777\n\n\
+         DELETE 88.777/a\nDELETE 88.118/a\nADD 88.118/a\n1 A 60 1110 UTF8 a\n\n\
+         CREATE 88.118/a\n1 A 60 1110 UTF8 again\n",
+    );
+    let expected = [
+        (9, "create", 101),
+        (12, "create", 301),
+        (15, "add", 100),
+        (18, "add", 201),
+        (21, "modify", 200),
+        (24, "modify", 401),
+        (27, "remove", 401),
+        (28, "remove", 200),
+        (29, "delete", 100),
+        (39, "delete", 301),
+        (41, "add", 100),
+    ];
+    let arguments = ["refused.batch", "--keep-going", "-o", "json"];
+    let looked = migrate(directory, "n", &[&arguments[..], &["--dry-run"]].concat()).expect(1);
+    let done = migrate(directory, "n", &arguments).expect(1);
+    for report in [looked.json(), done.json()] {
+        let found = report["refusals"].as_array().expect("refusals").iter();
+        let found: Vec<_> = found
+            .map(|refusal| {
+                let of = |name: &str| refusal[name].as_u64().expect("a number");
+                let operation = refusal["operation"].as_str().expect("text");
+                (of("line"), operation, of("code"))
+            })
+            .collect();
+        assert_eq!(found, expected);
+        assert_eq!(report["operations"]["create"]["same"], 1);
+        assert_eq!(report["refused"], expected.len());
+    }
+    let (mut looked, mut done) = (looked.json(), done.json());
+    for report in [&mut looked, &mut done] {
+        report.as_object_mut().expect("an object").remove("dryRun");
+    }
+    assert_eq!(looked, done);
+    let lines = timeless(directory, "n");
+    assert_eq!(
+        record(&lines, "88.118/a")["values"][0]["data"]["value"],
+        "again"
+    );
+}
+
+/// Goal: a refusal stops the migration at its line, and the same command goes on when its reason is gone. Nothing is
+/// begun with a file that cannot be read.
+#[test]
+fn refusals_stop_it() {
+    let directory = directory();
+    let directory = directory.path();
+    node(directory, "n");
+    node(directory, "other");
+    let text = "CREATE 88.118/a\n1 A 60 1110 UTF8 a\n\nCREATE 88.200/b\n1 A 60 1110 UTF8 b\n\nDELETE 88.118/a\n";
+    write(directory, "x.batch", text);
+    let stopped = migrate(directory, "n", &["x.batch"]).expect(1);
+    let expected = "jiexi: x.batch:4: create 88.200/b: server not responsible (code 301)";
+    assert!(stopped.stderr.contains(expected), "{}", stopped.stderr);
+    assert!(
+        stopped
+            .stderr
+            .contains("1 refused; the migration stopped there")
+    );
+    record(&timeless(directory, "n"), "88.118/a");
+
+    let position = directory.join("x.batch.position");
+    let kept = fs::read_to_string(&position).expect("a position");
+    assert!(kept.contains("\"done\":3"), "{kept}");
+
+    // Neither another node nor another file is gone on with.
+    let other = migrate(directory, "other", &["x.batch"]).expect(1);
+    assert!(
+        other.stderr.contains("go on with that node"),
+        "{}",
+        other.stderr
+    );
+    write(directory, "x.batch", &text.replace("UTF8 b", "UTF8 c"));
+    let changed = migrate(directory, "n", &["x.batch"]).expect(1);
+    assert!(
+        changed.stderr.contains("has changed since"),
+        "{}",
+        changed.stderr
+    );
+    write(directory, "x.batch", text);
+
+    run_with(
+        directory,
+        &["import", "-", "--data", "n"],
+        b"{\"prefix\":\"88.200\"}",
+    )
+    .expect(0);
+    let done = migrate(directory, "n", &["x.batch", "-o", "json"])
+        .expect(0)
+        .json();
+    assert_eq!(done["files"][0]["resumedAfter"], 3);
+    assert_eq!(done["operations"]["create"]["done"], 2);
+    assert_eq!(done["operations"]["delete"]["done"], 1);
+    assert!(!position.exists());
+
+    write(
+        directory,
+        "bad.batch",
+        "CREATE 88.118/c\n1 A 60 1110 UTF8 a\n\nCREATE 88.118/d\n1 A x 1110 UTF8 a\n\nFOO\n",
+    );
+    let bad = migrate(directory, "n", &["bad.batch"]).expect(1);
+    assert!(
+        bad.stderr
+            .contains("bad.batch:5: 88.118/d: \"x\" is no time to live"),
+        "{}",
+        bad.stderr
+    );
+    assert!(
+        bad.stderr.contains("bad.batch:7: \"FOO\" is no command"),
+        "{}",
+        bad.stderr
+    );
+    let lines = timeless(directory, "n");
+    assert!(
+        !lines.iter().any(|line| line["handle"] == "88.118/c"),
+        "nothing was begun with"
+    );
+    migrate(directory, "n", &["bad.batch", "--keep-going"]).expect(1);
+    record(&timeless(directory, "n"), "88.118/c");
+
+    for missing in ["none.batch", "."] {
+        let run = migrate(directory, "n", &[missing]).expect(1);
+        assert!(
+            run.stderr.starts_with(&format!("jiexi: {missing}: ")),
+            "{}",
+            run.stderr
+        );
+    }
+}
+
+/// Changes that can be told apart from what they began with, in phases.
+fn many(count: usize) -> String {
+    let mut text = String::new();
+    for number in 0..count {
+        writeln!(
+            text,
+            "CREATE 88.118/n{number}\n1 URL 60 1110 UTF8 {number}\n2 B 60 1110 UTF8 b\n"
+        )
+        .expect("writes");
+    }
+    for number in (0..count).step_by(2) {
+        writeln!(text, "ADD 88.118/n{number}\n3 C 60 1110 UTF8 c\n").expect("writes");
+    }
+    for number in (0..count).step_by(3) {
+        writeln!(text, "REMOVE 2:88.118/n{number}").expect("writes");
+    }
+    for number in (0..count).step_by(5) {
+        writeln!(
+            text,
+            "MODIFY 88.118/n{number}\n1 URL 60 1110 UTF8 new {number}\n"
+        )
+        .expect("writes");
+    }
+    for number in (0..count).step_by(7) {
+        writeln!(text, "DELETE 88.118/n{number}").expect("writes");
+    }
+    text
+}
+
+/// Goal: a migration that was killed at any moment ends as one that was not. Method: it is killed whenever it has come some
+/// lines further, and begun again, until it ends.
+#[test]
+fn killed_again_and_again() {
+    let directory = directory();
+    let directory = directory.path();
+    node(directory, "whole");
+    node(directory, "killed");
+    let text = many(6_000);
+    let lines = text.lines().count() as u64;
+    write(directory, "whole.batch", &text);
+    write(directory, "killed.batch", &text);
+    migrate(directory, "whole", &["whole.batch"]).expect(0);
+
+    let position = directory.join("killed.batch.position");
+    let done = || {
+        let json: Json = serde_json::from_slice(&fs::read(&position).ok()?).ok()?;
+        json["done"].as_u64()
+    };
+    let (mut kills, mut before) = (0, 0);
+    while kills < 8 {
+        let mut child = jiexi(directory)
+            .args(["migrate", "batch", "killed.batch", "--data", "killed"])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("starts");
+        let started = Instant::now();
+        while done().is_none_or(|done| done < before + lines / 10) {
+            assert!(started.elapsed() < PATIENCE, "it does not go on");
+            assert_eq!(
+                child.try_wait().expect("asks"),
+                None,
+                "it ended after {kills} kills"
+            );
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        child.kill().expect("is killed");
+        child.wait().expect("ends");
+        before = done().expect("a position");
+        kills += 1;
+    }
+    let last = migrate(directory, "killed", &["killed.batch", "-o", "json"])
+        .expect(0)
+        .json();
+    assert_eq!(last["files"][0]["resumedAfter"], before);
+    assert_eq!(last["refused"], 0, "{last}");
+    for (operation, every) in [
+        ("create", 1),
+        ("add", 2),
+        ("remove", 3),
+        ("modify", 5),
+        ("delete", 7),
+    ] {
+        let tally = &last["operations"][operation];
+        let all = tally["done"]
+            .as_u64()
+            .zip(tally["same"].as_u64())
+            .map(|(done, same)| done + same);
+        assert_eq!(all, Some(6_000_u64.div_ceil(every)), "{operation}");
+    }
+    // The record of the prefix has the key of each node.
+    let migrated = |data| {
+        let mut lines = timeless(directory, data);
+        lines.retain(|line| {
+            line["handle"]
+                .as_str()
+                .is_some_and(|handle| handle.starts_with("88.118/n"))
+        });
+        lines
+    };
+    let (whole, killed) = (migrated("whole"), migrated("killed"));
+    assert_eq!(whole.len(), killed.len());
+    for (whole, killed) in whole.iter().zip(&killed) {
+        assert_eq!(whole, killed);
+    }
+    run(directory, &["store", "verify", "--data", "killed"]).expect(0);
+    run(directory, &["audit", "verify", "--data", "killed"]).expect(0);
+}
