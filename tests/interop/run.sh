@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Starts jiexi nodes and CNRI servers on loopback. CNRI's Java client resolves through the nodes and administers one;
-# jiexi resolves and administers at a CNRI server, which asks jiexi for its users' keys; another CNRI server copies a node.
+# jiexi resolves and administers at a CNRI server, which asks jiexi for its users' keys; another CNRI server copies a node;
+# all handles of a third one move to a node: 50,000, or as many as MIGRATED says (1000000 in the long form).
 # Prints the matrix client × operation × result and compares it with README.md (MATRIX=write writes it there).
 # The last line is "interop: N passed, M failed". With CI=true a missing tool is a failure, else a skip.
 # JIEXI names the program under test; without it the release build of this checkout is made and used.
@@ -155,6 +156,14 @@ node m 88.320 "$port_m" JIEXI_ADMINISTRATION_REPLICATION_ADMINS=300:0.NA/88.320
 "${cnri[@]}" mirror "$work/f" "$port_f" "$port_m" 300:0.NA/88.320 "$work/m/admin.key"
 cnri_node f "$port_f" "$port_m"
 
+# CNRI server g, from which everything moves to jiexi node h, which is stopped.
+migrated=${MIGRATED:-50000}
+port_g=$(free_port)
+java -cp 'target/classes:target/lib/*' interop.PrepareMigration "$migrated" "$work/peer.pub" "$work/peer.secret" |
+    "${cnri[@]}" load "$work/g" "$port_g" 88.330,88.331,0.NA 8 300:88.330/ADMIN >"$work/g-load.log"
+cnri_node g "$port_g"
+"$JIEXI" init --prefix 88.339 --address 127.0.0.1 --port "$(free_port)" --data "$work/h" >"$work/h-init.log" 2>&1
+
 status=0
 mvn -B -ntp -Dstyle.color=never surefire:test \
     -Dinterop.data="$work" \
@@ -162,7 +171,7 @@ mvn -B -ntp -Dstyle.color=never surefire:test \
     -Dinterop.b.address=127.0.0.1 -Dinterop.b.port="$port_b" \
     -Dinterop.c.address=127.0.0.1 -Dinterop.c.port="$port_c" \
     -Dinterop.d.port="$port_d" -Dinterop.r.port="$port_r" -Dinterop.m.port="$port_m" \
-    -Dinterop.e.port="$port_e" -Dinterop.f.port="$port_f" \
+    -Dinterop.e.port="$port_e" -Dinterop.f.port="$port_f" -Dinterop.g.port="$port_g" -Dinterop.migrated="$migrated" \
     -Dinterop.jiexi="$JIEXI" -Dinterop.server.classpath='target/server/classes:target/server/*' \
     -Dinterop.outcomes="$work/outcomes.tsv" | plain | tee "$work/tests.txt" || status=$?
 

@@ -55,18 +55,33 @@ final class Jiexi {
 
     /** Runs a command to its end; nothing of the surroundings decides for it. */
     static Done run(List<String> arguments) throws IOException, InterruptedException {
+        return run(arguments, PATIENCE_S);
+    }
+
+    /** The same of one that may take long. */
+    static Done run(List<String> arguments, long patience) throws IOException, InterruptedException {
+        Path errors = Files.createTempFile(Setting.file("."), "jiexi", ".err");
+        Process process = start(arguments, ProcessBuilder.Redirect.to(errors.toFile()));
+        String out = new String(process.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
+        assertTrue(process.waitFor(patience, TimeUnit.SECONDS), () -> arguments + " does not end");
+        String err = Files.readString(errors);
+        Files.delete(errors);
+        return new Done(arguments, process.exitValue(), out, err);
+    }
+
+    /** Starts a command. */
+    static Process start(List<String> arguments) throws IOException {
+        return start(arguments, ProcessBuilder.Redirect.DISCARD);
+    }
+
+    private static Process start(List<String> arguments, ProcessBuilder.Redirect errors) throws IOException {
         List<String> command = new ArrayList<>(arguments);
         command.add(0, Setting.text("jiexi"));
-        Path errors = Files.createTempFile(Setting.file("."), "jiexi", ".err");
-        ProcessBuilder builder = new ProcessBuilder(command).redirectError(errors.toFile());
+        ProcessBuilder builder = new ProcessBuilder(command).redirectError(errors);
         builder.environment().keySet().removeIf(name -> name.startsWith("JIEXI_"));
         Process process = builder.start();
         process.getOutputStream().close();
-        String out = new String(process.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
-        assertTrue(process.waitFor(PATIENCE_S, TimeUnit.SECONDS), () -> command + " does not end");
-        String err = Files.readString(errors);
-        Files.delete(errors);
-        return new Done(command, process.exitValue(), out, err);
+        return process;
     }
 
     static Done run(String... arguments) throws IOException, InterruptedException {
