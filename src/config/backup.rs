@@ -48,7 +48,7 @@ impl Default for Backup {
             secret_key_file: PathBuf::new(),
             ca_file: PathBuf::new(),
             request: Duration::from_secs(120),
-            patience: Duration::from_secs(120),
+            patience: Duration::from_secs(240),
         }
     }
 }
