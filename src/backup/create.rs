@@ -2,8 +2,8 @@
 //!
 //! The increments of a repository follow each other without a gap, whatever full backups are taken between them, as long
 //! as the journal reaches back; so any sequence can be restored. A full backup is taken when there is none, when the
-//! journal was pruned meanwhile, when what is there cannot be relied on, and when a restore would read more from
-//! increments than from the full backup before them.
+//! journal was pruned meanwhile or is damaged, when what is there cannot be relied on or is not to be opened by whom new
+//! backups are for, and when a restore would read more from increments than from the full backup before them.
 
 use std::{
     fs::File,
@@ -13,9 +13,13 @@ use std::{
 use super::{
     BackupError, Watch, failed, io_failed,
     manifest::{Kind, Manifest, Member},
+    plan::Ways,
     repository::{Draft, Listing, Repository},
 };
-use crate::store::archive::{self, Archive, Increment};
+use crate::store::{
+    StoreError,
+    archive::{self, Archive, Increment},
+};
 
 /// Increments of this many octets together are no reason for a full backup, however small that is.
 const INCREMENTS_MIN: u64 = 64 << 20;
@@ -65,6 +69,8 @@ pub struct Created {
     pub reason: Option<String>,
     /// Names of interrupted backups that were removed.
     pub removed: Vec<String>,
+    /// What stays of others, and why, one line each, for people.
+    pub left: Vec<String>,
 }
 
 /// Writes what the repository lacks; a full backup in any case with `full`.
@@ -79,7 +85,7 @@ pub fn create(
 ) -> Result<Created, BackupError> {
     let _lock = repository.lock()?;
     let listing = repository.list()?;
-    repository.sweep(&listing)?;
+    let (removed, left) = repository.sweep(&listing)?;
     let standing = source.standing()?;
     let work = Work {
         repository,
@@ -88,7 +94,8 @@ pub fn create(
         standing,
     };
     let mut created = Created {
-        removed: listing.unfinished.clone(),
+        removed,
+        left,
         ..Created::default()
     };
     let line = work.line(&listing)?;
@@ -114,17 +121,38 @@ const LONG: &str = "the increments since the last full backup are larger than th
 /// What there is of the epoch of the store.
 struct Line<'a> {
     full: Option<&'a Manifest>,
+    /// The newest increment that a restore can come to.
     increment: Option<&'a Manifest>,
     /// Octets of the increments after the full backup.
     since_full: u64,
-    /// A backup that is damaged, and newer than the full one.
-    damaged: Option<&'a str>,
+    /// Why what there is since the full backup is not to be continued.
+    broken: Option<String>,
 }
 
 impl Line<'_> {
     fn is_long(&self, new: u64) -> bool {
         let full = self.full.map_or(0, Manifest::bytes);
         self.since_full + new > full.max(INCREMENTS_MIN)
+    }
+}
+
+/// What there is after a backup.
+enum Since {
+    /// It is written.
+    Written(Box<Manifest>),
+    /// There is nothing new.
+    Nothing,
+    /// The journal does not reach back that far.
+    TooShort,
+    /// It is damaged.
+    Damaged(String),
+}
+
+/// Whether an error is about what is in the store.
+fn is_of_store(error: &StoreError, store: &Path) -> bool {
+    match error {
+        StoreError::Damaged { path, .. } | StoreError::Io { path, .. } => path.starts_with(store),
+        _ => false,
     }
 }
 
@@ -167,19 +195,61 @@ impl Work<'_> {
                 other.id
             )));
         }
-        let full = newest(Kind::Full);
+        let Some(full) = newest(Kind::Full) else {
+            return Ok(Line {
+                full: None,
+                increment: None,
+                since_full: 0,
+                broken: Some("there is none of this epoch of the store".to_owned()),
+            });
+        };
         let since = listing.whole.iter().filter(|backup| {
-            let after = full.is_some_and(|full| backup.sequence > full.sequence);
-            backup.kind == Kind::Increment && backup.epoch == self.standing.epoch && after
+            let ours = backup.kind == Kind::Increment && backup.epoch == self.standing.epoch;
+            ours && backup.sequence > full.sequence
         });
-        let damaged = listing.damaged.iter().rev();
-        let mut damaged = damaged.filter(|(id, _)| full.is_some_and(|full| *id > full.id));
+        let since: Vec<&Manifest> = since.collect();
+        let ways = Ways::of(listing);
+        let is_reached = |increment: &&Manifest| ways.lead_to(increment);
         Ok(Line {
-            full,
-            increment: newest(Kind::Increment),
-            since_full: since.map(Manifest::bytes).sum(),
-            damaged: damaged.next().map(|(id, _)| id.as_str()),
+            full: Some(full),
+            increment: newest(Kind::Increment).filter(is_reached),
+            since_full: since.iter().map(|backup| backup.bytes()).sum(),
+            broken: self.broken(listing, &ways, full, &since)?,
         })
+    }
+
+    /// Why a full backup and what came since are not to be continued, if that is so.
+    fn broken(
+        &self,
+        listing: &Listing,
+        ways: &Ways,
+        full: &Manifest,
+        since: &[&Manifest],
+    ) -> Result<Option<String>, BackupError> {
+        let mut damaged = listing.damaged.iter().rev();
+        if let Some((id, _)) = damaged.find(|(id, _)| *id > full.id) {
+            return Ok(Some(format!("backup {id} is damaged")));
+        }
+        let lost = since.iter().find(|increment| !ways.lead_to(increment));
+        if let Some(lost) = lost {
+            return Ok(Some(format!(
+                "backup {} continues sequence {}, and nothing leads there any more: a backup before it is gone",
+                lost.id, lost.from
+            )));
+        }
+        let others = |backup: &Manifest| format!("backup {} is encrypted for others", backup.id);
+        let mut continued = std::iter::once(&full).chain(since);
+        if let Some(other) = continued.find(|backup| !self.repository.is_open_to_later(backup)) {
+            return Ok(Some(others(other)));
+        }
+        // That all of them have one passphrase was seen when they were written; trying it is work.
+        let newest = since.iter().max_by_key(|increment| increment.sequence);
+        for backup in std::iter::once(&full).chain(newest) {
+            if !self.repository.is_of_passphrase(backup)? {
+                return Ok(Some(others(backup)));
+            }
+        }
+        Ok(None)
     }
 
     /// Writes an increment if there is something new and the journal reaches back; otherwise why it takes a full backup.
@@ -187,13 +257,13 @@ impl Work<'_> {
         &self,
         line: &Line<'_>,
     ) -> Result<(Option<Manifest>, Option<String>), BackupError> {
-        let Some(full) = line.full else {
-            let reason = "there is none of this epoch of the store".to_owned();
-            return Ok((None, Some(reason)));
+        let (Some(full), None) = (line.full, &line.broken) else {
+            return Ok((None, line.broken.clone()));
         };
-        if let Some(damaged) = line.damaged {
-            return Ok((None, Some(format!("backup {damaged} is damaged"))));
-        }
+        let mut reason = format!(
+            "the journal no longer reaches back to sequence {}",
+            full.sequence
+        );
         let increment = line.increment.into_iter();
         // What the increments lead to comes first: then there is no gap between them.
         for last in increment.chain([full]) {
@@ -202,35 +272,50 @@ impl Work<'_> {
                 Err(error @ BackupError::Place(_)) => return Err(error),
                 Err(error) => return Ok((None, Some(error.to_string()))),
             };
-            let draft = self.repository.begin(Kind::Increment, self.source.now())?;
-            let path = draft.directory.join(Kind::Increment.file());
-            let written = archive::increment(
-                self.source.store(),
-                &archive,
-                self.standing.sequence,
-                self.source.now(),
-                &path,
-            )?;
-            match written {
-                Increment::Written(archive) => {
-                    let records = self.repository.keep(&draft, &path, self.watch)?;
-                    return Ok((Some(self.complete(&draft, &archive, records)?), None));
-                }
-                Increment::Nothing => {
-                    return self.repository.abandon(&draft).map(|()| (None, None));
-                }
-                Increment::TooShort => self.repository.abandon(&draft)?,
-                Increment::Diverged => {
-                    self.repository.abandon(&draft)?;
-                    return Err(self.diverged(last));
-                }
+            match self.since(last, &archive)? {
+                Since::Written(manifest) => return Ok((Some(*manifest), None)),
+                Since::Nothing => return Ok((None, None)),
+                Since::TooShort => {}
+                Since::Damaged(what) => reason = format!("the journal is damaged ({what})"),
             }
         }
-        let reason = format!(
-            "the journal no longer reaches back to sequence {}",
-            full.sequence
-        );
         Ok((None, Some(reason)))
+    }
+
+    /// Writes what came after a backup.
+    fn since(&self, last: &Manifest, archive: &Archive) -> Result<Since, BackupError> {
+        let draft = self.repository.begin(Kind::Increment, self.source.now())?;
+        let since = self.write_since(&draft, last, archive);
+        match &since {
+            Ok(Since::Written(_)) => {}
+            Ok(_) => self.repository.abandon(&draft)?,
+            Err(error) => self.repository.give_up(&draft, error),
+        }
+        since
+    }
+
+    fn write_since(
+        &self,
+        draft: &Draft,
+        last: &Manifest,
+        archive: &Archive,
+    ) -> Result<Since, BackupError> {
+        let path = draft.directory.join(Kind::Increment.file());
+        let (until, now) = (self.standing.sequence, self.source.now());
+        let store = self.source.store();
+        match archive::increment(store, archive, until, now, &path) {
+            Ok(Increment::Written(archive)) => {
+                let records = self.repository.keep(draft, &path, self.watch)?;
+                let manifest = self.complete(draft, &archive, records)?;
+                Ok(Since::Written(Box::new(manifest)))
+            }
+            Ok(Increment::Nothing) => Ok(Since::Nothing),
+            Ok(Increment::TooShort) => Ok(Since::TooShort),
+            Ok(Increment::Diverged) => Err(self.diverged(last)),
+            // What the node has in its state was read from the journal before; of that there may be a snapshot.
+            Err(error) if is_of_store(&error, store) => Ok(Since::Damaged(error.to_string())),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn diverged(&self, last: &Manifest) -> BackupError {
@@ -256,13 +341,26 @@ impl Work<'_> {
             .len();
         self.watch.begin("copying", length);
         let draft = self.repository.begin(Kind::Full, self.source.now())?;
+        let written = self.write_full(&draft, file, &snapshot);
+        if let Err(error) = &written {
+            self.repository.give_up(&draft, error);
+        }
+        written
+    }
+
+    fn write_full(
+        &self,
+        draft: &Draft,
+        file: File,
+        snapshot: &Path,
+    ) -> Result<Manifest, BackupError> {
         let name = Kind::Full.file();
-        let records = (self.repository).copy(&draft, file, &snapshot, name, self.watch)?;
+        let records = (self.repository).copy(draft, file, snapshot, name, self.watch)?;
         let archive = match draft.direct {
             true => archive::read(&draft.directory.join(name))?,
-            false => archive::read(&snapshot)?,
+            false => archive::read(snapshot)?,
         };
-        self.complete(&draft, &archive, records)
+        self.complete(draft, &archive, records)
     }
 
     /// Copies what belongs to the records, and writes the manifest.

@@ -6,7 +6,7 @@
 
 use std::{
     fmt,
-    io::{Read, Write},
+    io::{self, Cursor, Read, Write},
 };
 
 use age::{
@@ -30,6 +30,8 @@ pub(super) const SUFFIX: &str = ".age";
 pub const RECIPIENTS_MAX: usize = 16;
 /// Most identities in a file of them.
 pub const IDENTITIES_MAX: usize = 64;
+/// Most passphrases: each that does not open a member costs the work of deriving a key.
+pub const PASSPHRASES_MAX: usize = 8;
 /// Octets of the head of an encrypted member, at most, and what encryption adds to each chunk of 64 KiB.
 const HEAD_MAX: u64 = 512 + 256 * RECIPIENTS_MAX as u64;
 const CHUNK: u64 = 64 << 10;
@@ -55,7 +57,15 @@ impl Encryption {
         self.format == FORMAT && (1..=RECIPIENTS_MAX).contains(&self.recipients.len())
     }
 
-    fn has_passphrase(&self) -> bool {
+    /// Whether everybody whom `later` is for can open this, too, as far as the manifests say.
+    pub(super) fn is_open_to(&self, later: Option<&Self>) -> bool {
+        later.is_some_and(|later| {
+            let mut wanted = later.recipients.iter();
+            wanted.all(|name| self.recipients.contains(name))
+        })
+    }
+
+    pub(super) fn has_passphrase(&self) -> bool {
         self.recipients.iter().any(|name| name == PASSPHRASE)
     }
 
@@ -122,7 +132,7 @@ impl Lock {
     }
 
     /// Encrypts what is written, into a writer.
-    pub(super) fn wrap<W: Write>(&self, out: W) -> std::io::Result<StreamWriter<W>> {
+    pub(super) fn wrap<W: Write>(&self, out: W) -> io::Result<StreamWriter<W>> {
         let encryptor = match self {
             Self::Recipients(all) => {
                 Encryptor::with_recipients(all.iter().map(|one| one as &dyn age::Recipient))
@@ -134,7 +144,7 @@ impl Lock {
             }
         };
         encryptor
-            .map_err(|error| std::io::Error::other(failed(error)))?
+            .map_err(|error| io::Error::other(failed(error)))?
             .wrap_output(out)
     }
 
@@ -149,11 +159,11 @@ fn fingerprint(recipient: &x25519::Recipient) -> String {
     hex::encode(Sha256::digest(recipient.to_string()))
 }
 
-/// What opens backups: identities and a passphrase, as far as they were given.
+/// What opens backups: identities and passphrases, as far as they were given.
 #[derive(Default)]
 pub struct Keys {
     identities: Vec<x25519::Identity>,
-    passphrase: Option<SecretString>,
+    passphrases: Vec<SecretString>,
 }
 
 impl fmt::Debug for Keys {
@@ -184,21 +194,37 @@ impl Keys {
     }
 
     /// Adds a passphrase.
-    pub fn add_passphrase(&mut self, text: String) {
-        self.passphrase = Some(SecretString::from(text));
+    ///
+    /// # Errors
+    /// There are too many: a message for people.
+    pub fn add_passphrase(&mut self, text: String) -> Result<(), String> {
+        if self.passphrases.len() == PASSPHRASES_MAX {
+            return Err(format!(
+                "there are more than {PASSPHRASES_MAX} passphrases; name those of the backups that are wanted"
+            ));
+        }
+        self.passphrases.push(SecretString::from(text));
+        Ok(())
+    }
+
+    /// Adds what opens that which is written: a passphrase does both.
+    pub(super) fn add_lock(&mut self, lock: &Lock) {
+        if let Lock::Passphrase(text) = lock {
+            self.passphrases.push(text.clone());
+        }
     }
 
     /// Whether nothing was given.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.identities.is_empty() && self.passphrase.is_none()
+        self.identities.is_empty() && self.passphrases.is_empty()
     }
 
     /// Sees, as far as can be seen without the members, that a backup can be opened.
     pub(super) fn expect(&self, id: &str, encryption: &Encryption) -> Result<(), BackupError> {
         let wanted = encryption.shown();
         let fits = match encryption.has_passphrase() {
-            true => self.passphrase.is_some(),
+            true => !self.passphrases.is_empty(),
             false => (self.identities.iter())
                 .map(|identity| fingerprint(&identity.to_public()))
                 .any(|own| encryption.recipients.contains(&own)),
@@ -216,17 +242,60 @@ impl Keys {
     }
 
     /// Decrypts what is read.
-    pub(super) fn open<R: Read>(&self, from: R) -> Result<StreamReader<R>, OpenError> {
-        let decryptor = Decryptor::new(from).map_err(OpenError::of)?;
-        let opened = match (&self.passphrase, decryptor.is_scrypt()) {
-            (Some(text), true) => {
-                let mut identity = scrypt::Identity::new(text.clone());
-                identity.set_max_work_factor(WORK_MAX);
-                decryptor.decrypt(std::iter::once(&identity as &dyn age::Identity))
+    pub(super) fn open<R: Read>(&self, mut from: R) -> Result<Opened<R>, OpenError> {
+        // The head alone says which passphrase it is: read once, it is tried with each.
+        let mut head = Vec::new();
+        let kept = Tee {
+            from: &mut from,
+            kept: &mut head,
+        };
+        Decryptor::new(kept).map(drop).map_err(OpenError::of)?;
+        let derived = self.derived(&head);
+        let decryptor = Decryptor::new(Cursor::new(head).chain(from)).map_err(OpenError::of)?;
+        let opened = match (&derived, decryptor.is_scrypt()) {
+            (Some(identity), true) => {
+                decryptor.decrypt(std::iter::once(identity as &dyn age::Identity))
             }
             _ => decryptor.decrypt(self.identities.iter().map(|one| one as &dyn age::Identity)),
         };
         opened.map_err(OpenError::of)
+    }
+
+    /// The passphrase that opens a head: the only one untried, the last one if none does.
+    fn derived(&self, head: &[u8]) -> Option<scrypt::Identity> {
+        let identity = |text: &SecretString| {
+            let mut identity = scrypt::Identity::new(text.clone());
+            identity.set_max_work_factor(WORK_MAX);
+            identity
+        };
+        let (last, others) = self.passphrases.split_last()?;
+        let opens = |identity: &scrypt::Identity| {
+            let decryptor = Decryptor::new(head).ok();
+            decryptor.is_some_and(|decryptor| {
+                let one = std::iter::once(identity as &dyn age::Identity);
+                decryptor.is_scrypt() && decryptor.decrypt(one).is_ok()
+            })
+        };
+        let found = others.iter().map(identity).find(opens);
+        Some(found.unwrap_or_else(|| identity(last)))
+    }
+}
+
+/// A member being decrypted.
+pub(super) type Opened<R> = StreamReader<io::Chain<Cursor<Vec<u8>>, R>>;
+
+/// A reader that keeps what is read.
+struct Tee<'a, R> {
+    from: &'a mut R,
+    kept: &'a mut Vec<u8>,
+}
+
+impl<R: Read> Read for Tee<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.from.read(buffer)?;
+        self.kept
+            .extend_from_slice(buffer.get(..read).unwrap_or_default());
+        Ok(read)
     }
 }
 
@@ -240,7 +309,7 @@ pub(super) enum OpenError {
     /// It is damaged.
     Damaged,
     /// It cannot be read.
-    Io(std::io::Error),
+    Io(io::Error),
 }
 
 impl OpenError {
@@ -250,7 +319,7 @@ impl OpenError {
             | DecryptError::DecryptionFailed
             | DecryptError::KeyDecryptionFailed => Self::Key,
             DecryptError::ExcessiveWork { .. } => Self::Work,
-            DecryptError::Io(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
+            DecryptError::Io(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
                 Self::Io(error)
             }
             _ => Self::Damaged,

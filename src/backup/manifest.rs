@@ -18,8 +18,8 @@ use sha2::{Digest as _, Sha256};
 
 use jiexi_proto::handle::CaseRule;
 
-use super::{BackupError, Watch, encryption::Encryption, failed, io_failed};
-use crate::store::archive::Archive;
+use super::{BackupError, Watch, encryption::Encryption, failed, io_failed, is_of_file, of_place};
+use crate::store::{StoreError, archive::Archive};
 
 /// The format of a repository and all that is in it.
 pub const FORMAT: u32 = 1;
@@ -154,7 +154,12 @@ impl Manifest {
     /// When it is damaged, or not what the manifest says.
     pub fn archive(&self, directory: &Path) -> Result<Archive, BackupError> {
         let path = directory.join(self.kind.file());
-        let archive = crate::store::archive::read(&path)?;
+        let archive = crate::store::archive::read(&path).map_err(|error| match &error {
+            StoreError::Io { source, .. } if !is_of_file(source) => {
+                BackupError::Place(error.to_string())
+            }
+            _ => error.into(),
+        })?;
         let (sum, from) = (format!("{:016x}", archive.sum), self.from);
         let from = match self.kind {
             Kind::Full => archive.from,
@@ -283,13 +288,12 @@ impl Member {
     /// # Errors
     /// When it cannot be read.
     pub fn of(path: &Path, watch: &dyn Watch) -> Result<Self, BackupError> {
-        let mut file =
-            File::open(path).map_err(|error| io_failed(path, "open the file", &error))?;
+        let mut file = File::open(path).map_err(|error| of_place(path, "open the file", &error))?;
         let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; CHUNK]);
         loop {
             let read = file
                 .read(&mut buffer)
-                .map_err(|error| io_failed(path, "read", &error))?;
+                .map_err(|error| of_place(path, "read", &error))?;
             let Some(piece) = buffer.get(..read).filter(|piece| !piece.is_empty()) else {
                 break;
             };

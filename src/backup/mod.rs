@@ -6,6 +6,7 @@
 //! * [`manifest`]: what a backup says about itself, and the checksums of its files; it is written last.
 //! * [`encryption`]: files that only whoever has a key can read.
 //! * [`repository`]: beginning a backup, completing it, finding those that are complete, and fetching what they have.
+//!   [`scratch`]: where that is meanwhile.
 //! * [`create`]: full, or what the repository does not have yet. [`verify`]: every octet. [`plan`]: what a restore needs.
 //! * [`restore`]: a store out of it. [`drill`]: the same for the sake of knowing that it works. [`prune`]: old ones go.
 //!
@@ -23,6 +24,7 @@ pub mod plan;
 pub mod prune;
 pub mod repository;
 pub mod restore;
+pub mod scratch;
 pub mod verify;
 
 use std::{fmt, io, path::Path};
@@ -84,6 +86,26 @@ impl BackupError {
 /// A failure.
 fn failed(message: impl fmt::Display) -> BackupError {
     BackupError::Failed(message.to_string())
+}
+
+/// A failure of the operating system with a file of a repository: one that is not there is missing, and everything else says
+/// something about the disk, the network or the rights, and nothing about the backup.
+fn of_place(path: &Path, action: &str, error: &io::Error) -> BackupError {
+    match (is_of_file(error), io_failed(path, action, error)) {
+        (false, BackupError::Failed(message)) => BackupError::Place(message),
+        (_, failed) => failed,
+    }
+}
+
+/// Whether an error says something about a file itself: that it is not there, is none, or is too short.
+fn is_of_file(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::UnexpectedEof
+    )
 }
 
 /// A failure of the operating system with a file.

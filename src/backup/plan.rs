@@ -129,7 +129,12 @@ fn until_time(
     later.sort_by_key(|backup| backup.sequence);
     let mut until = newest.sequence;
     for backup in later {
-        let marks = times(backup)?;
+        let marks = match times(backup) {
+            Ok(marks) => marks,
+            // What it knows is lost, and of what follows it nobody knows what came first.
+            Err(BackupError::Failed(_) | BackupError::NotFound(_)) => break,
+            Err(error) => return Err(error),
+        };
         let then = marks.iter().take_while(|(noted, _)| *noted <= time);
         until = then.map(|(_, sequence)| *sequence).fold(until, u64::max);
         // What follows is later, whatever it says, and need not be readable.
@@ -161,6 +166,39 @@ fn connect(listing: &Listing, epoch: u64, until: u64) -> Option<(Manifest, Vec<M
         }
         Some((full.clone(), increments))
     })
+}
+
+/// How far increments lead from each full backup: its epoch and sequence, and the last sequence.
+pub(super) struct Ways(Vec<(u64, u64, u64)>);
+
+impl Ways {
+    /// Those of a repository.
+    pub(super) fn of(listing: &Listing) -> Self {
+        let ours = |kind: Kind| {
+            let all = listing.whole.iter();
+            all.filter(move |backup| backup.kind == kind)
+        };
+        let mut increments: Vec<&Manifest> = ours(Kind::Increment).collect();
+        increments.sort_by_key(|backup| backup.from);
+        let ways = ours(Kind::Full).map(|full| {
+            let mut reached = full.sequence;
+            for next in increments.iter().filter(|next| next.epoch == full.epoch) {
+                if next.from <= reached {
+                    reached = reached.max(next.sequence);
+                }
+            }
+            (full.epoch, full.sequence, reached)
+        });
+        Self(ways.collect())
+    }
+
+    /// Whether a restore can come to what is in an increment.
+    pub(super) fn lead_to(&self, increment: &Manifest) -> bool {
+        let Manifest { from, sequence, .. } = increment;
+        self.0.iter().any(|(epoch, first, last)| {
+            *epoch == increment.epoch && first < sequence && last >= from
+        })
+    }
 }
 
 fn not_found(message: impl Into<String>) -> BackupError {

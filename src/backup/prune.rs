@@ -1,43 +1,83 @@
-//! Old backups go: the newest full ones stay, with all that leads on from the oldest of them.
+//! Old backups go: the newest full ones that are sound stay, with all that leads on from the oldest of them.
+//!
+//! Sound is what can be seen to be at a glance: the files are there in their lengths, and where the records can be looked
+//! at, they begin and end as they should. Their checksums are for `verify`.
 
 use super::{
-    BackupError,
+    BackupError, failed,
     manifest::{Kind, Manifest},
     repository::{Listing, Repository},
 };
 
-/// Removes what is older than the `keep` newest full backups; what was removed.
+/// What was done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// What was removed.
+    pub removed: Vec<Manifest>,
+    /// What is wrong with full backups that were not counted, one line each, for people.
+    pub damaged: Vec<String>,
+    /// What stays of those removed, and why, likewise.
+    pub left: Vec<String>,
+}
+
+/// Removes what is older than the `keep` newest full backups that are sound.
 ///
 /// # Errors
-/// It cannot be removed, or somebody else writes here.
-pub fn prune(repository: &Repository, keep: usize) -> Result<Vec<Manifest>, BackupError> {
+/// There are not so many; it cannot be removed, or somebody else writes or reads here.
+pub fn prune(repository: &Repository, keep: usize) -> Result<Pruned, BackupError> {
     let _lock = repository.lock()?;
-    let mut removed = Vec::new();
-    for backup in outdated(&repository.list()?, keep) {
-        repository.remove(&backup.id)?;
-        removed.push(backup);
+    let _alone = repository.alone()?;
+    let listing = repository.list()?;
+    let mut pruned = Pruned::default();
+    let Some(oldest) = oldest_kept(repository, &listing, keep, &mut pruned.damaged)? else {
+        return Ok(pruned);
+    };
+    for backup in outdated(&listing, oldest) {
+        pruned.left.extend(repository.remove(&backup.id)?);
+        pruned.removed.push(backup);
     }
-    Ok(removed)
+    Ok(pruned)
+}
+
+/// Where a backup is in the order of all.
+type Place = (u64, u64);
+
+fn place(backup: &Manifest) -> Place {
+    (backup.epoch, backup.sequence)
+}
+
+/// The oldest full backup that is kept; none when there are no more than are to be kept.
+fn oldest_kept(
+    repository: &Repository,
+    listing: &Listing,
+    keep: usize,
+    damaged: &mut Vec<String>,
+) -> Result<Option<Place>, BackupError> {
+    let all = listing.whole.iter();
+    let mut full: Vec<&Manifest> = all.filter(|backup| backup.kind == Kind::Full).collect();
+    if full.len() <= keep {
+        return Ok(None);
+    }
+    full.sort_by_key(|backup| std::cmp::Reverse(place(backup)));
+    let mut sound = 0;
+    for backup in full {
+        match repository.archive(backup) {
+            Ok(_) => sound += 1,
+            Err(error) if error.is_elsewhere() => return Err(error),
+            Err(error) => damaged.push(error.to_string()),
+        }
+        if sound == keep {
+            return Ok(Some(place(backup)));
+        }
+    }
+    Err(failed(format_args!(
+        "nothing was removed: {keep} full backups are to stay, and of those there are only {sound} are sound:\n{}",
+        damaged.join("\n")
+    )))
 }
 
 /// What may go, oldest first.
-fn outdated(listing: &Listing, keep: usize) -> Vec<Manifest> {
-    let place = |backup: &Manifest| (backup.epoch, backup.sequence);
-    let mut full: Vec<_> = listing
-        .whole
-        .iter()
-        .filter(|backup| backup.kind == Kind::Full)
-        .map(place)
-        .collect();
-    full.sort_unstable();
-    let Some(oldest) = full
-        .len()
-        .checked_sub(keep)
-        .and_then(|at| full.get(at))
-        .copied()
-    else {
-        return Vec::new();
-    };
+fn outdated(listing: &Listing, oldest: Place) -> Vec<Manifest> {
     let goes = |backup: &&Manifest| match backup.kind {
         Kind::Full => place(backup) < oldest,
         // An increment that ends there has nothing that comes after.
@@ -65,16 +105,15 @@ mod tests {
             ],
             ..Listing::default()
         };
-        let left = |keep| {
-            let goes = outdated(&listing, keep);
+        let left = |oldest| {
+            let goes = outdated(&listing, oldest);
             let whole = listing.whole.iter().filter(|backup| !goes.contains(backup));
             whole.cloned().collect::<Vec<_>>()
         };
-        assert_eq!(left(3).len(), 5);
-        assert_eq!(left(4).len(), 5);
-        assert_eq!(left(1).len(), 1);
+        assert_eq!(left((1, 10)).len(), 5);
+        assert_eq!(left((2, 28)).len(), 1);
         let two = Listing {
-            whole: left(2),
+            whole: left((1, 25)),
             ..Listing::default()
         };
         assert_eq!(two.whole.len(), 3);

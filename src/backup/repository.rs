@@ -13,14 +13,14 @@ use std::{
 };
 
 use sha2::{Digest as _, Sha256};
-use tempfile::TempDir;
 
 use super::{
     BackupError, Watch,
-    encryption::{self, Keys, Lock, OpenError},
+    encryption::{self, Encryption, Keys, Lock, OpenError},
     failed, io_failed,
     manifest::{self, CHUNK, Encrypted, Kind, Manifest, Member, REMEDY},
     place::{Location, Place, Put},
+    scratch::{self, Scratch},
     shown_time,
 };
 use crate::store::archive::Archive;
@@ -48,7 +48,7 @@ pub struct Access {
 pub struct Repository {
     place: Box<dyn Place>,
     access: Access,
-    scratch: OnceCell<TempDir>,
+    scratch: OnceCell<Scratch>,
 }
 
 /// What is in a repository.
@@ -101,7 +101,10 @@ impl Repository {
         Self::of(place, access)
     }
 
-    fn of(place: Box<dyn Place>, access: Access) -> Result<Self, BackupError> {
+    fn of(place: Box<dyn Place>, mut access: Access) -> Result<Self, BackupError> {
+        if let Some(lock) = &access.lock {
+            access.keys.add_lock(lock);
+        }
         match place.mark()? {
             Some(mark) if mark == MARK.as_bytes() => Ok(Self {
                 place,
@@ -127,6 +130,22 @@ impl Repository {
     /// Somebody else has it.
     pub fn lock(&self) -> Result<Option<File>, BackupError> {
         self.place.lock(self.access.beside.as_deref())
+    }
+
+    /// That nothing is removed, until the file is closed: for whoever reads. Backups are written beside it.
+    ///
+    /// # Errors
+    /// Backups are being removed.
+    pub fn reading(&self) -> Result<Option<File>, BackupError> {
+        self.place.reading()
+    }
+
+    /// That nobody reads, likewise: for whoever removes.
+    ///
+    /// # Errors
+    /// Somebody does.
+    pub fn alone(&self) -> Result<Option<File>, BackupError> {
+        self.place.alone()
     }
 
     /// What is here.
@@ -164,19 +183,32 @@ impl Repository {
         Manifest::read(id, &self.shown_member(id, manifest::NAME), from)
     }
 
+    /// What a backup is called.
+    #[must_use]
+    pub fn shown_backup(&self, id: &str) -> String {
+        self.place.shown(id)
+    }
+
     fn shown_member(&self, id: &str, name: &str) -> String {
         self.place.shown(&format!("{id}/{name}"))
     }
 
     // ------------------------------------------------------------------------------------------------- writing
 
-    /// Removes what interrupted backups have left. The caller has the lock.
+    /// Removes what interrupted backups have left. The caller has the lock. The names of those that are gone; and what stays
+    /// of others, and why.
     ///
     /// # Errors
     /// It cannot be removed.
-    pub fn sweep(&self, listing: &Listing) -> Result<(), BackupError> {
-        let mut unfinished = listing.unfinished.iter();
-        unfinished.try_for_each(|id| self.place.sweep(id))
+    pub fn sweep(&self, listing: &Listing) -> Result<(Vec<String>, Vec<String>), BackupError> {
+        let (mut removed, mut left) = (Vec::new(), Vec::new());
+        for id in &listing.unfinished {
+            match self.place.sweep(id)? {
+                None => removed.push(id.clone()),
+                Some(stays) => left.push(stays),
+            }
+        }
+        Ok((removed, left))
     }
 
     /// Begins a backup.
@@ -290,25 +322,14 @@ impl Repository {
         (id, name): (&str, &str),
         watch: &dyn Watch,
     ) -> Result<(), BackupError> {
-        let mut buffer = vec![0; CHUNK];
-        loop {
-            let read = from
-                .read(&mut buffer)
-                .map_err(|error| io_failed(source, "read", &error))?;
-            let Some(piece) = buffer.get(..read).filter(|piece| !piece.is_empty()) else {
-                return Ok(());
-            };
-            let written = to.write_all(piece);
-            written.map_err(|error| {
-                BackupError::of_io(error, &self.shown_member(id, name), "write")
-            })?;
-            watch.advance(piece.len() as u64);
-        }
+        let unread = |error| io_failed(source, "read", &error);
+        let unwritten = |error| BackupError::of_io(error, &self.shown_member(id, name), "write");
+        move_all((from, &unread), (to, &unwritten), watch)
     }
 
     /// How backups written from now on are encrypted.
     #[must_use]
-    pub fn encryption(&self) -> Option<encryption::Encryption> {
+    pub fn encryption(&self) -> Option<Encryption> {
         self.access.lock.as_ref().map(Lock::encryption)
     }
 
@@ -325,14 +346,22 @@ impl Repository {
     /// # Errors
     /// It cannot be removed.
     pub fn abandon(&self, draft: &Draft) -> Result<(), BackupError> {
-        self.place.sweep(&draft.id)
+        self.place.sweep(&draft.id).map(drop)
     }
 
-    /// Removes a backup: first its name. The caller has the lock.
+    /// Removes a backup that did not succeed, as far as that can be; else the next one does it.
+    pub fn give_up(&self, draft: &Draft, why: &BackupError) {
+        // Of a store elsewhere that does not answer there is nothing to be had but another long wait.
+        if self.place.directory().is_some() || !matches!(why, BackupError::Place(_)) {
+            drop(self.abandon(draft));
+        }
+    }
+
+    /// Removes a backup: first its name. The caller has the lock. What stays of it, and why.
     ///
     /// # Errors
     /// It cannot be removed.
-    pub fn remove(&self, id: &str) -> Result<(), BackupError> {
+    pub fn remove(&self, id: &str) -> Result<Option<String>, BackupError> {
         self.place.remove(id)
     }
 
@@ -343,7 +372,9 @@ impl Repository {
         let scratch = match self.scratch.get() {
             Some(scratch) => scratch,
             None => {
-                let made = new_scratch(self.access.scratch.as_deref())?;
+                let parent = self.access.scratch.clone();
+                let parent = parent.unwrap_or_else(std::env::temp_dir);
+                let made = Scratch::new(scratch::OF_REPOSITORY, &parent)?;
                 self.scratch.get_or_init(|| made)
             }
         };
@@ -377,6 +408,29 @@ impl Repository {
                 _ => Ok(()),
             },
             None => Ok(()),
+        }
+    }
+
+    /// Whether whoever new backups are encrypted for can open this one: what cannot be opened is not to be continued.
+    #[must_use]
+    pub fn is_open_to_later(&self, backup: &Manifest) -> bool {
+        let encryption = backup.encryption.as_ref();
+        encryption.is_none_or(|encryption| encryption.is_open_to(self.encryption().as_ref()))
+    }
+
+    /// Whether the passphrase of new backups opens this one, if it has a passphrase.
+    ///
+    /// # Errors
+    /// That cannot be seen.
+    pub fn is_of_passphrase(&self, backup: &Manifest) -> Result<bool, BackupError> {
+        let encryption = backup.encryption.as_ref();
+        if !encryption.is_some_and(Encryption::has_passphrase) {
+            return Ok(true);
+        }
+        match self.expect_key(backup) {
+            Ok(()) => Ok(true),
+            Err(BackupError::Key(_)) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
@@ -461,7 +515,8 @@ impl Repository {
         match poured {
             Ok(plain) => compare(&shown, plain?, (member.bytes, &member.sha256)),
             Err(OpenError::Key) => Err(BackupError::Key(format!(
-                "{shown}: neither identity nor passphrase open it; nothing was written; bring the right one"
+                "{shown}: neither identity nor passphrase open it; nothing was written; bring the right one (both \
+                 options may be repeated)"
             ))),
             Err(OpenError::Work) => Err(BackupError::Key(format!(
                 "{shown}: deriving its key from a passphrase takes more memory than this program allows itself; \
@@ -515,15 +570,12 @@ impl Repository {
         compare(&shown, from.finish(), (kept.bytes, &kept.sha256))
     }
 
-    /// The archive of a backup as it is to be continued. In a directory it is looked at; elsewhere it is seen that all
-    /// files are there, in their lengths.
+    /// The archive of a backup as it is to be continued. It is seen that all files are there, in their lengths; in a
+    /// directory it is looked at, too.
     ///
     /// # Errors
     /// It cannot be relied on; or cannot be asked for.
     pub fn archive(&self, backup: &Manifest) -> Result<Archive, BackupError> {
-        if let Some(directory) = self.direct(backup) {
-            return backup.archive(&directory);
-        }
         for member in &backup.files {
             let (name, bytes) = match &member.encrypted {
                 Some(kept) => (format!("{}{}", member.name, encryption::SUFFIX), kept.bytes),
@@ -536,7 +588,10 @@ impl Repository {
                 )));
             }
         }
-        backup.promised()
+        match self.direct(backup) {
+            Some(directory) => backup.archive(&directory),
+            None => backup.promised(),
+        }
     }
 
     /// The archive of a backup, read.
@@ -555,20 +610,6 @@ struct Unwatched;
 impl Watch for Unwatched {
     fn begin(&self, _: &'static str, _: u64) {}
     fn advance(&self, _: u64) {}
-}
-
-/// Makes a scratch directory.
-fn new_scratch(parent: Option<&Path>) -> Result<TempDir, BackupError> {
-    let parent = parent.map_or_else(std::env::temp_dir, Path::to_path_buf);
-    let made = tempfile::Builder::new()
-        .prefix("jiexi-backup-")
-        .tempdir_in(&parent);
-    made.map_err(|error| {
-        BackupError::Place(format!(
-            "{}: no scratch directory can be made there: {error}; name another place with --scratch",
-            parent.display()
-        ))
-    })
 }
 
 /// Compares a file with what its manifest says.
@@ -606,16 +647,27 @@ fn pour(
     path: &Path,
     watch: &dyn Watch,
 ) -> Result<(), BackupError> {
+    let unread = |error| BackupError::of_io(error, shown, "read");
+    let unwritten = |error| BackupError::of_scratch(path, "write", &error);
+    move_all((from, &unread), (out, &unwritten), watch)
+}
+
+/// What an error of an operating system means there.
+type Meaning<'a> = &'a dyn Fn(io::Error) -> BackupError;
+
+/// Reads to the end, into a writer.
+fn move_all(
+    (from, unread): (&mut dyn Read, Meaning<'_>),
+    (to, unwritten): (&mut dyn Write, Meaning<'_>),
+    watch: &dyn Watch,
+) -> Result<(), BackupError> {
     let mut buffer = vec![0; CHUNK];
     loop {
-        let read = from
-            .read(&mut buffer)
-            .map_err(|error| BackupError::of_io(error, shown, "read"))?;
+        let read = from.read(&mut buffer).map_err(unread)?;
         let Some(piece) = buffer.get(..read).filter(|piece| !piece.is_empty()) else {
             return Ok(());
         };
-        out.write_all(piece)
-            .map_err(|error| BackupError::of_scratch(path, "write", &error))?;
+        to.write_all(piece).map_err(unwritten)?;
         watch.advance(piece.len() as u64);
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::{
     BackupError, Watch,
     manifest::{Kind, Manifest},
-    plan::{Plan, Target},
+    plan::{Plan, Target, Ways},
     repository::{Listing, Repository},
 };
 
@@ -33,6 +33,7 @@ pub struct Report {
 /// # Errors
 /// The repository cannot be read, or what was given does not open it. What is wrong with the backups is in the report.
 pub fn verify(repository: &Repository, watch: &dyn Watch) -> Result<Report, BackupError> {
+    let _reading = repository.reading()?;
     let listing = repository.list()?;
     let mut report = Report {
         backups: listing.whole.len() as u64,
@@ -67,9 +68,18 @@ pub fn verify(repository: &Repository, watch: &dyn Watch) -> Result<Report, Back
         checked.backup(backup)?;
         repository.release(backup);
     }
+    let ways = Ways::of(&listing);
     for backup in &listing.whole {
         let found = checked.problems.remove(&backup.id);
         report.problems.extend(found.unwrap_or_default());
+        if backup.kind == Kind::Increment && !ways.lead_to(backup) {
+            report.problems.push(format!(
+                "{}: it continues sequence {}, and no full backup with its increments leads there: a backup before it is \
+                 gone, and what it has cannot be restored; bring that back from another copy of the repository, or take \
+                 a new backup",
+                repository.shown_backup(&backup.id), backup.from
+            ));
+        }
     }
     Ok(report)
 }
@@ -109,7 +119,7 @@ impl Checked<'_> {
     /// Follows the increments from a full backup to the next one, or their end; what does not come out as the journal
     /// said.
     fn chain(&mut self, listing: &Listing, full: &Manifest) -> Result<Option<String>, BackupError> {
-        let plan = match plan(listing, full) {
+        let plan = match way(listing, full) {
             Ok(plan) => plan,
             Err(error) => return Ok(Some(error.to_string())),
         };
@@ -129,7 +139,7 @@ impl Checked<'_> {
 }
 
 /// The way from a full backup to the next one of its epoch, or the end of its increments.
-fn plan(listing: &Listing, full: &Manifest) -> Result<Plan, BackupError> {
+fn way(listing: &Listing, full: &Manifest) -> Result<Plan, BackupError> {
     let later = listing.whole.iter().filter(|later| {
         let ours = later.kind == Kind::Full && later.epoch == full.epoch;
         ours && later.sequence > full.sequence

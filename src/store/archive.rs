@@ -153,24 +153,27 @@ pub fn increment(
     if until < start.sequence {
         return Ok(Increment::Diverged);
     }
-    let outcome = reach(dir, last.epoch, start).and_then(|reached| match reached {
+    let reached = || reach(dir, last.epoch, start);
+    let outcome = reached().and_then(|reached| match reached {
         Some(found) if found != start => Ok(Increment::Diverged),
         Some(_) if until > start.sequence => write(dir, last, until, now, path),
         Some(_) => Ok(Increment::Nothing),
         None if until == start.sequence => Ok(Increment::Nothing),
         None => Ok(Increment::TooShort),
     });
-    match outcome {
-        Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            Disk::default().discard(path)?;
-            Ok(Increment::TooShort)
+    outcome.or_else(|error| {
+        Disk::default().discard(path)?;
+        // Pruned meanwhile, it looks damaged; asked again, it does not reach back.
+        let is_gone = matches!(&error, StoreError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound);
+        match is_gone || matches!(reached(), Ok(None)) {
+            true => Ok(Increment::TooShort),
+            false => Err(error),
         }
-        outcome => outcome,
-    }
+    })
 }
 
 /// What the journal says of the state at a position: the position itself if it continues that; none when it does not
-/// reach back.
+/// reach back. Where there is no sound entry in the place of it, nobody knows, and that is damage.
 fn reach(dir: &Path, epoch: u64, start: Position) -> Result<Option<Position>, StoreError> {
     let segments = journal::segments(dir)?;
     let next = start.sequence + 1;
@@ -179,16 +182,44 @@ fn reach(dir: &Path, epoch: u64, start: Position) -> Result<Option<Position>, St
     };
     let bytes =
         fs::read(&segment.path).map_err(|error| StoreError::io(&segment.path, "read", error))?;
-    let mut found = read_segment_head(&bytes, epoch).filter(|before| *before == start);
-    for_each_piece(&bytes, epoch, |piece| {
-        if let Piece::Entry(entry) = piece
-            && entry.after.sequence == start.sequence
-        {
-            found = Some(entry.after);
+    let head = read_segment_head(&bytes, epoch);
+    let mut found = head.filter(|before| *before == start);
+    let (mut last, mut hole) = (segment.first - 1, None);
+    for_each_piece(&bytes, epoch, |piece| match piece {
+        Piece::Entry(entry) => {
+            if entry.after.sequence == start.sequence {
+                found = Some(entry.after);
+            }
+            if entry.first <= start.sequence {
+                // Whatever is damaged lies before it.
+                hole = None;
+            }
+            last = entry.after.sequence;
         }
+        Piece::Hole { at } | Piece::Torn { at } if last < start.sequence => {
+            hole.get_or_insert(at);
+        }
+        Piece::Hole { .. } | Piece::Torn { .. } => {}
     });
-    // An archive ends with an entry: a journal that has none which ends there is another one.
-    Ok(Some(found.unwrap_or_default()))
+    let what = match (found, hole) {
+        (Some(found), _) => return Ok(Some(found)),
+        (None, Some(at)) => format!(
+            "no sound entry at byte {at}, where sequence {} must be",
+            start.sequence
+        ),
+        // Less than was acknowledged, or it would have been asked for nothing here.
+        (None, None) if last < start.sequence => format!("it ends at sequence {last}"),
+        (None, None) if head.is_none() && segment.first > start.sequence => {
+            "its head is damaged".to_owned()
+        }
+        // An archive ends with an entry: a journal that has none which ends there is another one.
+        (None, None) => return Ok(Some(Position::default())),
+    };
+    Err(StoreError::damaged(
+        &segment.path,
+        what,
+        "`jiexi store verify` says what else is damaged",
+    ))
 }
 
 fn write(

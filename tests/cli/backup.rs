@@ -47,13 +47,13 @@ pub(crate) fn backup(directory: &Path, arguments: &[&str]) -> Run {
 }
 
 /// Takes a backup; what was written.
-fn create(directory: &Path, data: &str, options: &[&str]) -> Vec<Json> {
+pub(crate) fn create(directory: &Path, data: &str, options: &[&str]) -> Vec<Json> {
     let arguments = [&["create", "repo", "--data", data, "-o", "json"], options].concat();
     let created = backup(directory, &arguments).expect(0).json();
     created["created"].as_array().expect("an array").clone()
 }
 
-fn list(directory: &Path) -> Vec<Json> {
+pub(crate) fn list(directory: &Path) -> Vec<Json> {
     let listed = backup(directory, &["list", "repo", "-o", "json"])
         .expect(0)
         .json();
@@ -81,7 +81,7 @@ fn escrow(directory: &Path, data: &str) {
 pub(crate) const KEY: [&str; 4] = ["--key", "escrow.key", "--passphrase-file", "passphrase"];
 
 /// Restores into a new place with the escrowed key; the report.
-fn restore(directory: &Path, data: &str, options: &[&str]) -> Json {
+pub(crate) fn restore(directory: &Path, data: &str, options: &[&str]) -> Json {
     let restore = ["restore", "repo", "--data", data, "-o", "json"];
     let restored = backup(directory, &[&restore[..], &KEY, options].concat()).expect(0);
     restored.json()

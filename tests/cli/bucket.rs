@@ -231,6 +231,86 @@ fn parts_and_a_killed_upload() {
     assert!(export(directory, "a", SECRETS) == export(directory, "b", SECRETS));
 }
 
+/// An upload that is complete although nobody was told so is there; one that may not be aborted is told of until it may.
+#[test]
+fn answers_that_are_lost_and_parts_that_stay() {
+    let directory = directory();
+    let directory = directory.path();
+    let store = Store::start(directory);
+    filled(directory, "a");
+    fill_up(directory);
+    store.lose_answer();
+    assert_eq!(kinds(&create(&store, directory, &[])), ["full"]);
+    assert!(store.has_lost_answer());
+    store.backup(directory, &["verify", REPO]).expect(0);
+    let sound = store.kept();
+    assert!(
+        sound.iter().all(|name| !name.contains(".upload")),
+        "{sound:?}"
+    );
+
+    store.stall_from(2);
+    let mut child = store
+        .jiexi(directory)
+        .args(["backup", "create", REPO, "--full", "--data", "a"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("starts");
+    store.await_file(".part-1");
+    child.kill().expect("kills");
+    child.wait().expect("ends");
+    store.stall_from(0);
+    store.keep_parts(true);
+    for _ in 0..2 {
+        let created = ["create", REPO, "--data", "a", "-o", "json"];
+        let created = store.backup(directory, &created).expect(0).json();
+        let left = created["left"].to_string();
+        for words in ["s3:AbortMultipartUpload", "records.snapshot", "AKIATEST"] {
+            assert!(left.contains(words), "{created}");
+        }
+        assert_eq!(
+            created["removed_unfinished"].as_array().map(Vec::len),
+            Some(0),
+            "{created}"
+        );
+        let kept = store.kept();
+        for part_of_name in [".part-1", "records.snapshot.upload"] {
+            let there = kept.iter().any(|name| name.contains(part_of_name));
+            assert!(there, "{kept:?}");
+        }
+    }
+    store.keep_parts(false);
+    let created = store.backup(directory, &["create", REPO, "--data", "a"]);
+    let created = created.expect(0).stdout;
+    assert!(created.contains("had been interrupted"), "{created}");
+    assert_eq!(store.kept(), sound);
+}
+
+/// However much is in a bucket, it is listed and pruned.
+#[test]
+fn more_than_a_hundred_thousand_objects() {
+    let directory = directory();
+    let directory = directory.path();
+    let store = Store::start(directory);
+    filled(directory, "a");
+    create(&store, directory, &[]);
+    import(directory, "a", &line("n0", "second"));
+    create(&store, directory, &["--full"]);
+    store.add_pages(101);
+    let backups = list(&store, directory)["backups"].clone();
+    assert_eq!(backups.as_array().map(Vec::len), Some(3));
+    store
+        .backup(directory, &["prune", REPO, "--keep", "1"])
+        .expect(0);
+    let backups = list(&store, directory)["backups"].clone();
+    assert_eq!(backups.as_array().map(Vec::len), Some(1));
+    import(directory, "a", &line("n1", "second"));
+    assert_eq!(kinds(&create(&store, directory, &[])), ["increment"]);
+    restore(&store, directory, "b", &[]).expect(0);
+    assert!(export(directory, "a", SECRETS) == export(directory, "b", SECRETS));
+}
+
 /// A store that goes away in the middle of an upload and comes back costs time only; one that stays away is told of.
 #[test]
 fn a_store_that_goes_away() {

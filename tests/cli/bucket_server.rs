@@ -1,18 +1,18 @@
 //! An S3 store: the server of s3s-fs over a directory, on a port that stays its own when it stops and comes back.
 
 use std::{
-    convert::Infallible,
-    fs,
+    fs, io,
     net::Ipv4Addr,
     path::{Path, PathBuf},
     process::Command,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use http_body_util::BodyExt as _;
 use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -49,6 +49,14 @@ struct Seen {
     stalled_from: AtomicU32,
     /// The longest body.
     longest: AtomicU64,
+    /// Whether the answer to the next completed upload gets lost.
+    loses_answer: AtomicBool,
+    /// Whether its answer was lost.
+    lost: AtomicBool,
+    /// Whether uploads may not be aborted.
+    keeps_parts: AtomicBool,
+    /// Pages with foreign objects that a listing of the repository goes on with.
+    pages: AtomicU32,
 }
 
 impl Store {
@@ -88,8 +96,12 @@ impl Store {
                         let (service, seen) = (service.clone(), Arc::clone(&seen));
                         async move {
                             seen.meet(&request).await;
+                            if let Some(answer) = seen.instead(&request) {
+                                return Ok(answer);
+                            }
+                            let asked = request.uri().query().unwrap_or_default().to_owned();
                             let answered = hyper::service::Service::call(&service, request).await;
-                            Ok::<Response<s3s::Body>, Infallible>(answered.expect("answers"))
+                            seen.answered(&asked, answered.expect("answers")).await
                         }
                     });
                     let connection = auto::Builder::new(TokioExecutor::new());
@@ -114,6 +126,26 @@ impl Store {
     /// From now on parts with this number and higher ones get no answer; with 0 all do.
     pub(crate) fn stall_from(&self, number: u32) {
         self.seen.stalled_from.store(number, Ordering::SeqCst);
+    }
+
+    /// The answer to the next completed upload gets lost.
+    pub(crate) fn lose_answer(&self) {
+        self.seen.loses_answer.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether that has been.
+    pub(crate) fn has_lost_answer(&self) -> bool {
+        self.seen.lost.load(Ordering::SeqCst)
+    }
+
+    /// Whether the key may not abort uploads.
+    pub(crate) fn keep_parts(&self, keep: bool) {
+        self.seen.keeps_parts.store(keep, Ordering::SeqCst);
+    }
+
+    /// A listing of the whole repository goes on with so many pages of a thousand foreign objects.
+    pub(crate) fn add_pages(&self, count: u32) {
+        self.seen.pages.store(count, Ordering::SeqCst);
     }
 
     /// How many parts of uploads have come.
@@ -228,6 +260,104 @@ impl Seen {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
+}
+
+/// What stands behind a name in a query.
+fn value<'q>(query: &'q str, name: &str) -> Option<&'q str> {
+    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs
+        .find(|(found, _)| *found == name)
+        .map(|(_, value)| value)
+}
+
+/// An answer in XML.
+fn xml(status: u16, text: String) -> Response<s3s::Body> {
+    let answer = Response::builder().status(status);
+    let answer = answer.header("content-type", "application/xml");
+    answer.body(s3s::Body::from(text)).expect("an answer")
+}
+
+fn refusal(status: u16, code: &str) -> Response<s3s::Body> {
+    let message = "<Message>by the test</Message>";
+    xml(
+        status,
+        format!("<Error><Code>{code}</Code>{message}</Error>"),
+    )
+}
+
+/// What the pages that were added follow each other by.
+const PAGE: &str = "page-";
+
+impl Seen {
+    /// What is answered without asking the server behind this.
+    fn instead(&self, request: &Request<Incoming>) -> Option<Response<s3s::Body>> {
+        let query = request.uri().query().unwrap_or_default();
+        let upload = value(query, "uploadId").is_some();
+        match request.method().as_str() {
+            "DELETE" if upload && self.keeps_parts.load(Ordering::SeqCst) => {
+                return Some(refusal(403, "AccessDenied"));
+            }
+            "POST" if upload && self.lost.load(Ordering::SeqCst) => {
+                return Some(refusal(404, "NoSuchUpload"));
+            }
+            _ => {}
+        }
+        let page: u32 = value(query, "continuation-token")?
+            .strip_prefix(PAGE)?
+            .parse()
+            .ok()?;
+        let mut text = String::from("<ListBucketResult>");
+        for number in 0..1_000 {
+            text += &format!(
+                "<Contents><Key>nodes/a/other/{page}-{number}</Key><LastModified>2026-11-26T15:30:00.000Z</LastModified>\
+                 <ETag>\"x\"</ETag><Size>1</Size></Contents>"
+            );
+        }
+        text += &match page < self.pages.load(Ordering::SeqCst) {
+            true => next(page + 1),
+            false => "<IsTruncated>false</IsTruncated>".to_owned(),
+        };
+        Some(xml(200, text + "</ListBucketResult>"))
+    }
+
+    /// What becomes of the answer to a query.
+    async fn answered(
+        &self,
+        query: &str,
+        answer: Response<s3s::Body>,
+    ) -> io::Result<Response<s3s::Body>> {
+        let upload = value(query, "uploadId").is_some() && value(query, "partNumber").is_none();
+        if upload && self.loses_answer.swap(false, Ordering::SeqCst) {
+            // To its end, or the work is not done.
+            answer
+                .into_body()
+                .collect()
+                .await
+                .map_err(io::Error::other)?;
+            self.lost.store(true, Ordering::SeqCst);
+            return Err(io::Error::other("lost"));
+        }
+        let whole = value(query, "prefix")
+            .is_some_and(|prefix| prefix.trim_end_matches("%2F").ends_with("a"));
+        if value(query, "list-type").is_none() || !whole || self.pages.load(Ordering::SeqCst) == 0 {
+            return Ok(answer);
+        }
+        let (mut head, body) = answer.into_parts();
+        let octets = body.collect().await.map_err(io::Error::other)?.to_bytes();
+        let text = String::from_utf8(octets.to_vec()).expect("UTF-8");
+        let end = "<IsTruncated>false</IsTruncated>";
+        assert!(text.contains(end), "{text}");
+        head.headers.remove(hyper::header::CONTENT_LENGTH);
+        let body = s3s::Body::from(text.replace(end, &next(1)));
+        Ok(Response::from_parts(head, body))
+    }
+}
+
+/// That a page follows.
+fn next(page: u32) -> String {
+    format!(
+        "<IsTruncated>true</IsTruncated><NextContinuationToken>{PAGE}{page}</NextContinuationToken>"
+    )
 }
 
 /// Runs a command to its end.

@@ -276,6 +276,64 @@ fn a_passphrase_in_a_bucket() {
     assert!(export(directory, "a", SECRETS) == export(directory, "b", SECRETS));
 }
 
+/// Whoever cannot open what there is gets a full backup, so that the newest state opens with what the newest backup was
+/// written for; what is from before opens with both.
+#[test]
+fn another_passphrase_or_recipient_begins_anew() {
+    let directory = directory();
+    let directory = directory.path();
+    filled(directory, "a");
+    for (name, text) in [("p1", "the one from before\n"), ("p2", "the new one\n")] {
+        fs::write(directory.join(name), text).expect("writes");
+    }
+    let key = identity(directory, "key");
+    let key = ["--recipient", &key];
+    let other = identity(directory, "other");
+    let other = ["--recipient", &other];
+    let passphrase = |name| ["--encryption-passphrase-file", name];
+    let (first, second) = (passphrase("p1"), passphrase("p2"));
+    let mut round = 0;
+    let mut next = |options: &[&str]| {
+        round += 1;
+        import(directory, "a", &line("n1", &round.to_string()));
+        let run = create(directory, options);
+        let json = run.json();
+        let kind = json["created"][0]["kind"].as_str().expect("a kind");
+        (kind.to_owned(), json["reason"].to_string())
+    };
+    assert_eq!(next(&first).0, "full");
+    assert_eq!(next(&first).0, "increment");
+    for options in [&second[..], &key, &other, &[], &first] {
+        let (kind, reason) = next(options);
+        // What is not encrypted is open to everybody.
+        if options == first {
+            assert_eq!(kind, "increment", "{reason}");
+            continue;
+        }
+        assert_eq!(kind, "full", "{options:?}");
+        assert!(reason.contains("encrypted for others"), "{reason}");
+        assert_eq!(next(options).0, "increment", "{options:?}");
+        let opening: &[&str] = match options {
+            [] => &[],
+            [_, "p2"] => &second,
+            options if options == key => &["--identity", "key"],
+            _ => &["--identity", "other"],
+        };
+        restore(directory, "b", opening).expect(0);
+        assert!(export(directory, "a", SECRETS) == export(directory, "b", SECRETS));
+        fs::remove_dir_all(directory.join("b")).expect("removes");
+    }
+    let identities = ["--identity", "key", "--identity", "other"];
+    let refused = [&["verify", "repo"][..], &first, &identities].concat();
+    let refused = backup(directory, &refused).expect(1).stderr;
+    assert!(refused.contains("may be repeated"), "{refused}");
+    let all = [&["verify", "repo"][..], &second, &first, &identities].concat();
+    backup(directory, &all).expect(0);
+    let many = [&["verify", "repo"][..], &[passphrase("p1"); 9].concat()].concat();
+    let refused = backup(directory, &many).expect(2).stderr;
+    assert!(refused.contains("more than 8"), "{refused}");
+}
+
 /// What cannot be is said before anything is done.
 #[test]
 fn wrong_recipients_and_identities() {

@@ -5,6 +5,7 @@
 //! * `init` — what a new node consists of; `bulk` — import and export on a stopped node
 //! * `broken` — readers of the output that go away
 //! * `backup` — repositories, restores and drills, of running and stopped nodes
+//! * `backup_damage` — repositories and journals that are not whole, and what is done all the same
 //! * `bucket` — repositories in an S3 store; `encrypted` — backups that only a key opens
 //! * `batch` — against servers that no node is
 //! * `change` — handles, values and prefixes, on the node of this machine and on one elsewhere
@@ -21,6 +22,7 @@
 )]
 
 mod backup;
+mod backup_damage;
 mod batch;
 mod bench;
 mod broken;

@@ -3,6 +3,7 @@
 //! ```text
 //! jiexi-backups                  says what this is
 //! lock                           held by whoever writes
+//! readers                        held by those who read, or by the one who removes
 //! 20261126T153000Z-full/         a backup: its files, and last its manifest
 //! ```
 //!
@@ -17,10 +18,12 @@ use std::{
 };
 
 use super::{Found, Place, Put};
-use crate::backup::{BackupError, failed, io_failed, manifest, repository::is_id};
+use crate::backup::{BackupError, failed, manifest, of_place, repository::is_id};
 
 /// The file that says what the directory is.
 const MARKER: &str = "jiexi-backups";
+/// The file that readers lock together, and whoever removes alone.
+const READERS: &str = "readers";
 /// Behind the name of a backup that is not complete.
 const UNFINISHED: &str = ".unfinished";
 
@@ -44,7 +47,7 @@ impl Directory {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), BackupError> {
-        fs::rename(from, to).map_err(|error| io_failed(from, "rename", &error))?;
+        fs::rename(from, to).map_err(|error| of_place(from, "rename", &error))?;
         sync_directory(&self.path)
     }
 }
@@ -70,14 +73,14 @@ impl Place for Directory {
         match fs::read(&marker) {
             Ok(text) => Ok(Some(text)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(io_failed(&marker, "read", &error)),
+            Err(error) => Err(of_place(&marker, "read", &error)),
         }
     }
 
     fn found(&self, mark: &[u8]) -> Result<(), BackupError> {
         let path = &self.path;
         make_directory(path, true)?;
-        let items = fs::read_dir(path).map_err(|error| io_failed(path, "list", &error))?;
+        let items = fs::read_dir(path).map_err(|error| of_place(path, "list", &error))?;
         let mut others = items
             .filter_map(Result::ok)
             .map(|item| item.file_name().to_string_lossy().into_owned())
@@ -95,9 +98,32 @@ impl Place for Directory {
         lock(&self.path.join("lock")).map(Some)
     }
 
+    fn reading(&self) -> Result<Option<File>, BackupError> {
+        let path = self.path.join(READERS);
+        // Where it cannot be made or locked, such as on a disk that is read-only, nobody removes anything, either.
+        let Ok(file) = open_lock(&path) else {
+            return Ok(None);
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(Some(file)),
+            Err(fs::TryLockError::WouldBlock) => Err(failed(format_args!(
+                "{}: backups are being removed here; wait until that is done",
+                path.display()
+            ))),
+            Err(fs::TryLockError::Error(_)) => Ok(None),
+        }
+    }
+
+    fn alone(&self) -> Result<Option<File>, BackupError> {
+        let path = self.path.join(READERS);
+        let busy =
+            "backups are being read here (list, verify, restore or drill); wait until that is done";
+        lock_or(&path, busy).map(Some)
+    }
+
     fn list(&self) -> Result<Vec<Found>, BackupError> {
         let mut found = Vec::new();
-        let unreadable = |error| io_failed(&self.path, "list", &error);
+        let unreadable = |error| of_place(&self.path, "list", &error);
         for item in fs::read_dir(&self.path).map_err(unreadable)? {
             let item = item.map_err(unreadable)?;
             if item.file_type().map_err(unreadable)?.is_file() {
@@ -133,7 +159,7 @@ impl Place for Directory {
         options.write(true).create_new(true).mode(0o600);
         let file = options
             .open(&path)
-            .map_err(|error| io_failed(&path, "create the file", &error))?;
+            .map_err(|error| of_place(&path, "create the file", &error))?;
         Ok(Box::new(NewFile { file, path }))
     }
 
@@ -145,7 +171,7 @@ impl Place for Directory {
 
     fn get(&self, id: &str, name: &str) -> Result<Box<dyn Read + '_>, BackupError> {
         let path = self.path.join(id).join(name);
-        let file = File::open(&path).map_err(|error| io_failed(&path, "open the file", &error))?;
+        let file = File::open(&path).map_err(|error| of_place(&path, "open the file", &error))?;
         Ok(Box::new(file))
     }
 
@@ -154,22 +180,22 @@ impl Place for Directory {
         match path.metadata() {
             Ok(metadata) => Ok(Some(metadata.len())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(io_failed(&path, "look at the file", &error)),
+            Err(error) => Err(of_place(&path, "look at the file", &error)),
         }
     }
 
-    fn sweep(&self, id: &str) -> Result<(), BackupError> {
+    fn sweep(&self, id: &str) -> Result<Option<String>, BackupError> {
         let path = self.unfinished(id);
         fs::remove_dir_all(&path)
-            .map_err(|error| io_failed(&path, "remove what an interrupted backup left", &error))?;
-        sync_directory(&self.path)
+            .map_err(|error| of_place(&path, "remove what an interrupted backup left", &error))?;
+        sync_directory(&self.path).map(|()| None)
     }
 
-    fn remove(&self, id: &str) -> Result<(), BackupError> {
+    fn remove(&self, id: &str) -> Result<Option<String>, BackupError> {
         let going = self.unfinished(id);
         self.rename(&self.path.join(id), &going)?;
-        fs::remove_dir_all(&going).map_err(|error| io_failed(&going, "remove", &error))?;
-        sync_directory(&self.path)
+        fs::remove_dir_all(&going).map_err(|error| of_place(&going, "remove", &error))?;
+        sync_directory(&self.path).map(|()| None)
     }
 }
 
@@ -181,7 +207,7 @@ struct NewFile {
 
 impl NewFile {
     fn failed(&self, action: &str, error: &io::Error) -> BackupError {
-        io_failed(&self.path, action, error)
+        of_place(&self.path, action, error)
     }
 }
 
@@ -203,20 +229,29 @@ impl Put for NewFile {
     }
 }
 
-/// Locks a file, which is made if need be.
+/// Locks a file, which is made if need be, for whoever writes.
 pub(super) fn lock(path: &Path) -> Result<File, BackupError> {
+    lock_or(
+        path,
+        "another backup is being written here; wait until it is done",
+    )
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
     let mut options = fs::OpenOptions::new();
     options.create(true).truncate(false).write(true).mode(0o600);
-    let file = options
-        .open(path)
-        .map_err(|error| io_failed(path, "open the file", &error))?;
+    options.open(path)
+}
+
+/// Locks a file alone; `busy` is said when somebody has it.
+fn lock_or(path: &Path, busy: &str) -> Result<File, BackupError> {
+    let file = open_lock(path).map_err(|error| of_place(path, "open the file", &error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(failed(format_args!(
-            "{}: another backup is being written here; wait until it is done",
-            path.display()
-        ))),
-        Err(fs::TryLockError::Error(error)) => Err(io_failed(path, "lock", &error)),
+        Err(fs::TryLockError::WouldBlock) => {
+            Err(failed(format_args!("{}: {busy}", path.display())))
+        }
+        Err(fs::TryLockError::Error(error)) => Err(of_place(path, "lock", &error)),
     }
 }
 
@@ -225,14 +260,14 @@ fn make_directory(path: &Path, recursive: bool) -> Result<(), BackupError> {
         .recursive(recursive)
         .mode(0o700)
         .create(path)
-        .map_err(|error| io_failed(path, "create the directory", &error))
+        .map_err(|error| of_place(path, "create the directory", &error))
 }
 
 /// Makes the names in a directory durable.
 pub(in crate::backup) fn sync_directory(path: &Path) -> Result<(), BackupError> {
     File::open(path)
         .and_then(|directory| directory.sync_all())
-        .map_err(|error| io_failed(path, "sync the directory", &error))
+        .map_err(|error| of_place(path, "sync the directory", &error))
 }
 
 /// Puts a small file in its place: all of it or nothing, and durable.
@@ -244,8 +279,8 @@ fn replace(path: &Path, content: &[u8]) -> Result<(), BackupError> {
         file.write_all(content)?;
         file.sync_all()
     });
-    written.map_err(|error| io_failed(&temporary, "write", &error))?;
-    fs::rename(&temporary, path).map_err(|error| io_failed(path, "rename", &error))?;
+    written.map_err(|error| of_place(&temporary, "write", &error))?;
+    fs::rename(&temporary, path).map_err(|error| of_place(path, "rename", &error))?;
     match path.parent() {
         Some(parent) => sync_directory(parent),
         None => Ok(()),

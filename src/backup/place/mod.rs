@@ -66,6 +66,12 @@ pub(super) trait Place: fmt::Debug {
     /// The right to write, until the file is closed. `beside` is a file of the node that is backed up, if there is one.
     fn lock(&self, beside: Option<&Path>) -> Result<Option<File>, BackupError>;
 
+    /// That nothing is removed until the file is closed, where that can be.
+    fn reading(&self) -> Result<Option<File>, BackupError>;
+
+    /// That nobody reads, likewise.
+    fn alone(&self) -> Result<Option<File>, BackupError>;
+
     /// The backups, in no order.
     fn list(&self) -> Result<Vec<Found>, BackupError>;
 
@@ -84,11 +90,11 @@ pub(super) trait Place: fmt::Debug {
     /// How long a member of a complete backup is; none when it is not there.
     fn length(&self, id: &str, name: &str) -> Result<Option<u64>, BackupError>;
 
-    /// Removes what there is of a backup that is not complete.
-    fn sweep(&self, id: &str) -> Result<(), BackupError>;
+    /// Removes what there is of a backup that is not complete; what stays nevertheless, and why, for people.
+    fn sweep(&self, id: &str) -> Result<Option<String>, BackupError>;
 
-    /// Removes a backup: first what says that it is one.
-    fn remove(&self, id: &str) -> Result<(), BackupError>;
+    /// Removes a backup: first what says that it is one. What stays, likewise.
+    fn remove(&self, id: &str) -> Result<Option<String>, BackupError>;
 }
 
 /// A member being written. Its writer's errors are those of [`BackupError`] inside.

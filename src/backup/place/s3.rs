@@ -15,7 +15,7 @@
 //! passing reason is made again until patience ends.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     fs::File,
     io::{self, Read, Write},
@@ -27,7 +27,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use object_store::{
-    BackoffConfig, ObjectMeta, ObjectStore as _, ObjectStoreExt as _, PutPayload, RetryConfig,
+    BackoffConfig, ObjectStore as _, ObjectStoreExt as _, PutPayload, RetryConfig,
     aws::{AmazonS3, AmazonS3Builder},
     multipart::{MultipartStore as _, PartId},
     path::Path,
@@ -64,8 +64,8 @@ const PARTS_MAX: u64 = 9_000;
 const PART_MAX: u64 = 5 << 30;
 /// Parts that are sent at a time; so many are in memory.
 const AT_ONCE: usize = 4;
-/// Objects below the prefix that are looked at. A backup has four.
-const OBJECTS_MAX: usize = 100_000;
+/// Most backups below the prefix.
+const BACKUPS_MAX: usize = 1_000_000;
 /// Pauses between attempts.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
@@ -289,7 +289,7 @@ impl Bucket {
                 ),
                 "AccessDenied" | "403" | "401" => format!(
                     "the key {} may not do that ({code}); give it the rights to list the bucket, and to get, put and \
-                     delete objects below the prefix",
+                     delete objects and abort uploads (s3:AbortMultipartUpload) below the prefix",
                     settings.key_id
                 ),
                 "NoSuchBucket" => format!(
@@ -310,8 +310,9 @@ impl Bucket {
         BackupError::Place(format!("{}: cannot {action}: {why}", self.shown(name)))
     }
 
-    /// The objects below a name, without what their names have in common, and their lengths.
-    fn objects(&self, below: &str) -> Result<Vec<(String, u64)>, BackupError> {
+    /// Calls `visit` with the objects below a name, without what their names have in common, until it says that it has
+    /// enough.
+    fn objects(&self, below: &str, mut visit: impl FnMut(&str) -> bool) -> Result<(), BackupError> {
         let prefix = match (self.settings.prefix.as_str(), below) {
             ("", "") => None,
             (prefix, "") => Some(Path::from(prefix)),
@@ -322,25 +323,24 @@ impl Bucket {
             .map_or(0, |prefix| prefix.as_ref().len() + 1);
         let listed = self.run(async {
             let mut stream = self.store.list(prefix.as_ref());
-            let mut found = Vec::new();
             while let Some(object) = stream.next().await.transpose()? {
-                let ObjectMeta { location, size, .. } = object;
-                let name = location.as_ref().get(start..).unwrap_or_default();
-                found.push((name.to_owned(), size));
-                if found.len() > OBJECTS_MAX {
+                if !visit(object.location.as_ref().get(start..).unwrap_or_default()) {
                     break;
                 }
             }
-            Ok(found)
+            Ok(())
         });
-        let found = listed.map_err(|refusal| self.explain(below, "list", &refusal))?;
-        match found.len() > OBJECTS_MAX {
-            true => Err(failed(format_args!(
-                "{}: more than {OBJECTS_MAX} objects; name a prefix for backups alone, or prune them",
-                self.shown("")
-            ))),
-            false => Ok(found),
-        }
+        listed.map_err(|refusal| self.explain(below, "list", &refusal))
+    }
+
+    /// The first of them.
+    fn first(&self, below: &str) -> Result<Option<String>, BackupError> {
+        let mut first = None;
+        self.objects(below, |name| {
+            first = Some(name.to_owned());
+            false
+        })?;
+        Ok(first)
     }
 
     /// A small object, if it is there.
@@ -377,22 +377,37 @@ impl Bucket {
         }
     }
 
-    /// Has the parts of an upload thrown away.
-    fn abort(&self, id: &str, member: &str) -> Result<(), BackupError> {
+    /// Has the parts of an upload thrown away; false when the key may not do that.
+    fn abort(&self, id: &str, member: &str) -> Result<bool, BackupError> {
         let name = format!("{member}{NOTE}");
         let shown = format!("{id}/{name}");
         let note = self.small(&self.member(id, &name), &shown, NOTE_MAX)?;
         let note: Option<Note> = note.and_then(|note| serde_json::from_slice(&note).ok());
         let Some(Note { upload }) = note else {
-            return Ok(());
+            return Ok(true);
         };
         let path = self.member(id, member);
         match self.run(self.store.abort_multipart(&path, &upload)) {
-            // Some stores say of an upload that has ended that it may not be touched.
-            Ok(()) | Err(Refusal::Missing) => Ok(()),
-            Err(Refusal::Code(code)) if code == "AccessDenied" => Ok(()),
+            Ok(()) | Err(Refusal::Missing) => Ok(true),
+            // Some stores say that, too, of an upload that has ended; the note costs less than parts that nobody knows of.
+            Err(Refusal::Code(code)) if ["AccessDenied", "403", "401"].contains(&&*code) => {
+                Ok(false)
+            }
             Err(refusal) => Err(self.explain(&shown, "abort the upload", &refusal)),
         }
+    }
+}
+
+impl Bucket {
+    /// What is said of parts that may not be thrown away.
+    fn parts_stay(&self, id: &str, member: &str) -> String {
+        format!(
+            "{}: an upload of it was interrupted, and the key {} may not abort that: its parts stay, unseen, and are paid \
+             for; give the key the right to abort uploads (s3:AbortMultipartUpload) below the prefix, and the next backup \
+             removes them",
+            self.shown(&format!("{id}/{member}")),
+            self.settings.key_id
+        )
     }
 }
 
@@ -427,13 +442,13 @@ impl Place for Bucket {
         let mark = self.small(&self.object(MARKER), MARKER, MARK_MAX)?;
         if mark.is_none() {
             // Some stores say of a bucket that is not there only that the object is not.
-            self.objects(MARKER)?;
+            self.first(MARKER)?;
         }
         Ok(mark.map(Vec::from))
     }
 
     fn found(&self, mark: &[u8]) -> Result<(), BackupError> {
-        if let Some((other, _)) = self.objects("")?.first() {
+        if let Some(other) = self.first("")? {
             return Err(failed(format_args!(
                 "{}: neither empty nor a repository of backups (there is {other}); name a prefix for backups alone",
                 self.shown("")
@@ -446,17 +461,32 @@ impl Place for Bucket {
         beside.map(directory::lock).transpose()
     }
 
+    fn reading(&self) -> Result<Option<File>, BackupError> {
+        Ok(None)
+    }
+
+    fn alone(&self) -> Result<Option<File>, BackupError> {
+        Ok(None)
+    }
+
     fn list(&self) -> Result<Vec<Found>, BackupError> {
         let mut backups: BTreeMap<String, (bool, bool)> = BTreeMap::new();
-        for (name, _) in self.objects("")? {
+        self.objects("", |name| {
             let Some((id, member)) = name.split_once('/') else {
-                continue;
+                return true;
             };
             if is_id(id) {
                 let (complete, ours) = backups.entry(id.to_owned()).or_default();
                 *complete |= member == manifest::NAME;
                 *ours |= is_ours(member);
             }
+            backups.len() <= BACKUPS_MAX
+        })?;
+        if backups.len() > BACKUPS_MAX {
+            return Err(failed(format_args!(
+                "{}: more than {BACKUPS_MAX} backups; name a prefix of its own for each node",
+                self.shown("")
+            )));
         }
         let found = backups.into_iter().filter(|(_, (_, ours))| *ours);
         Ok(found
@@ -465,7 +495,7 @@ impl Place for Bucket {
     }
 
     fn begin(&self, id: &str) -> Result<bool, BackupError> {
-        Ok(self.objects(id)?.is_empty())
+        Ok(self.first(id)?.is_none())
     }
 
     fn put(&self, id: &str, name: &str, bytes_max: u64) -> Result<Box<dyn Put + '_>, BackupError> {
@@ -523,22 +553,31 @@ impl Place for Bucket {
         }
     }
 
-    fn sweep(&self, id: &str) -> Result<(), BackupError> {
-        let found = self.objects(id)?;
-        let has = |name: &str| found.iter().any(|(found, _)| found == name);
-        for (name, _) in found.iter().filter(|(name, _)| is_ours(name)) {
+    fn sweep(&self, id: &str) -> Result<Option<String>, BackupError> {
+        // However many others there are: ours are a few names.
+        let mut found = BTreeSet::new();
+        self.objects(id, |name| {
+            if is_ours(name) {
+                found.insert(name.to_owned());
+            }
+            true
+        })?;
+        let mut left = None;
+        for name in &found {
             // A member that is there was uploaded to its end.
             if let Some(member) = name.strip_suffix(NOTE)
-                && !has(member)
+                && !found.contains(member)
+                && !self.abort(id, member)?
             {
-                self.abort(id, member)?;
+                left = Some(self.parts_stay(id, member));
+                continue;
             }
             self.delete(id, name)?;
         }
-        Ok(())
+        Ok(left)
     }
 
-    fn remove(&self, id: &str) -> Result<(), BackupError> {
+    fn remove(&self, id: &str) -> Result<Option<String>, BackupError> {
         self.delete(id, manifest::NAME)?;
         self.sweep(id)
     }
@@ -644,7 +683,11 @@ impl Upload<'_> {
         self.send()?;
         let (upload, parts) = (self.begun()?, std::mem::take(&mut self.parts));
         let settled = bucket.run(bucket.store.complete_multipart(&self.path, &upload, parts));
-        settled.map_err(|refusal| self.failed(&refusal))?;
+        match settled {
+            // Its answer was lost, and asked again the store knows of no such upload any more: the length tells.
+            Ok(_) | Err(Refusal::Missing) => {}
+            Err(refusal) => return Err(self.failed(&refusal)),
+        }
         bucket.delete(&self.id, &format!("{}{NOTE}", self.name))
     }
 }

@@ -51,9 +51,9 @@ pub(super) struct Opening {
     /// File with identities (AGE-SECRET-KEY-1…) that open encrypted backups, as `age-keygen` writes it
     #[arg(long, value_name = "FILE")]
     identity: Vec<PathBuf>,
-    /// File with the passphrase that opens encrypted backups
+    /// File with the passphrase that opens encrypted backups; may be repeated, where it was changed between them
     #[arg(long, value_name = "FILE")]
-    encryption_passphrase_file: Option<PathBuf>,
+    encryption_passphrase_file: Vec<PathBuf>,
 }
 
 impl RepositoryPath {
@@ -218,8 +218,11 @@ impl Opening {
             let text = Zeroizing::new(text);
             keys.add_identities(&text).map_err(|error| failed(&error))?;
         }
-        if let Some(path) = &self.encryption_passphrase_file {
-            keys.add_passphrase(text_of(path, "the passphrase")?);
+        for path in &self.encryption_passphrase_file {
+            let added = keys.add_passphrase(text_of(path, "the passphrase")?);
+            added.map_err(|error| {
+                Failed::usage(format_args!("--encryption-passphrase-file: {error}"))
+            })?;
         }
         Ok(keys)
     }

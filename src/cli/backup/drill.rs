@@ -20,6 +20,7 @@ use crate::{
         create::Source,
         drill::{self, Step},
         plan::Plan,
+        scratch::{self, Scratch},
     },
     cli::{Failed, output, place::Place},
     config::Config,
@@ -54,17 +55,13 @@ impl Drill {
     pub(super) fn run(self) -> Result<(), Failed> {
         let begun = Instant::now();
         let repository = (self.repository).open_with(self.opening.keys()?, &self.place)?;
+        let _reading = repository.reading().map_err(explain)?;
         let plan = self.moment.plan(&repository)?;
         let pair = self.key.open(&plan)?;
         let sealer = pair.as_ref().map(key::sealer).transpose()?;
         let node = self.node()?;
-        let scratch = self.repository.scratch();
-        let directory = tempfile::Builder::new()
-            .prefix("jiexi-drill-")
-            .tempdir_in(&scratch)
-            .map_err(|error| {
-                Failed::report(format_args!("{}: {error} (--scratch)", scratch.display()))
-            })?;
+        let directory =
+            Scratch::new(scratch::OF_DRILL, &self.repository.scratch()).map_err(explain)?;
         let (bars, mut steps) = (Bars::default(), Vec::new());
         let drill = drill::Drill {
             repository: &repository,

@@ -85,7 +85,8 @@ enum Action {
     Drill(drill::Drill),
     /// Remove old backups
     ///
-    /// The newest full backups stay, with all increments since the oldest of them.
+    /// The newest full backups stay, with all increments since the oldest of them. One whose files are missing, cut off or
+    /// not its own is not counted; where there are too few others, nothing is removed.
     Prune {
         #[command(flatten)]
         repository: RepositoryPath,
@@ -169,10 +170,14 @@ fn run_create(
         "created": created.backups.iter().map(row_json).collect::<Vec<_>>(),
         "reason": created.reason,
         "removed_unfinished": created.removed,
+        "left": created.left,
     });
     let mut text = String::new();
     for id in &created.removed {
         text += &format!("{id} had been interrupted and was removed\n");
+    }
+    for left in &created.left {
+        text += &format!("{left}\n");
     }
     if let Some(reason) = &created.reason {
         text += &format!("a full backup was taken: {reason}\n");
@@ -185,7 +190,9 @@ fn run_create(
 }
 
 fn list(repository: &RepositoryPath, form: &Form, place: &Place) -> Result<(), Failed> {
-    let listing = repository.open(place)?.list().map_err(explain)?;
+    let repository = repository.open(place)?;
+    let _reading = repository.reading().map_err(explain)?;
+    let listing = repository.list().map_err(explain)?;
     let json = json!({
         "backups": listing.whole.iter().map(row_json).collect::<Vec<_>>(),
         "damaged": listing.damaged.iter().map(|(id, _)| id).collect::<Vec<_>>(),
@@ -262,12 +269,23 @@ fn verify(
 fn prune(repository: &RepositoryPath, keep: u32, form: &Form, place: &Place) -> Result<(), Failed> {
     let repository = repository.open(place)?;
     let keep = usize::try_from(keep).unwrap_or(usize::MAX);
-    let removed = backup::prune::prune(&repository, keep).map_err(explain)?;
-    let json = json!({"removed": removed.iter().map(row_json).collect::<Vec<_>>()});
-    let text = match removed.is_empty() {
-        true => "nothing is old enough to be removed\n".to_owned(),
-        false => format!("removed:\n{}", table(&removed)),
-    };
+    let pruned = backup::prune::prune(&repository, keep).map_err(explain)?;
+    let json = json!({
+        "removed": pruned.removed.iter().map(row_json).collect::<Vec<_>>(),
+        "damaged": pruned.damaged,
+        "left": pruned.left,
+    });
+    let mut text = String::new();
+    for damaged in &pruned.damaged {
+        text += &format!("not counted, because it is damaged: {damaged}\n");
+    }
+    for left in &pruned.left {
+        text += &format!("{left}\n");
+    }
+    match pruned.removed.is_empty() {
+        true => text += "nothing is old enough to be removed\n",
+        false => text += &format!("removed:\n{}", table(&pruned.removed)),
+    }
     form.print(&json, &text)
 }
 

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     backup::{
-        self,
+        self, BackupError,
         manifest::Manifest,
         plan::{Plan, Target},
         repository::Repository,
@@ -81,7 +81,14 @@ impl Moment {
         }
         let times = |backup: &Manifest| {
             repository.expect_key(backup)?;
-            Ok(archive::times(&repository.records(backup)?)?)
+            let records = repository.records(backup);
+            let times = records.and_then(|path| Ok(archive::times(&path)?));
+            if let Err(BackupError::Failed(problem)) = &times {
+                say(format_args!(
+                    "jiexi: {problem}; what it knows of times is done without"
+                ));
+            }
+            times
         };
         let plan = Plan::new(&listing, target, self.epoch, &times).map_err(explain)?;
         // What is newest nobody knows while a newer one cannot be read.
@@ -100,6 +107,7 @@ impl Moment {
 impl Restore {
     pub(super) fn run(self) -> Result<(), Failed> {
         let repository = (self.repository).open_with(self.opening.keys()?, &self.place)?;
+        let _reading = repository.reading().map_err(explain)?;
         let plan = self.moment.plan(&repository)?;
         let bars = Bars::default();
         let plan = self.sound(&repository, plan, &bars)?;

@@ -11,6 +11,7 @@ use std::{
 use async_trait::async_trait;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::{
+    Method,
     client::conn::http1::{self, SendRequest},
     header::{HOST, HeaderValue},
 };
@@ -144,16 +145,25 @@ impl Link {
         let host = &url[url::Position::BeforeHost..url::Position::AfterPort];
         let host = HeaderValue::from_str(host).map_err(|error| wrong(&error))?;
         request.headers_mut().entry(HOST).or_insert(host);
+        // What may have come and been done; removing again is no harm, though the client would not try.
+        let lost = match *request.method() {
+            Method::DELETE => HttpErrorKind::Request,
+            _ => HttpErrorKind::Interrupted,
+        };
         let target = request.uri().path_and_query().cloned();
         *request.uri_mut() = target.map_or_else(Default::default, Into::into);
         let mut sender = self.sender(url).await?;
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|error| silent(HttpErrorKind::Request, told(&error)))?;
+        let response =
+            sender
+                .send_request(request)
+                .await
+                .map_err(|error| match error.is_canceled() {
+                    true => silent(HttpErrorKind::Request, told(&error)),
+                    false => silent(lost, told(&error)),
+                })?;
         let (head, body) = response.into_parts();
         let body = Limited::new(body, ANSWER_MAX).collect().await;
-        let body = body.map_err(|error| silent(HttpErrorKind::Interrupted, told(&*error)))?;
+        let body = body.map_err(|error| silent(lost, told(&*error)))?;
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < IDLE_MAX {
             idle.push(sender);

@@ -1,0 +1,324 @@
+//! Goal: what is not whole is told of, is not built upon, and does not stop the next backup. Method: repositories, journals and
+//! scratch directories are damaged with the real program around them; what is restored is compared by exports.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::{FileExt as _, symlink},
+    path::{Path, PathBuf},
+    process::Stdio,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value as Json;
+
+use crate::{
+    backup::{KEY, SECRETS, backup, create, filled, import, kinds, line, list, restore},
+    bulk::export,
+    node::{PATIENCE, Running},
+    support::{Run, directory},
+};
+
+/// The directory of a backup.
+fn place(directory: &Path, backup: &Json) -> PathBuf {
+    let id = backup["id"].as_str().expect("an id");
+    directory.join("repo").join(id)
+}
+
+fn create_told(directory: &Path, options: &[&str]) -> Json {
+    let arguments = ["create", "repo", "--data", "a", "-o", "json"];
+    let created = backup(directory, &[&arguments[..], options].concat()).expect(0);
+    created.json()
+}
+
+fn said(run: Run) -> String {
+    run.stdout + &run.stderr
+}
+
+/// An increment in the middle is gone: `verify` names the one that nothing leads to, the next backup is a full one, and from
+/// there it goes on.
+#[test]
+fn a_gap_between_increments() {
+    let directory = directory();
+    let directory = directory.path();
+    filled(directory, "a");
+    create(directory, "a", &[]);
+    let mut increments = Vec::new();
+    for name in ["n1", "n2"] {
+        import(directory, "a", &line(name, "second"));
+        increments.extend(create(directory, "a", &[]));
+    }
+    assert_eq!(kinds(&increments), ["increment", "increment"]);
+    fs::remove_dir_all(place(directory, &increments[0])).expect("removes");
+    let last = increments[1]["id"].as_str().expect("an id");
+    let found = said(backup(directory, &["verify", "repo"]).expect(1));
+    for words in [last, "cannot be restored"] {
+        assert!(found.contains(words), "{found}");
+    }
+
+    import(directory, "a", &line("n3", "third"));
+    let created = create_told(directory, &[]);
+    let reason = created["reason"].to_string();
+    assert_eq!(created["created"][0]["kind"], "full", "{created}");
+    for words in [last, "nothing leads there"] {
+        assert!(reason.contains(words), "{reason}");
+    }
+    import(directory, "a", &line("n4", "fourth"));
+    assert_eq!(kinds(&create(directory, "a", &[])), ["increment"]);
+    restore(directory, "b", &[]);
+    assert!(export(directory, "a", SECRETS) == export(directory, "b", SECRETS));
+    backup(directory, &["verify", "repo"]).expect(1);
+    backup(directory, &["prune", "repo", "--keep", "1"]).expect(0);
+    backup(directory, &["verify", "repo"]).expect(0);
+}
+
+/// Where the entries of the newest segment of a journal are: each begins with the same signs.
+fn entries(directory: &Path) -> (PathBuf, Vec<usize>) {
+    const HEAD: usize = 64;
+    let journal = fs::read_dir(directory.join("a/store/journal")).expect("lists");
+    let path = journal
+        .flatten()
+        .map(|item| item.path())
+        .filter(|path| path.extension().is_some_and(|suffix| suffix == "journal"))
+        .max()
+        .expect("a segment");
+    let octets = fs::read(&path).expect("reads");
+    let magic = &octets[HEAD..HEAD + 4];
+    let found = octets.windows(4).enumerate().skip(HEAD);
+    let places = found.filter(|(_, signs)| *signs == magic);
+    let places = places.map(|(place, _)| place).collect();
+    (path, places)
+}
+
+/// Flips a bit in the middle of an entry; again, and it is as before.
+fn flip(path: &Path, entry: usize) {
+    let (mut octet, at) = ([0], entry as u64 + 40);
+    let file = File::options().read(true).write(true).open(path);
+    let file = file.expect("opens");
+    file.read_exact_at(&mut octet, at).expect("reads");
+    file.write_all_at(&[!octet[0]], at).expect("writes");
+}
+
+/// The journal of a running node is damaged behind the last backup, or where that ends: a full backup is taken, says why, and
+/// leaves nothing unfinished.
+#[test]
+fn a_damaged_journal_stops_no_backup() {
+    let directory = directory();
+    let directory = directory.path();
+    filled(directory, "a");
+    let running = Running::start(directory, "a");
+    for number in 0..3 {
+        import(directory, "a", &line(&format!("a{number}"), "x"));
+    }
+    for (from_end, options) in [(2, &[][..]), (2, &["--full"]), (5, &[])] {
+        create(directory, "a", &["--full"]);
+        for number in 0..4 {
+            import(directory, "a", &line(&format!("b{number}"), "x"));
+        }
+        let (path, places) = entries(directory);
+        let entry = places[places.len() - from_end];
+        flip(&path, entry);
+        let created = create_told(directory, options);
+        let written = created["created"].as_array().expect("an array");
+        assert_eq!(kinds(written), ["full"], "{from_end}: {created}");
+        let reason = created["reason"].to_string();
+        assert!(
+            reason.contains("the journal is damaged") && reason.contains(".journal"),
+            "{from_end}: {reason}"
+        );
+        let listed = backup(directory, &["list", "repo", "-o", "json"]).expect(0);
+        assert_eq!(
+            listed.json()["unfinished"].as_array().map(Vec::len),
+            Some(0)
+        );
+        // What comes after it is whole.
+        import(directory, "a", &line("after", &from_end.to_string()));
+        assert_eq!(kinds(&create(directory, "a", &[])), ["increment"]);
+        flip(&path, entry);
+    }
+    restore(directory, "b", &[]);
+    assert!(export(directory, "a", SECRETS) == export(directory, "b", SECRETS));
+    assert_eq!(running.stop(), 0);
+}
+
+/// A full backup without its records is none of those that stay.
+#[test]
+fn prune_counts_what_is_sound() {
+    let directory = directory();
+    let directory = directory.path();
+    filled(directory, "a");
+    create(directory, "a", &[]);
+    import(directory, "a", &line("n1", "second"));
+    let second = create(directory, "a", &["--full"]);
+    fs::remove_file(place(directory, &second[1]).join("records.snapshot")).expect("removes");
+    let before = list(directory);
+    let refused = said(backup(directory, &["prune", "repo", "--keep", "1"]).expect(0));
+    assert!(
+        refused.contains("not counted") && refused.contains("records.snapshot"),
+        "{refused}"
+    );
+    assert_eq!(list(directory), before);
+    fs::remove_file(place(directory, &before[0]).join("records.snapshot")).expect("removes");
+    let refused = said(backup(directory, &["prune", "repo", "--keep", "1"]).expect(1));
+    assert!(refused.contains("nothing was removed"), "{refused}");
+    for full in [&before[0], &second[1]] {
+        let id = full["id"].as_str().expect("an id");
+        assert!(refused.contains(id), "{refused}");
+    }
+    assert_eq!(list(directory), before);
+    import(directory, "a", &line("n2", "third"));
+    create(directory, "a", &["--full"]);
+    backup(directory, &["prune", "repo", "--keep", "1"]).expect(0);
+    assert_eq!(kinds(&list(directory)), ["full"]);
+    backup(directory, &["verify", "repo"]).expect(0);
+}
+
+/// What is damaged behind a time is in nobody's way.
+#[test]
+fn a_time_before_damage() {
+    let directory = directory();
+    let directory = directory.path();
+    filled(directory, "a");
+    create(directory, "a", &[]);
+    import(directory, "a", &line("n1", "second"));
+    let wanted = create(directory, "a", &[]);
+    let expected = export(directory, "a", SECRETS);
+    thread::sleep(Duration::from_millis(1_100));
+    import(directory, "a", &line("n2", "third"));
+    let later = create(directory, "a", &[]);
+    let path = place(directory, &later[0]).join("records.increment");
+    let mut octets = fs::read(&path).expect("reads");
+    octets[30] ^= 0xff;
+    fs::write(&path, octets).expect("writes");
+    let time = wanted[0]["time"].as_str().expect("a time");
+    let command = ["restore", "repo", "--data", "b", "--to-time", time];
+    let restored = backup(directory, &[&command[..], &KEY].concat()).expect(0);
+    assert!(
+        restored.stderr.contains("records.increment"),
+        "{}",
+        restored.stderr
+    );
+    assert!(export(directory, "b", SECRETS) == expected);
+}
+
+/// That a file cannot be read says nothing about the backup: nothing is built on that, and nobody is told of damage.
+#[test]
+fn what_cannot_be_read_is_not_damaged() {
+    let directory = directory();
+    let directory = directory.path();
+    filled(directory, "a");
+    let full = create(directory, "a", &[]);
+    import(directory, "a", &line("n1", "second"));
+    for name in ["manifest.json", "records.snapshot"] {
+        let path = place(directory, &full[0]).join(name);
+        let aside = directory.join("aside");
+        fs::rename(&path, &aside).expect("moves");
+        // It leads to itself.
+        symlink(&path, &path).expect("links");
+        for command in [
+            &["create", "repo", "--data", "a"][..],
+            &["verify", "repo"],
+            &["prune", "repo", "--keep", "1"],
+        ] {
+            // Prune has nothing to look at the records for.
+            if command[0] == "prune" && name == "records.snapshot" {
+                continue;
+            }
+            let refused = backup(directory, command).expect(1);
+            assert!(refused.stderr.contains(name), "{}", refused.stderr);
+            assert_eq!(refused.stdout, "", "{command:?}");
+        }
+        fs::remove_file(&path).expect("removes");
+        fs::rename(&aside, &path).expect("moves");
+    }
+    assert_eq!(kinds(&list(directory)), ["full"]);
+    assert_eq!(kinds(&create(directory, "a", &[])), ["increment"]);
+}
+
+/// Nothing is removed beside those who read; backups are written beside them.
+#[test]
+fn readers_and_whoever_removes() {
+    let directory = directory();
+    let directory = directory.path();
+    filled(directory, "a");
+    create(directory, "a", &[]);
+    create(directory, "a", &["--full"]);
+    let readers = File::open(directory.join("repo/readers"));
+    let readers = readers.or_else(|_| File::create(directory.join("repo/readers")));
+    let readers = readers.expect("opens");
+    readers.lock_shared().expect("locks");
+    let prune = ["prune", "repo", "--keep", "1"];
+    let refused = backup(directory, &prune).expect(1).stderr;
+    assert!(refused.contains("are being read here"), "{refused}");
+    backup(directory, &["verify", "repo"]).expect(0);
+    import(directory, "a", &line("n1", "second"));
+    assert_eq!(kinds(&create(directory, "a", &[])), ["increment"]);
+    readers.unlock().expect("unlocks");
+    readers.lock().expect("locks");
+    let drill = [&["drill", "repo", "--data", "a"][..], &KEY].concat();
+    let restore = [&["restore", "repo", "--data", "b"][..], &KEY].concat();
+    for command in [&["list", "repo"][..], &["verify", "repo"], &drill, &restore] {
+        let refused = backup(directory, command).expect(1).stderr;
+        assert!(refused.contains("are being removed here"), "{refused}");
+    }
+    readers.unlock().expect("unlocks");
+    backup(directory, &prune).expect(0);
+}
+
+/// What a killed command leaves in clear, the next one removes; what another one still uses stays.
+#[test]
+fn scratch_directories_of_the_dead() {
+    let directory = directory();
+    let directory = directory.path();
+    filled(directory, "a");
+    create(
+        directory,
+        "a",
+        &["--encryption-passphrase-file", "passphrase"],
+    );
+    let scratch = directory.join("scratch");
+    fs::create_dir(&scratch).expect("makes");
+    let verify = [
+        "verify",
+        "repo",
+        "--scratch",
+        "scratch",
+        "--encryption-passphrase-file",
+        "passphrase",
+    ];
+    let left = || -> Vec<PathBuf> {
+        let items = fs::read_dir(&scratch).expect("lists").flatten();
+        items.map(|item| item.path()).collect()
+    };
+    let mut child = crate::support::jiexi(directory)
+        .arg("backup")
+        .args(verify)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("starts");
+    let begun = Instant::now();
+    while !left().iter().any(|path| path.join("in-use").exists()) {
+        assert!(begun.elapsed() < PATIENCE, "nothing is fetched");
+        thread::yield_now();
+    }
+    child.kill().expect("kills");
+    child.wait().expect("ends");
+    assert_eq!(left().len(), 1, "it is left");
+    let (used, foreign) = (
+        scratch.join("jiexi-drill-used"),
+        scratch.join("jiexi-drill-foreign"),
+    );
+    for path in [&used, &foreign] {
+        fs::create_dir(path).expect("makes");
+    }
+    let lock = File::create(used.join("in-use")).expect("makes");
+    lock.lock().expect("locks");
+    backup(directory, &verify).expect(0);
+    let mut stays = left();
+    stays.sort();
+    assert_eq!(stays, [foreign.clone(), used], "what is not known stays");
+    drop(lock);
+    backup(directory, &verify).expect(0);
+    assert_eq!(left(), [foreign]);
+}
