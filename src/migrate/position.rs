@@ -78,7 +78,7 @@ impl Position {
         let parent = path
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty());
-        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+        File::open(parent.unwrap_or_else(|| Path::new(".")))?.sync_all()
     }
 
     /// All of the file is carried out.

@@ -95,7 +95,7 @@ fn copy(directory: &Path, server: &str, arguments: &[&str]) -> Run {
 fn contents(directory: &Path, data: &str) -> BTreeMap<String, Json> {
     let lines = export(directory, data, &["--with-secrets", "--hex"]);
     let entry = |line: Json| {
-        let name = line["handle"].as_str().or(line["prefix"].as_str());
+        let name = line["handle"].as_str().or_else(|| line["prefix"].as_str());
         (
             name.expect("a name").to_ascii_uppercase(),
             line["values_hex"].clone(),
