@@ -3,9 +3,7 @@ import java.io.File;
 import java.io.FileDescriptor;
 import java.io.FileOutputStream;
 import java.io.InputStreamReader;
-import java.io.OutputStreamWriter;
 import java.io.PrintStream;
-import java.io.PrintWriter;
 import java.lang.reflect.Field;
 import java.math.BigInteger;
 import java.net.InetAddress;
@@ -23,7 +21,6 @@ import java.util.Vector;
 import javax.crypto.Cipher;
 import javax.crypto.interfaces.DHPrivateKey;
 import javax.crypto.interfaces.DHPublicKey;
-import net.handle.apps.batch.GenericBatch;
 import net.handle.hdllib.AbstractMessage;
 import net.handle.hdllib.AbstractResponse;
 import net.handle.hdllib.Common;
@@ -56,7 +53,6 @@ import net.handle.util.StreamTable;
  * serve DIRECTORY [ROOT-PORT]: runs it. Its global service is the server at the port, else it is its own: it never asks
  * those in its jar.
  * dump DIRECTORY: prints what is stored, in the form that load reads, and the prefixes as lines of one word.
- * batch DIRECTORY PREFIXES FILE: carries a batch file out at the running server, as its own tool does it, and prints the log.
  */
 public final class Cnri {
     public static void main(String[] arguments) throws Exception {
@@ -64,7 +60,6 @@ public final class Cnri {
         switch (arguments[0]) {
             case "serve" -> serve(directory, arguments.length > 2 ? Integer.parseInt(arguments[2]) : 0);
             case "dump" -> dump(directory.toFile());
-            case "batch" -> batch(directory, arguments[2].split(","), Path.of(arguments[3]));
             case "mirror" -> {
                 String admins = "server_admins = ( \"" + arguments[4] + "\" )\n";
                 configure(directory, Integer.parseInt(arguments[2]), false, "4", admins
@@ -164,18 +159,6 @@ public final class Cnri {
         Server server = new Server(directory.toFile(), settings);
         server.initialize();
         server.start();
-    }
-
-    private static void batch(Path directory, String[] prefixes, Path file) throws Exception {
-        SiteInfo site = new SiteInfo();
-        Encoder.decodeSiteInfoRecord(Files.readAllBytes(directory.resolve("siteinfo.bin")), 0, site);
-        Configuration configuration = Configuration.defaultConfiguration();
-        configuration.setGlobalSites(new SiteInfo[] {site});
-        for (String prefix : prefixes) {
-            configuration.setLocalSites("0.NA/" + prefix, new SiteInfo[] {site});
-        }
-        PrintWriter log = new PrintWriter(new OutputStreamWriter(System.out, StandardCharsets.UTF_8), true);
-        new GenericBatch(Files.newBufferedReader(file), null, log).processBatch();
     }
 
     /** The site record that a server shows. */

@@ -11,6 +11,7 @@ use jiexi_proto::value::Value;
 
 use super::carry::{self, Asking};
 use super::key;
+use crate::registry::NOT_HOMED;
 use crate::registry::plan::{self, Request};
 
 /// A refusal: its code, and in words.
@@ -190,6 +191,5 @@ impl Trial {
 }
 
 fn not_here() -> Refused {
-    let text = "That prefix doesn't live here".to_owned();
-    (ResponseCode::SERVER_NOT_RESPONSIBLE, text)
+    (ResponseCode::SERVER_NOT_RESPONSIBLE, NOT_HOMED.to_owned())
 }

@@ -19,8 +19,7 @@ enum Operation {
     HOMING("home a prefix, list homed prefixes, unhome it"),
     WRONG_KEY("wrong key: refused, nothing changed"),
     MISSING_RIGHT("missing right: refused, nothing changed"),
-    MIGRATE("move: copy all handles of a running server, cut and begun again; compared record by record"),
-    BATCH("carry a batch file out as CNRI's own tool does at its server; compared record by record"),
+    MIGRATE("move: copy all 50,000 handles of a running server; compared record by record"),
     MIRROR("copy 10,000 handles, then what changes; compared record by record"),
     MANY_RESOLVED("resolve from 8 threads at once"),
     MANY_CREATED("create from 8 threads at once");
