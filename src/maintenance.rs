@@ -148,7 +148,8 @@ fn exchange(config: &Config, path: &Path, there: bool) -> Result<Report, String>
     let (new, old) = (beside(&directory, "new"), beside(&directory, "old"));
     let mut settings = config.store_config();
     settings.dir.clone_from(&new);
-    let info = Store::restore(&settings, path).map_err(|error| error.to_string())?;
+    let known = Store::known_epoch(&directory);
+    let info = Store::restore(&settings, path, known).map_err(|error| error.to_string())?;
     let moved = |from: &Path, to: &Path| {
         fs::rename(from, to).map_err(|error| {
             format!(
@@ -213,7 +214,8 @@ fn restore_open(store: &Store, settings: &store::Config, path: &Path) -> Result<
     let scratch = Scratch(beside(&settings.dir, "restoring"));
     let mut settings = settings.clone();
     settings.dir.clone_from(&scratch.0);
-    let info = Store::restore(&settings, path).map_err(|error| error.to_string())?;
+    // Of a store that goes in a moment the epoch means nothing.
+    let info = Store::restore(&settings, path, 0).map_err(|error| error.to_string())?;
     let wanted = open(settings)?;
     let mut changed = 0_u64;
     for space in Space::ALL {

@@ -6,7 +6,7 @@ use super::{
     repository::{Listing, Repository},
     shown_time,
 };
-use crate::store::archive::Chain;
+use crate::store::{self, archive::Chain};
 
 /// What is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct Plan {
     pub increments: Vec<Manifest>,
     /// The sequence whose state comes out.
     pub until: u64,
-    /// The epoch of the restored store: none in the repository has it.
+    /// The epoch of the restored store: greater than every one in the repository.
     pub epoch: u64,
 }
 
@@ -36,7 +36,7 @@ pub struct Plan {
 pub type Times<'a> = dyn Fn(&Manifest) -> Result<Vec<(u64, u64)>, BackupError> + 'a;
 
 impl Plan {
-    /// Finds the backups for a target, of the newest epoch unless another one is named.
+    /// Finds the backups for a target, of the newest epoch unless another one is named, for a restore at a Unix time.
     ///
     /// # Errors
     /// The repository does not have it.
@@ -45,6 +45,7 @@ impl Plan {
         target: Target,
         epoch: Option<u64>,
         times: &Times<'_>,
+        now: u64,
     ) -> Result<Self, BackupError> {
         let highest = listing.whole.iter().map(|backup| backup.epoch).max();
         let Some(highest) = highest else {
@@ -81,7 +82,7 @@ impl Plan {
             full,
             increments,
             until,
-            epoch: highest.saturating_add(1),
+            epoch: store::next_epoch(highest, now),
         })
     }
 
@@ -309,15 +310,17 @@ pub(super) mod tests {
             _ => Ok(Vec::new()),
         };
         let plan = |target, epoch| {
-            Plan::new(&listing, target, epoch, &times).ok().map(|plan| {
-                let parts: Vec<u64> = plan
-                    .increments
-                    .iter()
-                    .map(|backup| backup.sequence)
-                    .collect();
-                assert_eq!(plan.epoch, 3);
-                (plan.full.epoch, plan.full.sequence, parts, plan.until)
-            })
+            Plan::new(&listing, target, epoch, &times, 0)
+                .ok()
+                .map(|plan| {
+                    let parts: Vec<u64> = plan
+                        .increments
+                        .iter()
+                        .map(|backup| backup.sequence)
+                        .collect();
+                    assert_eq!(plan.epoch, 3);
+                    (plan.full.epoch, plan.full.sequence, parts, plan.until)
+                })
         };
         assert_eq!(plan(Target::Newest, None), Some((2, 35, vec![], 35)));
         assert_eq!(plan(Target::Newest, Some(1)), Some((1, 60, vec![], 60)));
@@ -343,7 +346,7 @@ pub(super) mod tests {
         assert_eq!(plan(Target::Time(99), None), None);
         assert_eq!(plan(Target::Newest, Some(3)), None);
         let error =
-            Plan::new(&listing, Target::Sequence(50), Some(1), &times).expect_err("is a gap");
+            Plan::new(&listing, Target::Sequence(50), Some(1), &times, 0).expect_err("is a gap");
         assert!(error.to_string().contains("10 to 40, 60 to 60"), "{error}");
     }
 }

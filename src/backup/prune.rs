@@ -117,7 +117,7 @@ mod tests {
             ..Listing::default()
         };
         assert_eq!(two.whole.len(), 3);
-        assert!(Plan::new(&two, Target::Sequence(30), Some(1), &|_| Ok(Vec::new())).is_ok());
-        assert!(Plan::new(&two, Target::Sequence(24), Some(1), &|_| Ok(Vec::new())).is_err());
+        assert!(Plan::new(&two, Target::Sequence(30), Some(1), &|_| Ok(Vec::new()), 0).is_ok());
+        assert!(Plan::new(&two, Target::Sequence(24), Some(1), &|_| Ok(Vec::new()), 0).is_err());
     }
 }

@@ -110,7 +110,7 @@ pub fn sound(
             .whole
             .retain(|backup| met.iter().all(|(id, _)| *id != backup.id));
         let (until, epoch) = (Target::Sequence(plan.until), plan.full.epoch);
-        let other = Plan::new(&listing, until, Some(epoch), &|_| Ok(Vec::new()));
+        let other = Plan::new(&listing, until, Some(epoch), &|_| Ok(Vec::new()), 0);
         plan = Plan {
             epoch: plan.epoch,
             ..other.map_err(|_| nothing_restored(&met))?

@@ -165,5 +165,6 @@ fn way(listing: &Listing, full: &Manifest) -> Result<Plan, BackupError> {
         ..Listing::default()
     };
     let until = Target::Sequence(until);
-    Plan::new(&alone, until, Some(full.epoch), &|_| Ok(Vec::new()))
+    // Nothing is restored, so that nothing comes of the time.
+    Plan::new(&alone, until, Some(full.epoch), &|_| Ok(Vec::new()), 0)
 }

@@ -302,7 +302,7 @@ impl Node {
             return std::future::pending().await;
         };
         match following.await {
-            Ok(ended @ (Ended::Arrived | Ended::Promoted)) => ended,
+            Ok(ended @ (Ended::Arrived | Ended::Promoted(_))) => ended,
             ended => {
                 if ended.is_err() {
                     tracing::error!(
@@ -491,8 +491,8 @@ async fn exchange(config: &Config, ended: Ended) -> Result<(), StartError> {
     let exchanged = tokio::task::spawn_blocking(move || match ended {
         Ended::Stopped => Ok(()),
         Ended::Arrived => boot::install(&config),
-        Ended::Promoted => match Store::succeed(&config.store_config()) {
-            Ok(epoch) => {
+        Ended::Promoted(epoch) => match Store::succeed(&config.store_config(), epoch) {
+            Ok(()) => {
                 tracing::warn!(epoch, "this node is the primary now");
                 Ok(())
             }

@@ -38,8 +38,8 @@ pub enum Ended {
     Stopped,
     /// Another store has arrived and waits to be used.
     Arrived,
-    /// The store has everything and is to become that of a primary.
-    Promoted,
+    /// The store has everything and is to become that of a primary, of this epoch.
+    Promoted(u64),
 }
 
 /// Why entries could not be taken.
@@ -110,11 +110,11 @@ pub async fn run(
         } = order;
         let outcome =
             promote::take_over(&follower.following, &follower.store, &place, without).await;
-        let good = outcome.is_ok();
+        let epoch = outcome.as_ref().ok().map(|taken| taken.epoch);
         // Who has asked may have gone; what is done is done.
-        drop(told.send(outcome));
-        if good {
-            return Ended::Promoted;
+        drop(told.send(outcome.map(|taken| taken.report)));
+        if let Some(epoch) = epoch {
+            return Ended::Promoted(epoch);
         }
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! the old primary is told to give way ─→ it takes no changes any more, and says what the last one was
-//! everything up to that is taken ─→ a snapshot ─→ the store gets a new epoch ─→ the node starts anew
+//! everything up to that is taken ─→ a snapshot ─→ the store gets the epoch that was told ─→ the node starts anew
 //! ```
 //!
 //! So nothing that was acknowledged is lost. A primary that is gone cannot be told; what it acknowledged and this node
 //! does not have is lost then, and it is told when it is met again.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,11 +21,20 @@ use super::boot::Following;
 use super::link::{Link, LinkError, Standing};
 use super::{Pauses, Primary, follow, own_place};
 use crate::config::Config;
-use crate::maintenance;
-use crate::store::{Role, Store, StoreError};
+use crate::store::{self, Role, Store, StoreError};
+use crate::{clock, maintenance};
 
 /// How long what is missing may take while nothing comes.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What came of a [`take_over`].
+#[derive(Debug)]
+pub struct Taken {
+    /// The epoch that the old primary was told, and that the store is to get.
+    pub epoch: u64,
+    /// The details.
+    pub report: Json,
+}
 
 /// Brings the store to where it can become that of a primary, which is reached at `place`. `without` also when the old
 /// primary cannot be told.
@@ -36,13 +46,14 @@ pub async fn take_over(
     store: &Arc<Store>,
     place: &str,
     without: bool,
-) -> Result<Json, String> {
+) -> Result<Taken, String> {
     let old = following.primary.place.clone();
     if !matches!(store.role(), Role::Copy(_)) {
         return Err("this node is no standby".to_owned());
     }
-    let epoch = store.data_epoch() + 1;
-    let told = match give_way(following, epoch, place).await {
+    // Once: what the old primary hears must be what the store gets, or the two do not know which of them is the later.
+    let epoch = store::next_epoch(store.data_epoch(), clock::unix_seconds().into());
+    let told = match give_way(following, store, epoch, place).await {
         Ok((mut link, last)) => {
             catch_up(following, store, &mut link, &last).await?;
             true
@@ -57,14 +68,15 @@ pub async fn take_over(
     let snapshot = spawn_blocking(move || taking.snapshot()).await;
     let snapshot = snapshot.map_err(|error| error.to_string())?;
     let snapshot = snapshot.map_err(|error| format!("no snapshot, so no new epoch: {error}"))?;
-    Ok(json!({
+    let report = json!({
         "epoch": epoch,
         "sequence": snapshot.sequence,
         "records": snapshot.records,
         "old_primary": old,
         "old_primary_gave_way": told,
         "known_missing_sequences": newest.saturating_sub(snapshot.sequence),
-    }))
+    });
+    Ok(Taken { epoch, report })
 }
 
 /// The same on a stopped node, whose store is a primary's when this returns.
@@ -84,11 +96,11 @@ pub async fn stopped(config: &Config, without: bool) -> Result<Json, String> {
     let opening = settings.clone();
     let store = spawn_blocking(move || maintenance::open(opening)).await;
     let store = Arc::new(store.map_err(|error| error.to_string())??);
-    let report = take_over(&following, &store, &own_place(config), without).await;
+    let taken = take_over(&following, &store, &own_place(config), without).await;
     let closed = spawn_blocking(move || store.shutdown()).await;
     closed.map_err(|error| error.to_string())?.map_err(said)?;
-    let report = report?;
-    spawn_blocking(move || Store::succeed(&settings))
+    let Taken { epoch, report } = taken?;
+    spawn_blocking(move || Store::succeed(&settings, epoch))
         .await
         .map_err(|error| error.to_string())?
         .map_err(said)?;
@@ -98,10 +110,22 @@ pub async fn stopped(config: &Config, without: bool) -> Result<Json, String> {
 /// Tells the old primary, and hears of its last position.
 async fn give_way(
     following: &Following,
+    store: &Store,
     epoch: u64,
     place: &str,
 ) -> Result<(Link, Standing), LinkError> {
     let mut link = Link::open(&following.primary).await?;
+    let (theirs, ours) = (link.standing().await?.epoch, store.data_epoch());
+    if theirs != ours {
+        // What it has acknowledged since does not continue what is here, so that it could not be fetched any more.
+        return Err(LinkError::Refused {
+            code: "other_epoch".to_owned(),
+            text: format!(
+                "it is of epoch {theirs} and this copy of epoch {ours}: let this node follow it first, until `jiexi status` \
+                 says that the primary is reached"
+            ),
+        });
+    }
     let last = link.supersede(epoch, place).await?;
     Ok((link, last))
 }
@@ -153,10 +177,11 @@ fn refused(following: &Following, store: &Store, error: &LinkError) -> String {
 /// Tells the node whose place this one took, until it has heard it. That one may have been given a new epoch meanwhile:
 /// then it is this node that gives way.
 pub async fn meet(primary: Primary, store: Arc<Store>, place: String, stop: CancellationToken) {
-    let (mut pauses, mut said) = (Pauses::new(), false);
+    let (mut pauses, mut said, mut equals) = (Pauses::new(), false, false);
     while !stop.is_cancelled() {
-        match meet_once(&primary, &store, &place).await {
-            Ok(()) => return,
+        match meet_once(&primary, &store, &place, !equals).await {
+            Ok(Met::Settled) => return,
+            Ok(Met::Equal) => equals = true,
             Err(error) => {
                 if !std::mem::replace(&mut said, true) {
                     tracing::warn!(old = primary.place, %error, "the old primary has not been told to give way; it is tried on");
@@ -170,33 +195,76 @@ pub async fn meet(primary: Primary, store: Arc<Store>, place: String, stop: Canc
     }
 }
 
-async fn meet_once(primary: &Primary, store: &Arc<Store>, place: &str) -> Result<(), LinkError> {
+/// What came of meeting the old primary.
+enum Met {
+    /// One of the two gave way, or had done so before.
+    Settled,
+    /// Both are primaries of the same epoch, so that nobody can say which of them is the later.
+    Equal,
+}
+
+/// What to do about two primaries of one epoch, for the logs of both.
+pub(crate) const EQUAL: &str = "two nodes are primaries of the same epoch, and neither gives way: stop the one whose \
+    changes may be lost, move its store away, and start it with --follow of the other";
+
+async fn meet_once(
+    primary: &Primary,
+    store: &Arc<Store>,
+    place: &str,
+    tell: bool,
+) -> Result<Met, LinkError> {
     let mut link = Link::open(primary).await?;
     let standing = link.standing().await?;
     let (old, epoch) = (&primary.place, store.data_epoch());
-    if standing.role == "primary" && standing.epoch > epoch {
-        let by = Role::Superseded {
-            by: old.as_str().into(),
-            epoch: standing.epoch,
-        };
-        let (giving, told) = (Arc::clone(store), by.to_string());
-        let done = spawn_blocking(move || giving.set_role(by)).await;
-        let failed = |error: &dyn std::fmt::Display| LinkError::File(error.to_string());
-        done.map_err(|error| failed(&error))?
-            .map_err(|error| failed(&error))?;
+    if standing.role != "primary" {
+        note_other(old, place, &standing);
+        return Ok(Met::Settled);
+    }
+    match standing.epoch.cmp(&epoch) {
+        Ordering::Greater => give_way_to(old, standing.epoch, store).await?,
+        Ordering::Equal if tell => {
+            tracing::error!(other = old, epoch, "{EQUAL}");
+            // It refuses, and its log says the same.
+            let refused = link.supersede(epoch, place).await;
+            return refused.map(|_| Met::Settled).or(Ok(Met::Equal));
+        }
+        Ordering::Equal => return Ok(Met::Equal),
+        Ordering::Less => {
+            link.supersede(epoch, place).await?;
+            tracing::warn!(
+                old,
+                epoch,
+                "the old primary was met, and takes no changes any more"
+            );
+        }
+    }
+    Ok(Met::Settled)
+}
+
+/// Says when the old primary gave way to another node than this one.
+fn note_other(old: &str, place: &str, standing: &Standing) {
+    let by = standing.primary.as_deref().unwrap_or_default();
+    if standing.role == "superseded" && !by.is_empty() && by != place {
         tracing::error!(
-            epoch = standing.epoch,
-            "no changes are taken any more: {told}"
-        );
-        return Ok(());
-    }
-    if standing.role == "primary" {
-        link.supersede(epoch, place).await?;
-        tracing::warn!(
             old,
-            epoch,
-            "the old primary was met, and takes no changes any more"
+            by,
+            "the old primary gave way to another node: unless that is this node by another address, both are primaries; stop \
+             the one whose changes may be lost, move its store away, and start it with --follow of the other"
         );
     }
+}
+
+/// Takes no changes any more: the old primary has a greater epoch.
+async fn give_way_to(old: &str, epoch: u64, store: &Arc<Store>) -> Result<(), LinkError> {
+    let by = Role::Superseded {
+        by: old.into(),
+        epoch,
+    };
+    let (giving, told) = (Arc::clone(store), by.to_string());
+    let done = spawn_blocking(move || giving.set_role(by)).await;
+    let failed = |error: &dyn std::fmt::Display| LinkError::File(error.to_string());
+    done.map_err(|error| failed(&error))?
+        .map_err(|error| failed(&error))?;
+    tracing::error!(epoch, "no changes are taken any more: {told}");
     Ok(())
 }

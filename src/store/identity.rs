@@ -19,10 +19,22 @@ const FORMAT: u32 = 1;
 pub(crate) struct Identity {
     /// How handles fold.
     pub(crate) case: CaseRule,
-    /// 1, and one more with each restore: journal entries of another epoch are not this store's.
+    /// 1, and another with each restore and promotion ([`next_epoch`]): journal entries of another epoch are not this
+    /// store's.
     pub(crate) epoch: u64,
     /// Whose changes it takes, when it was opened.
     pub(crate) role: Role,
+}
+
+/// The epoch of a history that begins now where another one is left: that of a restored store, or of a standby that becomes
+/// a primary. `known` is the greatest epoch that is known.
+///
+/// Greater than what is known, since the later of two histories is told by that. And no less than the time in seconds:
+/// whoever else begins a history in the same place knows no more, and would come to the same number by counting. So two
+/// histories have the same epoch only if they begin within one second, or by clocks that are wrong.
+#[must_use]
+pub fn next_epoch(known: u64, now_unix_seconds: u64) -> u64 {
+    known.saturating_add(1).max(now_unix_seconds)
 }
 
 /// The file with the identity of the store in a directory.
@@ -114,5 +126,25 @@ pub(crate) fn case_name(case: CaseRule) -> &'static str {
     match case {
         CaseRule::Whole => "whole",
         CaseRule::Prefix => "prefix",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a new epoch is greater than those that are known, whatever the clock says, and differs from one that another
+    /// second gives to the same history.
+    #[test]
+    fn epochs() {
+        assert_eq!(next_epoch(1, 1_700_000_000), 1_700_000_000);
+        assert_eq!(next_epoch(1_700_000_000, 1_700_000_000), 1_700_000_001);
+        assert_eq!(
+            next_epoch(1_700_000_007, 0),
+            1_700_000_008,
+            "a clock that is wrong"
+        );
+        assert_ne!(next_epoch(1, 1_700_000_000), next_epoch(1, 1_700_000_001));
+        assert_eq!(next_epoch(u64::MAX, 0), u64::MAX);
     }
 }

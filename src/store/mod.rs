@@ -74,6 +74,7 @@ pub(crate) use disk::free_space;
 pub use disk::{Event, Faults};
 pub use error::StoreError;
 pub use follow::{Followed, Mark, Visit};
+pub use identity::next_epoch;
 pub use index::{Lookup, Reader, Session};
 pub use journal::entry::Position;
 pub use metrics::StoreMetrics;
@@ -282,13 +283,18 @@ impl Store {
         store.shutdown()
     }
 
-    /// Makes a store out of a snapshot, in a directory that is empty or does not exist. Its epoch is one more than that
-    /// of the store the snapshot was taken of.
+    /// Makes a store out of a snapshot, in a directory that is empty or does not exist. Its epoch follows from that of the
+    /// store the snapshot was taken of and from `known`, the greatest one that is known beside it; see [`next_epoch`].
     ///
     /// # Errors
     /// When the snapshot is damaged, has another case rule, or the directory is not empty.
-    pub fn restore(config: &Config, snapshot: &Path) -> Result<SnapshotInfo, StoreError> {
-        Self::restore_as(config, snapshot, |epoch| epoch + 1, Role::Primary)
+    pub fn restore(
+        config: &Config,
+        snapshot: &Path,
+        known: u64,
+    ) -> Result<SnapshotInfo, StoreError> {
+        let epoch = |of: u64| next_epoch(of.max(known), (config.now)());
+        Self::restore_as(config, snapshot, epoch, Role::Primary)
     }
 
     /// Makes a store out of a snapshot, of an epoch that follows from that of the snapshot.
@@ -542,7 +548,8 @@ impl Store {
         self.shared.overlay.position().sequence
     }
 
-    /// Times the data were restored from a snapshot, plus one: sequences of two epochs are not compared.
+    /// Which history of the data this is: 1, and after a restore or a promotion what [`next_epoch`] gave. Sequences of two
+    /// epochs are not compared.
     #[must_use]
     pub fn data_epoch(&self) -> u64 {
         self.shared.identity.epoch

@@ -158,6 +158,17 @@ impl Store {
         Identity::read(dir).map(|identity| (identity.role, identity.epoch))
     }
 
+    /// The greatest epoch that the store in a directory knows of: its own, or that of the one that took its place. 0 when
+    /// there is none, or nothing can be known of it.
+    #[must_use]
+    pub fn known_epoch(dir: &Path) -> u64 {
+        match Self::role_of(dir) {
+            Ok((Role::Superseded { epoch: other, .. }, own)) => own.max(other),
+            Ok((_, own)) => own,
+            Err(_) => 0,
+        }
+    }
+
     /// Makes sure that no process has the store in a directory open, if there is one, nor opens it while the lock is held
     /// that is given back: then another store may be put in its place.
     ///
@@ -185,12 +196,12 @@ impl Store {
         self.shared.set_role(role)
     }
 
-    /// Makes a stopped copy, whose newest snapshot has all of it, a store that takes changes, with a new epoch, which is
-    /// given back. When it is interrupted nothing is lost, and it may be done again.
+    /// Makes a stopped copy, whose newest snapshot has all of it, a store that takes changes, of a new epoch: the one that
+    /// the old primary was told. When it is interrupted nothing is lost, and it may be done again.
     ///
     /// # Errors
-    /// When it is no copy, or the snapshot does not have all of it.
-    pub fn succeed(config: &Config) -> Result<u64, StoreError> {
+    /// When it is no copy, the snapshot does not have all of it, or the epoch is not greater than that of the copy.
+    pub fn succeed(config: &Config, epoch: u64) -> Result<(), StoreError> {
         let (dir, disk) = (&config.dir, Disk::new(config.faults.clone()));
         let _lock = shared::lock(dir)?;
         let identity = Identity::read(dir)?;
@@ -199,6 +210,11 @@ impl Store {
                 "the store is no copy of another one",
             ));
         };
+        if epoch <= identity.epoch {
+            return Err(StoreError::Unavailable(
+                "the new epoch is not greater than that of the store",
+            ));
+        }
         let snapshots = snapshot::list(dir)?;
         let newest = snapshots
             .first()
@@ -212,12 +228,11 @@ impl Store {
         // The snapshot has everything. Of what is of the old epoch nothing may be found with the new one.
         forget(&disk, dir, &snapshots)?;
         let successor = Identity {
-            epoch: identity.epoch + 1,
+            epoch,
             role: Role::Successor(Arc::clone(of)),
             ..identity
         };
-        successor.write(&disk, dir)?;
-        Ok(successor.epoch)
+        successor.write(&disk, dir)
     }
 }
 

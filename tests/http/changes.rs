@@ -934,3 +934,47 @@ fn whole_lines(text: &str) -> String {
         .map_or("", |(whole, _)| whole)
         .to_owned()
 }
+
+/// Goal: two restores of one repository are two lives of the store, each with sequences of its own. Method: one is made
+/// after the other, in another second; with the cursor of one the other is asked.
+#[test]
+fn two_restores_are_not_one_life() {
+    let first = Node::new();
+    put(&first, "88.118.20/kept", VALUE);
+    let (_, follower) = token(&first, &["--right", "changes,list,batch"]);
+    let repository = first.path("repository");
+    let repository = repository.to_str().unwrap();
+    first.must(&["backup", "create", repository, "--config", &first.config()]);
+    let key = first.data().join("node.key");
+    let restored = |node: &mut Node| {
+        node.terminate();
+        fs::remove_dir_all(node.data().join("store")).unwrap();
+        fs::copy(&key, node.data().join("node.key")).unwrap();
+        fs::remove_dir_all(node.data().join("audit")).unwrap();
+        node.must(&["backup", "restore", repository, "--config", &node.config()]);
+        node.start();
+        let stats = node.must(&["store", "stats", "-o", "json", "--config", &node.config()]);
+        serde_json::from_str::<Json>(&stats).unwrap()["epoch"]
+            .as_u64()
+            .unwrap()
+    };
+    let (mut second, mut third) = (Node::new(), Node::new());
+    let epoch = restored(&mut second);
+    let begun = Instant::now();
+    while u64::from(jiexi::clock::unix_seconds()) <= epoch {
+        assert!(begun.elapsed() < PATIENCE, "the clock stands still");
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(restored(&mut third) > epoch);
+    let (ours, theirs) = (now(&second, &follower), now(&third, &follower));
+    for node in [&second, &third] {
+        put(node, "88.118.20/after", VALUE);
+    }
+    for (node, own, other) in [(&second, &ours, &theirs), (&third, &theirs, &ours)] {
+        assert_eq!(
+            told(&rest(node, &follower, own.clone(), 100).0),
+            [("put", "88.118.20/after")]
+        );
+        too_old(node, &follower, other);
+    }
+}

@@ -16,6 +16,8 @@ use std::fs;
 use std::net::UdpSocket;
 use std::path::PathBuf;
 
+use jiexi::store::{Config, Store};
+use jiexi_proto::handle::CaseRule;
 use tempfile::TempDir;
 
 use crate::node::{Load, Node, PATIENCE, Wire, path, text, until};
@@ -655,4 +657,90 @@ fn refused() {
         assert_eq!(supersede(body), status, "{body}");
     }
     assert_eq!(pair.primary.ready()["role"], "primary");
+}
+
+/// The epoch that both get, as by clocks that are wrong in the same way.
+const SAME: u64 = 4_000_000_000;
+
+/// The settings of the store of a stopped node.
+fn stopped(node: &Node, case: CaseRule) -> Config {
+    Config {
+        dir: node.data.join("store"),
+        case,
+        now: || SAME,
+        ..Config::default()
+    }
+}
+
+/// Goal: of two primaries of one epoch neither gives way, and the logs of both say so and what to do; done so, one is the
+/// standby of the other. A third one, which the old primary gave way to, is told of as well.
+#[test]
+fn two_primaries_of_one_epoch() {
+    let mut pair = Pair::new();
+    pair.standby.start();
+    pair.create("kept");
+    pair.level();
+    pair.standby.stop();
+    pair.standby.good(&["store", "snapshot"]);
+    let taken = pair.primary.good(&["store", "snapshot", "-o", "json"]);
+    let taken: serde_json::Value = serde_json::from_str(&taken).expect("JSON");
+    pair.primary.stop();
+
+    let case = Store::case_in(&pair.standby.data.join("store")).expect("a store");
+    Store::succeed(&stopped(&pair.standby, case), SAME).expect("is promoted");
+    let store = pair.primary.data.join("store");
+    let (aside, path) = (
+        pair.primary.data.join("store.aside"),
+        taken["path"].as_str().expect("a path"),
+    );
+    fs::rename(&store, &aside).expect("is moved");
+    let snapshot = aside.join(
+        std::path::Path::new(path)
+            .strip_prefix(&store)
+            .expect("in it"),
+    );
+    Store::restore(&stopped(&pair.primary, case), &snapshot, 0).expect("is restored");
+
+    pair.primary.start();
+    pair.standby.start();
+    let said = "two nodes are primaries of the same epoch, and neither gives way: stop the one";
+    until("both say so", || {
+        pair.primary.log().contains(said) && pair.standby.log().contains(said)
+    });
+    for node in [&pair.primary, &pair.standby] {
+        let (ready, stats) = (node.ready(), node.stats());
+        assert_eq!(
+            (&ready["role"], &stats["epoch"]),
+            (&"primary".into(), &SAME.into())
+        );
+    }
+    // What the logs say to do, of the one that took the place.
+    pair.standby.stop();
+    fs::rename(
+        pair.standby.data.join("store"),
+        pair.home.path().join("away"),
+    )
+    .expect("is moved");
+    pair.standby.start();
+    assert_eq!(pair.standby.ready()["role"], "standby");
+    pair.create("again");
+    pair.compare();
+
+    // Another one takes the place of the primary while this one does, and neither knows.
+    pair.standby.stop();
+    pair.standby.good(&["store", "snapshot"]);
+    Store::succeed(&stopped(&pair.standby, case), SAME + 1).expect("is promoted");
+    let token = fs::read_to_string(&pair.token).expect("a token");
+    let told = format!(
+        "{{\"epoch\":{},\"primary\":\"https://third.example.cn:8000\"}}",
+        SAME + 1
+    );
+    let target = "/api/v1/replication/supersede";
+    let answer = pair.primary.http("POST", target, token.trim(), &told);
+    assert_eq!(answer.map(|(status, _)| status), Some(200));
+    pair.standby.start();
+    until("the third one is told of", || {
+        let log = pair.standby.log();
+        log.contains("gave way to another node") && log.contains("third.example.cn")
+    });
 }

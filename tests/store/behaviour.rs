@@ -362,9 +362,9 @@ fn restoring() {
     store
         .commit(batch(vec![put(Space::Handle, b"LATER", 1)]))
         .unwrap();
-    let error = Store::restore(&config_of("one"), &snapshot.path).unwrap_err();
+    let error = Store::restore(&config_of("one"), &snapshot.path, 0).unwrap_err();
     assert!(matches!(error, StoreError::NotEmpty { .. }), "{error}");
-    Store::restore(&config_of("two"), &snapshot.path).unwrap();
+    Store::restore(&config_of("two"), &snapshot.path, 0).unwrap();
     for round in 0..2 {
         let two = open(&config_of("two"));
         let stats = two.stats();

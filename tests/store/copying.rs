@@ -273,7 +273,7 @@ fn succession() {
     let position = copy.position();
     copy.close().unwrap();
     assert!(
-        Store::succeed(&config).is_err(),
+        Store::succeed(&config, 2).is_err(),
         "the snapshot is older than the journal"
     );
     let copy = open(&config);
@@ -305,9 +305,11 @@ fn succession() {
     store.close().unwrap();
 
     for config in [&config, &cut] {
-        assert_eq!(Store::succeed(config).unwrap(), 2);
+        let refused = Store::succeed(config, 1).unwrap_err().to_string();
+        assert!(refused.contains("is not greater"), "{refused}");
+        Store::succeed(config, 2).unwrap();
         assert_eq!(
-            Store::succeed(config).unwrap_err().to_string(),
+            Store::succeed(config, 3).unwrap_err().to_string(),
             "the store is no copy of another one"
         );
         let store = open(config);

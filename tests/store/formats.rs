@@ -58,7 +58,7 @@ fn version_1_snapshot() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(&dir.path().join("restored"));
     let snapshots = crate::support::files(&fixture().join("snapshots"));
-    let info = Store::restore(&config, &snapshots[0]).unwrap();
+    let info = Store::restore(&config, &snapshots[0], 0).unwrap();
     assert_eq!((info.sequence, info.records), (7, 61));
     assert_eq!(open(&config).stats().records, 61);
 }

@@ -28,6 +28,7 @@ use crate::{
         place::{self, FILE_NAME, Place},
         target,
     },
+    clock,
     config::{self, Config},
     identity::{self, KeyPair},
     store::{SnapshotInfo, archive},
@@ -90,7 +91,8 @@ impl Moment {
             }
             times
         };
-        let plan = Plan::new(&listing, target, self.epoch, &times).map_err(explain)?;
+        let now = clock::unix_seconds().into();
+        let plan = Plan::new(&listing, target, self.epoch, &times, now).map_err(explain)?;
         // What is newest nobody knows while a newer one cannot be read.
         let newer = listing.damaged.iter().find(|(id, _)| *id > plan.last().id);
         match newer {

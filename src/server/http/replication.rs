@@ -29,6 +29,7 @@ use super::outer::From;
 use super::{App, asked, body, outgoing, v1};
 use crate::identity;
 use crate::registry::Rejection;
+use crate::standby::promote;
 use crate::store::{
     CommitError, Cursor, Position, Reach, Role, State as StoreState, Store, StoreError,
 };
@@ -470,8 +471,7 @@ async fn give_way(
     leads(&store)?;
     let own = store.data_epoch();
     if epoch <= own {
-        let text = format!("this node has epoch {own} itself: it is the one that goes on");
-        return Err(Refusal::named(StatusCode::CONFLICT, "other_epoch", text));
+        return Err(no_successor(&primary, epoch, &store));
     }
     let known = matches!(store.role(), Role::Superseded { epoch: known, .. } if known >= epoch);
     if !known {
@@ -488,6 +488,21 @@ async fn give_way(
         );
     }
     Ok(tell(app))
+}
+
+/// Why this node does not give way to one whose epoch is not greater. Two primaries of the same epoch are for people.
+fn no_successor(primary: &str, epoch: u64, store: &Store) -> Refusal {
+    let own = store.data_epoch();
+    let text = match epoch == own {
+        true => {
+            format!("this node has epoch {own} as well: nobody knows which of the two is the later")
+        }
+        false => format!("this node has epoch {own} itself: it is the one that goes on"),
+    };
+    if epoch == own && store.role().takes_changes() {
+        tracing::error!(other = primary, epoch, "{}", promote::EQUAL);
+    }
+    Refusal::named(StatusCode::CONFLICT, "other_epoch", text)
 }
 
 /// One of the places for those who take files.

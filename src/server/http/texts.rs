@@ -506,6 +506,10 @@ const DETAILS: &[(&str, &str)] = &[
         "本节点的日志与备机已有内容不相接",
     ),
     (
+        "this node has epoch {} as well: nobody knows which of the two is the later",
+        "本节点的纪元也是 {}，无法判断哪个更新",
+    ),
+    (
         "this node has epoch {} itself: it is the one that goes on",
         "本节点的纪元是 {}，应由本节点继续服务",
     ),
