@@ -150,22 +150,13 @@ fn exchange(config: &Config, path: &Path, there: bool) -> Result<Report, String>
     settings.dir.clone_from(&new);
     let known = Store::known_epoch(&directory);
     let info = Store::restore(&settings, path, known).map_err(|error| error.to_string())?;
-    let moved = |from: &Path, to: &Path| {
-        fs::rename(from, to).map_err(|error| {
-            format!(
-                "{}: cannot become {}: {error}",
-                from.display(),
-                to.display()
-            )
-        })
-    };
     let mut report = json!({"restored": restored(&info, path)});
     // What has come since is not moved away: then the new one does not get its name.
     if there {
-        moved(&directory, &old)?;
+        move_store(&directory, &old)?;
         report["old_store"] = old.display().to_string().into();
     }
-    moved(&new, &directory)?;
+    move_store(&new, &directory)?;
     Ok(Report::done(report))
 }
 
@@ -183,6 +174,21 @@ fn expect_unused(config: &Config) -> Result<Option<fs::File>, String> {
         Err(error @ StoreError::Locked { .. }) => Err(error.to_string()),
         other => Ok(other.unwrap_or_default()),
     }
+}
+
+/// Gives the directory of a store another name, which it has after a loss of power as well.
+///
+/// # Errors
+/// It cannot be moved; a message for people.
+pub fn move_store(from: &Path, to: &Path) -> Result<(), String> {
+    fs::rename(from, to).map_err(|error| {
+        format!(
+            "{}: cannot become {}: {error}",
+            from.display(),
+            to.display()
+        )
+    })?;
+    store::sync_parent(to).map_err(|error| error.to_string())
 }
 
 /// A name beside the store that is not taken.

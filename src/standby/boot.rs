@@ -349,20 +349,11 @@ pub fn install(config: &Config) -> Result<(), String> {
 /// As [`install`], with the lock of the store that is there. What has come without one is not moved away.
 fn install_in(dir: &Path, lock: Option<fs::File>) -> Result<(), String> {
     let arriving = Arriving::new(dir);
-    let moved = |from: &Path, to: &Path| {
-        fs::rename(from, to).map_err(|error| {
-            format!(
-                "{}: cannot become {}: {error}",
-                from.display(),
-                to.display()
-            )
-        })
-    };
     if let Some(lock) = lock {
         let was_copy = matches!(Store::role_of(dir), Ok((Role::Copy(_), _)));
         let old = maintenance::beside(dir, "old");
-        moved(dir, &old)?;
-        moved(&arriving.store(), dir)?;
+        maintenance::move_store(dir, &old)?;
+        maintenance::move_store(&arriving.store(), dir)?;
         drop(lock);
         if was_copy {
             fs::remove_dir_all(&old).map_err(|error| format!("{}: {error}", old.display()))?;
@@ -373,7 +364,7 @@ fn install_in(dir: &Path, lock: Option<fs::File>) -> Result<(), String> {
             );
         }
     } else {
-        moved(&arriving.store(), dir)?;
+        maintenance::move_store(&arriving.store(), dir)?;
     }
     arriving.clear()
 }

@@ -832,6 +832,14 @@ fn create_tree(config: &Config) -> Result<(Disk, fs::File), StoreError> {
     Ok((disk, lock))
 }
 
+/// Makes the name of something durable.
+///
+/// # Errors
+/// The directory that it is in cannot be synced.
+pub fn sync_parent(path: &Path) -> Result<(), StoreError> {
+    Disk::default().sync_directory(parent(path))
+}
+
 fn snapshot_info(path: PathBuf) -> Option<SnapshotInfo> {
     let manifest = snapshot::read_manifest(&path).ok()?;
     let bytes = path.metadata().ok()?.len();
