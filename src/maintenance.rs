@@ -138,11 +138,16 @@ fn restore_stopped(
     let done = exchange(config, path, there);
     told(done.is_ok());
     drop(lock);
-    done
+    done.map(|(report, _lock)| report)
 }
 
-/// Makes a new store of the snapshot, and gives it the name of the one that is `there`.
-fn exchange(config: &Config, path: &Path, there: bool) -> Result<Report, String> {
+/// Makes a new store of the snapshot, and gives it the name of the one that is `there`. It comes with its lock: that of the
+/// other one is no longer in the way of those who would open it.
+fn exchange(
+    config: &Config,
+    path: &Path,
+    there: bool,
+) -> Result<(Report, Option<fs::File>), String> {
     expect_file(path)?;
     let directory = config.store_dir();
     let (new, old) = (beside(&directory, "new"), beside(&directory, "old"));
@@ -150,6 +155,7 @@ fn exchange(config: &Config, path: &Path, there: bool) -> Result<Report, String>
     settings.dir.clone_from(&new);
     let known = Store::known_epoch(&directory);
     let info = Store::restore(&settings, path, known).map_err(|error| error.to_string())?;
+    let lock = Store::unused(&new).map_err(|error| error.to_string())?;
     let mut report = json!({"restored": restored(&info, path)});
     // What has come since is not moved away: then the new one does not get its name.
     if there {
@@ -157,7 +163,7 @@ fn exchange(config: &Config, path: &Path, there: bool) -> Result<Report, String>
         report["old_store"] = old.display().to_string().into();
     }
     move_store(&new, &directory)?;
-    Ok(Report::done(report))
+    Ok((Report::done(report), lock))
 }
 
 /// Makes sure that nobody has the store open, and that it is not one of another kind. Gives back its lock; none when it

@@ -91,7 +91,7 @@ impl Drill<'_> {
     }
 
     fn restore(&self) -> Result<String, BackupError> {
-        let info = restore::restore(self.repository, self.plan, &self.settings, self.watch)?;
+        let info = restore::restore(self.repository, self.plan, &self.settings, self.watch)?.info;
         Ok(format!(
             "{} records of sequence {}, as epoch {}",
             info.records, info.sequence, self.plan.epoch

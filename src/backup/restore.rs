@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     maintenance,
-    store::{self, SnapshotInfo},
+    store::{self, SnapshotInfo, Store},
 };
 
 /// Refuses a place where there is something already.
@@ -118,6 +118,15 @@ pub fn sound(
     }
 }
 
+/// A store that was restored.
+#[derive(Debug)]
+pub struct Restored {
+    /// What is in it.
+    pub info: SnapshotInfo,
+    /// As long as it is held nobody opens the store.
+    pub lock: Option<fs::File>,
+}
+
 /// Makes the store; the files were checked.
 ///
 /// # Errors
@@ -127,7 +136,7 @@ pub fn restore(
     plan: &Plan,
     settings: &store::Config,
     watch: &dyn Watch,
-) -> Result<SnapshotInfo, BackupError> {
+) -> Result<Restored, BackupError> {
     expect_empty(&settings.dir)?;
     watch.begin("restoring", 0);
     let building = maintenance::beside(&settings.dir, "restoring");
@@ -137,9 +146,13 @@ pub fn restore(
     };
     let chain = plan.chain(repository)?;
     let restored = chain.restore(&made, plan.epoch);
-    let info = restored.map_err(|error| clear(&building, error.into()))?;
+    let done = restored.and_then(|info| {
+        let lock = Store::unused(&building)?;
+        Ok(Restored { info, lock })
+    });
+    let restored = done.map_err(|error| clear(&building, error.into()))?;
     match put_in_place(&building, &settings.dir) {
-        Ok(()) => Ok(info),
+        Ok(()) => Ok(restored),
         Err(error) => Err(clear(&building, error)),
     }
 }

@@ -428,7 +428,7 @@ fn here(
             let registry = node::registry_of(config, &store).map_err(Failed::report)?;
             node::complete_audit(&registry);
             let told = directly(&registry, &ask, &mut lines, each);
-            target::close(&store)?;
+            target::close_with(&store, &registry)?;
             told?
         }
     };

@@ -146,8 +146,8 @@ fn stopped(config: &Config, without: bool) -> Result<Json, Failed> {
         .build();
     let runtime = runtime
         .map_err(|error| Failed::report(format_args!("cannot start the runtime: {error}")))?;
-    let done = runtime.block_on(promote::stopped(config, without));
-    target::note(config, "promote", done.is_ok(), None);
+    let mut noted = |good| target::note(config, "promote", good, None);
+    let done = runtime.block_on(promote::stopped(config, without, &mut noted));
     done.map_err(Failed::report)
 }
 

@@ -1,14 +1,15 @@
 //! Whether the node of a command runs or is stopped, and the way to its data in each case.
 
-use super::Failed;
+use super::{Failed, exit::say};
 use crate::{
     clock,
     config::Config,
     control::{
         client::{ControlError, Node},
-        registry,
+        registry as local,
     },
     identity, maintenance, node,
+    registry::Registry,
     store::Store,
 };
 
@@ -38,19 +39,35 @@ pub(super) fn running(config: &Config) -> Result<Option<Node>, Failed> {
     })
 }
 
-/// Writes an import or a restore on a stopped node into its audit trail. What is done is done: when the trail cannot be
-/// written, that is said and no more.
+/// Writes an import or a restore on a stopped node into its audit trail, while nobody else can have its store: whoever has
+/// the store writes the trail. What is done is done: when the trail cannot be written, that is said and no more.
 pub(super) fn note(config: &Config, operation: &str, good: bool, change: Option<u64>) {
     let noted = identity::node_key(&config.node_key())
         .map_err(|error| error.to_string())
         .and_then(|key| node::audit_trail(config, &key).map_err(|error| error.to_string()))
-        .map(|audit| {
+        .and_then(|audit| {
             let uid = nix::unistd::getuid().as_raw();
-            registry::note_whole(&audit, operation, uid, clock::unix_seconds(), good, change);
+            local::note_whole(&audit, operation, uid, clock::unix_seconds(), good, change);
+            let lost = || format!("{}: it cannot be written", config.audit_dir().display());
+            audit.close().then_some(()).ok_or_else(lost)
         });
     if let Err(error) = noted {
-        eprintln!("jiexi: the audit trail does not tell of this {operation}: {error}");
+        say(format_args!(
+            "jiexi: the audit trail does not tell of this {operation}: {error}"
+        ));
     }
+}
+
+/// Closes the store of a stopped node that was changed by a registry, and its audit trail before: whoever has the store next
+/// goes on with the trail.
+pub(super) fn close_with(store: &Store, registry: &Registry) -> Result<(), Failed> {
+    if registry.audit().is_some_and(|audit| !audit.close()) {
+        say(
+            "jiexi: the audit trail cannot be written, and lacks entries; what was changed is put in from the journal when the \
+             node starts and it can be",
+        );
+    }
+    close(store)
 }
 
 /// Closes the store of a stopped node.

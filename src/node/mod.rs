@@ -492,7 +492,7 @@ async fn exchange(config: &Config, ended: Ended) -> Result<(), StartError> {
         Ended::Stopped => Ok(()),
         Ended::Arrived => boot::install(&config),
         Ended::Promoted(epoch) => match Store::succeed(&config.store_config(), epoch) {
-            Ok(()) => {
+            Ok(_) => {
                 tracing::warn!(epoch, "this node is the primary now");
                 Ok(())
             }

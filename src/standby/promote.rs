@@ -79,11 +79,16 @@ pub async fn take_over(
     Ok(Taken { epoch, report })
 }
 
-/// The same on a stopped node, whose store is a primary's when this returns.
+/// The same on a stopped node, whose store is a primary's when this returns. While nobody else can have the store `told` hears
+/// how it ended.
 ///
 /// # Errors
 /// As [`take_over`].
-pub async fn stopped(config: &Config, without: bool) -> Result<Json, String> {
+pub async fn stopped(
+    config: &Config,
+    without: bool,
+    told: &mut dyn FnMut(bool),
+) -> Result<Json, String> {
     let settings = config.store_config();
     let said = |error: StoreError| error.to_string();
     let (role, _) = Store::role_of(&settings.dir).map_err(said)?;
@@ -97,13 +102,18 @@ pub async fn stopped(config: &Config, without: bool) -> Result<Json, String> {
     let store = spawn_blocking(move || maintenance::open(opening)).await;
     let store = Arc::new(store.map_err(|error| error.to_string())??);
     let taken = take_over(&following, &store, &own_place(config), without).await;
+    if taken.is_err() {
+        told(false);
+    }
     let closed = spawn_blocking(move || store.shutdown()).await;
     closed.map_err(|error| error.to_string())?.map_err(said)?;
     let Taken { epoch, report } = taken?;
-    spawn_blocking(move || Store::succeed(&settings, epoch))
-        .await
+    let succeeded = spawn_blocking(move || Store::succeed(&settings, epoch)).await;
+    // Held until it is told.
+    let _lock = succeeded
         .map_err(|error| error.to_string())?
         .map_err(said)?;
+    told(true);
     Ok(report)
 }
 

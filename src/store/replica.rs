@@ -197,13 +197,14 @@ impl Store {
     }
 
     /// Makes a stopped copy, whose newest snapshot has all of it, a store that takes changes, of a new epoch: the one that
-    /// the old primary was told. When it is interrupted nothing is lost, and it may be done again.
+    /// the old primary was told. When it is interrupted nothing is lost, and it may be done again. Nobody can open it as long
+    /// as the lock is held that is given back.
     ///
     /// # Errors
     /// When it is no copy, the snapshot does not have all of it, or the epoch is not greater than that of the copy.
-    pub fn succeed(config: &Config, epoch: u64) -> Result<(), StoreError> {
+    pub fn succeed(config: &Config, epoch: u64) -> Result<File, StoreError> {
         let (dir, disk) = (&config.dir, Disk::new(config.faults.clone()));
-        let _lock = shared::lock(dir)?;
+        let lock = shared::lock(dir)?;
         let identity = Identity::read(dir)?;
         let Role::Copy(of) = &identity.role else {
             return Err(StoreError::Unavailable(
@@ -232,7 +233,8 @@ impl Store {
             role: Role::Successor(Arc::clone(of)),
             ..identity
         };
-        successor.write(&disk, dir)
+        successor.write(&disk, dir)?;
+        Ok(lock)
     }
 }
 

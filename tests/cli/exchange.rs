@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     path::Path,
     process::{Child, Stdio},
     thread,
@@ -10,12 +11,15 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
+    sys::{
+        signal::{Signal, kill},
+        stat::Mode,
+    },
+    unistd::{Pid, mkfifo},
 };
 
 use crate::{
-    backup::{import, line},
+    backup::{KEY, create, filled, import, line},
     bulk::export,
     node::{PATIENCE, Running},
     support::{directory, jiexi, node, run},
@@ -131,5 +135,92 @@ fn no_node_begins_in_a_store_that_is_exchanged() {
         handles
             .iter()
             .any(|record| record["handle"] == "88.118/acknowledged")
+    );
+}
+
+/// Puts a pipe that nobody writes in the place of the audit trail of a node: whoever opens the trail stands still.
+fn block_trail(directory: &Path, data: &str) {
+    let audit = directory.join(data).join("audit");
+    if audit.exists() {
+        fs::remove_dir_all(&audit).expect("is removed");
+    }
+    fs::create_dir_all(&audit).expect("a directory");
+    mkfifo(&audit.join("audit-00000001.jsonl"), Mode::S_IRWXU).expect("a pipe");
+}
+
+/// Goal: what was done on a stopped node is in its audit trail before another process can have the store. Method: the
+/// program stands still where it opens the trail, and the store is asked for.
+#[test]
+fn the_trail_is_written_before_others_have_the_store() {
+    let directory = directory();
+    let directory = directory.path();
+    filled(directory, "a");
+    create(directory, "a", &[]);
+    let taken = ["store", "snapshot", "--data", "a", "-o", "json"];
+    let taken = run(directory, &taken).expect(0).json();
+    let snapshot = directory.join(taken["path"].as_str().expect("a path"));
+    fs::copy(snapshot, directory.join("kept.snapshot")).expect("is copied");
+    fs::write(directory.join("lines"), line("new", "new")).expect("writes");
+    let store = |data: &str| directory.join(data).join("store");
+
+    let import = ["import", "lines", "--data", "a"];
+    let replace = ["store", "restore", "kept.snapshot", "--yes", "--data", "a"];
+    let restore = [&["backup", "restore", "repo", "--data", "b"][..], &KEY].concat();
+    let replaced = || beside(&directory.join("a"), "old") == 1 && store("a").exists();
+    let ways: [(&str, &[&str], &dyn Fn() -> bool); 3] = [
+        // It says when it has imported; the entry comes after that.
+        ("a", &import, &|| true),
+        ("a", &replace, &replaced),
+        ("b", &restore, &|| store("b").exists()),
+    ];
+    for (data, arguments, is_done) in ways {
+        block_trail(directory, data);
+        let mut child = jiexi(directory)
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("starts");
+        if arguments[0] == "import" {
+            let mut said = String::new();
+            let stdout = child.stdout.as_mut().expect("is piped");
+            BufReader::new(stdout).read_line(&mut said).expect("reads");
+            assert!(said.starts_with("imported 1 "), "{said}");
+        }
+        let began = Instant::now();
+        while !is_done() {
+            assert!(
+                began.elapsed() < PATIENCE,
+                "{arguments:?} does not come so far"
+            );
+            thread::sleep(MOMENT / 30);
+        }
+        let asked = run(directory, &["store", "stats", "--data", data]);
+        assert!(
+            asked.code == 1 && asked.stderr.contains("another process has this store open"),
+            "{arguments:?}: {}{}",
+            asked.stdout,
+            asked.stderr
+        );
+        assert!(
+            child.try_wait().expect("asks").is_none(),
+            "{arguments:?} did not wait"
+        );
+        child.kill().expect("is killed");
+        child.wait().expect("ends");
+        fs::remove_dir_all(directory.join(data).join("audit")).expect("is removed");
+        run(directory, &["store", "stats", "--data", data]).expect(0);
+    }
+
+    // A trail that cannot be written is told of; what is done is done.
+    fs::write(directory.join("b/audit"), "no directory").expect("writes");
+    let import = run(directory, &["import", "lines", "--data", "b"]).expect(0);
+    assert!(
+        import
+            .stderr
+            .contains("the audit trail does not tell of this import")
+            && import.stderr.contains("b/audit"),
+        "{}",
+        import.stderr
     );
 }

@@ -20,7 +20,7 @@ use crate::{
         manifest::Manifest,
         plan::{Plan, Target},
         repository::Repository,
-        restore,
+        restore::{self, Restored},
     },
     cli::{
         Failed, audit,
@@ -119,11 +119,12 @@ impl Restore {
         check_present_key(&plan, &config, pair.as_ref())?;
         let restored = self.write(&repository, &plan, &config, pair.as_ref(), &bars);
         bars.clear();
-        let restored = restored?;
+        let Restored { info, lock } = restored?;
         if config.node_key().exists() {
             target::note(&config, "restore", true, None);
         }
-        self.tell(&plan, &config, &restored)
+        drop(lock);
+        self.tell(&plan, &config, &info)
     }
 
     /// The plan without backups that are damaged, if there is one. What is cheap to refuse is refused before they are read.
@@ -187,7 +188,7 @@ impl Restore {
         config: &Config,
         pair: Option<&KeyPair>,
         bars: &Bars,
-    ) -> Result<SnapshotInfo, Failed> {
+    ) -> Result<Restored, Failed> {
         let data = &config.node.data;
         fs::DirBuilder::new()
             .recursive(true)

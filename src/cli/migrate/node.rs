@@ -57,7 +57,7 @@ impl Node {
     pub(super) fn close(self) -> Result<(), Failed> {
         match self {
             Self::Running(_) => Ok(()),
-            Self::Stopped(store, _) => target::close(&store),
+            Self::Stopped(store, registry) => target::close_with(&store, &registry),
         }
     }
 }

@@ -383,8 +383,8 @@ impl Audit {
         waited.is_ok_and(|(chain, _)| chain.synced >= wanted)
     }
 
-    /// Syncs what was written and ends.
-    pub fn close(&self) {
+    /// Syncs what was written and ends. Whether everything that was recorded is on the disk.
+    pub fn close(&self) -> bool {
         self.shared.lock().closed = true;
         self.shared.changed.notify_all();
         let syncer = self
@@ -395,6 +395,8 @@ impl Audit {
         if let Some(syncer) = syncer {
             let _ = syncer.join();
         }
+        let chain = self.shared.lock();
+        chain.synced >= chain.sequence
     }
 }
 
