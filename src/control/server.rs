@@ -41,7 +41,7 @@ use crate::{
     },
     handover::giving::{Estate, Terms},
     maintenance,
-    registry::{Registry, seal::Sealer},
+    registry::{Registry, audit::Audit, seal::Sealer},
     standby::follow::Order,
     store::{self, Store},
     token::office,
@@ -172,6 +172,17 @@ impl Context {
         if let Some(audit) = self.registry.audit() {
             let change = Some(self.registry.records.store.sequence());
             registry::note_whole(audit, operation, uid, (self.now)(), good, change);
+        }
+    }
+
+    /// Refuses what changes many records when it could not be written down, as any other change is.
+    fn expect_audit(&self) -> Result<(), Failure> {
+        match self.registry.audit().is_none_or(Audit::is_ready) {
+            true => Ok(()),
+            false => Err(plain(
+                "the audit trail cannot be written, so nothing was changed; the log of the node says why: look at its disk and \
+                 at [audit]",
+            )),
         }
     }
 
@@ -376,6 +387,9 @@ async fn perform(
                 live,
                 sealer: context.sealer(),
             };
+            if !dry_run {
+                context.expect_audit()?;
+            }
             let done = do_import(options, from, to, context).await;
             if !dry_run {
                 context.note("import", uid, done.is_ok());
@@ -393,6 +407,9 @@ async fn perform(
         Command::Store { action } => {
             let (store, settings) = (context.store(), Arc::clone(&context.settings));
             let restores = matches!(action, StoreAction::Restore { .. });
+            if restores {
+                context.expect_audit()?;
+            }
             let done =
                 spawn_blocking(move || maintenance::on_open(&store, &settings, &action)).await;
             if restores {
