@@ -433,7 +433,7 @@ fn here(
         }
     };
     match told {
-        Told::Refused { code, message } => Err(Trouble::Refused(Refusal {
+        Told::Refused { code, message, .. } => Err(Trouble::Refused(Refusal {
             code: ResponseCode(code),
             message,
             server: None,

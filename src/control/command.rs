@@ -165,6 +165,9 @@ pub enum Told {
         code: u32,
         /// Why, for people; often empty.
         message: String,
+        /// Which of several changes it is about, from 0, if it is about one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        place: Option<usize>,
     },
 }
 

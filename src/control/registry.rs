@@ -18,7 +18,7 @@ use crate::identity;
 use crate::json::line;
 use crate::registry::audit::{Audit, Event};
 use crate::registry::plan::Request;
-use crate::registry::{Authenticated, Registry, Rejection, Unavailable};
+use crate::registry::{Authenticated, NotDone, Registry, Rejection, Unavailable};
 use crate::server::handle::desk::change_of;
 use crate::store::{OwnedRecord, Space, Store};
 
@@ -90,9 +90,14 @@ pub fn note_whole(
 }
 
 fn refused(rejection: Rejection) -> Told {
+    refused_at(rejection, None)
+}
+
+fn refused_at(rejection: Rejection, place: Option<usize>) -> Told {
     Told::Refused {
         code: rejection.code.0,
         message: rejection.text.into_owned(),
+        place,
     }
 }
 
@@ -111,7 +116,10 @@ fn change(
         })
         .collect();
     let requests = requests.ok_or_else(unreadable)?;
-    let done = registry.carry_out(&requests, who, SOURCE, now, &mut SysRng)?;
+    let done = match registry.carry_out(&requests, who, SOURCE, now, &mut SysRng) {
+        Ok(done) => done,
+        Err(NotDone { place, rejection }) => return Ok(refused_at(rejection, place)),
+    };
     let handles = done.handles.iter().map(|handle| Octets(handle.to_vec()));
     Ok(Told::Changed {
         handles: handles.collect(),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! file → steps → group ─→ position: under way → Ask::Change: one commit, in the audit trail → position: done
-//!                           └ refused: its steps one by one, to find the one
+//!                           └ one is refused: those before it in one commit, those behind it one by one
 //! ```
 //!
 //! A handle stands once in a group, since the changes of a commit do not see each other. What a killed run had under way
@@ -323,45 +323,79 @@ impl<E> Work<'_, '_, E> {
         };
         let last = *last;
         self.keep(self.position.done, last.max(self.in_doubt))?;
-        let requests: Vec<Request> = steps.iter().map(|(_, request)| request.clone()).collect();
-        if let Told::Refused { .. } = self.change(&requests)? {
-            self.one_by_one(&steps)?;
-        } else {
-            requests.iter().for_each(|request| self.done(request));
-        }
+        self.together(&steps)?;
         self.settle(last);
         Ok(())
     }
 
-    /// Carries a group out whose commit was refused, step by step.
-    fn one_by_one(&mut self, steps: &[(u64, Request)]) -> Result<(), Stop<E>> {
-        for (line, request) in steps {
-            let told = self.change(std::slice::from_ref(request))?;
-            let Told::Refused { code, message } = told else {
-                self.done(request);
-                continue;
-            };
-            let code = ResponseCode(code);
-            if is_passing(code) {
-                return Err(Stop::Unwilling(format!(
-                    "{}:{line}: {}: the same command goes on from here later",
-                    self.name,
-                    said(code, &message)
-                )));
+    /// Carries steps out in one commit. Where one of them is refused, those before it, and one by one those behind it: it
+    /// is asked for once, so that the audit trail has it once.
+    fn together(&mut self, steps: &[(u64, Request)]) -> Result<(), Stop<E>> {
+        let requests: Vec<Request> = steps.iter().map(|(_, request)| request.clone()).collect();
+        let told = match requests.is_empty() {
+            true => return Ok(()),
+            false => self.change(&requests)?,
+        };
+        let Told::Refused {
+            code,
+            message,
+            place,
+        } = told
+        else {
+            requests.iter().for_each(|request| self.done(request));
+            return Ok(());
+        };
+        let found = place.and_then(|place| Some((steps.get(..place)?, steps.get(place..)?)));
+        match found {
+            Some((before, [first, behind @ ..])) => {
+                self.together(before)?;
+                self.met(first, ResponseCode(code), &message)?;
+                self.one_by_one(behind)
             }
-            if self.is_there(*line, request, code)? {
-                self.counts.of(request.name()).same += 1;
-                continue;
-            }
-            if !self.options.keep_going {
-                // What is before it is settled; it is the first of the next run.
-                self.settled = self.counts.clone();
-                self.keep(line - 1, 0)?;
-                self.refuse(*line, request, code, &message);
-                return Err(Stop::Refused);
-            }
-            self.refuse(*line, request, code, &message);
+            // It is a matter of the commit, or of a running node that does not say which.
+            _ => self.one_by_one(steps),
         }
+    }
+
+    /// Carries steps out one after the other.
+    fn one_by_one(&mut self, steps: &[(u64, Request)]) -> Result<(), Stop<E>> {
+        for step in steps {
+            match self.change(std::slice::from_ref(&step.1))? {
+                Told::Refused { code, message, .. } => {
+                    self.met(step, ResponseCode(code), &message)?;
+                }
+                _ => self.done(&step.1),
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks what the refusal of a step comes to, when everything before it is carried out.
+    fn met(
+        &mut self,
+        (line, request): &(u64, Request),
+        code: ResponseCode,
+        message: &str,
+    ) -> Result<(), Stop<E>> {
+        if is_passing(code) {
+            return Err(Stop::Unwilling(format!(
+                "{}:{line}: {}: the same command goes on from here later",
+                self.name,
+                said(code, message)
+            )));
+        }
+        if self.is_there(*line, request, code)? {
+            self.counts.of(request.name()).same += 1;
+            return Ok(());
+        }
+        if !self.options.keep_going {
+            // What is before it is settled; it is the first of the next run.
+            self.settled = self.counts.clone();
+            self.keep(line - 1, 0)?;
+            self.refuse(*line, request, code, message);
+            return Err(Stop::Refused);
+        }
+        self.refuse(*line, request, code, message);
         Ok(())
     }
 

@@ -23,6 +23,15 @@ pub struct Done {
     pub overwritten: bool,
 }
 
+/// Why none of several changes was carried out.
+#[derive(Debug)]
+pub struct NotDone {
+    /// Which one cannot be, from 0; none when it is no matter of one. The audit trail has it.
+    pub place: Option<usize>,
+    /// Why.
+    pub rejection: Rejection,
+}
+
 /// The handle of a change, as it was written or minted, and whether something that existed was overwritten.
 type Is = (Bytes, bool);
 
@@ -74,7 +83,7 @@ impl Registry {
         source: &str,
         now: u32,
         random: &mut R,
-    ) -> Result<Done, Rejection> {
+    ) -> Result<Done, NotDone> {
         self.figures
             .proved(method_of(who.method()), Proved::Accepted);
         let note = |request: &Request, ended: Ended, event: Event<'_>| {
@@ -109,7 +118,8 @@ impl Registry {
                 if let Some(request) = requests.get(place) {
                     note(request, Ended::Refused, asks.failed(request, &rejection));
                 }
-                return Err(rejection);
+                let place = Some(place);
+                return Err(NotDone { place, rejection });
             }
         };
         match told.recv().unwrap_or(Err(CommitError::Closed)) {
@@ -133,7 +143,8 @@ impl Registry {
                     let ended = Ended::untaken(rejection.code);
                     note(request, ended, asks.failed(request, &rejection));
                 }
-                Err(rejection)
+                let place = None;
+                Err(NotDone { place, rejection })
             }
         }
     }

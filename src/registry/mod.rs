@@ -65,7 +65,7 @@ pub mod waiting;
 
 pub use auth::{Authenticated, Identity};
 pub use decision::{Config, Decision, LIST, READ, Registry, attempt};
-pub use direct::Done;
+pub use direct::{Done, NotDone};
 pub use records::{Records, Unavailable};
 
 use jiexi_proto::code::ResponseCode;

@@ -267,6 +267,20 @@ fn what_is_refused() {
         record(&lines, "88.118/a")["values"][0]["data"]["value"],
         "again"
     );
+    // The trail has each refusal once, and that of the handle which was there as it should be.
+    let trail = run(directory, &["audit", "--data", "n", "-o", "json"]).expect(0);
+    let entries = trail.stdout.lines().map(|line| serde_json::from_str(line));
+    let entries: Vec<Json> = entries.collect::<Result<_, _>>().expect("JSON");
+    let refused = entries.iter().filter(|entry| entry["result"] == "refused");
+    let refused: Vec<_> = refused
+        .map(|entry| (entry["operation"].as_str(), entry["code"].as_u64()))
+        .collect();
+    let there = std::iter::once((5, "create", 101));
+    let expected: Vec<_> = there
+        .chain(expected)
+        .map(|(_, operation, code)| (Some(operation), Some(code)))
+        .collect();
+    assert_eq!(refused, expected);
 }
 
 /// Goal: a refusal stops the migration at its line, and the same command goes on when its reason is gone. Nothing is
