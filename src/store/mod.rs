@@ -87,8 +87,12 @@ pub use source::{Cursor, Reach};
 use disk::{Disk, parent};
 use identity::Identity;
 use index::Miss;
+use metrics::Stopwatch;
 use queue::{Done, Encoded, Job};
 use shared::{Holder, Shared};
+
+/// How long a snapshot that somebody asks for waits for sled to be made anew: as long as commands wait for a store to load.
+pub const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(600);
 
 /// What the store is able to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +112,7 @@ pub enum State {
 /// Sizes and positions.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stats {
-    /// Times the data were restored from a snapshot, plus one.
+    /// Which history of the data it is: see [`Store::data_epoch`].
     pub epoch: u64,
     /// Records of all spaces.
     pub records: u64,
@@ -743,14 +747,40 @@ impl Store {
 
 /// Looking after it.
 impl Store {
-    /// Takes a snapshot now.
+    /// Takes a snapshot now. While the state on disk is being made anew it waits for that, at most [`SNAPSHOT_PATIENCE`].
     ///
     /// # Errors
-    /// When it cannot be written, or the state on disk is being made anew.
+    /// When it cannot be written, or the state on disk is being made anew for longer than that.
     pub fn snapshot(&self) -> Result<SnapshotInfo, StoreError> {
         self.wait_known()?;
-        self.shared
-            .snapshot_outcome(snapshot::take(&self.shared, false))
+        self.shared.snapshot_outcome(self.take_snapshot())
+    }
+
+    /// Takes one, when sled is there again if it is being made anew.
+    fn take_snapshot(&self) -> Result<SnapshotInfo, StoreError> {
+        let watch = Stopwatch::start();
+        let mut said = false;
+        loop {
+            let taken = snapshot::take(&self.shared, false);
+            let waits = matches!(taken, Err(StoreError::Unavailable(snapshot::NO_SLED)))
+                && matches!(self.state(), State::Degraded | State::Ready)
+                && !self.shared.is_stopping();
+            if !waits {
+                return taken;
+            }
+            if watch.elapsed() >= SNAPSHOT_PATIENCE {
+                return Err(StoreError::Unavailable(
+                    "no snapshot: the state on disk is still being made anew after 10 minutes; the log says how that goes; try \
+                     again when it is done",
+                ));
+            }
+            if !std::mem::replace(&mut said, true) {
+                tracing::info!(
+                    "snapshot: it waits for the state on disk, which is being made anew"
+                );
+            }
+            drop(self.shared.overlay.wait_engine(Duration::from_secs(1)));
+        }
     }
 
     /// Reads and compares everything: index, sled, journal, snapshots. Damage on the disk is healed by itself afterwards.

@@ -63,6 +63,9 @@ const STALL_PAUSE: Duration = Duration::from_millis(5);
 /// Why a snapshot must be begun again: a window has no place for a run.
 const INTERRUPTED: &str = "a bulk import came while a snapshot was taken";
 
+/// Why there can be none for a while: a dump is in the order of keys, and sled is what has them in order.
+pub(crate) const NO_SLED: &str = "no snapshot now: the state on disk is being made anew";
+
 /// The directory of the snapshots in that of a store.
 pub(crate) fn directory(dir: &Path) -> PathBuf {
     dir.join("snapshots")
@@ -143,9 +146,7 @@ pub(crate) fn take(shared: &Shared, renew: bool) -> Result<SnapshotInfo, StoreEr
     let written = loop {
         let runs = shared.overlay.runs().0;
         let Some((engine, from)) = shared.wait_sled() else {
-            return Err(StoreError::Unavailable(
-                "no snapshot now: the state on disk is being made anew",
-            ));
+            return Err(StoreError::Unavailable(NO_SLED));
         };
         shared.disk.discard(&temporary)?;
         match write(shared, &engine, (from, runs), &temporary) {

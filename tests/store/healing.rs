@@ -65,6 +65,35 @@ fn hanging_sled() {
     assert_eq!(contents(&open(&config), Space::Handle).len(), 399);
 }
 
+/// A snapshot that is asked for while sled is made anew comes when that is done, and has everything.
+#[test]
+fn snapshot_while_sled_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Arc::new(Faults::default());
+    let config = Config {
+        applier_patience: Duration::from_secs(2),
+        faults: Some(Arc::clone(&faults)),
+        ..config(dir.path())
+    };
+    let store = create(&config);
+    fill(&store, 0..100);
+    store.rebuild().unwrap();
+    faults.stall_applier.store(true, Relaxed);
+    fill(&store, 100..200);
+    eventually("sled is given up", || store.state() == State::Degraded);
+    std::thread::scope(|scope| {
+        let taking = scope.spawn(|| store.snapshot());
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(!taking.is_finished(), "it is not refused");
+        fill(&store, 200..300);
+        faults.stall_applier.store(false, Relaxed);
+        let taken = taking.join().unwrap().unwrap();
+        assert!((200..=300).contains(&taken.records), "{taken:?}");
+    });
+    let taken = store.snapshot().unwrap();
+    assert_eq!(taken.records, 300);
+}
+
 /// A sled from before the journal's beginning, an incomplete one, and none at all.
 #[test]
 fn unusable_sled() {

@@ -11,6 +11,7 @@ use crate::{
     },
     cli::{
         Failed,
+        exit::say,
         place::{self, Place},
         target::{self, Target},
     },
@@ -22,7 +23,7 @@ use crate::{
     },
     identity::KeyPair,
     keyring, maintenance,
-    store::Store,
+    store::{SNAPSHOT_PATIENCE, Store},
 };
 
 /// A node, running or stopped.
@@ -129,6 +130,12 @@ impl Source for Node {
     }
 
     fn snapshot(&self) -> Result<PathBuf, BackupError> {
+        if self.ask(StoreAction::Stats)?["state"] == "Degraded" {
+            say(format_args!(
+                "jiexi: the node is making its state on disk anew; the backup waits for that, at most {} minutes",
+                SNAPSHOT_PATIENCE.as_secs() / 60
+            ));
+        }
         let snapshot = self.ask(StoreAction::Snapshot)?;
         let path = snapshot["path"].as_str().map(Path::new);
         // The node may have another working directory.
