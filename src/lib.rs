@@ -7,7 +7,7 @@
 //! * *Operating*: [`history`] remembers who asked, [`busiest`] for what most; [`cli`] → [`config`], [`logging`], [`node`]; [`control`], [`ops`] and [`reload`] beside a running node; [`handover`] from one process to the next;
 //!   [`bulk`], [`migrate`], [`maintenance`], [`mod@backup`] and [`demo`] for its data; [`identity`] and [`keyring`] for its keys and site record,
 //!   [`token`] for those of the API. [`standby`]: a copy of another node, and how it takes that one's place.
-//!   [`preflight`] looks before a start whether it can succeed, [`doctor`] and [`probe`] look at it from outside.
+//!   [`preflight`] looks before a start whether it can succeed, [`owner`] whose the files are, [`doctor`] and [`probe`] look at it from outside.
 //! * *Asking*: [`client`]; [`ask`] asks for millions at once, and [`batch`] is both ends of that; [`mod@bench`] asks as
 //!   fast as it can. Shapes: [`json`], [`records`].
 //!
@@ -39,6 +39,7 @@ pub mod migrate;
 pub mod node;
 pub mod observe;
 pub mod ops;
+pub mod owner;
 pub mod preflight;
 pub mod probe;
 pub mod records;

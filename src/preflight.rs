@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::config::{Config, Origins, Problem};
+use crate::owner;
 use crate::reload;
 use crate::store::{Store, StoreError};
 
@@ -38,10 +39,11 @@ pub fn problems(config: &Config, origins: &Origins) -> Vec<Problem> {
     }
     let directory = config.audit_dir();
     if let Err(error) = directory_can_be(&directory) {
-        let message = format!(
-            "{}: {error}; name a directory that this user can make and write",
-            directory.display()
-        );
+        let advice = match error.kind() {
+            io::ErrorKind::PermissionDenied => owner::advice(&directory),
+            _ => "name a directory that this user can make and write".to_owned(),
+        };
+        let message = format!("{}: {error}; {advice}", directory.display());
         found.push(origins.problem("administration", "audit", message));
     }
     found.extend(case_rule(config, origins));

@@ -18,7 +18,7 @@ use crate::{
     config::{self, Case, Config, size},
     identity::{self, IdentityError, KeyPair},
     json::line,
-    maintenance, records,
+    maintenance, owner, records,
     store::{CommitError, Store},
 };
 
@@ -64,6 +64,9 @@ impl Init {
             return Err(Failed::usage(
                 "--port: clients cannot reach port 0; give the port that the node is to listen on, such as 2641",
             ));
+        }
+        if let Some(refused) = owner::refuse_root(&self.data, std::env::args_os()) {
+            return Err(Failed::report(refused));
         }
         prepare(&self.data)
             .map_err(|error| Failed::report(format_args!("{}: {error}", self.data.display())))?;

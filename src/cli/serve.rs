@@ -14,6 +14,7 @@ use super::{
     place::{self, FILE_NAME, Place},
     progress,
     promote::Follow,
+    target,
 };
 use crate::{
     config::Config,
@@ -84,6 +85,10 @@ impl Serve {
                  make a node with `jiexi init`, name a file with --config, or try `jiexi serve --demo`",
             ));
         }
+        // Before it is looked whether a directory can be made.
+        if let Ok(config) = self.place.load() {
+            target::expect_owner(&config)?;
+        }
         let mut config = self.place.load_to_serve()?;
         self.follow.apply(&mut config);
         Follow::check(&config)?;
@@ -124,6 +129,7 @@ fn serve_demo(place: &Place, logging: &Logging) -> Result<(), Failed> {
         .operations
         .listen
         .set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    target::expect_owner(&config)?;
     logging.configure(&config.log).map_err(Failed::report)?;
     prepare(&config).map_err(Failed::report)?;
     // There is no file to read again.

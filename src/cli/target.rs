@@ -8,7 +8,7 @@ use crate::{
         client::{ControlError, Node},
         registry as local,
     },
-    identity, maintenance, node,
+    identity, maintenance, node, owner,
     registry::Registry,
     store::Store,
 };
@@ -31,12 +31,24 @@ pub(super) fn find(config: &Config) -> Result<Target, Failed> {
     Ok(Target::Stopped(Box::new(store)))
 }
 
-/// A connection to the node if it runs.
+/// A connection to the node if it runs; else its files are opened next, which is for its user to do.
 pub(super) fn running(config: &Config) -> Result<Option<Node>, Failed> {
     let socket = config.control_socket();
-    Node::connect(&socket).map_err(|error| {
+    let node = Node::connect(&socket).map_err(|error| {
         Failed::report(format_args!("control socket {}: {error}", socket.display()))
-    })
+    })?;
+    if node.is_none() {
+        expect_owner(config)?;
+    }
+    Ok(node)
+}
+
+/// Refuses root in the data directory of somebody else, before anything is written there.
+pub(super) fn expect_owner(config: &Config) -> Result<(), Failed> {
+    match owner::refuse_root(&config.node.data, std::env::args_os()) {
+        Some(refused) => Err(Failed::report(refused)),
+        None => Ok(()),
+    }
 }
 
 /// Writes an import or a restore on a stopped node into its audit trail, while nobody else can have its store: whoever has

@@ -88,6 +88,12 @@ impl StoreError {
         }
     }
 
+    /// Whether this user may not use a file. That says nothing about what is in it, so nothing else may be tried in its
+    /// place: the next way could do without changes that are in there.
+    pub(crate) fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+
     /// Whether the cause is a full disk.
     pub(crate) fn is_disk_full(&self) -> bool {
         matches!(self, Self::Io { source, .. } if is_disk_full(source))
@@ -144,6 +150,12 @@ impl fmt::Display for StoreError {
             Self::Damaged { path, what, remedy } => {
                 write!(f, "{}: {what}; {remedy}", path.display())
             }
+            Self::Io { path, action, .. } if self.is_forbidden() => write!(
+                f,
+                "{}: this user may not {action} it: {}",
+                path.display(),
+                crate::owner::advice(path)
+            ),
             Self::Io {
                 path,
                 action,

@@ -21,6 +21,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -173,7 +174,7 @@ pub(crate) fn load(shared: &Shared) -> Result<Loaded, StoreError> {
                     ..loaded
                 });
             }
-            Some(Err(StoreError::Closed)) => return Err(StoreError::Closed),
+            Some(Err(error)) if is_last(&error) => return Err(error),
             Some(Err(error)) => give_up(error, Part::Snapshot, shared, &mut causes),
             None => {}
         }
@@ -182,6 +183,7 @@ pub(crate) fn load(shared: &Shared) -> Result<Loaded, StoreError> {
     if !beside {
         match open_sled(shared, &mut evidence) {
             Ok(found) => engine = found,
+            Err(error) if is_last(&error) => return Err(error),
             Err(error) => give_up(error, Part::Sled, shared, &mut causes),
         }
     }
@@ -189,7 +191,7 @@ pub(crate) fn load(shared: &Shared) -> Result<Loaded, StoreError> {
         let base = Base::Sled(Arc::clone(&engine), position);
         match attempt(shared, base, &evidence, &watch) {
             Ok(loaded) => return Ok(loaded),
-            Err(StoreError::Closed) => return Err(StoreError::Closed),
+            Err(error) if is_last(&error) => return Err(error),
             Err(error) => give_up(error, Part::Sled, shared, &mut causes),
         }
         sled::close_aside(engine);
@@ -203,11 +205,16 @@ pub(crate) fn load(shared: &Shared) -> Result<Loaded, StoreError> {
                     ..loaded
                 });
             }
-            Err(StoreError::Closed) => return Err(StoreError::Closed),
+            Err(error) if is_last(&error) => return Err(error),
             Err(error) => give_up(error, Part::Snapshot, shared, &mut causes),
         }
     }
     Err(no_way(shared, causes))
+}
+
+/// Whether no other way is to be tried after this error.
+fn is_last(error: &StoreError) -> bool {
+    matches!(error, StoreError::Closed) || error.is_forbidden()
 }
 
 /// Opens sled if it is there and complete.
@@ -222,7 +229,10 @@ fn open_sled(
         return Ok(None);
     };
     let dir = sled::directory(shared.dir(), number);
-    let damaged = |error: EngineError| StoreError::damaged(&dir, error.message, "it is made anew");
+    let damaged = |error: EngineError| match error.forbidden {
+        true => StoreError::io(&dir, "read", io::ErrorKind::PermissionDenied.into()),
+        false => StoreError::damaged(&dir, error.message, "it is made anew"),
+    };
     let opened = sled::open_guarded(
         &dir,
         shared.config.sled_cache_bytes,
@@ -257,6 +267,7 @@ fn other_bases(
                 let error = StoreError::damaged(path, "it is of another epoch", "it is not used");
                 give_up(error, Part::Snapshot, shared, causes);
             }
+            Err(error) if is_last(&error) => return Err(error),
             Err(error) => give_up(error, Part::Snapshot, shared, causes),
         }
     }

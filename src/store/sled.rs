@@ -12,6 +12,7 @@
 //! their head and removed after it was replaced, so a crash leaves orphans at worst.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -53,14 +54,19 @@ pub(crate) struct EngineError {
     pub(crate) message: String,
     /// Whether the cause is a full disk, so that the files themselves need not be bad.
     pub(crate) disk_full: bool,
+    /// Whether this user may not use the files, whatever is in them.
+    pub(crate) forbidden: bool,
 }
 
 impl From<sled::Error> for EngineError {
     fn from(error: sled::Error) -> Self {
         let disk_full = matches!(&error, sled::Error::Io(io) if super::error::is_disk_full(io));
+        let forbidden =
+            matches!(&error, sled::Error::Io(io) if io.kind() == ErrorKind::PermissionDenied);
         Self {
             message: format!("sled: {error}"),
             disk_full,
+            forbidden,
         }
     }
 }
@@ -69,6 +75,7 @@ impl From<std::io::Error> for EngineError {
     fn from(error: std::io::Error) -> Self {
         Self {
             disk_full: super::error::is_disk_full(&error),
+            forbidden: error.kind() == ErrorKind::PermissionDenied,
             message: error.to_string(),
         }
     }
@@ -79,6 +86,7 @@ impl EngineError {
         Self {
             message: message.into(),
             disk_full: false,
+            forbidden: false,
         }
     }
 }

@@ -14,6 +14,7 @@
 //! * `dns` — zones: served, checked, exported
 //! * `exchange` — nodes that are started while their store is exchanged
 //! * `doctor` — `status`, `doctor`, completions and man pages
+//! * `owner` — the data of a node stay its user's
 //! * `node` — everything again through the control socket of a running one, and `resolve` against it
 
 #![expect(
@@ -42,6 +43,7 @@ mod exchange;
 mod init;
 mod migrate;
 mod node;
+mod owner;
 #[path = "../support/ports.rs"]
 mod ports;
 mod removal;

@@ -114,6 +114,7 @@ impl Restore {
         let bars = Bars::default();
         let plan = self.sound(&repository, plan, &bars)?;
         let config = self.destination(&repository, &plan)?;
+        target::expect_owner(&config)?;
         restore::expect_empty(&config.store_dir()).map_err(explain)?;
         let pair = self.key.open(&plan)?;
         check_present_key(&plan, &config, pair.as_ref())?;
@@ -131,6 +132,7 @@ impl Restore {
     fn sound(&self, repository: &Repository, plan: Plan, bars: &Bars) -> Result<Plan, Failed> {
         repository.expect_key(plan.last()).map_err(explain)?;
         if let Ok(config) = self.destination(repository, &plan) {
+            target::expect_owner(&config)?;
             restore::expect_empty(&config.store_dir()).map_err(explain)?;
             let pair = self.key.open(&plan)?;
             check_present_key(&plan, &config, pair.as_ref())?;

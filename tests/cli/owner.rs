@@ -1,0 +1,121 @@
+//! Goal: the data of a node stay its user's. Root does not write among them, and what a user may not read is not called
+//! damaged. Method: as root, a node whose files are given to another user.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::support::{Run, directory, jiexi, node, run};
+
+/// The user that owns nothing, and its number.
+const OTHER: (&str, u32) = ("nobody", 65534);
+
+/// Everything below a directory, the directory too.
+fn all_of(directory: &Path) -> Vec<PathBuf> {
+    let mut found = vec![directory.to_path_buf()];
+    let mut at = 0;
+    while let Some(path) = found.get(at).cloned() {
+        at += 1;
+        let Ok(entries) = fs::read_dir(&path) else {
+            continue;
+        };
+        found.extend(entries.map(|entry| entry.expect("an entry").path()));
+    }
+    found.sort();
+    found
+}
+
+/// A node of [`OTHER`], stopped; `None` where this test is not root's and nothing can be given away.
+fn given_away(directory: &Path) -> Option<PathBuf> {
+    if fs::metadata(directory).expect("is there").uid() != 0 {
+        return None;
+    }
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).expect("opened");
+    let data = node(directory, "n");
+    run(
+        directory,
+        &["handle", "create", "88.118/a", "--value", "1:URL=https://example.cn/", "--data", "n"],
+    )
+    .expect(0);
+    for path in all_of(&data) {
+        chown(&path, Some(OTHER.1), Some(OTHER.1)).expect("given away");
+    }
+    Some(data)
+}
+
+fn run_as_other(directory: &Path, arguments: &[&str]) -> Run {
+    let output = jiexi(directory)
+        .args(arguments)
+        .uid(OTHER.1)
+        .gid(OTHER.1)
+        .output()
+        .expect("starts");
+    Run {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8(output.stdout).expect("UTF-8"),
+        stderr: String::from_utf8(output.stderr).expect("UTF-8"),
+    }
+}
+
+#[test]
+fn root_leaves_the_data_of_others_alone() {
+    let directory = directory();
+    let Some(data) = given_away(directory.path()) else {
+        return;
+    };
+    let before = all_of(&data);
+    for arguments in [
+        &["store", "verify", "--data", "n"][..],
+        &["store", "rebuild", "--data", "n"],
+        &["store", "snapshot", "--data", "n"],
+        &["handle", "create", "88.118/b", "--value", "1:URL=https://example.cn/", "--data", "n"],
+        &["backup", "create", "repository", "--data", "n"],
+        &["serve", "--data", "n"],
+    ] {
+        let refused = run(directory.path(), arguments).expect(1);
+        assert!(
+            refused.stderr.contains("runuser -u nobody -- ")
+                && refused.stderr.contains(&arguments.join(" ")),
+            "{}",
+            refused.stderr
+        );
+    }
+    assert_eq!(all_of(&data), before);
+    assert!(!directory.path().join("repository").exists());
+    // What it says works.
+    run_as_other(directory.path(), &["store", "verify", "--data", "n"]).expect(0);
+}
+
+#[test]
+fn what_may_not_be_read_is_not_damaged() {
+    let directory = directory();
+    let Some(data) = given_away(directory.path()) else {
+        return;
+    };
+    let journal = data.join("store/journal");
+    let segment = all_of(&journal)
+        .into_iter()
+        .rfind(|path| path.extension().is_some_and(|end| end == "journal"))
+        .expect("a segment");
+    chown(&segment, Some(0), Some(0)).expect("taken back");
+    fs::set_permissions(&segment, fs::Permissions::from_mode(0o600)).expect("closed");
+    let failed = run_as_other(directory.path(), &["store", "stats", "--data", "n"]).expect(1);
+    assert!(
+        failed.stderr.contains("chown -R nobody") && failed.stderr.contains("belongs to root"),
+        "{}",
+        failed.stderr
+    );
+    for wrong in ["restore", "damaged", "no way"] {
+        assert!(!failed.stderr.contains(wrong), "{}", failed.stderr);
+    }
+    // The trail likewise, before anything is opened.
+    chown(&segment, Some(OTHER.1), Some(OTHER.1)).expect("given away");
+    chown(data.join("audit"), Some(0), Some(0)).expect("taken back");
+    let failed = run_as_other(directory.path(), &["serve", "--data", "n"]).expect(1);
+    assert!(
+        failed.stderr.contains("[administration] audit") && failed.stderr.contains("chown -R nobody"),
+        "{}",
+        failed.stderr
+    );
+}
