@@ -11,26 +11,32 @@ use ipnet::IpNet;
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-/// What a client says before a token.
-const SCHEME: &str = "Bearer ";
+/// What a client says before a token, in any case.
+const SCHEME: &[u8] = b"Bearer ";
 
 /// Where a request comes from.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct From {
     peer: IpAddr,
-    local: bool,
+    /// Whether it is on this machine.
+    pub(super) local: bool,
     tls: bool,
 }
 
 impl From {
     /// `peer` has connected to `here`: who comes from there is on this machine.
-    pub(super) fn new(peer: SocketAddr, here: SocketAddr, tls: bool) -> Self {
+    pub(super) fn new(peer: SocketAddr, here: SocketAddr) -> Self {
         let (peer, here) = (peer.ip().to_canonical(), here.ip().to_canonical());
         Self {
             peer,
             local: peer.is_loopback() || peer == here,
-            tls,
+            tls: false,
         }
+    }
+
+    /// The same over TLS.
+    pub(super) fn over_tls(self) -> Self {
+        Self { tls: true, ..self }
     }
 }
 
@@ -48,11 +54,16 @@ pub struct Guard {
 }
 
 impl Guard {
+    /// Whether a connection from there is taken at all.
+    pub(super) fn admits(&self, from: From) -> bool {
+        from.local || self.allow.iter().any(|network| network.contains(&from.peer))
+    }
+
     /// What is answered to whom may not ask; `None` for those who may.
     pub(super) fn refuse(&self, from: From, headers: &HeaderMap) -> Option<Response> {
-        let From { peer, local, tls } = from;
+        let From { local, tls, .. } = from;
         if !local {
-            if !self.allow.iter().any(|network| network.contains(&peer)) {
+            if !self.admits(from) {
                 return Some(no(
                     StatusCode::FORBIDDEN,
                     "this address is not in [operations] allow",
@@ -90,8 +101,9 @@ impl Guard {
             return true;
         };
         let shown = headers.get(header::AUTHORIZATION);
-        let shown = shown.and_then(|value| value.as_bytes().strip_prefix(SCHEME.as_bytes()));
-        shown.is_some_and(|shown| shown.ct_eq(token.as_bytes()).into())
+        let shown = shown.and_then(|value| value.as_bytes().split_at_checked(SCHEME.len()));
+        let shown = shown.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(SCHEME));
+        shown.is_some_and(|(_, shown)| shown.ct_eq(token.as_bytes()).into())
     }
 
     fn is_ours(&self, host: &str) -> bool {
@@ -129,7 +141,8 @@ mod tests {
             headers.insert(name, value.parse().unwrap());
         }
         let peer = SocketAddr::new(peer.parse().unwrap(), 4711);
-        let from = From::new(peer, "192.0.2.1:9641".parse().unwrap(), tls);
+        let from = From::new(peer, "192.0.2.1:9641".parse().unwrap());
+        let from = if tls { from.over_tls() } else { from };
         let refused = guard.refuse(from, &headers);
         refused.map(|answer| answer.status().as_u16())
     }
@@ -148,11 +161,17 @@ mod tests {
         assert_eq!(answer(&guard, "::ffff:127.0.0.1", false, &[]), None);
         assert_eq!(answer(&guard, "192.0.2.1", false, &[]), None);
         assert_eq!(answer(&guard, "198.51.100.1", true, &[good]), Some(403));
+        let at = |peer: &str| From::new(peer.parse().unwrap(), "192.0.2.1:9641".parse().unwrap());
+        assert!(!guard.admits(at("198.51.100.1:4711")) && guard.admits(at("192.0.2.7:4711")));
+        assert!(guard.admits(at("192.0.2.1:4711")) && guard.admits(at("127.0.0.1:4711")));
         assert_eq!(answer(&guard, "192.0.2.7", false, &[good]), Some(403));
         assert_eq!(answer(&guard, "192.0.2.7", true, &[]), Some(401));
         let wrong = ("authorization", "Bearer secret-secret-secreT");
         assert_eq!(answer(&guard, "192.0.2.7", true, &[wrong]), Some(401));
         assert_eq!(answer(&guard, "192.0.2.7", true, &[good]), None);
+        // Schemes ignore case.
+        let lower = ("authorization", "bearer secret-secret-secret");
+        assert_eq!(answer(&guard, "192.0.2.7", true, &[lower]), None);
     }
 
     /// Goal: a foreign page that is led here by its own name gets nothing.

@@ -6,11 +6,12 @@
 //! * `/health` — 200 while the process runs at all; for a supervisor that restarts.
 //! * `/ready` — 200 when questions and changes are served, else 503 with the reason; for a load balancer.
 //!
-//! `guard`: who may ask. `course`: the figures of the last hours. `page`, `plot`, `signs`: the status page.
+//! `guard`: who may ask. `places`: how many at once. `course`: the figures of the last hours. `page`, `plot`, `signs`: the status page.
 
 mod course;
 mod guard;
 mod page;
+mod places;
 mod plot;
 mod signs;
 
@@ -33,7 +34,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{interval, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +43,7 @@ use tower::ServiceExt as _;
 use self::course::Course;
 use self::guard::From;
 pub use self::guard::Guard;
+use self::places::{Place, Places};
 use crate::busiest::Ranking;
 use crate::clock;
 use crate::probe::Scrape;
@@ -50,14 +51,14 @@ use crate::server::http::html;
 use crate::server::http::language::Language;
 use crate::standby::watch::Lag;
 
-/// Simultaneous connections: scrapers and probes are few, and each costs memory.
-pub const CONNECTIONS_MAX: usize = 64;
 /// Open requests have this long to end when the node stops.
 const DRAIN: Duration = Duration::from_secs(2);
 /// Octets of the head of a request.
 const HEAD_MAX: usize = 16 << 10;
-/// A handshake, and the head of a request, must come within this time.
-const READ: Duration = Duration::from_secs(30);
+/// A handshake, and the head of the first request, must come within this time.
+const READ: Duration = Duration::from_secs(5);
+/// The head of a later request: scrapers keep their connections.
+const NEXT: Duration = Duration::from_secs(30);
 /// A connection ends after this time, so that none keeps its place for ever.
 const LIFE: Duration = Duration::from_secs(600);
 /// How long to wait after the listener failed.
@@ -136,24 +137,36 @@ pub async fn serve(
         .route("/ready", get(ready))
         .with_state(Arc::clone(&app));
     let acceptor = tls.map(TlsAcceptor::from);
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Places::default();
     let connections = TaskTracker::new();
     let mut watch = interval(course::EVERY);
     loop {
-        let (stream, peer, place) = tokio::select! {
+        let (stream, peer) = tokio::select! {
             () = stop.cancelled() => break,
             _ = watch.tick() => {
                 look(&app);
                 continue;
             }
-            accepted = accept(&listener, &places) => accepted,
+            accepted = accept(&listener) => accepted,
+        };
+        // Who may not ask gets no place.
+        let Ok(here) = stream.local_addr() else {
+            continue;
+        };
+        let from = From::new(peer, here);
+        if !app.guard.admits(from) {
+            continue;
+        }
+        let Some(place) = places.take(from.local) else {
+            continue;
         };
         let (app, router, acceptor) = (Arc::clone(&app), router.clone(), acceptor.clone());
         let stop = stop.clone();
         connections.spawn(async move {
-            let _place = place;
+            let place = Arc::new(place);
             tokio::select! {
-                () = open(stream, peer, acceptor, app, router, stop) => {}
+                () = open(stream, from, acceptor, Arc::clone(&place), app, router, stop) => {}
+                () = place.lost() => {}
                 () = tokio::time::sleep(LIFE) => {}
             }
         });
@@ -162,16 +175,11 @@ pub async fn serve(
     let _ = timeout(DRAIN, connections.wait()).await;
 }
 
-/// The next connection, when there is a place for it; the next ones wait in the kernel's queue. A failing listener is tried
-/// again.
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> (TcpStream, SocketAddr, Option<OwnedSemaphorePermit>) {
-    let place = Arc::clone(places).acquire_owned().await.ok();
+/// The next connection. A failing listener is tried again.
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => return (stream, peer, place),
+            Ok(accepted) => return accepted,
             Err(error) => {
                 tracing::debug!(%error, "the operations listener could not accept a connection");
                 tokio::time::sleep(PAUSE).await;
@@ -183,24 +191,22 @@ async fn accept(
 /// Finds out whether a client wants TLS, and answers what it asks.
 async fn open(
     stream: TcpStream,
-    peer: SocketAddr,
+    from: From,
     acceptor: Option<TlsAcceptor>,
+    place: Arc<Place>,
     app: Arc<App>,
     router: Router,
     stop: CancellationToken,
 ) {
     let mut first = [0];
-    let (Ok(Ok(1)), Ok(here)) = (
-        timeout(READ, stream.peek(&mut first)).await,
-        stream.local_addr(),
-    ) else {
+    let Ok(Ok(1)) = timeout(READ, stream.peek(&mut first)).await else {
         return;
     };
     match acceptor.filter(|_| first[0] == HANDSHAKE) {
-        None => converse(stream, From::new(peer, here, false), app, router, stop).await,
+        None => converse(stream, from, place, app, router, stop).await,
         Some(acceptor) => {
             if let Ok(Ok(stream)) = timeout(READ, acceptor.accept(stream)).await {
-                converse(stream, From::new(peer, here, true), app, router, stop).await;
+                converse(stream, from.over_tls(), place, app, router, stop).await;
             }
         }
     }
@@ -210,32 +216,46 @@ async fn open(
 async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     from: From,
+    place: Arc<Place>,
     app: Arc<App>,
     router: Router,
     stop: CancellationToken,
 ) {
+    let asking = Arc::clone(&place);
     let service = service_fn(move |request: Request<Incoming>| {
         let refused = app.guard.refuse(from, request.headers());
-        let router = router.clone();
+        let (router, place) = (router.clone(), Arc::clone(&asking));
+        place.begin();
         async move {
-            match refused {
+            let answer = match refused {
                 Some(refused) => Ok::<_, Infallible>(refused),
                 None => router.oneshot(request.map(Body::new)).await,
-            }
+            };
+            place.end();
+            answer
         }
     });
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        .header_read_timeout(READ)
+        .header_read_timeout(NEXT)
         .max_buf_size(HEAD_MAX);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => return,
+        () = silence(&place) => return,
         () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     let _ = connection.await;
+}
+
+/// Returns when nobody has asked anything for too long, and never once somebody has.
+async fn silence(place: &Place) {
+    tokio::time::sleep(READ).await;
+    if place.has_asked() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Adds a point to what the status page shows.

@@ -2,7 +2,7 @@
 //! node whose ports are all in its file, with DNS and a certificate that openssl makes.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -118,7 +118,7 @@ impl Drop for Served {
 #[test]
 fn a_node_that_runs_answers_by_every_protocol() {
     let directory = directory();
-    let (data, _) = set_up(directory.path());
+    let (data, ports) = set_up(directory.path());
     let serve = jiexi(directory.path())
         .args(["serve", "--data", "n"])
         .stderr(Stdio::null())
@@ -146,6 +146,12 @@ fn a_node_that_runs_answers_by_every_protocol() {
         status["certificate_seconds"].as_i64().expect("a number") > 80 * 86_400,
         "{status}"
     );
+    // Connections that say nothing keep nobody from asking.
+    let silent: Vec<_> = (0..200)
+        .map(|_| TcpStream::connect(("127.0.0.1", ports[4])).expect("connects"))
+        .collect();
+    ask(directory.path(), "status").expect(0);
+    drop(silent);
     let found = findings(directory.path());
     for check in ["configuration", "keys", "node", "disk"] {
         assert_eq!(verdicts(&found, check), ["ok"], "{found:?}");
