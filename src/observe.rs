@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+use bytesize::ByteSize;
+
 use crate::metrics::{Families, Metrics, names};
-use crate::ops::{Readiness, Standing};
+use crate::ops::{Readiness, Said, Standing};
 use crate::registry::Registry;
 use crate::registry::figures::{self, Ended, Figures as Made, Proved};
 use crate::resolver::Authority;
@@ -78,26 +80,32 @@ pub fn standby(metrics: &Metrics, store: &Arc<Store>, watch: Option<Arc<Watch>>)
     });
 }
 
-/// What `/ready` says.
+/// What `/ready` says. `no_room` has the bytes free and the bytes kept free while a full disk takes no changes.
 #[must_use]
-pub fn readiness(state: &State, role: &Role, standing: Option<Standing>) -> Readiness {
+pub fn readiness(
+    state: &State,
+    role: &Role,
+    standing: Option<Standing>,
+    no_room: Option<(u64, u64)>,
+) -> Readiness {
     let loaded = matches!(state, State::Ready | State::Degraded);
     let late = standing
         .as_ref()
         .filter(|standing| standing.lag.time > standing.lag_max);
     let superseded = matches!(role, Role::Superseded { .. });
-    let reason = match late {
+    let reason = match (late, no_room) {
         _ if !loaded => stated(state),
-        Some(standing) => format!(
-            "this standby is {} s behind {}: more than [follow] lag_max",
-            standing.lag.time.as_secs(),
-            standing.primary
-        ),
-        None if superseded => role.to_string(),
-        None => stated(state),
+        (Some(standing), _) => behind(standing),
+        _ if superseded => Said {
+            chinese: format!("本节点已被取代：{role}"),
+            english: role.to_string(),
+        },
+        (None, Some((free, reserve))) => full(ByteSize(free), ByteSize(reserve)),
+        (None, None) => stated(state),
     };
     Readiness {
         ready: loaded && late.is_none() && !superseded,
+        takes_changes: loaded && role.takes_changes() && no_room.is_none(),
         state: label(state).into(),
         reason,
         role: role.label(),
@@ -105,16 +113,50 @@ pub fn readiness(state: &State, role: &Role, standing: Option<Standing>) -> Read
     }
 }
 
+/// A standby that is too late.
+fn behind(standing: &Standing) -> Said {
+    let (seconds, primary) = (standing.lag.time.as_secs(), &standing.primary);
+    Said {
+        chinese: format!("备机落后 {primary} {seconds} 秒，超过 [follow] lag_max"),
+        english: format!(
+            "this standby is {seconds} s behind {primary}: more than [follow] lag_max"
+        ),
+    }
+}
+
+/// A disk that takes no more.
+fn full(free: ByteSize, reserve: ByteSize) -> Said {
+    Said {
+        chinese: format!(
+            "不接受变更：存储所在磁盘剩余 {free}，低于保留的 {reserve}（[store] disk_free_min、disk_free_percent）；解析照常"
+        ),
+        english: format!(
+            "no changes: {free} are free on the disk of the store, less than the {reserve} that are kept free ([store] \
+             disk_free_min, disk_free_percent); look-ups go on"
+        ),
+    }
+}
+
 /// A state for people; nothing when all is well.
-fn stated(state: &State) -> String {
-    match state {
-        State::Ready => String::new(),
-        State::Loading => "the records are being read".into(),
-        State::Verifying => "the records are being verified".into(),
-        State::Degraded => {
-            "the state on disk is being made anew; look-ups and changes go on".into()
+fn stated(state: &State) -> Said {
+    let (chinese, english) = match state {
+        State::Ready => return Said::default(),
+        State::Loading => ("正在读取记录", "the records are being read"),
+        State::Verifying => ("正在校验记录", "the records are being verified"),
+        State::Degraded => (
+            "磁盘状态正在重建，解析与变更照常",
+            "the state on disk is being made anew; look-ups and changes go on",
+        ),
+        State::ReadOnly(reason) => {
+            return Said {
+                chinese: format!("不接受变更：{reason}"),
+                english: format!("no changes: {reason}"),
+            };
         }
-        State::ReadOnly(reason) => format!("no changes: {reason}"),
+    };
+    Said {
+        chinese: chinese.into(),
+        english: english.into(),
     }
 }
 

@@ -69,6 +69,7 @@ fn report(ready: &Json, scrape: &Scrape, now: i64) -> Json {
     let mut report = json!({
         "ready": ready["ready"],
         "state": ready["state"],
+        "takes_changes": ready["takes_changes"],
         "reason": ready["reason"],
         "role": ready["role"],
         "version": scrape.label("jiexi_build_info", "version"),

@@ -66,7 +66,7 @@ pub(super) fn sources(
                 lag: watch.lag(store.sequence(), Instant::now()),
                 lag_max: *lag_max,
             });
-            observe::readiness(&store.state(), &store.role(), standing)
+            observe::readiness(&store.state(), &store.role(), standing, store.no_room())
         }),
         busiest: Box::new(move |prefixes| {
             history.as_ref().map(|history| history.busiest(prefixes))

@@ -4,7 +4,8 @@
 //! * `/` — the status page, for people.
 //! * `/metrics` — the Prometheus text that the caller's closure renders.
 //! * `/health` — 200 while the process runs at all; for a supervisor that restarts.
-//! * `/ready` — 200 when questions and changes are served, else 503 with the reason; for a load balancer.
+//! * `/ready` — 200 when questions are served, else 503 with the reason; for a load balancer. Whether changes are taken it
+//!   says, too.
 //!
 //! `guard`: who may ask. `places`: how many at once. `course`: the figures of the last hours. `page`, `plot`, `signs`: the status page.
 
@@ -73,12 +74,23 @@ pub struct Readiness {
     pub ready: bool,
     /// The state in one word, as in `jiexi_store_state`.
     pub state: String,
-    /// Why it is not ready, for people; empty when it is.
-    pub reason: String,
+    /// Whether it takes changes of its own.
+    pub takes_changes: bool,
+    /// Why it is not ready, or takes no changes, for people; empty when all is well.
+    pub reason: Said,
     /// `primary`, `standby` or `superseded`.
     pub role: &'static str,
     /// Of a standby.
     pub standing: Option<Standing>,
+}
+
+/// What people are told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Said {
+    /// In Chinese.
+    pub chinese: String,
+    /// In English.
+    pub english: String,
 }
 
 /// Where a standby stands.
@@ -276,7 +288,7 @@ async fn status(State(app): State<Arc<App>>, request: Request<Body>) -> Response
         _ => Language::of(request.headers()),
     };
     let scrape = Scrape::read(&(app.sources.metrics)());
-    let Readiness { state, reason, .. } = (app.sources.state)();
+    let readiness = (app.sources.state)();
     let points: Vec<_> = {
         let course = app.course.lock().unwrap_or_else(PoisonError::into_inner);
         course.points().iter().cloned().collect()
@@ -285,7 +297,7 @@ async fn status(State(app): State<Arc<App>>, request: Request<Body>) -> Response
         scrape: &scrape,
         points: &points,
         busiest: (app.sources.busiest)(page::PREFIXES),
-        state: (&state, &reason),
+        readiness: &readiness,
         now: clock::unix_seconds(),
     };
     let headers = [
@@ -322,6 +334,7 @@ async fn health() -> Response {
 async fn ready(State(app): State<Arc<App>>) -> Response {
     let Readiness {
         ready,
+        takes_changes,
         state,
         reason,
         role,
@@ -343,7 +356,8 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     json(
         status,
         &serde_json::json!({
-            "ready": ready, "state": state, "reason": reason, "role": role, "standby": standing,
+            "ready": ready, "takes_changes": takes_changes, "state": state, "reason": reason.english, "role": role,
+            "standby": standing,
         }),
     )
 }
@@ -388,15 +402,20 @@ mod tests {
         let state = move || match flag.load(Ordering::Relaxed) {
             true => Readiness {
                 ready: true,
+                takes_changes: true,
                 state: "ready".into(),
-                reason: String::new(),
+                reason: Said::default(),
                 role: "primary",
                 standing: None,
             },
             false => Readiness {
                 ready: false,
+                takes_changes: false,
                 state: "loading".into(),
-                reason: "12 % loaded".into(),
+                reason: Said {
+                    english: "12 % loaded".into(),
+                    ..Said::default()
+                },
                 role: "primary",
                 standing: None,
             },

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::Readiness;
 use super::course::{PROTOCOLS, Point, QUANTILES};
 use super::plot::{self, Line, Unit};
 use super::signs::{Seen, holding};
@@ -45,8 +46,8 @@ pub(super) struct Shown<'a> {
     pub(super) points: &'a [Point],
     /// The prefixes asked for most; `None` without a log of resolutions.
     pub(super) busiest: Option<Ranking>,
-    /// The state in one word, and why it is not ready.
-    pub(super) state: (&'a str, &'a str),
+    /// Whether it is ready, and why not.
+    pub(super) readiness: &'a Readiness,
     /// Unix seconds.
     pub(super) now: u32,
 }
@@ -87,31 +88,45 @@ pub(super) fn render(shown: &Shown<'_>, language: Language) -> String {
 }
 
 fn head(shown: &Shown<'_>, language: Language, out: &mut String) {
-    let (state, reason) = shown.state;
+    let reason = &shown.readiness.reason;
     let version = shown.scrape.label("jiexi_build_info", "version");
     let since = shown.scrape.sum("process_start_time_seconds", &[]);
     let _ = write!(
         out,
         "<h1>jiexi {} — {}</h1><p class=\"m\">{} {} {}</p>",
         text(version.unwrap_or_default()),
-        text(&state_name(state, language)),
+        text(headline(shown.readiness, language)),
         language.pick("已运行", "running for"),
         length(f64::from(shown.now) - since, language),
-        text(reason),
+        text(language.pick(&reason.chinese, &reason.english)),
     );
 }
 
+/// How the node is, in a word or two: what it does for those who ask comes before the state of its store.
+fn headline(readiness: &Readiness, language: Language) -> &str {
+    match (&*readiness.state, readiness.role) {
+        ("ready" | "degraded", "superseded") => language.pick("已被取代", "superseded"),
+        ("ready" | "degraded", _) if !readiness.ready => {
+            language.pick("备机落后太多", "a standby, too far behind")
+        }
+        ("ready" | "degraded", "standby") => language.pick("备机，就绪", "a standby, ready"),
+        ("ready" | "degraded", _) if !readiness.takes_changes => {
+            language.pick("就绪，拒绝变更", "ready, changes are refused")
+        }
+        (state, _) => state_name(state, language),
+    }
+}
+
 /// The state of the store in words.
-fn state_name(state: &str, language: Language) -> String {
-    let name = match state {
+fn state_name(state: &str, language: Language) -> &str {
+    match state {
         "ready" => language.pick("就绪", "ready"),
         "loading" => language.pick("正在加载", "loading"),
         "verifying" => language.pick("正在校验", "verifying"),
         "degraded" => language.pick("正在重建磁盘状态", "degraded"),
         "read_only" => language.pick("只读", "read only"),
         other => other,
-    };
-    name.to_owned()
+    }
 }
 
 fn signs(shown: &Shown<'_>, language: Language, out: &mut String) {
@@ -457,12 +472,21 @@ fn length(seconds: f64, language: Language) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Said;
     use super::*;
 
     /// Goal: a hostile prefix is text, in both languages; without a log the page says so.
     #[test]
     fn escaped_and_in_both_languages() {
         let scrape = Scrape::read("jiexi_build_info{commit=\"x\",version=\"0.1.0\"} 1\n");
+        let ready = Readiness {
+            ready: true,
+            takes_changes: true,
+            state: "ready".into(),
+            reason: Said::default(),
+            role: "primary",
+            standing: None,
+        };
         let mut shown = Shown {
             scrape: &scrape,
             points: &[],
@@ -473,7 +497,7 @@ mod tests {
                 }],
                 seen: 4,
             }),
-            state: ("ready", ""),
+            readiness: &ready,
             now: 0,
         };
         let english = render(&shown, Language::English);
@@ -484,5 +508,28 @@ mod tests {
         assert!(
             chinese.contains("<h1>jiexi 0.1.0 — 就绪</h1>") && chinese.contains("解析日志已关闭")
         );
+        // What is wrong is said in the language of the page, and no node that gave way is called ready.
+        let reason = || Said {
+            chinese: "本节点已被取代".into(),
+            english: "another node".into(),
+        };
+        let gone = Readiness {
+            ready: false,
+            takes_changes: false,
+            reason: reason(),
+            role: "superseded",
+            ..ready.clone()
+        };
+        shown.readiness = &gone;
+        let chinese = render(&shown, Language::Chinese);
+        assert!(chinese.contains("— 已被取代</h1>") && chinese.contains("本节点已被取代</p>"));
+        assert!(!chinese.contains("another node") && !chinese.contains("就绪"), "{chinese}");
+        let full = Readiness {
+            takes_changes: false,
+            reason: reason(),
+            ..ready.clone()
+        };
+        shown.readiness = &full;
+        assert!(render(&shown, Language::English).contains("ready, changes are refused</h1>"));
     }
 }

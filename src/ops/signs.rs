@@ -61,7 +61,7 @@ pub(super) struct Sign {
 }
 
 /// Every condition, the worst first.
-const ALL: [Sign; 18] = [
+const ALL: [Sign; 19] = [
     Sign {
         alert: "JiexiStoreError",
         critical: true,
@@ -90,10 +90,20 @@ const ALL: [Sign; 18] = [
         ),
     },
     Sign {
+        alert: "JiexiDiskFull",
+        critical: true,
+        holds: |seen| seen.value("jiexi_disk_free_bytes") < seen.value("jiexi_disk_reserve_bytes"),
+        meaning: (
+            "存储所在磁盘已满：拒绝变更，解析照常",
+            "The disk of the store is full: changes are refused; look-ups go on",
+        ),
+    },
+    Sign {
         alert: "JiexiDiskLow",
         critical: true,
         holds: |seen| {
-            seen.value("jiexi_disk_free_bytes") < 2.0 * seen.value("jiexi_disk_reserve_bytes")
+            let reserve = seen.value("jiexi_disk_reserve_bytes");
+            (reserve..2.0 * reserve).contains(&seen.value("jiexi_disk_free_bytes"))
         },
         meaning: (
             "存储所在磁盘空间不足，即将拒绝变更",
@@ -302,7 +312,7 @@ mod tests {
                 faults: 1.0,
                 sync: 0.2,
                 latency: [0.1, 0.3, 0.4],
-                ..calm
+                ..calm.clone()
             },
         ];
         assert_eq!(
@@ -320,5 +330,7 @@ mod tests {
                 "JiexiHistoryBehind",
             ]
         );
+        let full = healthy.replace("free_bytes 100", "free_bytes 9");
+        assert_eq!(names(&full, &[calm]), ["JiexiDiskFull"]);
     }
 }

@@ -613,6 +613,16 @@ impl Store {
         }
     }
 
+    /// Bytes free and bytes kept free, while changes are refused because the disk is nearly full.
+    #[must_use]
+    pub fn no_room(&self) -> Option<(u64, u64)> {
+        let shared = &self.shared;
+        (shared.disk_is_low()).then(|| {
+            let [free, reserve] = [&shared.free_bytes, &shared.reserve_bytes];
+            (free.load(Relaxed), reserve.load(Relaxed))
+        })
+    }
+
     /// Counters and histograms.
     #[must_use]
     pub fn metrics(&self) -> &StoreMetrics {

@@ -417,6 +417,39 @@ fn operations_are_shown_and_guarded() {
     }
 }
 
+/// Goal: a disk that takes no changes shows wherever somebody looks, and look-ups go on. Method: more is to be kept free than
+/// any disk has.
+#[test]
+fn a_full_disk_is_told() {
+    let node = Process::start(1024, &[("JIEXI_STORE_DISK_FREE_MIN", "1000TiB")]);
+    let ready = node.get("/ready").expect("an answer");
+    assert!(
+        ready.starts_with("HTTP/1.1 200")
+            && ready.contains("\"takes_changes\":false")
+            && ready.contains("\"reason\":\"no changes: "),
+        "{ready}"
+    );
+    let page = node.get("/").expect("an answer");
+    assert!(
+        page.contains("ready, changes are refused</h1>") && page.contains("JiexiDiskFull"),
+        "{page}"
+    );
+    let status = Command::new(env!("CARGO_BIN_EXE_jiexi"))
+        .args(["status", "--config"])
+        .arg(node.file())
+        .envs(node.settings())
+        .output()
+        .expect("jiexi runs");
+    let told = String::from_utf8_lossy(&status.stdout);
+    assert!(
+        status.status.success() && told.contains("takes changes") && told.contains("no changes: "),
+        "{told}"
+    );
+    let mut stream = TcpStream::connect(node.handle).expect("connects");
+    stream.write_all(&request()).expect("writes");
+    assert_eq!(answer(&mut stream).expect("an answer"), 1);
+}
+
 /// Goal: a listener that others can reach is refused unless it is said who may ask and how they prove it.
 #[test]
 fn operations_for_strangers_are_refused() {
