@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, HttpBody as _};
@@ -77,6 +78,10 @@ pub(super) struct Counted {
     /// What was answered.
     pub(super) outcome: Outcome,
 }
+
+/// How long an answer waited because it was asked to: that is not how long the node needed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waited(pub(super) Duration);
 
 /// The service of one connection.
 #[derive(Clone)]
@@ -243,13 +248,16 @@ impl Visit {
                 outcome: outcome_of(answer.status()),
             });
         let sent = answer.body().size_hint().exact().unwrap_or(0);
+        let waited = answer.extensions().get::<Waited>();
+        let waited = waited.map_or(Duration::ZERO, |waited| waited.0);
+        let needed = self.from.came.instant.elapsed().saturating_sub(waited);
         app.pool.with(|scratch| {
             let cell = scratch.cell(self.from.tls);
             cell.requests(counted.op).add(1);
             cell.responses(counted.outcome).add(1);
             cell.received_bytes.add(self.received);
             cell.sent_bytes.add(sent);
-            cell.durations.observe(self.from.came.instant.elapsed(), 1);
+            cell.durations.observe(needed, 1);
             self.remember(cell, counted);
         });
         answer

@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep};
 use super::answer::{Answer, Refusal, json, with_type};
 use super::caller;
 use super::language::Language;
-use super::outer::From;
+use super::outer::{From, Waited};
 use super::{App, asked, body, outgoing, v1};
 use crate::identity;
 use crate::registry::Rejection;
@@ -182,11 +182,11 @@ pub(super) async fn journal(
     if let Some(other) = v1::other_method(&method, READ_METHODS, &from, &headers) {
         return other;
     }
-    finish(
-        send_entries(&app, &from, &uri, &headers).await,
-        &from,
-        &headers,
-    )
+    let mut waited = Duration::ZERO;
+    let sent = send_entries(&app, &from, &uri, &headers, &mut waited).await;
+    let mut answer = finish(sent, &from, &headers);
+    answer.extensions_mut().insert(Waited(waited));
+    answer
 }
 
 /// The records of a bulk import that an entry of the journal names.
@@ -390,11 +390,13 @@ impl Asked {
     }
 }
 
+/// The entries of the journal; `waited` is how long for them.
 async fn send_entries(
     app: &App,
     from: &From,
     uri: &Uri,
     headers: &HeaderMap,
+    waited: &mut Duration,
 ) -> Result<Answer, Refusal> {
     copier(app, from, headers)?;
     let asked = Asked::read(uri.query())?;
@@ -406,13 +408,15 @@ async fn send_entries(
         let text = format!("the journal of this node is of epoch {epoch}");
         return Err(Refusal::named(StatusCode::CONFLICT, "other_epoch", text));
     }
-    let until = Instant::now() + asked.wait;
+    let began = Instant::now();
+    let until = began + asked.wait;
     while store.sequence() == asked.position.sequence
         && Instant::now() < until
         && !app.stopping.is_cancelled()
     {
         sleep(LOOK).await;
     }
+    *waited = began.elapsed();
     // Before the entries are read: whoever has all of them is as far as this.
     let newest = store.sequence();
     let known = app.copies.take(asked.position);

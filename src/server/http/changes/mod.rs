@@ -31,7 +31,7 @@ use self::page::{Follower, Page};
 pub(super) use self::polls::Polls;
 use super::answer::{Answer, Refusal, with_type};
 use super::language::Language;
-use super::outer::{Counted, From, outcome_of};
+use super::outer::{Counted, From, Waited, outcome_of};
 use super::{App, asked, caller, v1};
 use crate::clock;
 use crate::metrics::Op;
@@ -143,18 +143,22 @@ pub(super) async fn serve(
         return other;
     }
     let language = Language::of(&head.headers);
-    let done = poll(&app, &from, &ticket, &head).await;
+    let mut waited = Duration::ZERO;
+    let done = poll(&app, &from, &ticket, &head, &mut waited).await;
     let mut answer = done.unwrap_or_else(|refusal| refusal.of_problem(from.request(), language));
     let (op, outcome) = (Op::Replicate, outcome_of(answer.status()));
     answer.extensions_mut().insert(Counted { op, outcome });
+    answer.extensions_mut().insert(Waited(waited));
     answer
 }
 
+/// A page of changes; `waited` is how long for them.
 async fn poll(
     app: &Arc<App>,
     from: &From,
     ticket: &Arc<Ticket>,
     head: &Parts,
+    waited: &mut Duration,
 ) -> Result<Answer, Refusal> {
     let grant = permitted(app, from, &head.headers)?;
     let asked = Asked::read(head.uri.query())?;
@@ -189,7 +193,7 @@ async fn poll(
             // The connection is of use while its client waits.
             let _work = ticket.work();
             let deadline = Instant::now() + wait;
-            match await_page(app, &grant, cursor.mark, asked.limit, deadline).await? {
+            match await_page(app, &grant, cursor.mark, asked.limit, deadline, waited).await? {
                 Some(page) => page,
                 None => return Err(gone(app, &grant, now).await),
             }
@@ -229,6 +233,7 @@ async fn await_page(
     mut mark: Mark,
     limit: usize,
     deadline: Instant,
+    waited: &mut Duration,
 ) -> Result<Option<Page>, Refusal> {
     let follower = Follower::new(app, grant);
     loop {
@@ -244,7 +249,10 @@ async fn await_page(
             return Ok(Some(page));
         }
         mark = page.mark;
-        await_writes(app, grant, mark, deadline).await?;
+        let began = Instant::now();
+        let written = await_writes(app, grant, mark, deadline).await;
+        *waited += began.elapsed();
+        written?;
     }
 }
 
