@@ -195,7 +195,7 @@ DASHBOARDS = {
               (rate("jiexi_authentications_total", "method", 'result="refused"'), "{{method}}"), width=12,
               steps=((0.5, "red"),)),
         panel("拒绝的请求", "Refused requests", "reqps",
-              (rate("jiexi_responses_total", "protocol, outcome", 'outcome=~"denied|invalid|exists|busy|error"'),
+              (rate("jiexi_responses_total", "protocol, outcome", 'outcome=~"denied|invalid|exists|limited|busy|error"'),
                "{{protocol}} {{outcome}}"), width=12),
         panel("丢弃的报文", "Dropped messages", "reqps",
               (rate("jiexi_dropped_total", "protocol, reason") + " > 0", "{{protocol}} {{reason}}"), width=12),

@@ -151,6 +151,7 @@ labels! {
         Exists = "exists", "There already.";
         Invalid = "invalid", "The request is wrong.";
         Busy = "busy", "Not now.";
+        Limited = "limited", "Over what the client may ask: its rate, its polls and jobs, its quota.";
         Error = "error", "A failure of this node.";
     }
 }

@@ -16,9 +16,9 @@ pub(super) const QUANTILES: [f64; 3] = [0.5, 0.99, 0.999];
 pub(super) const PROTOCOLS: [&str; 3] = ["handle", "http", "dns"];
 /// What an answer is counted under that says that nothing is there.
 const MISSES: [&str; 2] = ["not_found", "values_not_found"];
-/// What an answer is counted under that refuses.
-const REFUSALS: [&str; 2] = ["denied", "invalid"];
-/// What an answer is counted under that is a fault of the node, or of how much is asked of it.
+/// What an answer is counted under that refuses, for what it asks or for how much.
+const REFUSALS: [&str; 3] = ["denied", "invalid", "limited"];
+/// What an answer is counted under that is a fault of the node, or of how much all together ask of it.
 const FAULTS: [&str; 2] = ["busy", "error"];
 
 /// What was the case at a time. What is not known is `NaN`.
@@ -184,6 +184,7 @@ mod tests {
         Scrape::read(&format!(
             "jiexi_requests_total{{op=\"resolve\",protocol=\"handle\",transport=\"udp\"}} {requests}\n\
              jiexi_responses_total{{outcome=\"not_found\",protocol=\"handle\",transport=\"udp\"}} {requests}\n\
+             jiexi_responses_total{{outcome=\"limited\",protocol=\"http\",transport=\"tls\"}} {requests}\n\
              jiexi_dropped_total{{protocol=\"handle\",reason=\"overload\",transport=\"udp\"}} {dropped}\n\
              jiexi_request_duration_seconds_bucket{{protocol=\"handle\",transport=\"udp\",le=\"0.001\"}} {quick}\n\
              jiexi_request_duration_seconds_bucket{{protocol=\"handle\",transport=\"udp\",le=\"0.01\"}} {all}\n\
@@ -201,6 +202,8 @@ mod tests {
         let point = &course.points()[0];
         assert_eq!((point.time, point.requests[0]), (130, 100.0));
         assert_eq!((point.misses, point.faults), (100.0, 2.0));
+        // Clients that ask too fast are refused, and no fault.
+        assert_eq!(point.refusals, 100.0);
         assert!(
             (point.latency[0] - 0.001 * 50.0 / 90.0).abs() < 1e-9,
             "{point:?}"

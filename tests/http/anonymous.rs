@@ -51,6 +51,15 @@ fn one_budget_for_all() {
 
     let refused = node.get("/api/handles/88.118.20/pump");
     assert_eq!(refused.status, 429);
+    // The client's doing, and no fault of the node.
+    let answered = |outcome: &str| {
+        ["http", "tls"].map(|transport| {
+            let labels = format!("outcome=\"{outcome}\",protocol=\"http\",transport=\"{transport}\"");
+            node.metric(&format!("jiexi_responses_total{{{labels}}}"))
+        })
+    };
+    assert_eq!(answered("limited").iter().sum::<f64>(), 1.0);
+    assert_eq!(answered("busy"), [0.0, 0.0]);
     let wait: u32 = refused
         .header("retry-after")
         .and_then(|wait| wait.parse().ok())

@@ -296,7 +296,7 @@ fn too_many(wait: u32, visit: &Visit, language: Language) -> Answer {
     let mut answer = page.unwrap_or_else(|| refusal.at(path, from.request(), language));
     let counted = Counted {
         op: Op::Other,
-        outcome: Outcome::Busy,
+        outcome: Outcome::Limited,
     };
     answer.extensions_mut().insert(counted);
     answer
@@ -335,7 +335,8 @@ pub(super) fn outcome_of(status: StatusCode) -> Outcome {
         403 => Outcome::Denied,
         404 => Outcome::NotFound,
         409 => Outcome::Exists,
-        429 | 503 => Outcome::Busy,
+        429 => Outcome::Limited,
+        503 => Outcome::Busy,
         400..500 => Outcome::Invalid,
         _ => Outcome::Error,
     }

@@ -801,12 +801,20 @@ fn count_all(cell: &Cell, said: &[Said], begun: Now) {
     let lines = said.len() as u64;
     cell.requests(Op::Resolve).add(lines);
     for (code, count) in Code::ALL.into_iter().zip(outcomes) {
-        cell.responses(outcome_of(code.response())).add(count);
+        cell.responses(counted_as(code)).add(count);
     }
     for (lookup, count) in LookupResult::ALL.iter().zip(lookups) {
         cell.lookups(*lookup).add(count);
     }
     cell.durations.observe(begun.instant.elapsed(), lines);
+}
+
+/// What a line counts as: a quota that is used up is no fault of the node.
+fn counted_as(code: Code) -> Outcome {
+    match code {
+        Code::Quota => Outcome::Limited,
+        code => outcome_of(code.response()),
+    }
 }
 
 /// Writes every line that names a handle into the log of resolutions.
@@ -821,7 +829,7 @@ fn remember(cell: &Cell, origin: Origin, now: Now, asked: &Asked, items: &[Item]
             time: now.unix_seconds,
             client: origin.client,
             op: Op::Resolve,
-            outcome: outcome_of(code.response()),
+            outcome: counted_as(*code),
         };
         (event, asked.handle(item).as_bytes())
     }));
