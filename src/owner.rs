@@ -22,6 +22,20 @@ pub fn refuse_root<S: AsRef<OsStr>>(
     data: &Path,
     command: impl IntoIterator<Item = S>,
 ) -> Option<String> {
+    let (user, command) = as_owner(data, command)?;
+    Some(format!(
+        "{} belongs to {user}; what root writes there {user} could not read, and the node would not start. Nothing was \
+         done; run it as {user}: {command}",
+        data.display()
+    ))
+}
+
+/// Whose the data are when this is root and they are not root's, and how root runs a command as that user.
+#[must_use]
+pub fn as_owner<S: AsRef<OsStr>>(
+    data: &Path,
+    command: impl IntoIterator<Item = S>,
+) -> Option<(String, String)> {
     if !geteuid().is_root() {
         return None;
     }
@@ -33,21 +47,16 @@ pub fn refuse_root<S: AsRef<OsStr>>(
         .into_iter()
         .map(|word| quoted(&word.as_ref().to_string_lossy()))
         .collect();
-    let user = name(owner.uid());
-    let become_it = match user.parse::<u32>() {
+    let (user, words) = (name(owner.uid()), words.join(" "));
+    let command = match user.parse::<u32>() {
         // `runuser` knows names only.
-        Ok(uid) => format!(
-            "setpriv --reuid={uid} --regid={} --clear-groups --",
-            owner.gid()
-        ),
-        Err(_) => format!("runuser -u {user} --"),
+        Ok(uid) => {
+            let gid = owner.gid();
+            format!("setpriv --reuid={uid} --regid={gid} --clear-groups -- {words}")
+        }
+        Err(_) => format!("runuser -u {user} -- {words}"),
     };
-    Some(format!(
-        "{} belongs to {user}; what root writes there {user} could not read, and the node would not start. Nothing was \
-         done; run it as {user}: {become_it} {}",
-        data.display(),
-        words.join(" ")
-    ))
+    Some((user, command))
 }
 
 /// What to do about a file that this user may not use.

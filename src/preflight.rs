@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::config::{Config, Origins, Problem};
+use crate::ops;
 use crate::owner;
 use crate::reload;
 use crate::store::{Store, StoreError};
@@ -15,6 +16,13 @@ use crate::store::{Store, StoreError};
 /// Everything that a node with this configuration would not start with.
 #[must_use]
 pub fn problems(config: &Config, origins: &Origins) -> Vec<Problem> {
+    let mut found = certificates(config, origins);
+    found.extend(beside_certificates(config, origins));
+    found
+}
+
+/// Certificates that cannot be used.
+fn certificates(config: &Config, origins: &Origins) -> Vec<Problem> {
     let mut found = Vec::new();
     let (http, dns) = (&config.http, &config.dns);
     for (section, used, certificate, key) in [
@@ -36,6 +44,19 @@ pub fn problems(config: &Config, origins: &Origins) -> Vec<Problem> {
         {
             found.push(origins.problem(section, "certificate", error));
         }
+    }
+    found
+}
+
+/// Everything else.
+#[must_use]
+pub fn beside_certificates(config: &Config, origins: &Origins) -> Vec<Problem> {
+    let mut found = Vec::new();
+    let token = &config.operations.token_file;
+    if !token.as_os_str().is_empty()
+        && let Err(error) = ops::read_token(token)
+    {
+        found.push(origins.problem("operations", "token_file", error));
     }
     let directory = config.audit_dir();
     if let Err(error) = directory_can_be(&directory) {

@@ -25,6 +25,16 @@ pub fn local(address: SocketAddr) -> SocketAddr {
 /// # Errors
 /// Nobody answers in time, or not in HTTP.
 pub fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+    ask(address, path).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            let text = format!("no answer within {} s", PATIENCE.as_secs());
+            io::Error::new(io::ErrorKind::TimedOut, text)
+        }
+        _ => error,
+    })
+}
+
+fn ask(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;

@@ -55,14 +55,19 @@ impl Doctor {
                 advice,
             )]);
         };
-        let config = match config::load(&file, place::environment()) {
-            Ok(config) => config,
+        let (config, origins) = match config::load_placed(&file, place::environment()) {
+            Ok(loaded) => loaded,
             Err(problems) => {
                 let bad = |problem: &config::Problem| {
                     let advice = "`jiexi config template` shows every key";
                     Finding::new(check, Verdict::Bad, problem.to_string(), advice)
                 };
-                return Ok(problems.iter().map(bad).collect());
+                let mut findings: Vec<_> = problems.iter().map(bad).collect();
+                let mut config = config::Config::default();
+                config.operations.listen = config::operations_listen(&file, place::environment());
+                // A node that runs has the configuration from before.
+                findings.extend(doctor::examine_running(&config));
+                return Ok(findings);
             }
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -76,7 +81,7 @@ impl Doctor {
             file.display().to_string(),
             "",
         )];
-        findings.extend(runtime.block_on(doctor::examine(&config)));
+        findings.extend(runtime.block_on(doctor::examine(&config, &origins)));
         Ok(findings)
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::Failed;
+use super::{Failed, exit::say};
 use crate::config::{self, Config, Problem};
 use crate::preflight;
 
@@ -82,6 +82,26 @@ impl Place {
             Some(path) => usable(&path),
             None => defaults(self.data()),
         }
+    }
+
+    /// As [`Self::load`], for whoever only asks the operations listener: what is wrong with the rest is said and does not
+    /// matter, since a node that runs has the configuration from before.
+    pub(super) fn load_to_look(&self) -> Config {
+        let Some(path) = self.file() else {
+            let mut config = from_environment().unwrap_or_default();
+            if let Some(data) = self.data() {
+                config.node.data = data.to_path_buf();
+            }
+            return config;
+        };
+        config::load(&path, environment()).unwrap_or_else(|problems| {
+            for problem in &problems {
+                say(format_args!("jiexi: warning: {problem}"));
+            }
+            let mut config = Config::default();
+            config.operations.listen = config::operations_listen(&path, environment());
+            config
+        })
     }
 
     /// The same for a node that runs: what is wrong is for its log.

@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     fmt, fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -15,7 +16,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Config, VERSION, Zone, check, env, words};
+use super::{Config, Operations, VERSION, Zone, check, env, words};
 
 /// Where a value was set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,6 +124,39 @@ pub fn load_placed(
     let (mut config, origins) = read(&text, path, environment)?;
     config.resolve_paths(path.parent().unwrap_or_else(|| Path::new("")));
     Ok((config, origins))
+}
+
+/// Where the operations listener of a node is, whatever else is wrong with its configuration: that of a node that runs with
+/// the one from before.
+#[must_use]
+pub fn operations_listen(
+    path: &Path,
+    environment: impl Iterator<Item = (String, String)>,
+) -> SocketAddr {
+    let usual = Operations::default().listen;
+    let Ok(mut loader) = Loader::new() else {
+        return usual;
+    };
+    let text = fs::read_to_string(path).unwrap_or_default();
+    match text.parse::<Table>() {
+        Ok(_) => loader.file(&text, path),
+        // Not TOML as a whole: its lines are.
+        Err(_) => {
+            let section = text
+                .lines()
+                .skip_while(|line| line.trim() != "[operations]")
+                .skip(1)
+                .take_while(|line| !line.trim_start().starts_with('['));
+            let listen = section.filter(|line| line.trim_start().starts_with("listen"));
+            let lines: String = listen.map(|line| format!("{line}\n")).collect();
+            loader.file(&format!("version = 1\n[operations]\n{lines}"), path);
+        }
+    }
+    env::apply(&mut loader, environment);
+    let found = loader.table.get("operations");
+    let found = found.and_then(|section| section.get("listen"));
+    let found = found.and_then(|listen| listen.as_str()?.parse().ok());
+    found.unwrap_or(usual)
 }
 
 /// As [`load`], for a text already in memory; `path` serves to name the place of a problem. Paths stay as written.

@@ -38,7 +38,7 @@ pub use backup::Backup;
 pub use batch::Batch;
 pub use changes::Changes;
 pub use dns::{Dns, Rule, RuleKind, Zone};
-pub use file::{Origin, Origins, Problem, load, load_placed, load_text};
+pub use file::{Origin, Origins, Problem, load, load_placed, load_text, operations_listen};
 pub use follow::Follow;
 pub use jobs::Jobs;
 pub use operations::Operations;

@@ -1,18 +1,23 @@
-//! The host: keys, certificates, clock, limits, disk.
+//! The host: user, keys, certificates, files, clock, limits, disk.
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
+use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
+use nix::unistd::{AccessFlags, access, geteuid};
 
+use super::reach::Running;
 use super::{Finding, Verdict};
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, Origins};
 use crate::identity;
-use crate::probe::Scrape;
+use crate::owner;
+use crate::preflight;
 use crate::reload::Certificates;
 
 /// A certificate should have so many seconds left.
@@ -36,6 +41,87 @@ const CLOCK_KEEPERS: [&str; 5] = [
 /// Descriptors beside those of connections: files of the store, listeners, the control socket.
 const DESCRIPTORS_BESIDE: u64 = 512;
 
+/// Whether this process sees what the node would see.
+pub(super) fn user(config: &Config, findings: &mut Vec<Finding>) {
+    if let Some((user, command)) = owner::as_owner(&config.node.data, std::env::args_os()) {
+        let found = format!("this is root, who may more than {user}, the node's user: what is ok here may not be for that one");
+        findings.push(Finding::new("user", Verdict::Warning, found, command));
+    }
+}
+
+/// What `serve` needs besides certificates, and whether everything in the data directory is the node's.
+pub(super) fn files(config: &Config, origins: &Origins, findings: &mut Vec<Finding>) {
+    let check = "files";
+    let before = findings.len();
+    for problem in preflight::beside_certificates(config, origins) {
+        let advice = "`jiexi serve` refuses to start like this";
+        findings.push(Finding::new(
+            check,
+            Verdict::Bad,
+            problem.to_string(),
+            advice,
+        ));
+    }
+    let token = &config.follow.token_file;
+    if !config.follow.url.is_empty()
+        && let Err(error) = fs::File::open(token)
+    {
+        let found = format!("[follow] token_file {}: {error}", token.display());
+        let advice = "the standby does not reach its primary without it";
+        findings.push(Finding::new(check, Verdict::Bad, found, advice));
+    }
+    if let Some((path, more)) = forbidden(&config.node.data) {
+        let found = match more {
+            0 => format!("{}: the node's user may not use it", path.display()),
+            _ => format!(
+                "{} and {more} more: the node's user may not use them",
+                path.display()
+            ),
+        };
+        findings.push(Finding::new(
+            check,
+            Verdict::Bad,
+            found,
+            match owner::as_owner(&config.node.data, [""; 0]) {
+                Some((user, _)) => format!("chown -R {user} {}", config.node.data.display()),
+                None => owner::advice(&path),
+            },
+        ));
+    }
+    if findings.len() == before {
+        let found = format!("{} is the node's", config.node.data.display());
+        findings.push(Finding::good(check, found));
+    }
+}
+
+/// The first of the files in a directory that this process may not use, and how many more there are.
+fn forbidden(directory: &Path) -> Option<(PathBuf, usize)> {
+    let mut waiting = vec![directory.to_path_buf()];
+    let owner = fs::metadata(directory).map_or(0, |directory| directory.uid());
+    // Root may use everything: what others left, and nobody else may read, is not the node's.
+    let root = geteuid().is_root();
+    let (mut first, mut count) = (None, 0);
+    while let Some(path) = waiting.pop() {
+        let Ok(metadata) = fs::symlink_metadata(&path) else {
+            continue;
+        };
+        let needed = match metadata.is_dir() {
+            true => AccessFlags::R_OK | AccessFlags::X_OK,
+            false if metadata.is_file() => AccessFlags::R_OK,
+            false => continue,
+        };
+        let left = root && metadata.uid() != owner && metadata.mode() & 0o044 == 0;
+        if left || access(&path, needed) == Err(Errno::EACCES) {
+            first.get_or_insert(path);
+            count += 1;
+        } else if metadata.is_dir() {
+            let entries = fs::read_dir(&path).into_iter().flatten().flatten();
+            waiting.extend(entries.map(|entry| entry.path()));
+        }
+    }
+    first.map(|path| (path, count - 1))
+}
+
 /// Key, site record and configuration belong together, and nobody else reads the key.
 pub(super) fn keys(config: &Config, findings: &mut Vec<Finding>) {
     let key = config.node_key();
@@ -45,7 +131,10 @@ pub(super) fn keys(config: &Config, findings: &mut Vec<Finding>) {
             "keys",
             Verdict::Bad,
             error.to_string(),
-            "`jiexi init` makes key and site record",
+            match key.exists() && site.exists() {
+                true => "mend the file that is named, or bring it back from a backup; a new key would be another node's",
+                false => "`jiexi init` makes key and site record of a new node; those of this one are in its backup",
+            },
         ),
         Ok(()) if identity::is_exposed(&key) => Finding::new(
             "keys",
@@ -128,7 +217,7 @@ fn newest_file(directory: &Path) -> Option<Duration> {
 }
 
 /// Descriptors for every connection, receive buffers as configured.
-pub(super) fn limits(config: &Config, running: Option<&Scrape>, findings: &mut Vec<Finding>) {
+pub(super) fn limits(config: &Config, running: &Running, findings: &mut Vec<Finding>) {
     let check = "limits";
     let dns = if config.dns.enabled {
         config.dns.connections_max
@@ -142,16 +231,17 @@ pub(super) fn limits(config: &Config, running: Option<&Scrape>, findings: &mut V
     ];
     let needed = connections.into_iter().map(u64::from).sum::<u64>() + DESCRIPTORS_BESIDE;
     let (whose, allowed) = match running {
-        Some(scrape) => ("the node", scrape.sum("process_max_fds", &[]) as u64),
-        None => (
-            "a node started from here",
+        Running::Yes(scrape) => ("the node", scrape.sum("process_max_fds", &[]) as u64),
+        // The unit has limits of its own.
+        Running::Hung | Running::No => (
+            "a node started from this shell, not by its unit,",
             getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft),
         ),
     };
     let found = format!(
         "{whose} may open {allowed} files; {needed} are needed at the configured maximum of connections"
     );
-    findings.push(match allowed < needed {
+    findings.push(match allowed < needed && matches!(running, Running::Yes(_)) {
         true => Finding::new(
             check,
             Verdict::Warning,
@@ -204,7 +294,13 @@ pub(super) fn disk(config: &Config, findings: &mut Vec<Finding>) {
             "sync",
             Verdict::Bad,
             format!("{}: {error}", config.node.data.display()),
-            "run this as the user of the node; it must own its data",
+            match error.kind() {
+                io::ErrorKind::PermissionDenied => owner::advice(&config.node.data),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    "make room or enlarge the disk".to_owned()
+                }
+                _ => "is the disk sound, and mounted for writing? `dmesg | tail`".to_owned(),
+            },
         ),
         Ok(times) => speed(times[times.len() / 2], times[times.len() - 1]),
     });

@@ -1,7 +1,7 @@
 //! Whether a node can do its work here, and what to do where it cannot.
 //!
 //! * [`examine`]: all checks, in the order in which they matter.
-//! * `host`: keys, certificates, clock, limits, disk.
+//! * `host`: user, keys, certificates, files, clock, limits, disk.
 //! * `reach`: ports, and the node's answers by each protocol.
 //!
 //! Nothing is changed but one file that is written and removed to measure the disk. A check that cannot be made says so.
@@ -9,7 +9,8 @@
 mod host;
 mod reach;
 
-use crate::config::Config;
+use self::reach::Running;
+use crate::config::{Config, Origins};
 
 /// How something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,17 +70,29 @@ impl Finding {
 }
 
 /// Everything about the node of `config`, running or not. Takes some seconds; needs a runtime.
-pub async fn examine(config: &Config) -> Vec<Finding> {
+pub async fn examine(config: &Config, origins: &Origins) -> Vec<Finding> {
     let mut findings = Vec::new();
+    host::user(config, &mut findings);
     host::keys(config, &mut findings);
     let certificates = host::certificates(config, &mut findings);
+    host::files(config, origins, &mut findings);
     host::clock(config, &mut findings);
     host::disk(config, &mut findings);
     let running = reach::operations(config, &mut findings);
-    host::limits(config, running.as_ref(), &mut findings);
-    match (running, certificates) {
-        (Some(_), certificates) => reach::answers(config, certificates, &mut findings).await,
-        (None, _) => reach::ports(config, &mut findings),
+    host::limits(config, &running, &mut findings);
+    match running {
+        Running::Yes(_) => reach::answers(config, certificates, &mut findings).await,
+        // Its ports are its own.
+        Running::Hung => {}
+        Running::No => reach::ports(config, &mut findings),
     }
+    findings
+}
+
+/// Whether the node runs whose configuration cannot be read beyond the address of its operations listener.
+#[must_use]
+pub fn examine_running(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    reach::operations(config, &mut findings);
     findings
 }

@@ -23,11 +23,30 @@ use crate::reload::Certificates;
 /// What is asked for: every node knows whether it is responsible for that.
 const ASKED: &[u8] = b"0.NA/0.NA";
 
+/// Whether there is a node.
+pub(super) enum Running {
+    /// It answers; what it exports.
+    Yes(Scrape),
+    /// Something listens and says nothing.
+    Hung,
+    /// There is none.
+    No,
+}
+
 /// Whether a node runs, and what it exports then.
-pub(super) fn operations(config: &Config, findings: &mut Vec<Finding>) -> Option<Scrape> {
+pub(super) fn operations(config: &Config, findings: &mut Vec<Finding>) -> Running {
     let address = probe::local(config.operations.listen);
     let (code, body) = match probe::get(address, "/ready") {
         Ok(answer) => answer,
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            findings.push(Finding::new(
+                "node",
+                Verdict::Bad,
+                format!("listens at http://{address} and gives {error}"),
+                "the log says more; `systemctl restart jiexi` loses nothing that was acknowledged",
+            ));
+            return Running::Hung;
+        }
         Err(error) => {
             findings.push(Finding::new(
                 "node",
@@ -35,7 +54,7 @@ pub(super) fn operations(config: &Config, findings: &mut Vec<Finding>) -> Option
                 format!("does not run: http://{address}: {error}"),
                 "`jiexi serve`, or `systemctl start jiexi`",
             ));
-            return None;
+            return Running::No;
         }
     };
     findings.push(match code {
@@ -47,19 +66,20 @@ pub(super) fn operations(config: &Config, findings: &mut Vec<Finding>) -> Option
             "the log says more",
         ),
     });
-    let scrape = probe::get(address, "/metrics")
-        .map(|(_, text)| Scrape::read(&text))
-        .ok()?;
+    let scrape = match probe::get(address, "/metrics") {
+        Ok((_, text)) => Scrape::read(&text),
+        Err(_) => return Running::Hung,
+    };
     if scrape.sum("jiexi_config_last_reload_successful", &[]) != 1.0 {
-        let found = "the node has refused the configuration on disk and runs with the old one";
+        let found = "the node has refused the configuration on disk, or a certificate of it, and runs with the old one";
         findings.push(Finding::new(
             "configuration",
             Verdict::Bad,
             found,
-            "`jiexi config check`, then `kill -HUP`",
+            "`jiexi config check`, then `kill -HUP`; the log says which file",
         ));
     }
-    Some(scrape)
+    Running::Yes(scrape)
 }
 
 /// Everything that listens: section, transport, address.

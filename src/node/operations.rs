@@ -1,11 +1,9 @@
 //! The operations listener as configured: who may ask, and what it tells.
 
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
-use zeroize::Zeroizing;
 
 use super::{StartError, failing};
 use crate::config::Config;
@@ -17,9 +15,6 @@ use crate::reload::Certificates;
 use crate::standby::watch::Watch;
 use crate::store::Store;
 
-/// Octets of the token.
-const TOKEN: RangeInclusive<usize> = 16..=256;
-
 /// Who may ask the operations listener, as configured, and with what certificate.
 pub(super) fn guard(
     config: &Config,
@@ -27,17 +22,9 @@ pub(super) fn guard(
 ) -> Result<(ops::Guard, Option<Arc<ServerConfig>>), StartError> {
     let from = &config.operations;
     let path = &from.token_file;
-    let mut token = None;
-    if !path.as_os_str().is_empty() {
-        let shown = || format!("[operations] token_file {}", path.display());
-        let text = Zeroizing::new(std::fs::read_to_string(path).map_err(failing(shown()))?);
-        let text = Zeroizing::new(text.trim().to_owned());
-        if !TOKEN.contains(&text.len()) {
-            let problem = "must be 16 to 256 characters, such as `openssl rand -hex 32` makes them";
-            return Err(StartError(format!("{}: the token {problem}", shown())));
-        }
-        token = Some(text);
-    }
+    let named = !path.as_os_str().is_empty();
+    let token = named.then(|| ops::read_token(path)).transpose();
+    let token = token.map_err(failing("[operations] token_file"))?;
     let guard = ops::Guard {
         allow: from.allow.clone(),
         token,

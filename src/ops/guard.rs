@@ -4,6 +4,8 @@
 //! `localhost`, or a configured name as their host.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::Path;
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -13,6 +15,9 @@ use zeroize::Zeroizing;
 
 /// What a client says before a token, in any case.
 const SCHEME: &[u8] = b"Bearer ";
+
+/// Octets of a token.
+const TOKEN: RangeInclusive<usize> = 16..=256;
 
 /// Where a request comes from.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +42,23 @@ impl From {
     /// The same over TLS.
     pub(super) fn over_tls(self) -> Self {
         Self { tls: true, ..self }
+    }
+}
+
+/// The token that clients elsewhere must show, from its file.
+///
+/// # Errors
+/// It cannot be read or is none; the message, for people, names the file.
+pub fn read_token(path: &Path) -> Result<Zeroizing<String>, String> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{shown}: {error}"))?;
+    let text = Zeroizing::new(text);
+    let token = Zeroizing::new(text.trim().to_owned());
+    match TOKEN.contains(&token.len()) {
+        true => Ok(token),
+        false => Err(format!(
+            "{shown}: the token must be 16 to 256 characters, such as `openssl rand -hex 32` makes them"
+        )),
     }
 }
 

@@ -43,7 +43,7 @@ use tower::ServiceExt as _;
 
 use self::course::Course;
 use self::guard::From;
-pub use self::guard::Guard;
+pub use self::guard::{Guard, read_token};
 use self::places::{Place, Places};
 use crate::busiest::Ranking;
 use crate::clock;

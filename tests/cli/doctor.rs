@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value as Json;
 
 use crate::ports::free_port;
-use crate::support::{Run, directory, jiexi, node};
+use crate::support::{Run, directory, jiexi, node, run};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -115,6 +115,21 @@ impl Drop for Served {
     }
 }
 
+/// The node, ready.
+fn served(directory: &Path) -> Served {
+    let serve = jiexi(directory)
+        .args(["serve", "--data", "n"])
+        .stderr(Stdio::null())
+        .spawn();
+    let served = Served(serve.expect("starts"));
+    let begun = Instant::now();
+    while ask(directory, "status").code != 0 {
+        assert!(begun.elapsed() < PATIENCE, "the node gets ready");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    served
+}
+
 #[test]
 fn a_node_that_runs_answers_by_every_protocol() {
     let directory = directory();
@@ -199,6 +214,73 @@ fn a_node_that_does_not_run_is_told_why() {
     let found = findings(directory.path());
     assert_eq!(verdicts(&found, "configuration"), ["failed"], "{found:?}");
     assert!(found[0].2.contains("handel"), "{found:?}");
+}
+
+/// Goal: a typo in the file of a node that runs hides nothing: whoever looks is told of it, and how the node is.
+#[test]
+fn a_wrong_file_of_a_node_that_runs() {
+    let directory = directory();
+    let (data, _) = set_up(directory.path());
+    let _served = served(directory.path());
+    let file = data.join("jiexi.toml");
+    let good = fs::read_to_string(&file).expect("a file");
+    for wrong in ["[log]\nlevel =", "[log]\nlevl = \"info\""] {
+        fs::write(&file, good.replace("[log]", wrong)).expect("written");
+        let status = ask(directory.path(), "status").expect(0);
+        assert_eq!(status.json()["ready"], true);
+        assert!(status.stderr.contains("jiexi.toml:"), "{}", status.stderr);
+        let found = findings(directory.path());
+        assert!(verdicts(&found, "configuration").contains(&"failed"), "{found:?}");
+        assert_eq!(verdicts(&found, "node"), ["ok"], "{found:?}");
+    }
+}
+
+/// Goal: a node that hangs is told from none at all, and its ports are its own.
+#[test]
+fn a_node_that_hangs() {
+    let directory = directory();
+    let (_, ports) = set_up(directory.path());
+    let _listens = TcpListener::bind(("127.0.0.1", ports[4])).expect("the port is this test's");
+    let found = findings(directory.path());
+    assert_eq!(verdicts(&found, "node"), ["failed"], "{found:?}");
+    assert!(found.iter().any(|(_, _, text)| text.contains("no answer within 5 s")), "{found:?}");
+    assert_eq!(verdicts(&found, "ports"), [""; 0], "{found:?}");
+    let status = ask(directory.path(), "status").expect(1);
+    assert!(status.stderr.contains("no answer within 5 s"), "{}", status.stderr);
+}
+
+/// Goal: what `serve` refuses, `config check` and `doctor` see before: a token that is missing or too short, a directory for
+/// the audit trail that cannot be.
+#[test]
+fn doctor_sees_what_serve_refuses() {
+    let directory = directory();
+    let (data, _) = set_up(directory.path());
+    let file = data.join("jiexi.toml");
+    let good = fs::read_to_string(&file).expect("a file");
+    let wrong = |key: &str| {
+        for command in [&["config", "check", "--data", "n"][..], &["serve", "--data", "n"]] {
+            let refused = run(directory.path(), command).expect(1);
+            assert!(refused.stderr.contains(key), "{}", refused.stderr);
+        }
+        let found = findings(directory.path());
+        assert_eq!(verdicts(&found, "files"), ["failed"], "{found:?}");
+        assert!(found.iter().any(|(_, _, text)| text.contains(key)), "{found:?}");
+    };
+    assert_eq!(verdicts(&findings(directory.path()), "files"), ["ok"]);
+    let token = good.replacen("token_file = \"\"", "token_file = \"token\"", 1);
+    fs::write(&file, token).expect("written");
+    wrong("[operations] token_file");
+    fs::write(data.join("token"), "short").expect("written");
+    wrong("[operations] token_file");
+    fs::write(data.join("token"), "long enough for a token").expect("written");
+    assert_eq!(verdicts(&findings(directory.path()), "files"), ["ok"]);
+    fs::write(&file, good).expect("written");
+    let audit = data.join("audit");
+    if audit.exists() {
+        fs::remove_dir_all(&audit).expect("removed");
+    }
+    fs::write(&audit, "").expect("written");
+    wrong("[administration] audit");
 }
 
 #[test]

@@ -109,6 +109,19 @@ fn what_may_not_be_read_is_not_damaged() {
     for wrong in ["restore", "damaged", "no way"] {
         assert!(!failed.stderr.contains(wrong), "{}", failed.stderr);
     }
+    let doctor = run_as_other(directory.path(), &["doctor", "--data", "n"]).expect(1);
+    assert!(
+        doctor.stdout.contains("FAILED   files") && doctor.stdout.contains("chown -R nobody"),
+        "{}",
+        doctor.stdout
+    );
+    // Root, who may read everything, sees it, too.
+    let doctor = run(directory.path(), &["doctor", "--data", "n"]).expect(1);
+    assert!(
+        doctor.stdout.contains("FAILED   files") && doctor.stdout.contains("runuser -u nobody"),
+        "{}",
+        doctor.stdout
+    );
     // The trail likewise, before anything is opened.
     chown(&segment, Some(OTHER.1), Some(OTHER.1)).expect("given away");
     chown(data.join("audit"), Some(0), Some(0)).expect("taken back");
