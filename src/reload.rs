@@ -95,12 +95,16 @@ impl Reload {
         metrics.add_source(move |families| {
             let taken = seen.taken.load(Relaxed) as f64;
             families.add(&names::RELOAD_TIMESTAMP, &[], taken);
-            let good = f64::from(u8::from(seen.good.load(Relaxed)));
-            families.add(&names::RELOAD_SUCCESSFUL, &[], good);
             let all = [
                 ("http", Some(&observed.http)),
                 ("dns", observed.dns.as_ref()),
             ];
+            // A certificate that is replaced is a change of the configuration, too.
+            let refused = all.iter().any(|(_, identity)| {
+                identity.is_some_and(|identity| identity.is_refused())
+            });
+            let good = f64::from(u8::from(seen.good.load(Relaxed) && !refused));
+            families.add(&names::RELOAD_SUCCESSFUL, &[], good);
             for (protocol, identity) in all {
                 if let Some(identity) = identity {
                     let labels = [("protocol", protocol)];

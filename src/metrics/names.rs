@@ -76,7 +76,7 @@ names! {
     HANDSHAKES_FAILED = "jiexi_tls_handshakes_failed_total", COUNTER, [], "TLS handshakes that failed.";
     CERTIFICATE_EXPIRY = "jiexi_certificate_expiry_timestamp_seconds", GAUGE, ["protocol"], "When the certificate in use expires, seconds since 1970.";
     RELOAD_TIMESTAMP = "jiexi_config_last_reload_success_timestamp_seconds", GAUGE, [], "When the configuration was last read with success, seconds since 1970.";
-    RELOAD_SUCCESSFUL = "jiexi_config_last_reload_successful", GAUGE, [], "1 when the last reading of the configuration succeeded, else 0.";
+    RELOAD_SUCCESSFUL = "jiexi_config_last_reload_successful", GAUGE, [], "1 when the last reading of the configuration, and of certificates that were replaced, succeeded, else 0.";
     FORWARDED = "jiexi_forwarded_total", COUNTER, ["result"], "Questions about handles at home elsewhere, by how they were answered.";
     FORWARD_FETCHES = "jiexi_forward_fetches_total", COUNTER, [], "Questions asked at other nodes; equal ones at the same time are one.";
     FORWARD_FORBIDDEN = "jiexi_forward_forbidden_total", COUNTER, [], "Servers not connected to because of the rules for addresses and ports.";

@@ -217,8 +217,8 @@ const ALL: [Sign; 19] = [
         critical: false,
         holds: |seen| seen.value("jiexi_config_last_reload_successful") == 0.0,
         meaning: (
-            "磁盘上的配置被拒绝；节点仍按旧配置运行",
-            "The configuration on disk was refused; the node runs with the old one",
+            "磁盘上的配置或证书被拒绝；节点仍按旧的运行",
+            "The configuration on disk, or a certificate, was refused; the node runs with the old one",
         ),
     },
     Sign {

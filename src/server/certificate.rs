@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -101,6 +102,8 @@ impl Pair {
 #[derive(Debug)]
 pub struct Identity {
     current: RwLock<Pair>,
+    /// Whether its files hold another pair, which cannot be used: the next start would fail.
+    refused: AtomicBool,
 }
 
 impl Identity {
@@ -109,8 +112,10 @@ impl Identity {
     /// # Errors
     /// As [`Pair::read`].
     pub fn load(origin: Origin) -> Result<Arc<Self>, CertificateError> {
-        let current = RwLock::new(Pair::read(origin)?);
-        Ok(Arc::new(Self { current }))
+        Ok(Arc::new(Self {
+            current: RwLock::new(Pair::read(origin)?),
+            refused: AtomicBool::new(false),
+        }))
     }
 
     /// What servers of this identity do: TLS 1.2 and 1.3, one of `protocols` (ALPN) if the client speaks it.
@@ -150,8 +155,15 @@ impl Identity {
         first.unwrap_or_else(|| CertificateDer::from(Vec::new()))
     }
 
+    /// Whether its files hold what cannot be used, so that the one from before is in use.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.refused.load(Relaxed)
+    }
+
     /// Uses another pair from now on; connections that are open keep theirs.
     pub fn take(&self, pair: Pair) {
+        self.refused.store(false, Relaxed);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = pair;
     }
 
@@ -172,6 +184,7 @@ impl Identity {
                     self.take(pair);
                 }
                 Err(error) => {
+                    self.refused.store(true, Relaxed);
                     tracing::error!(%error, "the new certificate is not usable; the old one stays in use");
                 }
             }

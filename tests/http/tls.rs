@@ -96,11 +96,14 @@ fn the_certificate_changes_under_load() {
         thread::sleep(Duration::from_millis(100));
     }
     assert_eq!(subject().1, Some("first".into()));
+    let good = "jiexi_config_last_reload_successful ";
+    assert_eq!(node.metric(good), 0.0, "the next start would fail");
     std::fs::copy(place.path().join("elsewhere"), &key).unwrap();
     while subject().1 != Some("second".into()) {
         assert!(begun.elapsed() < PATIENCE, "{}", node.log());
         thread::sleep(Duration::from_millis(100));
     }
+    assert_eq!(node.metric(good), 1.0);
     stop.store(true, Relaxed);
     clients
         .into_iter()
