@@ -39,6 +39,8 @@ pub fn store(metrics: &Metrics, store: &Arc<Store>, registry: &Arc<Registry>) {
         changes(families, &store, &registry.figures);
         proofs(families, &registry);
         state(families, &store.state());
+        let taken_over = f64::from(u8::from(store.began_beside()));
+        families.add(&names::TAKEN_OVER, &[], taken_over);
     });
 }
 

@@ -77,6 +77,7 @@ names! {
     CERTIFICATE_EXPIRY = "jiexi_certificate_expiry_timestamp_seconds", GAUGE, ["protocol"], "When the certificate in use expires, seconds since 1970.";
     RELOAD_TIMESTAMP = "jiexi_config_last_reload_success_timestamp_seconds", GAUGE, [], "When the configuration was last read with success, seconds since 1970.";
     RELOAD_SUCCESSFUL = "jiexi_config_last_reload_successful", GAUGE, [], "1 when the last reading of the configuration, and of certificates that were replaced, succeeded, else 0.";
+    TAKEN_OVER = "jiexi_taken_over", GAUGE, [], "1 when this process took over from another one, 0 when it was started alone.";
     FORWARDED = "jiexi_forwarded_total", COUNTER, ["result"], "Questions about handles at home elsewhere, by how they were answered.";
     FORWARD_FETCHES = "jiexi_forward_fetches_total", COUNTER, [], "Questions asked at other nodes; equal ones at the same time are one.";
     FORWARD_FORBIDDEN = "jiexi_forward_forbidden_total", COUNTER, [], "Servers not connected to because of the rules for addresses and ports.";

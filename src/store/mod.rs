@@ -447,6 +447,12 @@ impl Store {
         }
     }
 
+    /// Whether another process had the files when this one opened them.
+    #[must_use]
+    pub fn began_beside(&self) -> bool {
+        self.shared.began_beside
+    }
+
     /// Takes no changes any more, and refuses those that wait: another process has the files for good.
     pub fn retire(&self) {
         self.shared.refuse_waiting(&CommitError::Closed);

@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) overlay: Overlay,
     pub(crate) queue: Queue,
     pub(crate) metrics: StoreMetrics,
+    /// Whether another process had the files when this one opened them.
+    pub(crate) began_beside: bool,
     /// Grows with every sign of life of the applier.
     pub(crate) progress: AtomicU64,
     /// Whether the applier is in a sync or orders the index, which may take long for good reason.
@@ -122,6 +124,7 @@ impl Shared {
             None => Holder::Beside,
         };
         Self {
+            began_beside: lock.is_none(),
             disk: Disk::new(config.faults.clone()),
             index: Arc::new(Index::new()),
             overlay: Overlay::default(),
