@@ -1,10 +1,11 @@
 //! `[operations]`: how the node is, over HTTP.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The section.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,7 +13,8 @@ use serde::{Deserialize, Serialize};
 pub struct Operations {
     /// Address of the status page, `/metrics`, `/health` and `/ready`.
     pub listen: SocketAddr,
-    /// Networks that may ask, besides this machine.
+    /// Networks that may ask, besides this machine; a single address is a network of one.
+    #[serde(deserialize_with = "networks")]
     pub allow: Vec<IpNet>,
     /// File of the token that clients elsewhere must show; empty: none.
     pub token_file: PathBuf,
@@ -32,6 +34,19 @@ impl Default for Operations {
             hosts: Vec::new(),
         }
     }
+}
+
+/// Networks, and addresses as networks of one.
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let network = |text: &String| match (text.parse::<IpNet>(), text.parse::<IpAddr>()) {
+        (Ok(network), _) => Ok(network),
+        (Err(_), Ok(address)) => Ok(address.into()),
+        (Err(_), Err(_)) => Err(D::Error::custom(format_args!(
+            "{text:?} is no network, such as \"10.1.0.0/16\", and no address"
+        ))),
+    };
+    texts.iter().map(network).collect()
 }
 
 /// What cannot work.

@@ -54,6 +54,24 @@ fn minimal_example_loads() {
     assert_eq!(config.handle, Config::default().handle);
 }
 
+/// Goal: an address is a network of one, as people write it; what is neither is said to be so.
+#[test]
+fn addresses_among_networks() {
+    let load = |allow: &str| {
+        let text = format!("version = 1\n[operations]\nallow = [{allow}]\n");
+        load_text(&text, Path::new("jiexi.toml"), std::iter::empty())
+    };
+    let config = load(r#""10.77.0.2", "10.1.0.0/16", "fd00::1""#).unwrap();
+    let shown: Vec<_> = config.operations.allow.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["10.77.0.2/32", "10.1.0.0/16", "fd00::1/128"]);
+    let problems = load(r#""10.77""#).unwrap_err();
+    let told = problems[0].to_string();
+    assert!(
+        told.contains("jiexi.toml:3: [operations] allow") && told.contains("is no network"),
+        "{told}"
+    );
+}
+
 #[test]
 fn problems_name_place_key_and_remedy() {
     for (text, expected) in [
