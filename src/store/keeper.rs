@@ -131,13 +131,19 @@ struct Applier {
     thread: JoinHandle<Result<(), EngineError>>,
     progress: u64,
     seen: Stopwatch,
+    /// When this was last looked at.
+    looked: Stopwatch,
 }
 
 impl Applier {
     /// How long it has given no sign of life, when that is too long.
     fn out_of_patience(&mut self, shared: &Shared) -> Option<Duration> {
+        // When nobody has looked for so long, this process stood still, and so did the applier: a machine that was suspended
+        // or moved. It begins anew.
+        let stood = self.looked.elapsed() > shared.config.applier_patience / 2;
+        self.looked = Stopwatch::start();
         let progress = shared.progress.load(Relaxed);
-        if progress != self.progress || shared.opening.load(Relaxed) {
+        if progress != self.progress || shared.opening.load(Relaxed) || stood {
             self.progress = progress;
             self.seen = Stopwatch::start();
         }
@@ -281,6 +287,7 @@ impl Keeper {
                     thread,
                     progress,
                     seen: Stopwatch::start(),
+                    looked: Stopwatch::start(),
                 });
             }
             Err(error) => {

@@ -417,6 +417,21 @@ fn operations_are_shown_and_guarded() {
     }
 }
 
+/// Goal: a process that stood still, as on a machine that is suspended or moved, takes nothing of its own for hanging.
+/// Method: it is stopped for longer than sled may give no sign of life.
+#[test]
+fn a_process_that_stood_still_goes_on() {
+    let node = Process::start(1024, &[]);
+    let errors = r#"jiexi_store_errors_total{part="sled"}"#;
+    assert_eq!(node.metric(errors), 0.0);
+    kill(node.pid(), Signal::SIGSTOP).expect("told");
+    std::thread::sleep(Duration::from_millis(10_500));
+    kill(node.pid(), Signal::SIGCONT).expect("told");
+    // Longer than between two looks of whoever gives sled up.
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(node.metric(errors), 0.0);
+}
+
 /// Goal: a disk that takes no changes shows wherever somebody looks, and look-ups go on. Method: more is to be kept free than
 /// any disk has.
 #[test]
