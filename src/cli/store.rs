@@ -34,6 +34,9 @@ pub(super) struct Store {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Read everything and compare journal, index, disk and checksums; exit code 1 if something does not agree
+    ///
+    /// On a running node the file of sled counts as far as sled reads it again; much comes from its memory. It is a copy of
+    /// what snapshot and journal have, and a start makes it anew. On a stopped node the file itself is read.
     Verify,
     /// Records, sizes and positions
     Stats,
