@@ -20,6 +20,8 @@ const MISSES: [&str; 2] = ["not_found", "values_not_found"];
 const REFUSALS: [&str; 3] = ["denied", "invalid", "limited"];
 /// What an answer is counted under that is a fault of the node, or of how much all together ask of it.
 const FAULTS: [&str; 2] = ["busy", "error"];
+/// What an answer is counted under that is one too many.
+const SHED: [&str; 2] = ["busy", "limited"];
 
 /// What was the case at a time. What is not known is `NaN`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -34,6 +36,16 @@ pub(super) struct Point {
     pub(super) refusals: f64,
     /// Requests a second that were not served for a fault of the node or for too many of them, dropped ones included.
     pub(super) faults: f64,
+    /// Requests a second that were answered, or lost for such a fault: what faults are a part of.
+    pub(super) asked: f64,
+    /// Requests a second of which there were too many: of a client, or of all.
+    pub(super) shed: f64,
+    /// Datagrams a second that the kernel dropped.
+    pub(super) kernel_drops: f64,
+    /// Wrong proofs of identity a second.
+    pub(super) wrong_proofs: f64,
+    /// Octets free on the disk of the store.
+    pub(super) disk_free: f64,
     /// Seconds to an answer, at each of [`QUANTILES`].
     pub(super) latency: [f64; QUANTILES.len()],
     /// Changes committed a second.
@@ -58,6 +70,10 @@ struct Totals {
     misses: f64,
     refusals: f64,
     faults: f64,
+    asked: f64,
+    shed: f64,
+    kernel_drops: f64,
+    wrong_proofs: f64,
     changes: f64,
     store_errors: f64,
     changes_failed: f64,
@@ -72,8 +88,9 @@ impl Totals {
             let of = |outcome: &&str| scrape.sum("jiexi_responses_total", &[("outcome", *outcome)]);
             outcomes.iter().map(of).sum::<f64>()
         };
-        let dropped = scrape.sum("jiexi_dropped_total", &[("reason", "overload")])
-            + scrape.sum("jiexi_udp_kernel_drops_total", &[]);
+        let kernel_drops = scrape.sum("jiexi_udp_kernel_drops_total", &[]);
+        let dropped =
+            scrape.sum("jiexi_dropped_total", &[("reason", "overload")]) + kernel_drops;
         let limited = scrape.sum("jiexi_dropped_total", &[("reason", "rate_limited")]);
         Self {
             time,
@@ -82,6 +99,10 @@ impl Totals {
             misses: responses(&MISSES),
             refusals: responses(&REFUSALS) + limited,
             faults: responses(&FAULTS) + dropped,
+            asked: scrape.sum("jiexi_responses_total", &[]) + dropped,
+            shed: responses(&SHED) + limited + dropped,
+            kernel_drops,
+            wrong_proofs: scrape.sum("jiexi_authentications_total", &[("result", "refused")]),
             changes: scrape.sum("jiexi_changes_total", &[("result", "committed")]),
             store_errors: scrape.sum("jiexi_store_errors_total", &[]),
             changes_failed: scrape.sum("jiexi_changes_total", &[("result", "failed")]),
@@ -132,6 +153,11 @@ fn point(before: &Totals, now: &Totals, scrape: &Scrape) -> Point {
         misses: rate(|totals| totals.misses),
         refusals: rate(|totals| totals.refusals),
         faults: rate(|totals| totals.faults),
+        asked: rate(|totals| totals.asked),
+        shed: rate(|totals| totals.shed),
+        kernel_drops: rate(|totals| totals.kernel_drops),
+        wrong_proofs: rate(|totals| totals.wrong_proofs),
+        disk_free: scrape.sum("jiexi_disk_free_bytes", &[]),
         latency: QUANTILES.map(|part| quantile(&before.latency, &now.latency, part)),
         changes: rate(|totals| totals.changes),
         sync: quantile(&before.sync, &now.sync, 0.99),
@@ -204,6 +230,7 @@ mod tests {
         assert_eq!((point.misses, point.faults), (100.0, 2.0));
         // Clients that ask too fast are refused, and no fault.
         assert_eq!(point.refusals, 100.0);
+        assert_eq!((point.asked, point.shed), (202.0, 102.0));
         assert!(
             (point.latency[0] - 0.001 * 50.0 / 90.0).abs() < 1e-9,
             "{point:?}"

@@ -136,9 +136,10 @@ fn signs(shown: &Shown<'_>, language: Language, out: &mut String) {
         now: shown.now,
     };
     let holding = holding(&seen);
-    if holding.is_empty() {
-        let calm = language.pick("没有告警", "No alerts");
-        let _ = write!(out, "<p class=\"sign fine\">{calm}</p>");
+    let calm = holding.is_empty();
+    if calm {
+        let none = language.pick("没有告警", "No alerts");
+        let _ = write!(out, "<p class=\"sign fine\">{none}</p>");
     }
     for sign in holding {
         let (chinese, english) = sign.meaning;
@@ -158,6 +159,14 @@ fn signs(shown: &Shown<'_>, language: Language, out: &mut String) {
             },
             sign.alert,
         );
+    }
+    if !calm {
+        let next = language.pick(
+            "每个名称是值班手册的一节，内有步骤：docker/runbook.md，安装包中为 /usr/share/doc/jiexi/runbook.md",
+            "Each name is a section of the runbook, with the steps: docker/runbook.md, in the package \
+             /usr/share/doc/jiexi/runbook.md",
+        );
+        let _ = write!(out, "<p class=\"m\">{next}</p>");
     }
 }
 

@@ -6,8 +6,14 @@
 use super::course::Point;
 use crate::probe::Scrape;
 
-/// Points of a quarter of an hour.
+/// Points of five minutes, a quarter and half of an hour, an hour, and of the six that are kept.
+const FIVE: usize = 10;
 const QUARTER: usize = 30;
+const HALF: usize = 60;
+const HOUR: usize = 120;
+const ALL_HOURS: usize = super::course::POINTS;
+/// The part of requests that may fail, over a month: as in `docker/prometheus/recording.yml`.
+const BUDGET: f64 = 0.001;
 /// Seconds of a day.
 const DAY: f64 = 86_400.0;
 
@@ -34,10 +40,46 @@ impl Seen<'_> {
         self.points.last().map_or(f64::NAN, read)
     }
 
+    /// The sum of something over the last so many points.
+    fn over(&self, points: usize, read: fn(&Point) -> f64) -> f64 {
+        let from = self.points.len().saturating_sub(points);
+        self.points[from..].iter().map(read).sum()
+    }
+
     /// How much something grew within the last quarter of an hour.
     fn grew(&self, read: fn(&Point) -> f64) -> f64 {
-        let quarter = self.points.len().saturating_sub(QUARTER);
-        self.points[quarter..].iter().map(read).sum()
+        self.over(QUARTER, read)
+    }
+
+    /// The mean of something over five minutes, once there are as many.
+    fn mean(&self, read: fn(&Point) -> f64) -> f64 {
+        match self.points.len() {
+            FIVE.. => self.over(FIVE, read) / FIVE as f64,
+            _ => f64::NAN,
+        }
+    }
+
+    /// Whether the error budget burns so many times too fast, over both spans. A few minutes are no span.
+    fn burns(&self, times: f64, spans: [usize; 2]) -> bool {
+        let burns = |span| {
+            let (lost, asked) = (
+                self.over(span, |point| point.faults),
+                self.over(span, |point| point.asked),
+            );
+            lost > times * BUDGET * asked
+        };
+        self.points.len() >= FIVE && spans.into_iter().all(burns)
+    }
+
+    /// What will be free on the disk in so many days, as it went within the last hours; `NaN` before an hour is over.
+    fn free_in(&self, days: f64) -> f64 {
+        let (Some(first), Some(last), HOUR..) =
+            (self.points.first(), self.points.last(), self.points.len())
+        else {
+            return f64::NAN;
+        };
+        let slope = (last.disk_free - first.disk_free) / f64::from(last.time - first.time);
+        last.disk_free + slope * days * DAY
     }
 
     /// Whether the first certificate expires within so many days.
@@ -61,7 +103,25 @@ pub(super) struct Sign {
 }
 
 /// Every condition, the worst first.
-const ALL: [Sign; 19] = [
+const ALL: [Sign; 26] = [
+    Sign {
+        alert: "JiexiErrorBudgetBurnsFast",
+        critical: true,
+        holds: |seen| seen.burns(14.4, [FIVE, HOUR]),
+        meaning: (
+            "请求失败很多：一个月的错误预算两天用完",
+            "So many requests fail that a month's budget is gone in two days",
+        ),
+    },
+    Sign {
+        alert: "JiexiErrorBudgetBurns",
+        critical: true,
+        holds: |seen| seen.burns(6.0, [HALF, ALL_HOURS]) && !seen.burns(14.4, [FIVE, HOUR]),
+        meaning: (
+            "请求失败较多：一个月的错误预算五天用完",
+            "So many requests fail that a month's budget is gone in five days",
+        ),
+    },
     Sign {
         alert: "JiexiStoreError",
         critical: true,
@@ -199,11 +259,59 @@ const ALL: [Sign; 19] = [
         critical: false,
         holds: |seen| {
             let asked = seen.last(|point| point.requests.iter().sum());
-            seen.last(|point| point.faults) > 0.05 * asked
+            seen.last(|point| point.shed) > 0.05 * asked
         },
         meaning: (
-            "超过 5% 的请求未得到服务",
-            "More than 5 % of requests are not served",
+            "超过 5% 的请求被限流或未得到服务",
+            "More than 5 % of requests are too many and are not served",
+        ),
+    },
+    Sign {
+        alert: "JiexiRefusals",
+        critical: false,
+        holds: |seen| seen.mean(|point| point.wrong_proofs) > 0.5,
+        meaning: (
+            "身份验证屡次被拒：客户端配置有误，或有人在猜密钥",
+            "Many wrong proofs of identity: a client is wrong, or somebody guesses",
+        ),
+    },
+    Sign {
+        alert: "JiexiKernelDrops",
+        critical: false,
+        holds: |seen| seen.mean(|point| point.kernel_drops) > 1.0,
+        meaning: ("内核在丢弃报文", "The kernel drops datagrams"),
+    },
+    Sign {
+        alert: "JiexiDescriptors",
+        critical: false,
+        holds: |seen| {
+            let most = seen.value("process_max_fds");
+            most > 0.0 && seen.value("process_open_fds") > 0.8 * most
+        },
+        meaning: (
+            "文件描述符已用五分之四",
+            "Four fifths of the file descriptors are in use",
+        ),
+    },
+    Sign {
+        alert: "JiexiSnapshotOverdue",
+        critical: false,
+        holds: |seen| {
+            let usual = (0.25 * seen.value("jiexi_index_bytes")).max(f64::from(1 << 30));
+            seen.value("jiexi_journal_bytes") > 2.0 * usual
+        },
+        meaning: (
+            "日志增长很大却没有新快照",
+            "The journal has grown and no snapshot was taken",
+        ),
+    },
+    Sign {
+        alert: "JiexiDiskFillsUp",
+        critical: false,
+        holds: |seen| seen.free_in(4.0) < seen.value("jiexi_disk_reserve_bytes"),
+        meaning: (
+            "照此速度，存储所在磁盘四天内将满",
+            "As it goes the disk of the store is full within four days",
         ),
     },
     Sign {
@@ -309,7 +417,7 @@ mod tests {
                 ..calm.clone()
             },
             Point {
-                faults: 1.0,
+                shed: 1.0,
                 sync: 0.2,
                 latency: [0.1, 0.3, 0.4],
                 ..calm.clone()
@@ -331,6 +439,34 @@ mod tests {
             ]
         );
         let full = healthy.replace("free_bytes 100", "free_bytes 9");
-        assert_eq!(names(&full, &[calm]), ["JiexiDiskFull"]);
+        assert_eq!(names(&full, std::slice::from_ref(&calm)), ["JiexiDiskFull"]);
+        let hour = |point: Point| -> Vec<Point> {
+            let at = |time: usize| Point {
+                time: 30 * time as u32,
+                disk_free: 1_000.0 - time as f64,
+                ..point.clone()
+            };
+            (0..HOUR).map(at).collect()
+        };
+        let burning = |faults: f64| {
+            hour(Point {
+                faults,
+                asked: 1_000.0,
+                wrong_proofs: 1.0,
+                kernel_drops: 2.0,
+                ..calm.clone()
+            })
+        };
+        let more = healthy.to_owned() + "process_max_fds 10\nprocess_open_fds 9\njiexi_journal_bytes 3000000000\n";
+        let rest = ["JiexiRefusals", "JiexiKernelDrops", "JiexiDescriptors", "JiexiSnapshotOverdue", "JiexiDiskFillsUp"];
+        for (faults, burns) in [
+            (20.0, &["JiexiErrorBudgetBurnsFast"][..]),
+            (8.0, &["JiexiErrorBudgetBurns"][..]),
+            (1.0, &[][..]),
+        ] {
+            assert_eq!(names(&more, &burning(faults)), [burns, &rest[..]].concat());
+        }
+        // A minute of it is no span.
+        assert!(names(healthy, &burning(20.0)[..2]).is_empty());
     }
 }
