@@ -73,6 +73,9 @@ names! {
     HISTORY_CUT = "jiexi_history_cut_total", COUNTER, [], "Days of it removed before their time because of its budget.";
     HTTP_SESSIONS = "jiexi_http_sessions", GAUGE, [], "Open sessions of the JSON API.";
     PLAIN_CREDENTIALS = "jiexi_http_plain_credentials_total", COUNTER, [], "Requests with credentials over plain HTTP, refused without a look at them.";
+    BATCHES = "jiexi_batches", GAUGE, [], "Batches that run, and jobs whose input arrives.";
+    BATCH_LINES = "jiexi_batch_lines_total", COUNTER, [], "Lines of batches answered; each is a resolution, too.";
+    JOBS = "jiexi_jobs", GAUGE, ["state"], "Jobs that are kept, by state; queued also those that wait, for their quota, say.";
     HANDSHAKES_FAILED = "jiexi_tls_handshakes_failed_total", COUNTER, [], "TLS handshakes that failed.";
     CERTIFICATE_EXPIRY = "jiexi_certificate_expiry_timestamp_seconds", GAUGE, ["protocol"], "When the certificate in use expires, seconds since 1970.";
     RELOAD_TIMESTAMP = "jiexi_config_last_reload_success_timestamp_seconds", GAUGE, [], "When the configuration was last read with success, seconds since 1970.";

@@ -44,6 +44,8 @@ fn one_budget_for_all() {
     let (_, token) = token(&node, &[]);
     assert_eq!(node.get("/api/handles/88.118.20/pump").status, 200);
     assert_eq!(batch(&node, "88.118.20/pump\n").status, 200);
+    assert_eq!(node.metric("jiexi_batch_lines_total "), 1.0);
+    assert_eq!(node.metric("jiexi_jobs{state=\"running\"} "), 0.0);
 
     // More than the burst over the Handle protocol: it is answered, and the network owes for it.
     let handle = format!("handle://127.0.0.1:{}", node.handle);

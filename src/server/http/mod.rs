@@ -133,6 +133,7 @@ pub struct Config {
 struct Figures {
     plain_credentials: AtomicU64,
     handshakes_failed: AtomicU64,
+    batch_lines: AtomicU64,
 }
 
 /// What all requests share.
@@ -491,8 +492,13 @@ fn observe(app: &Arc<App>, metrics: &Metrics) {
                 figures.handshakes_failed.load(Relaxed),
             ),
             (&names::HTTP_SESSIONS, app.sessions.count() as u64),
+            (&names::BATCHES, app.streams.running() as u64),
+            (&names::BATCH_LINES, figures.batch_lines.load(Relaxed)),
         ] {
             families.add(name, &[], value as f64);
+        }
+        for (state, count) in app.jobs.states() {
+            families.add(&names::JOBS, &[("state", state)], count as f64);
         }
     });
 }

@@ -66,6 +66,11 @@ impl Streams {
         !self.lock().is_empty()
     }
 
+    /// How many run, and how many inputs of jobs arrive.
+    pub(in super::super) fn running(&self) -> usize {
+        self.lock().values().map(|held| held.streams).sum()
+    }
+
     /// How many batches of a token run, and the octets that they keep on disk.
     pub(super) fn of(&self, token: &str) -> (usize, u64) {
         let held = self.lock().get(token).copied().unwrap_or_default();

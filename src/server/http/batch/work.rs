@@ -780,6 +780,8 @@ impl Keys {
         let items = &asked.items()[range.start..range.start + done];
         let cell = scratch.cell(question.origin.tls);
         count_all(cell, &said[..done], begun);
+        let lines = &question.app.figures.batch_lines;
+        lines.fetch_add(done as u64, Relaxed);
         remember(cell, question.origin, begun, asked, items, &said[..done]);
         done
     }

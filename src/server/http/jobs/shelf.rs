@@ -164,6 +164,32 @@ impl Shelf {
         self.lock().jobs.values().any(|entry| entry.lock().running)
     }
 
+    /// How many there are in each state.
+    pub(in super::super) fn states(&self) -> [(&'static str, usize); 6] {
+        let mut counts = [
+            ("running", 0),
+            ("queued", 0),
+            ("paused", 0),
+            ("done", 0),
+            ("failed", 0),
+            ("cancelled", 0),
+        ];
+        for entry in self.lock().jobs.values() {
+            // Whoever has the lock works on it, or changes it.
+            let runs = || entry.try_lock().is_none_or(|hold| hold.running);
+            let place = match entry.job.borrow().state {
+                State::Active if runs() => 0,
+                State::Active => 1,
+                State::Paused => 2,
+                State::Done => 3,
+                State::Failed => 4,
+                State::Cancelled => 5,
+            };
+            counts[place].1 += 1;
+        }
+        counts
+    }
+
     /// Waits until there may be something to do, or for so long.
     pub(super) async fn wait(&self, time: Duration) {
         let _ = tokio::time::timeout(time, self.wake.notified()).await;
