@@ -100,9 +100,9 @@ impl Reload {
                 ("dns", observed.dns.as_ref()),
             ];
             // A certificate that is replaced is a change of the configuration, too.
-            let refused = all.iter().any(|(_, identity)| {
-                identity.is_some_and(|identity| identity.is_refused())
-            });
+            let refused = all
+                .iter()
+                .any(|(_, identity)| identity.is_some_and(|identity| identity.is_refused()));
             let good = f64::from(u8::from(seen.good.load(Relaxed) && !refused));
             families.add(&names::RELOAD_SUCCESSFUL, &[], good);
             for (protocol, identity) in all {

@@ -62,7 +62,12 @@ fn addresses_among_networks() {
         load_text(&text, Path::new("jiexi.toml"), std::iter::empty())
     };
     let config = load(r#""10.77.0.2", "10.1.0.0/16", "fd00::1""#).unwrap();
-    let shown: Vec<_> = config.operations.allow.iter().map(ToString::to_string).collect();
+    let shown: Vec<_> = config
+        .operations
+        .allow
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     assert_eq!(shown, ["10.77.0.2/32", "10.1.0.0/16", "fd00::1/128"]);
     let problems = load(r#""10.77""#).unwrap_err();
     let told = problems[0].to_string();

@@ -44,7 +44,9 @@ const DESCRIPTORS_BESIDE: u64 = 512;
 /// Whether this process sees what the node would see.
 pub(super) fn user(config: &Config, findings: &mut Vec<Finding>) {
     if let Some((user, command)) = owner::as_owner(&config.node.data, std::env::args_os()) {
-        let found = format!("this is root, who may more than {user}, the node's user: what is ok here may not be for that one");
+        let found = format!(
+            "this is root, who may more than {user}, the node's user: what is ok here may not be for that one"
+        );
         findings.push(Finding::new("user", Verdict::Warning, found, command));
     }
 }
@@ -241,15 +243,17 @@ pub(super) fn limits(config: &Config, running: &Running, findings: &mut Vec<Find
     let found = format!(
         "{whose} may open {allowed} files; {needed} are needed at the configured maximum of connections"
     );
-    findings.push(match allowed < needed && matches!(running, Running::Yes(_)) {
-        true => Finding::new(
-            check,
-            Verdict::Warning,
-            found,
-            format!("LimitNOFILE={needed} in the unit (`ulimit -n`), or lower connections_max"),
-        ),
-        false => Finding::good(check, found),
-    });
+    findings.push(
+        match allowed < needed && matches!(running, Running::Yes(_)) {
+            true => Finding::new(
+                check,
+                Verdict::Warning,
+                found,
+                format!("LimitNOFILE={needed} in the unit (`ulimit -n`), or lower connections_max"),
+            ),
+            false => Finding::good(check, found),
+        },
+    );
     let Some(granted) = receive_buffer_max() else {
         return;
     };

@@ -89,8 +89,7 @@ impl Totals {
             outcomes.iter().map(of).sum::<f64>()
         };
         let kernel_drops = scrape.sum("jiexi_udp_kernel_drops_total", &[]);
-        let dropped =
-            scrape.sum("jiexi_dropped_total", &[("reason", "overload")]) + kernel_drops;
+        let dropped = scrape.sum("jiexi_dropped_total", &[("reason", "overload")]) + kernel_drops;
         let limited = scrape.sum("jiexi_dropped_total", &[("reason", "rate_limited")]);
         Self {
             time,

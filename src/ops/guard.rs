@@ -78,7 +78,11 @@ pub struct Guard {
 impl Guard {
     /// Whether a connection from there is taken at all.
     pub(super) fn admits(&self, from: From) -> bool {
-        from.local || self.allow.iter().any(|network| network.contains(&from.peer))
+        from.local
+            || self
+                .allow
+                .iter()
+                .any(|network| network.contains(&from.peer))
     }
 
     /// What is answered to whom may not ask; `None` for those who may.

@@ -532,7 +532,10 @@ mod tests {
         shown.readiness = &gone;
         let chinese = render(&shown, Language::Chinese);
         assert!(chinese.contains("— 已被取代</h1>") && chinese.contains("本节点已被取代</p>"));
-        assert!(!chinese.contains("another node") && !chinese.contains("就绪"), "{chinese}");
+        assert!(
+            !chinese.contains("another node") && !chinese.contains("就绪"),
+            "{chinese}"
+        );
         let full = Readiness {
             takes_changes: false,
             reason: reason(),

@@ -457,8 +457,15 @@ mod tests {
                 ..calm.clone()
             })
         };
-        let more = healthy.to_owned() + "process_max_fds 10\nprocess_open_fds 9\njiexi_journal_bytes 3000000000\n";
-        let rest = ["JiexiRefusals", "JiexiKernelDrops", "JiexiDescriptors", "JiexiSnapshotOverdue", "JiexiDiskFillsUp"];
+        let more = healthy.to_owned()
+            + "process_max_fds 10\nprocess_open_fds 9\njiexi_journal_bytes 3000000000\n";
+        let rest = [
+            "JiexiRefusals",
+            "JiexiKernelDrops",
+            "JiexiDescriptors",
+            "JiexiSnapshotOverdue",
+            "JiexiDiskFillsUp",
+        ];
         for (faults, burns) in [
             (20.0, &["JiexiErrorBudgetBurnsFast"][..]),
             (8.0, &["JiexiErrorBudgetBurns"][..]),

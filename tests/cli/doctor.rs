@@ -230,7 +230,10 @@ fn a_wrong_file_of_a_node_that_runs() {
         assert_eq!(status.json()["ready"], true);
         assert!(status.stderr.contains("jiexi.toml:"), "{}", status.stderr);
         let found = findings(directory.path());
-        assert!(verdicts(&found, "configuration").contains(&"failed"), "{found:?}");
+        assert!(
+            verdicts(&found, "configuration").contains(&"failed"),
+            "{found:?}"
+        );
         assert_eq!(verdicts(&found, "node"), ["ok"], "{found:?}");
     }
 }
@@ -243,10 +246,19 @@ fn a_node_that_hangs() {
     let _listens = TcpListener::bind(("127.0.0.1", ports[4])).expect("the port is this test's");
     let found = findings(directory.path());
     assert_eq!(verdicts(&found, "node"), ["failed"], "{found:?}");
-    assert!(found.iter().any(|(_, _, text)| text.contains("no answer within 5 s")), "{found:?}");
+    assert!(
+        found
+            .iter()
+            .any(|(_, _, text)| text.contains("no answer within 5 s")),
+        "{found:?}"
+    );
     assert_eq!(verdicts(&found, "ports"), [""; 0], "{found:?}");
     let status = ask(directory.path(), "status").expect(1);
-    assert!(status.stderr.contains("no answer within 5 s"), "{}", status.stderr);
+    assert!(
+        status.stderr.contains("no answer within 5 s"),
+        "{}",
+        status.stderr
+    );
 }
 
 /// Goal: what `serve` refuses, `config check` and `doctor` see before: a token that is missing or too short, a directory for
@@ -258,13 +270,19 @@ fn doctor_sees_what_serve_refuses() {
     let file = data.join("jiexi.toml");
     let good = fs::read_to_string(&file).expect("a file");
     let wrong = |key: &str| {
-        for command in [&["config", "check", "--data", "n"][..], &["serve", "--data", "n"]] {
+        for command in [
+            &["config", "check", "--data", "n"][..],
+            &["serve", "--data", "n"],
+        ] {
             let refused = run(directory.path(), command).expect(1);
             assert!(refused.stderr.contains(key), "{}", refused.stderr);
         }
         let found = findings(directory.path());
         assert_eq!(verdicts(&found, "files"), ["failed"], "{found:?}");
-        assert!(found.iter().any(|(_, _, text)| text.contains(key)), "{found:?}");
+        assert!(
+            found.iter().any(|(_, _, text)| text.contains(key)),
+            "{found:?}"
+        );
     };
     assert_eq!(verdicts(&findings(directory.path()), "files"), ["ok"]);
     let token = good.replacen("token_file = \"\"", "token_file = \"token\"", 1);

@@ -35,7 +35,15 @@ fn given_away(directory: &Path) -> Option<PathBuf> {
     let data = node(directory, "n");
     run(
         directory,
-        &["handle", "create", "88.118/a", "--value", "1:URL=https://example.cn/", "--data", "n"],
+        &[
+            "handle",
+            "create",
+            "88.118/a",
+            "--value",
+            "1:URL=https://example.cn/",
+            "--data",
+            "n",
+        ],
     )
     .expect(0);
     for path in all_of(&data) {
@@ -69,7 +77,15 @@ fn root_leaves_the_data_of_others_alone() {
         &["store", "verify", "--data", "n"][..],
         &["store", "rebuild", "--data", "n"],
         &["store", "snapshot", "--data", "n"],
-        &["handle", "create", "88.118/b", "--value", "1:URL=https://example.cn/", "--data", "n"],
+        &[
+            "handle",
+            "create",
+            "88.118/b",
+            "--value",
+            "1:URL=https://example.cn/",
+            "--data",
+            "n",
+        ],
         &["backup", "create", "repository", "--data", "n"],
         &["serve", "--data", "n"],
     ] {
@@ -127,7 +143,8 @@ fn what_may_not_be_read_is_not_damaged() {
     chown(data.join("audit"), Some(0), Some(0)).expect("taken back");
     let failed = run_as_other(directory.path(), &["serve", "--data", "n"]).expect(1);
     assert!(
-        failed.stderr.contains("[administration] audit") && failed.stderr.contains("chown -R nobody"),
+        failed.stderr.contains("[administration] audit")
+            && failed.stderr.contains("chown -R nobody"),
         "{}",
         failed.stderr
     );

@@ -56,7 +56,8 @@ fn one_budget_for_all() {
     // The client's doing, and no fault of the node.
     let answered = |outcome: &str| {
         ["http", "tls"].map(|transport| {
-            let labels = format!("outcome=\"{outcome}\",protocol=\"http\",transport=\"{transport}\"");
+            let labels =
+                format!("outcome=\"{outcome}\",protocol=\"http\",transport=\"{transport}\"");
             node.metric(&format!("jiexi_responses_total{{{labels}}}"))
         })
     };

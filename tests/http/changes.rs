@@ -313,7 +313,9 @@ fn a_poll_waits_for_a_change() {
     // Whoever asks the node to wait makes it no slow one.
     let of = |le: &str| {
         let bucket = "jiexi_request_duration_seconds_bucket";
-        node.metric(&format!("{bucket}{{protocol=\"http\",transport=\"tls\",le=\"{le}\"}}"))
+        node.metric(&format!(
+            "{bucket}{{protocol=\"http\",transport=\"tls\",le=\"{le}\"}}"
+        ))
     };
     assert_eq!(of("1"), of("+Inf"));
 }
