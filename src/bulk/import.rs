@@ -13,11 +13,15 @@
 //! and everything that is to be applied becomes durable and visible at once, at the end; a crash before that leaves nothing
 //! of it. Few chunks are not worth a file of their own and are batches of the journal.
 //!
+//! Where handles that are here are not simply replaced, the node may be changed by others between the look at what is here
+//! and the write: what was found is what the batch expects, and a chunk of which that no longer holds is looked at again. A
+//! bulk import expects nothing, and is for a store that nobody else changes.
+//!
 //! Where the input is live (a pipe, and not a file) and pauses, the chunks that are held back become batches at once: they
 //! would wait for somebody who may be waiting for them.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     fmt,
     io::{self, Read},
     sync::{
@@ -41,8 +45,8 @@ use crate::{
     records,
     registry::seal::{self, Sealer},
     store::{
-        Action, Batch, Bulk, Change, CommitError, Committed, DraftValue, Encoder, Entry, Slab,
-        Store,
+        Action, Batch, Bulk, Change, CommitError, Committed, DraftValue, Encoder, Entry, Expect,
+        Slab, Store,
     },
 };
 
@@ -52,6 +56,9 @@ const PARSERS_MAX: usize = 4;
 const HELD_MAX: usize = 16;
 /// Batches handed to the store and not yet durable.
 const IN_FLIGHT_MAX: usize = 8;
+/// How often a chunk is looked at while others change what it found; more than a few times takes somebody who does nothing
+/// but that.
+const LOOKS_MAX: u32 = 32;
 
 /// What becomes of a handle that is here already.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,8 +86,17 @@ pub struct Options {
     pub now: u32,
     /// The input may pause before its end; what is there is applied then.
     pub live: bool,
+    /// Nobody else changes the store until the import is over.
+    pub alone: bool,
     /// Encrypts secrets before they reach the store; without it, lines with secrets are bad lines.
     pub sealer: Option<Sealer>,
+}
+
+impl Options {
+    /// Whether what is found here may be another thing when it is written.
+    fn is_checked(&self) -> bool {
+        self.known != Known::Overwrite && !self.alone && !self.dry_run
+    }
 }
 
 /// What happens while importing.
@@ -148,7 +164,7 @@ pub struct Stopped {
 
 /// Imports all of `input` into `store`. Blocks; `watch` is called from another thread.
 ///
-/// A record replaces what the store has under the same handle.
+/// A record replaces what the store has under the same handle, unless [`Options::known`] says otherwise.
 ///
 /// # Errors
 /// See [`ImportError`]; everything before the failing batch is applied.
@@ -211,6 +227,10 @@ struct Parsed {
     bad: Vec<BadLine>,
     /// Handles that were left as they are here.
     kept: Vec<String>,
+    /// The keys that it puts, where it expects what it found under them.
+    keys: HashSet<Vec<u8>>,
+    /// The lines, where they may have to be looked at again.
+    text: Vec<u8>,
 }
 
 /// A parser thread.
@@ -223,7 +243,10 @@ fn parse_all(
 ) {
     while let Ok(chunk) = chunks.recv() {
         let slab = encoder.get().map(|encoder| encoder.slab());
-        let next = parse(&chunk, case, slab, options, store);
+        let mut next = parse(&chunk, case, slab, options, store);
+        if options.is_checked() {
+            next.text = chunk.text;
+        }
         if parsed.send(next).is_err() {
             return;
         }
@@ -250,6 +273,8 @@ fn parse(
         },
         bad: Vec::new(),
         kept: Vec::new(),
+        keys: HashSet::new(),
+        text: Vec::new(),
     };
     for (number, text) in (chunk.first..).zip(chunk.text.split_inclusive(|byte| *byte == b'\n')) {
         parsed.counts.lines += 1;
@@ -287,8 +312,8 @@ fn parse_line(
         Line::Record(record) => {
             let values = u64::try_from(record.values.len()).unwrap_or_default();
             let mut change = records::put(record, case);
-            let here = match options.known {
-                Known::Overwrite => Found::Nothing,
+            let (here, expected) = match options.known {
+                Known::Overwrite => (Found::Nothing, Expect::Any),
                 Known::Replace | Known::Keep => found(&change, options, store)?,
             };
             match (here, options.known) {
@@ -313,7 +338,13 @@ fn parse_line(
                 }
                 None => {}
             }
+            let key = options.is_checked().then(|| change.key.clone());
+            // What the same chunk puts there before nobody finds yet.
+            if key.as_ref().is_some_and(|key| !parsed.keys.contains(key)) {
+                change.expect = expected;
+            }
             parsed.put(change, options)?;
+            parsed.keys.extend(key);
             // Only now: it may be larger than the store takes.
             parsed.counts.records += 1;
             parsed.counts.values += values;
@@ -331,14 +362,14 @@ enum Found {
     Other,
 }
 
-/// Compares a record with what is here.
-fn found(change: &Change, options: &Options, store: &Store) -> Result<Found, String> {
+/// Compares a record with what is here; says with what a batch finds that to be still so.
+fn found(change: &Change, options: &Options, store: &Store) -> Result<(Found, Expect), String> {
     let Action::Put(draft) = &change.action else {
-        return Ok(Found::Nothing);
+        return Ok((Found::Nothing, Expect::Any));
     };
     let record = store.get(change.space, &change.key);
     let Some(record) = record.map_err(|error| error.to_string())? else {
-        return Ok(Found::Nothing);
+        return Ok((Found::Nothing, Expect::Absent));
     };
     let is_same = |(entry, value): (Entry<'_>, &DraftValue)| match (&options.sealer, entry.sealed) {
         (Some(sealer), true) => sealer
@@ -349,7 +380,8 @@ fn found(change: &Change, options: &Options, store: &Store) -> Result<Found, Str
     };
     let same = record.entries().count() == draft.values.len()
         && record.entries().zip(&draft.values).all(is_same);
-    Ok(if same { Found::Same } else { Found::Other })
+    let found = if same { Found::Same } else { Found::Other };
+    Ok((found, Expect::Generation(record.generation())))
 }
 
 impl Parsed {
@@ -411,8 +443,7 @@ struct Committer<'a> {
 
 /// A batch on its way to the disk.
 struct InFlight {
-    first: u64,
-    counts: Counts,
+    parsed: Parsed,
     done: Receiver<Result<Committed, CommitError>>,
 }
 
@@ -454,25 +485,24 @@ impl<'a> Committer<'a> {
 
     /// One parsed chunk.
     fn take(&mut self, parsed: Parsed) -> Result<(), ImportError> {
-        for bad in &parsed.bad {
-            if !self.options.keep_going {
-                return Err(ImportError::Line(bad.clone()));
-            }
-            (self.watch)(Event::Skipped(bad));
-        }
-        for kept in &parsed.kept {
-            (self.watch)(Event::Kept(kept));
+        self.stop_at_bad(&parsed)?;
+        let void = self.options.dry_run || parsed.is_void();
+        // Of what may be looked at again it is told when it is so.
+        if void || !self.options.is_checked() {
+            self.tell(&parsed);
         }
         self.taken.add(parsed.counts);
         let pause = parsed.pause;
-        if self.options.dry_run || parsed.is_void() {
+        if void {
             self.applied.add(parsed.counts);
         } else if self.bulk.is_some() {
             self.gather(parsed)?;
         } else {
             self.held.push(parsed);
-            if self.held.len() > HELD_MAX {
-                self.begin_bulk()?;
+            match self.held.len() > HELD_MAX {
+                true if self.options.is_checked() => self.apply()?,
+                true => self.begin_bulk()?,
+                false => {}
             }
         }
         // A bulk import stays one change.
@@ -481,6 +511,24 @@ impl<'a> Committer<'a> {
         }
         (self.watch)(Event::Progress(self.taken));
         Ok(())
+    }
+
+    /// Without `keep_going` a bad line ends the import.
+    fn stop_at_bad(&self, parsed: &Parsed) -> Result<(), ImportError> {
+        match parsed.bad.first() {
+            Some(bad) if !self.options.keep_going => Err(ImportError::Line(bad.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells of single lines of a chunk.
+    fn tell(&self, parsed: &Parsed) {
+        for bad in &parsed.bad {
+            (self.watch)(Event::Skipped(bad));
+        }
+        for kept in &parsed.kept {
+            (self.watch)(Event::Kept(kept));
+        }
     }
 
     /// There is more than is held back: all of it is a bulk import.
@@ -541,44 +589,73 @@ impl<'a> Committer<'a> {
     }
 
     /// Hands a chunk over as a batch.
-    fn submit(&mut self, parsed: Parsed) {
+    fn submit(&mut self, mut parsed: Parsed) {
+        let done = self.hand_over(&mut parsed);
+        self.in_flight.push_back(InFlight { parsed, done });
+    }
+
+    /// Hands the changes of a chunk over, and says where it is told what became of them.
+    fn hand_over(&self, parsed: &mut Parsed) -> Receiver<Result<Committed, CommitError>> {
         let (report, done) = sync_channel(1);
         let report = Mutex::new(report);
         let batch = Batch {
-            changes: parsed.changes,
+            changes: std::mem::take(&mut parsed.changes),
             note: bytes::Bytes::new(),
         };
         self.store.submit_wait(batch, move |outcome| {
             // The receiver is gone only when the import was abandoned.
             drop(report.lock().map(|report| report.send(outcome)));
         });
-        self.in_flight.push_back(InFlight {
-            first: parsed.first,
-            counts: parsed.counts,
-            done,
-        });
+        done
     }
 
     /// Waits for the oldest batch.
     fn settle(&mut self) -> Result<(), ImportError> {
         let Some(InFlight {
-            first,
-            counts,
-            done,
+            mut parsed,
+            mut done,
         }) = self.in_flight.pop_front()
         else {
             return Ok(());
         };
-        match done.recv() {
-            Ok(Ok(_)) => {
-                self.applied.add(counts);
-                Ok(())
+        let mut looks = 1;
+        loop {
+            let line = parsed.first;
+            match done.recv().unwrap_or(Err(CommitError::Closed)) {
+                Ok(_) => break,
+                Err(CommitError::Conflict { .. })
+                    if self.options.is_checked() && looks < LOOKS_MAX => {}
+                Err(error) => return Err(ImportError::Store { line, error }),
             }
-            Ok(Err(error)) => Err(ImportError::Store { line: first, error }),
-            Err(_) => Err(ImportError::Store {
-                line: first,
-                error: CommitError::Closed,
-            }),
+            looks += 1;
+            parsed = self.look_again(parsed, looks == LOOKS_MAX)?;
+            if parsed.is_void() {
+                break;
+            }
+            done = self.hand_over(&mut parsed);
         }
+        if self.options.is_checked() {
+            self.tell(&parsed);
+        }
+        self.applied.add(parsed.counts);
+        Ok(())
+    }
+
+    /// Somebody has changed what a chunk found.
+    fn look_again(&self, parsed: Parsed, last: bool) -> Result<Parsed, ImportError> {
+        let chunk = Chunk {
+            first: parsed.first,
+            text: parsed.text,
+            pause: parsed.pause,
+        };
+        let options = Options {
+            // What is replaced whatever it is needs not be what was found in the end.
+            alone: last && self.options.known == Known::Replace,
+            ..self.options.clone()
+        };
+        let mut next = parse(&chunk, self.store.case(), None, &options, self.store);
+        next.text = chunk.text;
+        self.stop_at_bad(&next)?;
+        Ok(next)
     }
 }

@@ -142,6 +142,7 @@ impl Import {
             keep_going: self.keep_going,
             live: self.is_live(),
             now: clock::unix_seconds(),
+            alone: false,
             sealer,
         };
         let watch = |event: Event<'_>| match event {

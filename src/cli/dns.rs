@@ -307,6 +307,7 @@ impl Copy {
             keep_going: false,
             live: false,
             now: clock::unix_seconds(),
+            alone: true,
             sealer: None,
         };
         let lines = File::open(&path).map_err(failed)?;

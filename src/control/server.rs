@@ -385,6 +385,7 @@ async fn perform(
                 keep_going,
                 now: (context.now)(),
                 live,
+                alone: false,
                 sealer: context.sealer(),
             };
             if !dry_run {

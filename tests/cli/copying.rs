@@ -11,6 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::{fs, thread};
 
+use jiexi::bulk::import::Known;
+use jiexi::control::client::Node;
+use jiexi::control::command::{Command, Outcome, Progress};
 use serde_json::Value as Json;
 
 use crate::bulk::export;
@@ -339,4 +342,67 @@ fn cut_copies_go_on() {
     let done = copy(directory, &server, &["-o", "json"]).expect(0).json();
     assert_eq!(done["handles"]["same"], here);
     assert_copied(directory);
+}
+
+/// Goal: what a client writes while an import that keeps what is here has looked and not yet written is kept, and named.
+/// Method: the lines of an import stay open behind the first thousand, which are looked at by then and written at the end.
+#[test]
+fn what_comes_meanwhile_is_kept() {
+    let directory = directory();
+    let directory = directory.path();
+    let port = free_port();
+    init(directory, "target", "88.200", port);
+    let target = serve(directory, "target", port);
+    let node = Node::connect(&directory.join("target/control.sock")).expect("connects");
+    let command = Command::Import {
+        keep_going: true,
+        live: false,
+        known: Known::Keep,
+        dry_run: false,
+    };
+    let lines: String = (0..1_000)
+        .map(|number| {
+            format!(
+                "{{\"handle\":\"88.200/n{number}\",\"values\":[{{\"index\":1,\"type\":\"URL\",\"data\":\"old\"}}]}}\n"
+            )
+        })
+        .collect();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let (mut pipe, input) = tokio::io::duplex(1 << 20);
+    let (looked, mut wait) = tokio::sync::mpsc::unbounded_channel();
+    let mut kept = Vec::new();
+    let on_progress = |progress| match progress {
+        Progress::Counts(counts) => drop(looked.send(counts.lines)),
+        Progress::Kept { handle } => kept.push(handle),
+        other => panic!("{other:?}"),
+    };
+    let importing = node
+        .expect("it runs")
+        .run(command, Some(input), |_| Ok(()), on_progress);
+    let meanwhile = async {
+        use tokio::io::AsyncWriteExt as _;
+        pipe.write_all(lines.as_bytes()).await.expect("writes");
+        while wait.recv().await.expect("it goes on") < 1_000 {}
+        let arguments = ["migrate", "batch", "live.batch", "--data", "target"];
+        fs::write(
+            directory.join("live.batch"),
+            "CREATE 88.200/N5\n1 URL 60 1110 UTF8 live\n\nCREATE 88.200/n7\n1 URL 60 1110 UTF8 live\n",
+        )
+        .expect("written");
+        tokio::task::block_in_place(|| run(directory, &arguments).expect(0));
+        drop(pipe);
+    };
+    let (outcome, ()) = runtime.block_on(async { tokio::join!(importing, meanwhile) });
+    let Ok(Outcome::Counts(counts)) = outcome else {
+        panic!("{outcome:?}")
+    };
+    let here = contents(directory, "target");
+    let live = |name: &str| {
+        let wire = here[name][0].as_str().expect("a value");
+        wire.contains(&hex::encode("live"))
+    };
+    assert!(live("88.200/N5") && live("88.200/N7") && !live("88.200/N6"));
+    assert_eq!((counts.records, counts.kept), (998, 2));
+    assert_eq!(kept, ["88.200/n5", "88.200/n7"]);
+    drop(target);
 }

@@ -36,7 +36,8 @@ const SEGMENT_TIME: Duration = Duration::from_secs(5);
 /// server shows), block by block or by TLS. Values come as they are, with timestamps, secret keys too, which are sealed here as
 /// all secrets are. Handles are written as the server stores them, in capital letters unless it is case-sensitive.
 ///
-/// A handle that is here with other values is kept and reported, or with --overwrite replaced. One that is here with the same
+/// A handle that is here with other values is kept and reported, or with --overwrite replaced; what clients of a running node
+/// write meanwhile is here, too. One that is here with the same
 /// values is not written again: the same command goes on after an interruption, and brings what has changed there since.
 /// What was deleted there meanwhile stays here. A site with several servers is copied from each of them.
 #[derive(Debug, Args)]
@@ -293,6 +294,7 @@ impl Taker {
                     keep_going: true,
                     now: clock::unix_seconds(),
                     live: false,
+                    alone: true,
                     sealer: sealer.clone(),
                 };
                 let told = std::sync::Mutex::new(Vec::new());
