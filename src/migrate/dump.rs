@@ -126,11 +126,13 @@ impl Dump {
         }
     }
 
-    /// Notes a handle that is here with other values.
-    pub fn keep(&mut self, handle: String) {
-        if self.kept.len() < REFUSALS_MAX {
-            self.kept.push(handle);
-        }
+    /// Notes what imports have left out: handles that are here with other values, and how many were refused, of which
+    /// `refusals` are as many as are named.
+    pub fn left(&mut self, kept: Vec<String>, refused: u64, refusals: Vec<(String, String)>) {
+        self.kept = kept;
+        self.refused += refused;
+        let room = REFUSALS_MAX.saturating_sub(self.refusals.len());
+        self.refusals.extend(refusals.into_iter().take(room));
     }
 
     fn record(&mut self, handle: &Bytes, wires: &[Bytes]) -> Result<(), String> {
@@ -227,6 +229,7 @@ impl Dump {
             "notHomed": homeless.collect::<Vec<_>>(),
             "refusals": refusals.collect::<Vec<_>>(),
             "kept": self.kept,
+            "truncated": self.refused > self.refusals.len() as u64 || counts.kept > self.kept.len() as u64,
             "notes": notes.collect::<Vec<_>>(),
         })
     }

@@ -406,3 +406,36 @@ fn what_comes_meanwhile_is_kept() {
     assert_eq!(kept, ["88.200/n5", "88.200/n7"]);
     drop(target);
 }
+
+/// Goal: a list that is cut says so. Method: more handles than are named are here with other values.
+#[test]
+fn long_lists_are_cut_and_say_so() {
+    let directory = directory();
+    let directory = directory.path();
+    let source = source(directory, false);
+    more(directory, 10_001);
+    init(directory, "target", "88.200", free_port());
+    let mut lines = String::new();
+    for number in 0..10_001 {
+        writeln!(
+            lines,
+            r#"{{"handle":"88.118.8/n{number}","values":[{{"index":1,"type":"URL","data":"mine"}}]}}"#
+        )
+        .expect("writes");
+    }
+    run_with(
+        directory,
+        &["import", "-", "--data", "target"],
+        lines.as_bytes(),
+    )
+    .expect(0);
+    let kept = copy(directory, &source.server(), &["-o", "json"]).expect(1);
+    let json = kept.json();
+    assert_eq!(json["handles"]["kept"], 10_001);
+    assert_eq!(json["kept"].as_array().map(Vec::len), Some(10_000));
+    assert_eq!(json["truncated"], true);
+    let said = "jiexi: 9981 more are kept; -o json names the first 10000";
+    assert!(kept.stderr.contains(said), "{}", kept.stderr);
+    let few = copy(directory, &source.server(), &["--overwrite", "-o", "json"]).expect(0);
+    assert_eq!(few.json()["truncated"], false);
+}

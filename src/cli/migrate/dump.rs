@@ -1,6 +1,7 @@
 //! `jiexi migrate dump`: everything that a running CNRI server has.
 
 use std::io::Cursor;
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use crate::config::Config;
 use crate::control::command::{Command, Outcome, Progress};
 use crate::identity;
 use crate::migrate::dump::Dump as Gathered;
+use crate::migrate::report::REFUSALS_MAX;
 use crate::registry::seal::Sealer;
 use crate::store::Store;
 
@@ -68,10 +70,38 @@ struct How {
     dry_run: bool,
 }
 
-/// What an import tells of single handles.
-enum Told {
-    Kept(String),
-    Skipped(u64, String),
+/// What was not taken, as far as a report names it: there may be millions.
+#[derive(Default)]
+struct Left {
+    kept: Vec<String>,
+    /// How many lines were skipped, which are not all in `refusals`.
+    refused: u64,
+    refusals: Vec<(String, String)>,
+}
+
+impl Left {
+    fn keep(&mut self, handle: String) {
+        if self.kept.len() < REFUSALS_MAX {
+            self.kept.push(handle);
+        }
+    }
+
+    /// Notes the lines of a segment that were skipped.
+    fn skip(&mut self, segment: &[u8], skipped: Vec<(u64, String)>) {
+        self.refused += skipped.len() as u64;
+        let mut skipped = skipped.into_iter().peekable();
+        for (number, line) in (1..).zip(segment.split(|octet| *octet == b'\n')) {
+            if self.refusals.len() == REFUSALS_MAX {
+                break;
+            }
+            while let Some((_, reason)) = skipped.next_if(|(at, _)| *at == number) {
+                self.refusals.push((handle_of(line), reason));
+            }
+            if skipped.peek().is_none() {
+                break;
+            }
+        }
+    }
 }
 
 impl Dump {
@@ -112,21 +142,13 @@ impl Dump {
     /// Reports what was done, and what was not.
     fn finish(
         &self,
-        (taken, received): (Result<Vec<Told>, Failed>, Result<(), Trouble>),
+        (taken, received): (Result<Left, Failed>, Result<(), Trouble>),
         mut gathered: Gathered,
         counts: &Counts,
     ) -> Result<(), Failed> {
         let failed = match (taken, received) {
-            (Ok(told), received) => {
-                for told in told {
-                    match told {
-                        Told::Kept(handle) => gathered.keep(handle),
-                        Told::Skipped(_, text) => {
-                            let (handle, reason) = text.split_once('\n').unwrap_or(("", &text));
-                            gathered.refuse(handle, reason.to_owned());
-                        }
-                    }
-                }
+            (Ok(left), received) => {
+                gathered.left(left.kept, left.refused, left.refusals);
                 let subject = self.access.elsewhere();
                 let explain =
                     |trouble| refusal::explain(trouble, &subject, &self.access, Format::Table);
@@ -158,10 +180,12 @@ impl Dump {
         for (handle, reason) in gathered.refusals.iter().take(SHOWN) {
             exit::say(format_args!("jiexi: {}: {reason}", output::visible(handle)));
         }
+        not_shown("refused", gathered.refused, gathered.refusals.len());
         for handle in gathered.kept.iter().take(SHOWN) {
             let handle = output::visible(handle);
             exit::say(format_args!("jiexi: {handle}: is here with other values"));
         }
+        not_shown("kept", counts.kept, gathered.kept.len());
         let json = gathered.json(&self.access.elsewhere(), self.dry_run, complete, counts);
         if self.output == Format::Json {
             return output::print_json(&json);
@@ -197,6 +221,20 @@ impl Dump {
         }
         output::print(&out)
     }
+}
+
+/// Says that there are more than people are shown, and whether programs are.
+fn not_shown(what: &str, all: u64, named: usize) {
+    let more = all.saturating_sub(SHOWN as u64);
+    if more == 0 {
+        return;
+    }
+    let named = named as u64;
+    let help = match named < all {
+        true => format!("-o json names the first {named}"),
+        false => "-o json names them".to_owned(),
+    };
+    exit::say(format_args!("jiexi: {more} more are {what}; {help}"));
 }
 
 /// Receives the copy, and hands it over in segments.
@@ -245,30 +283,20 @@ fn take_all(
     how: How,
     segments: &Receiver<Vec<u8>>,
     counts: &mut Counts,
-) -> Result<Vec<Told>, Failed> {
-    let mut all = Vec::new();
+) -> Result<Left, Failed> {
+    let mut left = Left::default();
     for segment in segments {
         if segment.is_empty() {
             continue;
         }
-        let (done, told) = taker.take(&segment, how)?;
-        counts.add(done);
-        all.extend(told.into_iter().map(|told| match told {
-            Told::Skipped(line, text) => {
-                let handle = handle_of(&segment, line);
-                Told::Skipped(line, format!("{handle}\n{text}"))
-            }
-            kept @ Told::Kept(_) => kept,
-        }));
+        counts.add(taker.take(&segment, how, &mut left)?);
     }
-    Ok(all)
+    Ok(left)
 }
 
 /// The handle of a line.
-fn handle_of(segment: &[u8], line: u64) -> String {
-    let place = usize::try_from(line.saturating_sub(1)).unwrap_or(usize::MAX);
-    let line = segment.split(|octet| *octet == b'\n').nth(place);
-    let json: Option<serde_json::Value> = line.and_then(|line| serde_json::from_slice(line).ok());
+fn handle_of(line: &[u8]) -> String {
+    let json: Option<serde_json::Value> = serde_json::from_slice(line).ok();
     let handle = json.as_ref().and_then(|json| json["handle"].as_str());
     handle.unwrap_or_default().to_owned()
 }
@@ -285,8 +313,9 @@ impl Taker {
     }
 
     /// Imports a segment.
-    fn take(&self, segment: &[u8], how: How) -> Result<(Counts, Vec<Told>), Failed> {
-        match self {
+    fn take(&self, segment: &[u8], how: How, left: &mut Left) -> Result<Counts, Failed> {
+        let mut skipped = Vec::new();
+        let counts = match self {
             Self::Stopped(_, store, sealer) => {
                 let options = import::Options {
                     known: how.known,
@@ -297,20 +326,17 @@ impl Taker {
                     alone: true,
                     sealer: sealer.clone(),
                 };
-                let told = std::sync::Mutex::new(Vec::new());
+                let told = Mutex::new((&mut *left, &mut skipped));
                 let watch = |event: Event<'_>| {
-                    let next = match event {
-                        Event::Progress(_) => return,
-                        Event::Skipped(bad) => Told::Skipped(bad.line, bad.message.clone()),
-                        Event::Kept(handle) => Told::Kept(handle.to_owned()),
-                    };
-                    if let Ok(mut told) = told.lock() {
-                        told.push(next);
+                    let Ok(mut told) = told.lock() else { return };
+                    match event {
+                        Event::Progress(_) => {}
+                        Event::Skipped(bad) => told.1.push((bad.line, bad.message.clone())),
+                        Event::Kept(handle) => told.0.keep(handle.to_owned()),
                     }
                 };
                 let done = import(Cursor::new(segment), store, options, &watch);
-                let counts = done.map_err(|stopped| Failed::report(stopped.error))?;
-                Ok((counts, told.into_inner().unwrap_or_default()))
+                done.map_err(|stopped| Failed::report(stopped.error))?
             }
             Self::Running(config) => {
                 let node = target::running(config)?
@@ -321,19 +347,22 @@ impl Taker {
                     known: how.known,
                     dry_run: how.dry_run,
                 };
-                let mut told = Vec::new();
                 let on_progress = |progress: Progress| match progress {
-                    Progress::Kept { handle } => told.push(Told::Kept(handle)),
-                    Progress::Skipped { line, message } => told.push(Told::Skipped(line, message)),
+                    Progress::Kept { handle } => left.keep(handle),
+                    Progress::Skipped { line, message } => skipped.push((line, message)),
                     Progress::Counts(_) | Progress::Total(_) => {}
                 };
                 let done = node.run(command, Some(segment), |_| Ok(()), on_progress);
                 match target::block_on(done)?.map_err(target::explain)? {
-                    Outcome::Counts(counts) => Ok((counts, told)),
-                    _ => Err(Failed::report("the node answered another command")),
+                    Outcome::Counts(counts) => counts,
+                    _ => return Err(Failed::report("the node answered another command")),
                 }
             }
-        }
+        };
+        // Chunks that were looked at again are told of later than others.
+        skipped.sort_by_key(|(line, _)| *line);
+        left.skip(segment, skipped);
+        Ok(counts)
     }
 
     /// Lets the node go.
