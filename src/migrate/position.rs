@@ -64,11 +64,12 @@ impl Position {
         let path = Self::path(input);
         let mut next = path.clone().into_os_string();
         next.push(".tmp");
+        // What a killed run has left there, or a link that somebody else has put there, is not written through.
+        let _ = fs::remove_file(&next);
         let mut options = OpenOptions::new();
         let mut file = options
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .mode(MODE)
             .open(&next)?;
         file.write_all(&serde_json::to_vec(self)?)?;

@@ -372,6 +372,21 @@ fn refusals_stop_it() {
     }
 }
 
+/// Goal: nothing else is written through a link that lies where the position is made. Method: one does.
+#[test]
+fn a_link_is_not_followed() {
+    let directory = directory();
+    let directory = directory.path();
+    node(directory, "n");
+    write(directory, "x.batch", "CREATE 88.118/a\n1 A 60 1110 UTF8 a\n");
+    write(directory, "victim", "mine");
+    let link = directory.join("x.batch.position.tmp");
+    std::os::unix::fs::symlink("victim", &link).expect("links");
+    migrate(directory, "n", &["x.batch"]).expect(0);
+    let victim = fs::read_to_string(directory.join("victim")).expect("reads");
+    assert_eq!(victim, "mine");
+}
+
 /// Changes that can be told apart from what they began with, in phases.
 fn many(count: usize) -> String {
     let mut text = String::new();
