@@ -11,7 +11,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jiexi_proto::code::ResponseCode;
 use jiexi_proto::handle::CaseRule;
@@ -65,6 +65,36 @@ pub enum Stop<E> {
 
 /// How the node is asked.
 pub type Asking<'a, E> = dyn FnMut(&Ask) -> Result<Told, E> + 'a;
+
+/// The files of a command whose positions a killed run was about to remove: there is nothing to do with them.
+///
+/// # Errors
+/// See [`Stop`].
+pub fn ended<E>(files: &[PathBuf]) -> Result<Vec<PathBuf>, Stop<E>> {
+    let Some(first) = files.first() else {
+        return Ok(Vec::new());
+    };
+    let found = read::<E>(first)?.map(|position| position.ended);
+    Ok(found.unwrap_or_default())
+}
+
+/// All files of a command are carried out.
+///
+/// # Errors
+/// See [`Stop`].
+pub fn end<E>(files: &[PathBuf]) -> Result<(), Stop<E>> {
+    let failed = |error| Stop::File(format!("the position of a file cannot be removed: {error}"));
+    Position::end(files).map_err(failed)
+}
+
+/// Reads the position of a file.
+fn read<E>(path: &Path) -> Result<Option<Position>, Stop<E>> {
+    Position::read(path).map_err(|error| {
+        let kept = Position::path(path);
+        let kept = kept.display();
+        Stop::File(format!("{kept}: {error}: remove it to begin anew"))
+    })
+}
 
 /// Carries a file out, or looks what it would come to. `watch` is told how many octets were read.
 ///
@@ -147,13 +177,17 @@ impl<E> Work<'_, '_, E> {
             return Err(self.failed(&"another command migrates this file; wait for it"));
         }
         self.go_on()?;
+        if self.position.complete {
+            return Ok(());
+        }
         if !self.options.keep_going {
             let steps = self.steps()?;
             self.check(steps)?;
         }
         let steps = self.steps()?;
         self.carry(steps, watch)?;
-        Position::remove(self.path).map_err(|error| self.failed(&error))
+        self.position.complete = true;
+        self.keep(self.position.done, 0)
     }
 
     /// The steps from the beginning of the file.
@@ -169,9 +203,7 @@ impl<E> Work<'_, '_, E> {
         let kept = Position::path(path);
         let kept = kept.display();
         let (input, _) = resume::fingerprint(path).map_err(|error| self.failed(&error))?;
-        let found = Position::read(path)
-            .map_err(|error| Stop::File(format!("{kept}: {error}: remove it to begin anew")))?;
-        self.position = match found {
+        self.position = match read::<E>(path)? {
             None => Position {
                 input,
                 node: self.options.node.clone(),
@@ -179,25 +211,27 @@ impl<E> Work<'_, '_, E> {
             },
             Some(found) if found.input != input => {
                 return Err(Stop::File(format!(
-                    "{}: has changed since a migration of it was interrupted at line {}: bring back what it was, or remove \
-                     {kept} to begin anew, where handles that are here already are refused unless they have these values",
-                    self.name, found.done
+                    "{}: has changed since a migration of it {}: bring back what it was, or remove {kept} to begin anew, \
+                     where handles that are here already are refused unless they have these values",
+                    self.name,
+                    found.came_to()
                 )));
             }
             Some(found) if found.node != self.options.node => {
                 return Err(Stop::File(format!(
-                    "{}: a migration of it into {} was interrupted: go on with that node, or remove {kept} to begin anew \
-                     with this one",
-                    self.name, found.node
+                    "{}: a migration of it into {} {}: go on with that node, or remove {kept} to begin anew with this one",
+                    self.name,
+                    found.node,
+                    found.came_to()
                 )));
             }
             Some(found) => found,
         };
         self.in_doubt = self.position.applying;
-        if (self.position.done > 0 || self.in_doubt > 0)
-            && let Some(source) = self.report.sources.last_mut()
-        {
-            source.resumed_after = Some(self.position.done);
+        if let Some(source) = self.report.sources.last_mut() {
+            let begun = self.position.done > 0 || self.in_doubt > 0;
+            source.done_before = self.position.complete;
+            source.resumed_after = (begun && !source.done_before).then_some(self.position.done);
         }
         self.settled = self.position.counts.clone();
         self.counts = self.settled.clone();

@@ -2,6 +2,9 @@
 //!
 //! A group of changes is one commit of the store, and the position is another file: it says before a group which one is
 //! under way. Of that one alone it is not known later whether it was made, and the records tell.
+//!
+//! Of several files each keeps its position until all are carried out: what was done with one is not done again when the
+//! next one stops.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -30,6 +33,12 @@ pub struct Position {
     /// The last line of the group that was under way; 0 when none was.
     #[serde(default)]
     pub applying: u64,
+    /// All of the file is settled; other files of the command are not.
+    #[serde(default)]
+    pub complete: bool,
+    /// The command is done with all of these files, and their positions are being removed. Kept with the first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ended: Vec<PathBuf>,
     /// What came of the lines up to `done`.
     #[serde(default)]
     pub counts: Counts,
@@ -42,6 +51,15 @@ impl Position {
         let mut name = OsString::from(input);
         name.push(ENDING);
         PathBuf::from(name)
+    }
+
+    /// How far it came, for people.
+    #[must_use]
+    pub fn came_to(&self) -> String {
+        match self.complete {
+            true => "was done, and those of other files were interrupted".to_owned(),
+            false => format!("was interrupted at line {}", self.done),
+        }
     }
 
     /// Reads it; none when there is none.
@@ -82,11 +100,24 @@ impl Position {
         File::open(parent.unwrap_or_else(|| Path::new(".")))?.sync_all()
     }
 
-    /// All of the file is carried out.
+    /// All of these files are carried out. Killed in the middle of this, [`Self::ended`] of the first one says so.
     ///
     /// # Errors
-    /// It cannot be removed.
-    pub fn remove(input: &Path) -> io::Result<()> {
+    /// They cannot be written or removed.
+    pub fn end(inputs: &[PathBuf]) -> io::Result<()> {
+        let Some((first, others)) = inputs.split_first() else {
+            return Ok(());
+        };
+        if !others.is_empty() {
+            let position = Self::read(first)?.unwrap_or_default();
+            let ended = inputs.to_vec();
+            Self { ended, ..position }.write(first)?;
+        }
+        others.iter().try_for_each(|input| Self::remove(input))?;
+        Self::remove(first)
+    }
+
+    fn remove(input: &Path) -> io::Result<()> {
         match fs::remove_file(Self::path(input)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),

@@ -89,6 +89,9 @@ pub struct Source {
     pub resumed_after: Option<u64>,
     /// Whether all of it was looked at, or carried out.
     pub complete: bool,
+    /// Whether an earlier run of the command had carried all of it out.
+    #[serde(rename = "doneBefore", skip_serializing_if = "std::ops::Not::not")]
+    pub done_before: bool,
 }
 
 /// All of it.
@@ -110,6 +113,16 @@ impl Report {
         if self.refusals.len() < REFUSALS_MAX {
             self.refusals.push(refusal);
         }
+    }
+
+    /// Notes a file that an earlier run has carried out.
+    pub fn pass_over(&mut self, file: &std::path::Path) {
+        self.sources.push(Source {
+            file: file.display().to_string(),
+            complete: true,
+            done_before: true,
+            ..Source::default()
+        });
     }
 
     /// For programs.

@@ -378,13 +378,68 @@ fn a_link_is_not_followed() {
     let directory = directory();
     let directory = directory.path();
     node(directory, "n");
-    write(directory, "x.batch", "CREATE 88.118/a\n1 A 60 1110 UTF8 a\n");
+    write(
+        directory,
+        "x.batch",
+        "CREATE 88.118/a\n1 A 60 1110 UTF8 a\n",
+    );
     write(directory, "victim", "mine");
     let link = directory.join("x.batch.position.tmp");
     std::os::unix::fs::symlink("victim", &link).expect("links");
     migrate(directory, "n", &["x.batch"]).expect(0);
     let victim = fs::read_to_string(directory.join("victim")).expect("reads");
     assert_eq!(victim, "mine");
+}
+
+/// Goal: what was done with one file is not done again when the next one stops: values do not go back. Method: a first file
+/// that can be repeated with another outcome, and a second one that is refused once.
+#[test]
+fn several_files_are_one_command() {
+    let directory = directory();
+    let directory = directory.path();
+    node(directory, "n");
+    let first = "CREATE 88.118/h\n1 A 60 1110 UTF8 zero\n\nDELETE 88.118/h\nCREATE 88.118/h\n1 A 60 1110 UTF8 one\n";
+    write(directory, "one.batch", first);
+    write(
+        directory,
+        "two.batch",
+        "MODIFY 88.118/h\n1 A 60 1110 UTF8 two\n\nCREATE 88.200/b\n1 A 60 1110 UTF8 b\n",
+    );
+    let both = ["one.batch", "two.batch", "-o", "json"];
+    let stopped = migrate(directory, "n", &both).expect(1);
+    assert!(
+        stopped.stderr.contains("two.batch:4: "),
+        "{}",
+        stopped.stderr
+    );
+    run_with(
+        directory,
+        &["import", "-", "--data", "n"],
+        b"{\"prefix\":\"88.200\"}",
+    )
+    .expect(0);
+    let done = migrate(directory, "n", &both).expect(0).json();
+    let value = |lines: &[Json]| record(lines, "88.118/h")["values"][0]["data"]["value"].clone();
+    assert_eq!(value(&timeless(directory, "n")), "two");
+    assert_eq!(done["files"][0]["doneBefore"], true);
+    assert_eq!(done["files"][1]["resumedAfter"], 3);
+    assert_eq!(done["operations"]["create"]["done"], 3);
+    for file in ["one.batch.position", "two.batch.position"] {
+        assert!(!directory.join(file).exists(), "{file}");
+    }
+    // Killed while the positions were being removed: only that of the first is there.
+    write(
+        directory,
+        "one.batch.position",
+        r#"{"input":"x","node":"x","done":9,"complete":true,"ended":["one.batch","two.batch"]}"#,
+    );
+    let passed = migrate(directory, "n", &both).expect(0).json();
+    assert_eq!(passed["files"][1]["doneBefore"], true);
+    assert_eq!(value(&timeless(directory, "n")), "two");
+    assert!(!directory.join("one.batch.position").exists());
+
+    let twice = migrate(directory, "n", &["one.batch", "./one.batch"]).expect(2);
+    assert!(twice.stderr.contains("is given twice"), "{}", twice.stderr);
 }
 
 /// Changes that can be told apart from what they began with, in phases.

@@ -1,5 +1,6 @@
 //! `jiexi migrate batch`: the batch files that the tools of a CNRI server take.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;
 
@@ -23,8 +24,9 @@ const SHOWN: usize = 20;
 /// A file with a line that cannot be read changes nothing. A command that the node refuses stops the migration there; one that
 /// creates a handle which is here already with the same values counts as done. Every change is in the audit trail.
 ///
-/// The position is kept in FILE.position until all of FILE is carried out: the same command goes on from there after a kill, or
-/// when the reason of a refusal is gone. A FILE that has changed meanwhile is refused.
+/// The position is kept in FILE.position until all of the files are carried out: the same command goes on from there after a
+/// kill, or when the reason of a refusal is gone, and passes over files that are done. A FILE that has changed meanwhile is
+/// refused.
 #[derive(Debug, Args)]
 pub(super) struct Batch {
     /// The files, carried out in this order
@@ -45,6 +47,7 @@ pub(super) struct Batch {
 
 impl Batch {
     pub(super) fn run(self) -> Result<(), Failed> {
+        self.expect_distinct()?;
         let config = self.place.load()?;
         let data = &config.node.data;
         let options = Options {
@@ -74,7 +77,15 @@ impl Batch {
         let what = if self.dry_run { "looking" } else { "migrating" };
         let bar = progress::bytes(what, self.files.iter().map(length).sum());
         let mut before = 0;
+        let ended = match self.dry_run {
+            true => Vec::new(),
+            false => carry::ended(&self.files).map_err(failed)?,
+        };
         for file in &self.files {
+            if ended.contains(file) {
+                report.pass_over(file);
+                continue;
+            }
             let mut watch = |octets| bar.set_position(before + octets);
             let mut ask = |asked: &_| node.ask(asked);
             let outcome = carry::file(file, options, report, &mut ask, &mut watch);
@@ -84,12 +95,29 @@ impl Batch {
                 return match stop {
                     // The report says it.
                     Stop::Refused => Ok(()),
-                    Stop::File(text) | Stop::Unwilling(text) => Err(Failed::report(text)),
-                    Stop::Node(failed) => Err(failed),
+                    stop => Err(failed(stop)),
                 };
             }
         }
         bar.finish_and_clear();
+        match self.dry_run {
+            true => Ok(()),
+            false => carry::end(&self.files).map_err(failed),
+        }
+    }
+
+    /// A file that is named twice would be carried out once.
+    fn expect_distinct(&self) -> Result<(), Failed> {
+        let mut seen = HashSet::new();
+        for file in &self.files {
+            // One that is not there is told of later.
+            let place = fs::canonicalize(file).unwrap_or_else(|_| file.clone());
+            if !seen.insert(place) {
+                let name = file.display();
+                let text = format!("{name} is given twice: a command carries a file out once");
+                return Err(Failed::usage(text));
+            }
+        }
         Ok(())
     }
 
@@ -122,6 +150,15 @@ impl Batch {
         Err(Failed::report(format_args!(
             "{refused} refused{more}{help}"
         )))
+    }
+}
+
+/// Why a migration ends, for people.
+fn failed(stop: Stop<Failed>) -> Failed {
+    match stop {
+        Stop::Refused => Failed::report("refused"),
+        Stop::File(text) | Stop::Unwilling(text) => Failed::report(text),
+        Stop::Node(failed) => failed,
     }
 }
 
@@ -178,6 +215,9 @@ fn table(report: &Report) -> String {
     for source in &report.sources {
         if let Some(line) = source.resumed_after {
             more.push(format!("{} resumed behind line {line}", source.file));
+        }
+        if source.done_before {
+            more.push(format!("{} was done before", source.file));
         }
     }
     if report.dry_run {
