@@ -302,6 +302,7 @@ impl Way {
                 let Told::Changed {
                     handles,
                     overwritten,
+                    ..
                 } = here(config, ask, &mut |_| Ok(()))?
                 else {
                     return Err(another().into());

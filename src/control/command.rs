@@ -115,6 +115,8 @@ pub enum Ask {
         /// The handle.
         handle: Octets,
     },
+    /// Where the store is.
+    Standing,
     /// The handles below a prefix: one JSON string a line.
     List {
         /// The prefix as `0.NA/…`.
@@ -136,6 +138,15 @@ pub struct PrefixRow {
     pub sites: Vec<String>,
 }
 
+/// Where a store is: what was committed in the same epoch at a lower sequence is in it, unless that was restored meanwhile.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Its epoch.
+    pub epoch: u64,
+    /// The sequence of its newest commit.
+    pub sequence: u64,
+}
+
 /// What came of an [`Ask`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -146,7 +157,12 @@ pub enum Told {
         handles: Vec<Octets>,
         /// Something that existed was overwritten.
         overwritten: bool,
+        /// Where the store was with them.
+        #[serde(default)]
+        standing: Standing,
     },
+    /// Where the store is.
+    Standing(Standing),
     /// The record.
     Values {
         /// The handle as its owner wrote it.

@@ -12,7 +12,7 @@ use jiexi_proto::handle;
 use jiexi_proto::message::Message;
 use jiexi_proto::value::site::SiteRecord;
 
-use super::command::{Ask, Octets, PrefixRow, Told};
+use super::command::{Ask, Octets, PrefixRow, Standing, Told};
 use crate::client::Operation;
 use crate::identity;
 use crate::json::line;
@@ -42,6 +42,13 @@ pub fn perform(
     let told = match ask {
         Ask::Change { requests } => change(registry, requests, &who, now),
         Ask::Read { handle } => read(registry, &handle.0, &who),
+        Ask::Standing => {
+            let store = &registry.records.store;
+            Ok(Told::Standing(Standing {
+                epoch: store.data_epoch(),
+                sequence: store.sequence(),
+            }))
+        }
         Ask::List { prefix } => return list(registry, &prefix.0, &who, lines),
         Ask::Prefixes => return prefixes(&registry.records.store, lines),
     };
@@ -124,6 +131,10 @@ fn change(
     Ok(Told::Changed {
         handles: handles.collect(),
         overwritten: done.overwritten,
+        standing: Standing {
+            epoch: registry.records.store.data_epoch(),
+            sequence: done.sequence,
+        },
     })
 }
 

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! A handle stands once in a group, since the changes of a commit do not see each other. What a killed run had under way
-//! is asked for again: where the node then says that a handle exists, or a value, or none does, it was made.
+//! is asked for again: where the node then says that a handle exists, or a value, or none does, it was made. Where the store
+//! is where it was before that, it was not.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -23,8 +24,9 @@ use super::report::{Counts, Refusal, Report, Source};
 use super::trial::Trial;
 use super::{key, said};
 use crate::ask::resume;
-use crate::control::command::{Ask, Octets, Told};
+use crate::control::command::{Ask, Octets, Standing, Told};
 use crate::control::registry as local;
+use crate::registry::audit;
 use crate::registry::plan::Request;
 
 /// Changes in a commit at most: enough to make one sync cheap for each.
@@ -46,6 +48,8 @@ pub struct Options {
     pub case: CaseRule,
     /// The data directory of the node.
     pub node: String,
+    /// Its audit trail, which says when it was restored.
+    pub trail: PathBuf,
     /// Unix seconds.
     pub now: fn() -> u32,
 }
@@ -118,6 +122,7 @@ pub fn file<E>(
         position: Position::default(),
         counts: Counts::default(),
         settled: Counts::default(),
+        store: Standing::default(),
         group: Group::default(),
         in_doubt: 0,
         ask,
@@ -150,6 +155,8 @@ struct Work<'a, 'b, E> {
     counts: Counts,
     /// What had come of the lines up to the position.
     settled: Counts,
+    /// Where the store was with the last change.
+    store: Standing,
     group: Group,
     /// Lines behind the position and up to this one may have been carried out by a run that was killed.
     in_doubt: u64,
@@ -207,6 +214,7 @@ impl<E> Work<'_, '_, E> {
             None => Position {
                 input,
                 node: self.options.node.clone(),
+                store: self.standing()?,
                 ..Position::default()
             },
             Some(found) if found.input != input => {
@@ -225,17 +233,70 @@ impl<E> Work<'_, '_, E> {
                     found.came_to()
                 )));
             }
-            Some(found) => found,
+            Some(found) => {
+                let store = self.standing()?;
+                self.expect_not_restored(&found, store)?;
+                // Nobody has changed anything since: what was under way was not made.
+                let doubt = store != found.store;
+                self.in_doubt = found.applying * u64::from(doubt);
+                found
+            }
         };
-        self.in_doubt = self.position.applying;
         if let Some(source) = self.report.sources.last_mut() {
             let begun = self.position.done > 0 || self.in_doubt > 0;
             source.done_before = self.position.complete;
             source.resumed_after = (begun && !source.done_before).then_some(self.position.done);
         }
+        self.store = self.position.store;
         self.settled = self.position.counts.clone();
         self.counts = self.settled.clone();
         Ok(())
+    }
+
+    /// Where the store of the node is.
+    fn standing(&mut self) -> Result<Standing, Stop<E>> {
+        match (self.ask)(&Ask::Standing).map_err(Stop::Node)? {
+            Told::Standing(standing) => Ok(standing),
+            _ => Err(Stop::Unwilling(
+                "the node does not say where its store is".to_owned(),
+            )),
+        }
+    }
+
+    /// What was done must still be there: a store that was restored since may have nothing of it.
+    fn expect_not_restored(&self, found: &Position, store: Standing) -> Result<(), Stop<E>> {
+        let then = found.store;
+        let mut restored = store.epoch != then.epoch || store.sequence < then.sequence;
+        if !restored && store.sequence > then.sequence {
+            // A running node that is restored goes on in its epoch. Its trail has that.
+            let filter = audit::Filter {
+                since: Some(found.time.into()),
+                ..audit::Filter::default()
+            };
+            let see = |entry: &audit::Entry| {
+                let later = entry.change.is_some_and(|change| change > then.sequence);
+                restored |= later && entry.operation == "restore";
+            };
+            match audit::read(&self.options.trail, &filter, see) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    let trail = self.options.trail.display();
+                    return Err(Stop::File(format!("audit trail {trail}: {error}")));
+                }
+                _ => {}
+            }
+        }
+        if !restored {
+            return Ok(());
+        }
+        let kept = Position::path(self.path);
+        Err(Stop::File(format!(
+            "{}: the store of {} was restored, or became a primary, since a migration of it {}: what was done before may be \
+             gone. Remove {} to begin anew, where handles that are here already are refused unless they have these values",
+            self.name,
+            self.options.node,
+            found.came_to(),
+            kept.display()
+        )))
     }
 
     /// Reads all of it once: nothing is changed by a file that cannot be read.
@@ -370,14 +431,17 @@ impl<E> Work<'_, '_, E> {
             true => return Ok(()),
             false => self.change(&requests)?,
         };
-        let Told::Refused {
-            code,
-            message,
-            place,
-        } = told
-        else {
-            requests.iter().for_each(|request| self.done(request));
-            return Ok(());
+        let (code, message, place) = match told {
+            Told::Refused {
+                code,
+                message,
+                place,
+            } => (code, message, place),
+            told => {
+                self.stands(&told);
+                requests.iter().for_each(|request| self.done(request));
+                return Ok(());
+            }
         };
         let found = place.and_then(|place| Some((steps.get(..place)?, steps.get(place..)?)));
         match found {
@@ -398,7 +462,10 @@ impl<E> Work<'_, '_, E> {
                 Told::Refused { code, message, .. } => {
                     self.met(step, ResponseCode(code), &message)?;
                 }
-                _ => self.done(&step.1),
+                told => {
+                    self.stands(&told);
+                    self.done(&step.1);
+                }
             }
         }
         Ok(())
@@ -473,10 +540,19 @@ impl<E> Work<'_, '_, E> {
         (self.ask)(&asked).map_err(Stop::Node)
     }
 
+    /// Notes where the store is with what was just done.
+    const fn stands(&mut self, told: &Told) {
+        if let Told::Changed { standing, .. } = told {
+            self.store = *standing;
+        }
+    }
+
     /// Keeps the position.
     fn keep(&mut self, done: u64, applying: u64) -> Result<(), Stop<E>> {
         self.position.done = done;
         self.position.applying = applying;
+        self.position.store = self.store;
+        self.position.time = (self.options.now)();
         self.position.counts = self.settled.clone();
         let written = self.position.write(self.path);
         written.map_err(|error| {
@@ -544,7 +620,7 @@ pub(super) fn values<E>(
                 .collect())
         }
         Told::Refused { code, .. } => Err(ResponseCode(code)),
-        Told::Changed { .. } | Told::Listed { .. } => Err(ResponseCode::ERROR),
+        _ => Err(ResponseCode::ERROR),
     })
 }
 

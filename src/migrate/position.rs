@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::report::Counts;
+use crate::control::command::Standing;
 
 /// What the name of a file is followed by.
 const ENDING: &str = ".position";
@@ -28,6 +29,12 @@ pub struct Position {
     pub input: String,
     /// The data directory of the node: another node has none of it.
     pub node: String,
+    /// Where the store was before the group that was under way: a store that is not behind that has nothing of what was done.
+    #[serde(default)]
+    pub store: Standing,
+    /// When it was kept, Unix seconds.
+    #[serde(default)]
+    pub time: u32,
     /// The last line whose step is settled.
     pub done: u64,
     /// The last line of the group that was under way; 0 when none was.

@@ -442,6 +442,54 @@ fn several_files_are_one_command() {
     assert!(twice.stderr.contains("is given twice"), "{}", twice.stderr);
 }
 
+/// Goal: a position does not outlive what it tells of: after a restore nothing is passed over that is no longer there.
+/// Method: a migration stops, the node goes back to before it, running and stopped, and the same command is given.
+#[test]
+fn a_restore_ends_a_position() {
+    for runs in [false, true] {
+        let directory = directory();
+        let directory = directory.path();
+        node(directory, "n");
+        let running = runs.then(|| Running::start(directory, "n"));
+        let snapshot = run(
+            directory,
+            &["store", "snapshot", "--data", "n", "-o", "json"],
+        );
+        let snapshot = snapshot.expect(0).json();
+        let path = snapshot["path"].as_str().expect("a path");
+        write(
+            directory,
+            "x.batch",
+            "CREATE 88.118/a\n1 A 60 1110 UTF8 a\n\nCREATE 88.200/b\n1 A 60 1110 UTF8 b\n",
+        );
+        migrate(directory, "n", &["x.batch"]).expect(1);
+        // What others change meanwhile is no restore.
+        let home = |prefix: &str| {
+            let line = format!("{{\"prefix\":\"{prefix}\"}}");
+            run_with(directory, &["import", "-", "--data", "n"], line.as_bytes()).expect(0);
+        };
+        home("88.201");
+        let again = migrate(directory, "n", &["x.batch", "-o", "json"]).expect(1);
+        assert_eq!(again.json()["files"][0]["resumedAfter"], 3);
+
+        run(
+            directory,
+            &["store", "restore", path, "--yes", "--data", "n"],
+        )
+        .expect(0);
+        home("88.200");
+        let refused = migrate(directory, "n", &["x.batch"]).expect(1);
+        let expected =
+            "was interrupted at line 3: what was done before may be gone. Remove x.batch.position";
+        assert!(refused.stderr.contains(expected), "{}", refused.stderr);
+        fs::remove_file(directory.join("x.batch.position")).expect("removes");
+        let done = migrate(directory, "n", &["x.batch", "-o", "json"]).expect(0);
+        assert_eq!(done.json()["operations"]["create"]["done"], 2);
+        record(&timeless(directory, "n"), "88.118/a");
+        drop(running);
+    }
+}
+
 /// Changes that can be told apart from what they began with, in phases.
 fn many(count: usize) -> String {
     let mut text = String::new();

@@ -26,7 +26,7 @@ const SHOWN: usize = 20;
 ///
 /// The position is kept in FILE.position until all of the files are carried out: the same command goes on from there after a
 /// kill, or when the reason of a refusal is gone, and passes over files that are done. A FILE that has changed meanwhile is
-/// refused.
+/// refused, and so is one that was begun before the node was restored.
 #[derive(Debug, Args)]
 pub(super) struct Batch {
     /// The files, carried out in this order
@@ -58,6 +58,7 @@ impl Batch {
                 .unwrap_or_else(|_| data.clone())
                 .display()
                 .to_string(),
+            trail: config.audit_dir(),
             now: clock::unix_seconds,
         };
         let mut report = Report {
