@@ -20,6 +20,7 @@ use jiexi_proto::value::Value;
 
 use super::batch::{Bad, Item, Steps, What};
 use super::position::Position;
+use super::refused::Refused;
 use super::report::{Counts, Refusal, Report, Source};
 use super::trial::Trial;
 use super::{key, said};
@@ -122,6 +123,8 @@ pub fn file<E>(
         position: Position::default(),
         counts: Counts::default(),
         settled: Counts::default(),
+        refused: None,
+        settled_refused: 0,
         store: Standing::default(),
         group: Group::default(),
         in_doubt: 0,
@@ -130,9 +133,11 @@ pub fn file<E>(
     };
     let outcome = work.all(watch);
     let counts = std::mem::take(&mut work.counts);
+    let refused_in = work.refused.as_ref().and_then(Refused::name);
     report.counts.add(&counts);
     if let Some(source) = report.sources.last_mut() {
         source.complete = outcome.is_ok();
+        source.refused_in = refused_in;
     }
     outcome
 }
@@ -155,6 +160,9 @@ struct Work<'a, 'b, E> {
     counts: Counts,
     /// What had come of the lines up to the position.
     settled: Counts,
+    /// The list of what was refused, and how much of it is of lines up to the position.
+    refused: Option<Refused>,
+    settled_refused: u64,
     /// Where the store was with the last change.
     store: Standing,
     group: Group,
@@ -184,6 +192,12 @@ impl<E> Work<'_, '_, E> {
             return Err(self.failed(&"another command migrates this file; wait for it"));
         }
         self.go_on()?;
+        let refused = Refused::open(self.path, self.position.refused);
+        let (refused, before) = refused.map_err(|error| self.list_failed(&error))?;
+        self.refused = Some(refused);
+        before
+            .into_iter()
+            .for_each(|refusal| self.report.refuse(refusal));
         if self.position.complete {
             return Ok(());
         }
@@ -195,6 +209,22 @@ impl<E> Work<'_, '_, E> {
         self.carry(steps, watch)?;
         self.position.complete = true;
         self.keep(self.position.done, 0)
+    }
+
+    /// The list of what was refused cannot be used.
+    fn list_failed(&self, error: &io::Error) -> Stop<E> {
+        Stop::File(format!("{}.refused: {error}", self.name))
+    }
+
+    /// Notes what is refused and passed over, beside the file too.
+    fn pass_over(&mut self, refusal: Refusal) -> Result<(), Stop<E>> {
+        let added = match &mut self.refused {
+            Some(list) if self.options.keep_going => list.add(&refusal),
+            _ => Ok(()),
+        };
+        added.map_err(|error| self.list_failed(&error))?;
+        self.report.refuse(refusal);
+        Ok(())
     }
 
     /// The steps from the beginning of the file.
@@ -248,6 +278,7 @@ impl<E> Work<'_, '_, E> {
             source.resumed_after = (begun && !source.done_before).then_some(self.position.done);
         }
         self.store = self.position.store;
+        self.settled_refused = self.position.refused;
         self.settled = self.position.counts.clone();
         self.counts = self.settled.clone();
         Ok(())
@@ -307,22 +338,22 @@ impl<E> Work<'_, '_, E> {
                 && bad.line > self.position.done
             {
                 good = false;
-                self.unreadable(bad);
+                self.unreadable(bad)?;
             }
         }
         good.then_some(()).ok_or(Stop::Refused)
     }
 
-    fn unreadable(&mut self, bad: Bad) {
+    fn unreadable(&mut self, bad: Bad) -> Result<(), Stop<E>> {
         self.counts.unreadable += 1;
-        self.report.refuse(Refusal {
+        self.pass_over(Refusal {
             file: self.name.clone(),
             line: bad.line,
             operation: None,
             handle: bad.handle,
             code: None,
             reason: bad.message,
-        });
+        })
     }
 
     /// What it would come to.
@@ -337,7 +368,7 @@ impl<E> Work<'_, '_, E> {
             let step = match item.map_err(|error| self.failed(&error))? {
                 Ok(step) => step,
                 Err(bad) => {
-                    self.unreadable(bad);
+                    self.unreadable(bad)?;
                     continue;
                 }
             };
@@ -349,7 +380,7 @@ impl<E> Work<'_, '_, E> {
             match outcome {
                 Ok(true) => self.done(&request),
                 Ok(false) => self.counts.of(request.name()).same += 1,
-                Err((code, message)) => self.refuse(step.line, &request, code, &message),
+                Err((code, message)) => self.refuse(step.line, &request, code, &message)?,
             }
         }
         Ok(())
@@ -369,7 +400,7 @@ impl<E> Work<'_, '_, E> {
                 Err(bad) => {
                     self.commit()?;
                     let line = bad.line;
-                    self.unreadable(bad);
+                    self.unreadable(bad)?;
                     self.settle(line);
                 }
                 Ok(step) => match step.what {
@@ -389,6 +420,7 @@ impl<E> Work<'_, '_, E> {
     fn settle(&mut self, line: u64) {
         self.position.done = line;
         self.settled = self.counts.clone();
+        self.settled_refused = self.refused.as_ref().map_or(0, Refused::octets);
     }
 
     /// Adds a change to the group, which is committed before where it cannot take it.
@@ -491,13 +523,12 @@ impl<E> Work<'_, '_, E> {
         }
         if !self.options.keep_going {
             // What is before it is settled; it is the first of the next run.
-            self.settled = self.counts.clone();
+            self.settle(line - 1);
             self.keep(line - 1, 0)?;
-            self.refuse(*line, request, code, message);
+            self.refuse(*line, request, code, message)?;
             return Err(Stop::Refused);
         }
-        self.refuse(*line, request, code, message);
-        Ok(())
+        self.refuse(*line, request, code, message)
     }
 
     /// Whether what was refused is there already: the same handle with these values, or what a killed run has made.
@@ -553,6 +584,9 @@ impl<E> Work<'_, '_, E> {
         self.position.applying = applying;
         self.position.store = self.store;
         self.position.time = (self.options.now)();
+        self.position.refused = self.settled_refused;
+        let listed = self.refused.as_ref().map_or(Ok(()), Refused::sync);
+        listed.map_err(|error| self.list_failed(&error))?;
         self.position.counts = self.settled.clone();
         let written = self.position.write(self.path);
         written.map_err(|error| {
@@ -572,16 +606,22 @@ impl<E> Work<'_, '_, E> {
         }
     }
 
-    fn refuse(&mut self, line: u64, request: &Request, code: ResponseCode, message: &str) {
+    fn refuse(
+        &mut self,
+        line: u64,
+        request: &Request,
+        code: ResponseCode,
+        message: &str,
+    ) -> Result<(), Stop<E>> {
         self.counts.of(request.name()).refused += 1;
-        self.report.refuse(Refusal {
+        self.pass_over(Refusal {
             file: self.name.clone(),
             line,
-            operation: Some(request.name()),
+            operation: Some(request.name().into()),
             handle: Some(String::from_utf8_lossy(request.handle()).into_owned()),
             code: Some(code.0),
             reason: said(code, message),
-        });
+        })
     }
 }
 

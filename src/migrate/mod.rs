@@ -4,6 +4,7 @@
 //! * [`carry`] — steps become changes, many in a commit, and a killed migration goes on; [`trial`] says before that what
 //!   they would come to, and changes nothing.
 //! * [`position`] — how far a file is, kept beside it.
+//! * [`refused`] — what was refused, beside it as well.
 //! * [`report`] — what came of it all, for people and programs.
 //! * [`dump`] — everything that a server has becomes lines for an import.
 
@@ -11,6 +12,7 @@ pub mod batch;
 pub mod carry;
 pub mod dump;
 pub mod position;
+pub mod refused;
 pub mod report;
 pub mod trial;
 mod value;

@@ -40,6 +40,9 @@ pub struct Position {
     /// The last line of the group that was under way; 0 when none was.
     #[serde(default)]
     pub applying: u64,
+    /// Octets of the list of what was refused of the lines up to `done`.
+    #[serde(default)]
+    pub refused: u64,
     /// All of the file is settled; other files of the command are not.
     #[serde(default)]
     pub complete: bool,

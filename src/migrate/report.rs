@@ -1,5 +1,6 @@
 //! What came of a migration: counts, and everything that was refused with where it stands.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -60,7 +61,7 @@ impl Counts {
 }
 
 /// Something that is not carried out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// The file.
     pub file: String,
@@ -68,7 +69,7 @@ pub struct Refusal {
     pub line: u64,
     /// What was to be done; none where that could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub operation: Option<&'static str>,
+    pub operation: Option<Cow<'static, str>>,
     /// The handle, as far as it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handle: Option<String>,
@@ -89,6 +90,9 @@ pub struct Source {
     pub resumed_after: Option<u64>,
     /// Whether all of it was looked at, or carried out.
     pub complete: bool,
+    /// The file with everything of it that was refused, a line of JSON for each.
+    #[serde(rename = "refusedIn", skip_serializing_if = "Option::is_none")]
+    pub refused_in: Option<String>,
     /// Whether an earlier run of the command had carried all of it out.
     #[serde(rename = "doneBefore", skip_serializing_if = "std::ops::Not::not")]
     pub done_before: bool,
@@ -103,7 +107,7 @@ pub struct Report {
     pub sources: Vec<Source>,
     /// Numbers, of lines before a resumption as well.
     pub counts: Counts,
-    /// What was refused in this run.
+    /// What was refused, up to [`REFUSALS_MAX`]; before a resumption as well.
     pub refusals: Vec<Refusal>,
 }
 
@@ -113,6 +117,12 @@ impl Report {
         if self.refusals.len() < REFUSALS_MAX {
             self.refusals.push(refusal);
         }
+    }
+
+    /// Whether more was refused than is listed.
+    #[must_use]
+    pub fn is_truncated(&self) -> bool {
+        self.counts.refused() > self.refusals.len() as u64
     }
 
     /// Notes a file that an earlier run has carried out.
@@ -137,6 +147,7 @@ impl Report {
             "unreadable": self.counts.unreadable,
             "refused": self.counts.refused(),
             "refusals": self.refusals,
+            "truncated": self.is_truncated(),
         })
     }
 }

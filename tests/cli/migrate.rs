@@ -490,6 +490,95 @@ fn a_restore_ends_a_position() {
     }
 }
 
+/// Goal: what was refused before a kill is named afterwards, once. Method: with --keep-going the first line is refused, the
+/// migration killed when it is some lines further, and begun again.
+#[test]
+fn refusals_outlive_a_kill() {
+    let directory = directory();
+    let directory = directory.path();
+    node(directory, "n");
+    let text = format!("CREATE 88.200/b\n1 A 60 1110 UTF8 b\n\n{}", many(6_000));
+    write(directory, "x.batch", &text);
+    let arguments = ["migrate", "batch", "x.batch", "--keep-going", "--data", "n"];
+    let mut child = jiexi(directory)
+        .args(arguments)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("starts");
+    let position = directory.join("x.batch.position");
+    let done = || {
+        let json: Json = serde_json::from_slice(&fs::read(&position).ok()?).ok()?;
+        json["done"].as_u64()
+    };
+    let started = Instant::now();
+    while done().is_none_or(|done| done < 2_000) {
+        assert!(started.elapsed() < PATIENCE, "it does not go on");
+        assert_eq!(child.try_wait().expect("asks"), None, "it ended");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    child.kill().expect("is killed");
+    child.wait().expect("ends");
+    let resumed = run(directory, &[&arguments[..], &["-o", "json"]].concat()).expect(1);
+    let json = resumed.json();
+    assert!(json["files"][0]["resumedAfter"].as_u64() >= Some(2_000));
+    assert_eq!(
+        (&json["refused"], &json["truncated"]),
+        (&1.into(), &false.into())
+    );
+    assert_eq!(json["refusals"].as_array().map(Vec::len), Some(1));
+    assert_eq!(json["refusals"][0]["line"], 1);
+    assert!(
+        resumed
+            .stderr
+            .contains("jiexi: x.batch:1: create 88.200/b: "),
+        "{}",
+        resumed.stderr
+    );
+    assert_eq!(json["files"][0]["refusedIn"], "x.batch.refused");
+    let list = fs::read_to_string(directory.join("x.batch.refused")).expect("a list");
+    let lines: Vec<Json> = list
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(lines, [json["refusals"][0].clone()]);
+
+    // What is not such a list is nobody's to remove.
+    write(directory, "x.batch.refused", "mine");
+    let mine = migrate(directory, "n", &["x.batch", "--keep-going"]).expect(1);
+    assert!(mine.stderr.contains("move it away"), "{}", mine.stderr);
+}
+
+/// Goal: a list that is cut says so, and where all of it is. Method: more refusals than are listed.
+#[test]
+fn many_refusals() {
+    let directory = directory();
+    let directory = directory.path();
+    node(directory, "n");
+    let mut text = String::new();
+    for number in 0..10_001 {
+        writeln!(text, "DELETE 88.118/n{number}").expect("writes");
+    }
+    write(directory, "x.batch", &text);
+    for dry in [&["--dry-run"][..], &[]] {
+        let arguments = [&["x.batch", "--keep-going", "-o", "json"], dry].concat();
+        let run = migrate(directory, "n", &arguments).expect(1);
+        let json = run.json();
+        assert_eq!(
+            (&json["refused"], &json["truncated"]),
+            (&10_001.into(), &true.into())
+        );
+        assert_eq!(json["refusals"].as_array().map(Vec::len), Some(10_000));
+        let named = match dry {
+            [] => "x.batch.refused names all of them",
+            _ => "-o json has the first 10000",
+        };
+        assert!(run.stderr.contains(named), "{}", run.stderr);
+        let list = fs::read_to_string(directory.join("x.batch.refused"));
+        let lines = list.ok().map(|list| list.lines().count());
+        assert_eq!(lines, dry.is_empty().then_some(10_001));
+    }
+}
+
 /// Changes that can be told apart from what they began with, in phases.
 fn many(count: usize) -> String {
     let mut text = String::new();

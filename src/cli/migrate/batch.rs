@@ -12,7 +12,7 @@ use super::super::{Failed, exit, progress};
 use super::node::Node;
 use crate::clock;
 use crate::migrate::carry::{self, Options, Stop};
-use crate::migrate::report::{Refusal, Report};
+use crate::migrate::report::{REFUSALS_MAX, Refusal, Report};
 
 /// Refusals that are shown to people; -o json has more of them.
 const SHOWN: usize = 20;
@@ -26,7 +26,8 @@ const SHOWN: usize = 20;
 ///
 /// The position is kept in FILE.position until all of the files are carried out: the same command goes on from there after a
 /// kill, or when the reason of a refusal is gone, and passes over files that are done. A FILE that has changed meanwhile is
-/// refused, and so is one that was begun before the node was restored.
+/// refused, and so is one that was begun before the node was restored. With --keep-going everything that is refused is named in
+/// FILE.refused, a line of JSON for each, which stays.
 #[derive(Debug, Args)]
 pub(super) struct Batch {
     /// The files, carried out in this order
@@ -135,9 +136,20 @@ impl Batch {
         if refused == 0 {
             return Ok(());
         }
+        let lists: Vec<&str> = report
+            .sources
+            .iter()
+            .filter_map(|source| source.refused_in.as_deref())
+            .collect();
+        let named = match (lists.is_empty(), report.is_truncated()) {
+            (false, _) => format!("{} names all of them", lists.join(", ")),
+            (true, true) => format!("-o json has the first {REFUSALS_MAX}"),
+            (true, false) => "-o json has all of them".to_owned(),
+        };
         let more = match refused.saturating_sub(SHOWN as u64) {
-            0 => String::new(),
-            more => format!(" ({more} of them are not shown; -o json has more)"),
+            0 if lists.is_empty() => String::new(),
+            0 => format!(" ({named})"),
+            more => format!(" ({more} of them are not shown; {named})"),
         };
         let stopped = report.sources.iter().any(|source| !source.complete);
         let help = match (self.dry_run, stopped, report.counts.unreadable) {
@@ -173,6 +185,7 @@ fn line(refusal: &Refusal) -> String {
         reason,
         ..
     } = refusal;
+    let operation = operation.as_ref();
     let operation = operation.map_or_else(String::new, |operation| format!("{operation} "));
     let about = handle.as_ref().map(|handle| output::visible(handle));
     let about = about.map_or_else(String::new, |handle| format!("{operation}{handle}: "));
