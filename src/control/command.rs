@@ -115,6 +115,11 @@ pub enum Ask {
         /// The handle.
         handle: Octets,
     },
+    /// The same of many handles: what is told is of the first ones, of at least one, as many as fit.
+    ReadMany {
+        /// The handles.
+        handles: Vec<Octets>,
+    },
     /// Where the store is.
     Standing,
     /// The handles below a prefix: one JSON string a line.
@@ -124,6 +129,14 @@ pub enum Ask {
     },
     /// The prefixes that this node answers for or has delegated: one JSON object a line, see [`PrefixRow`].
     Prefixes,
+}
+
+impl Ask {
+    /// Whether it changes nothing.
+    #[must_use]
+    pub const fn reads(&self) -> bool {
+        !matches!(self, Self::Change { .. })
+    }
 }
 
 /// A prefix that a node knows.
@@ -161,6 +174,8 @@ pub enum Told {
         #[serde(default)]
         standing: Standing,
     },
+    /// The records, or why there are none, in the order in which they were asked for.
+    Records(Vec<Told>),
     /// Where the store is.
     Standing(Standing),
     /// The record.

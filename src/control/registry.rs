@@ -42,6 +42,7 @@ pub fn perform(
     let told = match ask {
         Ask::Change { requests } => change(registry, requests, &who, now),
         Ask::Read { handle } => read(registry, &handle.0, &who),
+        Ask::ReadMany { handles } => Ok(Told::Records(read_many(registry, handles, &who))),
         Ask::Standing => {
             let store = &registry.records.store;
             Ok(Told::Standing(Standing {
@@ -156,6 +157,26 @@ fn read(registry: &Registry, handle: &[u8], who: &Authenticated) -> Result<Told,
         handle: Octets(written.handle().to_vec()),
         values: values.iter().map(wire).collect(),
     })
+}
+
+/// As [`read`], of as many handles as fit into a frame as text with the largest record behind them.
+fn read_many(registry: &Registry, handles: &[Octets], who: &Authenticated) -> Vec<Told> {
+    const ROOM: usize = 128 << 10;
+    /// Names and punctuation of one, and of a value of it.
+    const AROUND: usize = 64;
+    let (mut records, mut octets) = (Vec::new(), 0);
+    for handle in handles {
+        let told = read(registry, &handle.0, who).unwrap_or_else(refused);
+        octets += AROUND + handle.0.len();
+        if let Told::Values { values, .. } = &told {
+            octets += values.iter().map(|value| 2 + value.0.len()).sum::<usize>();
+        }
+        records.push(told);
+        if octets >= ROOM {
+            break;
+        }
+    }
+    records
 }
 
 fn list(

@@ -266,7 +266,13 @@ async fn connection(stream: UnixStream, context: Context) {
     let ended = async {
         let outcome = match asked {
             Ok(Some(Request { command, .. })) => {
-                info!(?command, "control socket: command");
+                // Somebody may ask for a million records.
+                match &command {
+                    Command::Registry { ask } if ask.reads() => {
+                        debug!(?command, "control socket: command");
+                    }
+                    _ => info!(?command, "control socket: command"),
+                }
                 perform(command, uid, &mut from, &mut to, &context).await
             }
             Ok(None) => return Ok(()),

@@ -579,6 +579,26 @@ fn many_refusals() {
     }
 }
 
+/// Goal: a dry run on a running node asks for many handles at once and does not fill its log. Method: the log of a node.
+#[test]
+fn a_dry_run_is_quiet() {
+    let directory = directory();
+    let directory = directory.path();
+    node(directory, "n");
+    let log = directory.join("log");
+    let running = Running::start_logging(directory, "n", &log);
+    write(directory, "x.batch", &many(3_000));
+    migrate(directory, "n", &["x.batch", "--dry-run"]).expect(0);
+    let quiet = fs::read_to_string(&log).expect("a log");
+    let commands = quiet.matches("control socket: command").count();
+    assert_eq!(commands, 0, "{quiet}");
+    // Changes are told of.
+    migrate(directory, "n", &["x.batch"]).expect(0);
+    let told = fs::read_to_string(&log).expect("a log");
+    assert!(told.contains("control socket: command"), "{told}");
+    drop(running);
+}
+
 /// Changes that can be told apart from what they began with, in phases.
 fn many(count: usize) -> String {
     let mut text = String::new();

@@ -44,10 +44,35 @@ impl Running {
         Self::start_on(directory, arguments, port, 0)
     }
 
+    /// Starts the node in `data`, which tells this file what it does.
+    pub(crate) fn start_logging(directory: &Path, data: &str, log: &Path) -> Self {
+        let configuration = format!("{data}/jiexi.toml");
+        let arguments = ["serve", "--config", &configuration];
+        let (port, operations) = (free_port(), free_port());
+        let mut command = Self::command(directory, &arguments, port, 0, operations);
+        command
+            .env("JIEXI_LOG_LEVEL", "warn,jiexi=info")
+            .stderr(fs::File::create(log).expect("a log"));
+        Self::spawn(command, port, operations)
+    }
+
     /// Starts a node with these arguments, and HTTP on this port.
     fn start_on(directory: &Path, arguments: &[&str], port: u16, http: u16) -> Self {
         let operations = free_port();
-        let mut child = jiexi(directory)
+        let command = Self::command(directory, arguments, port, http, operations);
+        Self::spawn(command, port, operations)
+    }
+
+    /// How a node is started.
+    fn command(
+        directory: &Path,
+        arguments: &[&str],
+        port: u16,
+        http: u16,
+        operations: u16,
+    ) -> Command {
+        let mut command = jiexi(directory);
+        command
             .args(arguments)
             .env("JIEXI_HANDLE_LISTEN", "127.0.0.1")
             .env("JIEXI_HANDLE_PORT", port.to_string())
@@ -56,9 +81,13 @@ impl Running {
             .env("JIEXI_LOG_LEVEL", "error")
             .env("JIEXI_OPERATIONS_LISTEN", format!("127.0.0.1:{operations}"))
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("starts");
+            .stdout(Stdio::piped());
+        command
+    }
+
+    /// Starts it, and waits until it is ready.
+    fn spawn(mut command: Command, port: u16, operations: u16) -> Self {
+        let mut child = command.spawn().expect("starts");
         let started = Instant::now();
         while !ready(operations) {
             assert!(started.elapsed() < PATIENCE, "the node is not ready");
