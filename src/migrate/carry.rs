@@ -21,7 +21,7 @@ use jiexi_proto::value::Value;
 use super::batch::{Bad, Item, Steps, What};
 use super::position::Position;
 use super::refused::Refused;
-use super::report::{Counts, Refusal, Report, Source};
+use super::report::{Counts, Refusal, Report, Source, WouldStop};
 use super::trial::Trial;
 use super::{key, said};
 use crate::ask::resume;
@@ -101,7 +101,8 @@ fn read<E>(path: &Path) -> Result<Option<Position>, Stop<E>> {
     })
 }
 
-/// Carries a file out, or looks what it would come to. `watch` is told how many octets were read.
+/// Carries a file out, or looks in `trial`, which knows what the files before it would come to, what it would come to.
+/// `watch` is told how many octets were read.
 ///
 /// # Errors
 /// See [`Stop`]; what was carried out before stays.
@@ -109,6 +110,7 @@ pub fn file<E>(
     path: &Path,
     options: &Options,
     report: &mut Report,
+    trial: &mut Trial,
     ask: &mut Asking<'_, E>,
     watch: &mut dyn FnMut(u64),
 ) -> Result<(), Stop<E>> {
@@ -128,6 +130,7 @@ pub fn file<E>(
         store: Standing::default(),
         group: Group::default(),
         in_doubt: 0,
+        trial,
         ask,
         report,
     };
@@ -168,6 +171,7 @@ struct Work<'a, 'b, E> {
     group: Group,
     /// Lines behind the position and up to this one may have been carried out by a run that was killed.
     in_doubt: u64,
+    trial: &'a mut Trial,
     ask: &'a mut Asking<'b, E>,
     report: &'a mut Report,
 }
@@ -183,8 +187,13 @@ impl<E> Work<'_, '_, E> {
             return Err(self.failed(&"is no file, which can be read from its beginning twice"));
         }
         if self.options.dry_run {
-            let steps = self.steps()?;
-            return self.look(steps, watch);
+            self.go_on()?;
+            // Of what is behind the position: the rest is done and would not be.
+            self.counts = Counts::default();
+            return match self.position.complete {
+                true => Ok(()),
+                false => self.look(watch),
+            };
         }
         // Nobody else goes on with it meanwhile.
         let lock = File::open(self.path).map_err(|error| self.failed(&error))?;
@@ -356,34 +365,98 @@ impl<E> Work<'_, '_, E> {
         })
     }
 
-    /// What it would come to.
-    fn look(
-        &mut self,
-        mut steps: Steps<BufReader<File>>,
-        watch: &mut dyn FnMut(u64),
-    ) -> Result<(), Stop<E>> {
-        let mut trial = Trial::new(self.options.case);
-        while let Some(item) = steps.next() {
-            watch(steps.octets());
-            let step = match item.map_err(|error| self.failed(&error))? {
-                Ok(step) => step,
-                Err(bad) => {
-                    self.unreadable(bad)?;
-                    continue;
+    /// What it would come to. Behind the line at which it would stop all is looked at, and nothing counts as done.
+    fn look(&mut self, watch: &mut dyn FnMut(u64)) -> Result<(), Stop<E>> {
+        if !self.options.keep_going {
+            for item in self.steps()? {
+                match item.map_err(|error| self.failed(&error))? {
+                    Err(bad) if bad.line > self.position.done => {
+                        self.would_stop(bad.line, false);
+                        break;
+                    }
+                    _ => {}
                 }
-            };
-            let What::Change(request) = step.what else {
-                self.counts.not_needed += 1;
+            }
+        }
+        let mut steps = self.steps()?;
+        loop {
+            let items = self.next_items(&mut steps)?;
+            watch(steps.octets());
+            if items.is_empty() {
+                return Ok(());
+            }
+            let requests = items.iter().filter_map(|item| match item {
+                Ok(Step {
+                    what: What::Change(request),
+                    ..
+                }) => Some(request),
+                _ => None,
+            });
+            let ahead = self.trial.look_ahead(requests, self.ask);
+            ahead.map_err(Stop::Node)?;
+            for item in items {
+                self.try_out(item)?;
+            }
+        }
+    }
+
+    /// Items behind the position, as many as are asked for at once; none at the end.
+    fn next_items(&self, steps: &mut Steps<BufReader<File>>) -> Result<Vec<Item>, Stop<E>> {
+        let (mut items, mut octets) = (Vec::new(), 0);
+        while items.len() < GROUP && octets < GROUP_OCTETS {
+            let Some(item) = steps.next() else { break };
+            let item = item.map_err(|error| self.failed(&error))?;
+            let line = item.as_ref().map_or_else(|bad| bad.line, |step| step.line);
+            if line <= self.position.done {
                 continue;
-            };
-            let outcome = trial.step(&request, self.ask).map_err(Stop::Node)?;
-            match outcome {
-                Ok(true) => self.done(&request),
-                Ok(false) => self.counts.of(request.name()).same += 1,
-                Err((code, message)) => self.refuse(step.line, &request, code, &message)?,
+            }
+            if let Ok(Step {
+                what: What::Change(request),
+                ..
+            }) = &item
+            {
+                octets += size(request);
+            }
+            items.push(item);
+        }
+        Ok(items)
+    }
+
+    /// What an item would come to.
+    fn try_out(&mut self, item: Item) -> Result<(), Stop<E>> {
+        let goes_on = self.report.would_stop.is_none();
+        let Step { line, what } = match item {
+            Ok(step) => step,
+            Err(bad) => return self.unreadable(bad),
+        };
+        let What::Change(request) = what else {
+            self.counts.not_needed += u64::from(goes_on);
+            return Ok(());
+        };
+        let outcome = self.trial.step(&request, self.ask).map_err(Stop::Node)?;
+        let is_there = |code| line <= self.in_doubt && self.trial.is_there(&request, code);
+        let outcome = match outcome {
+            Err((code, _)) if is_there(code) => Ok(false),
+            outcome => outcome,
+        };
+        match outcome {
+            Ok(_) if !goes_on => {}
+            Ok(true) => self.done(&request),
+            Ok(false) => self.counts.of(request.name()).same += 1,
+            Err((code, message)) => {
+                self.refuse(line, &request, code, &message)?;
+                self.would_stop(line, true);
             }
         }
         Ok(())
+    }
+
+    /// Notes where the migration would stop first.
+    fn would_stop(&mut self, line: u64, begun: bool) {
+        if !self.options.keep_going && self.report.would_stop.is_none() {
+            let file = self.name.clone();
+            self.report.would_stop = Some(WouldStop { file, line, begun });
+        }
     }
 
     /// Carries it out.
@@ -652,7 +725,12 @@ pub(super) fn values<E>(
     let told = ask(&Ask::Read {
         handle: Octets(handle.to_vec()),
     })?;
-    Ok(match told {
+    Ok(values_of(told))
+}
+
+/// The values that the node tells of.
+pub(super) fn values_of(told: Told) -> Result<Vec<Value>, ResponseCode> {
+    match told {
         Told::Values { values, .. } => {
             let values = values.into_iter().map(|octets| octets.0.into());
             Ok(values
@@ -661,7 +739,7 @@ pub(super) fn values<E>(
         }
         Told::Refused { code, .. } => Err(ResponseCode(code)),
         _ => Err(ResponseCode::ERROR),
-    })
+    }
 }
 
 /// Octets of a change as a message, or some more.

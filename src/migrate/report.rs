@@ -80,6 +80,17 @@ pub struct Refusal {
     pub reason: String,
 }
 
+/// Where a migration would stop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WouldStop {
+    /// The file.
+    pub file: String,
+    /// The line that is refused or cannot be read.
+    pub line: u64,
+    /// Whether the lines before it would be carried out.
+    pub begun: bool,
+}
+
 /// A file of a migration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Source {
@@ -103,9 +114,12 @@ pub struct Source {
 pub struct Report {
     /// Nothing is changed.
     pub dry_run: bool,
+    /// Where a dry run says that the migration would stop.
+    pub would_stop: Option<WouldStop>,
     /// The files that were begun with.
     pub sources: Vec<Source>,
-    /// Numbers, of lines before a resumption as well.
+    /// Numbers, of lines before a resumption as well. Of a dry run what would be done until it would stop, and all that is
+    /// refused.
     pub counts: Counts,
     /// What was refused, up to [`REFUSALS_MAX`]; before a resumption as well.
     pub refusals: Vec<Refusal>,
@@ -141,6 +155,7 @@ impl Report {
         json!({
             "dryRun": self.dry_run,
             "files": self.sources,
+            "wouldStopAt": self.would_stop,
             "operations": self.counts.operations,
             "values": self.counts.values,
             "notNeeded": self.counts.not_needed,

@@ -11,8 +11,10 @@ use jiexi_proto::value::Value;
 
 use super::carry::{self, Asking};
 use super::key;
-use crate::registry::NOT_HOMED;
+use crate::control::command::{Ask, Octets, Told};
 use crate::registry::plan::{self, Request};
+use crate::registry::{NOT_HOMED, Rejection, seal};
+use crate::store::{CommitError, record_length};
 
 /// A refusal: its code, and in words.
 pub type Refused = (ResponseCode, String);
@@ -21,20 +23,26 @@ pub type Refused = (ResponseCode, String);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Known {
     writable: bool,
+    /// As it is stored.
+    octets: u32,
     /// A hash of all but its timestamp.
     hash: u64,
 }
 
-/// The values of a handle by their indexes; none where there is no handle.
-type Record = Option<BTreeMap<u32, Known>>;
+/// Values by their indexes.
+type Values = BTreeMap<u32, Known>;
+/// The values of a handle; none where there is no handle.
+type Record = Option<Values>;
 
 /// What there would be.
 #[derive(Debug)]
 pub struct Trial {
     case: CaseRule,
     records: HashMap<Vec<u8>, Record>,
-    /// Prefixes that were homed, or are no longer.
+    /// Prefixes that were homed, or are no longer; and of some what the node says.
     homed: HashMap<Vec<u8>, bool>,
+    /// What the node says of handles that come next.
+    ahead: HashMap<Vec<u8>, Result<Values, ResponseCode>>,
     hasher: foldhash::fast::RandomState,
 }
 
@@ -46,7 +54,80 @@ impl Trial {
             case,
             records: HashMap::new(),
             homed: HashMap::new(),
+            ahead: HashMap::new(),
             hasher: foldhash::fast::RandomState::default(),
+        }
+    }
+
+    /// Asks for what the next changes are about, all at once: to ask a running node for each by itself takes longer than to
+    /// carry all of it out.
+    ///
+    /// # Errors
+    /// The node cannot be asked.
+    pub fn look_ahead<'r, E>(
+        &mut self,
+        requests: impl Iterator<Item = &'r Request>,
+        ask: &mut Asking<'_, E>,
+    ) -> Result<(), E> {
+        self.ahead.clear();
+        let (mut keys, mut handles) = (Vec::new(), Vec::new());
+        for request in requests.filter(|request| !request.is_homing()) {
+            let key = key(request.handle(), self.case);
+            if !self.records.contains_key(&key) && !keys.contains(&key) {
+                keys.push(key);
+                handles.push(Octets(request.handle().to_vec()));
+            }
+        }
+        let mut keys = keys.into_iter();
+        while !handles.is_empty() {
+            let asked = Ask::ReadMany {
+                handles: handles.clone(),
+            };
+            let told = match ask(&asked)? {
+                Told::Records(told) if !told.is_empty() => told,
+                // They are asked for one by one.
+                _ => break,
+            };
+            handles.drain(..told.len().min(handles.len()));
+            for (told, key) in told.into_iter().zip(&mut keys) {
+                let found = carry::values_of(told).map(|values| self.known(&values));
+                self.ahead.insert(key, found);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the node has under a handle.
+    fn found<E>(
+        &mut self,
+        request: &Request,
+        key: &[u8],
+        ask: &mut Asking<'_, E>,
+    ) -> Result<Result<Values, ResponseCode>, E> {
+        if let Some(found) = self.ahead.remove(key) {
+            return Ok(found);
+        }
+        let values = carry::values(request.handle(), ask)?;
+        Ok(values.map(|values| self.known(&values)))
+    }
+
+    /// Whether what was refused is there already, where a run that was killed may have made it.
+    #[must_use]
+    pub fn is_there(&self, request: &Request, code: ResponseCode) -> bool {
+        let known = self.records.get(&key(request.handle(), self.case));
+        let known = known.and_then(Option::as_ref);
+        match (request, code) {
+            (Request::Add { values, .. }, ResponseCode::VALUE_ALREADY_EXISTS) => {
+                let added = self.known(values);
+                let mut added = added.iter();
+                known.is_some_and(|known| added.all(|(index, one)| known.get(index) == Some(one)))
+            }
+            (Request::Remove { indexes, .. }, ResponseCode::VALUES_NOT_FOUND) => {
+                let mut indexes = indexes.iter();
+                !known.is_some_and(|known| indexes.any(|index| known.contains_key(index)))
+            }
+            (Request::Delete { .. }, ResponseCode::HANDLE_NOT_FOUND) => true,
+            _ => false,
         }
     }
 
@@ -65,7 +146,7 @@ impl Trial {
             self.homed.insert(key, home);
             return Ok(Ok(true));
         }
-        let here = self.homed(&key);
+        let here = self.homed(&key, ask)?;
         if here == Some(false) {
             return Ok(Err(not_here()));
         }
@@ -74,15 +155,17 @@ impl Trial {
         }
         let known = match self.records.remove(&key) {
             Some(known) => known,
-            None => match carry::values(request.handle(), ask)? {
-                Ok(values) => Some(self.known(&values)),
+            None => match self.found(request, &key, ask)? {
+                Ok(values) => Some(values),
                 Err(ResponseCode::HANDLE_NOT_FOUND) => None,
                 Err(ResponseCode::SERVER_NOT_RESPONSIBLE) if here == Some(true) => None,
                 Err(ResponseCode::SERVER_NOT_RESPONSIBLE) => return Ok(Err(not_here())),
                 Err(code) => return Ok(Err((code, String::new()))),
             },
         };
-        let (outcome, after) = match self.becomes(request, known.clone()) {
+        let becomes = self.becomes(request, known.clone());
+        let becomes = becomes.and_then(|after| fitting(request.handle(), &key, after));
+        let (outcome, after) = match becomes {
             Ok(after) => (Ok(after != known), after),
             Err(refused) => (Err(refused), known),
         };
@@ -92,29 +175,36 @@ impl Trial {
         Ok(outcome)
     }
 
-    /// What this file says of the home of a handle, if it says anything.
-    fn homed(&self, key: &[u8]) -> Option<bool> {
-        let (prefix, suffix) = handle::split(key)?;
-        let of = |prefix: &[u8]| {
-            let prefix_handle = [handle::PREFIX_SPACE, prefix].concat();
-            self.homed.get(&prefix_handle).copied()
-        };
-        if !handle::is_prefix_handle(key) {
-            return of(prefix);
+    /// What the files say of the home of a handle, if they say anything.
+    fn homed<E>(&mut self, key: &[u8], ask: &mut Asking<'_, E>) -> Result<Option<bool>, E> {
+        let homes = homes(key);
+        let said = |home: &Vec<u8>| self.homed.get(home).copied();
+        if homes.iter().any(|home| said(home) == Some(true)) {
+            return Ok(Some(true));
         }
-        let mut ancestor = Some(suffix);
-        while let Some(prefix) = ancestor {
-            // That one of them is no longer at home says nothing about the others.
-            if of(prefix) == Some(true) {
-                return Some(true);
+        if homes.iter().all(|home| said(home).is_none()) {
+            return Ok(None);
+        }
+        // One of them is no longer at home, of which the node does not know: it is asked for each of the others.
+        for home in homes {
+            if self.homed.contains_key(&home) {
+                continue;
             }
-            let dot = prefix.iter().rposition(|octet| *octet == b'.');
-            ancestor = dot.and_then(|dot| prefix.get(..dot));
+            let below = [
+                home.get(handle::PREFIX_SPACE.len()..).unwrap_or_default(),
+                b"/x",
+            ];
+            let told = carry::values(&below.concat(), ask)?;
+            let is_home = told.err() != Some(ResponseCode::SERVER_NOT_RESPONSIBLE);
+            self.homed.insert(home, is_home);
+            if is_home {
+                return Ok(Some(true));
+            }
         }
-        None
+        Ok(Some(false))
     }
 
-    fn known(&self, values: &[Value]) -> BTreeMap<u32, Known> {
+    fn known(&self, values: &[Value]) -> Values {
         let may = Permissions::ADMIN_WRITE.0 | Permissions::PUBLIC_WRITE.0;
         let one = |value: &Value| {
             let mut wire = Vec::new();
@@ -125,8 +215,10 @@ impl Trial {
             untimed.encode(&mut wire);
             let mut hasher = self.hasher.build_hasher();
             hasher.write(&wire);
+            let sealed = usize::from(seal::is_secret(&value.kind)) * seal::SEALED_MORE;
             let known = Known {
                 writable: value.permissions.0 & may != 0,
+                octets: u32::try_from(wire.len() + sealed).unwrap_or(u32::MAX),
                 hash: hasher.finish(),
             };
             (value.index, known)
@@ -186,6 +278,37 @@ impl Trial {
                 Ok(Some(all))
             }
             Request::Home { .. } | Request::Unhome { .. } => Ok(known),
+        }
+    }
+}
+
+/// The prefixes of which one must be at home for a handle to be, by the rule of [`crate::registry::Records`].
+fn homes(key: &[u8]) -> Vec<Vec<u8>> {
+    let Some((prefix, suffix)) = handle::split(key) else {
+        return Vec::new();
+    };
+    let mut homes = vec![[handle::PREFIX_SPACE, prefix].concat()];
+    let mut ancestor = handle::is_prefix_handle(key).then_some(suffix);
+    while let Some(prefix) = ancestor {
+        homes.push([handle::PREFIX_SPACE, prefix].concat());
+        let dot = prefix.iter().rposition(|octet| *octet == b'.');
+        ancestor = dot.and_then(|dot| prefix.get(..dot));
+    }
+    homes
+}
+
+/// What a record becomes, if the store takes that.
+fn fitting(handle: &[u8], key: &[u8], after: Record) -> Result<Record, Refused> {
+    let Some(values) = &after else {
+        return Ok(after);
+    };
+    let octets = values.values().map(|value| value.octets as usize).sum();
+    let handle: &[u8] = if handle == key { b"" } else { handle };
+    match record_length(handle, values.len(), octets) {
+        Some(_) => Ok(after),
+        None => {
+            let rejection = Rejection::of_store(&CommitError::TooLarge);
+            Err((rejection.code, rejection.text.into_owned()))
         }
     }
 }

@@ -23,6 +23,8 @@ pub const SECRET_TYPE: &[u8] = b"HS_SECKEY";
 const FORMAT: u8 = 1;
 /// Octets of a nonce: long enough to be drawn at random for ever.
 const NONCE_SIZE: usize = 24;
+/// Octets by which sealed data are longer: format, nonce, and the tag of the cipher.
+pub const SEALED_MORE: usize = 1 + NONCE_SIZE + 16;
 /// What the sealing key is derived for.
 const PURPOSE: &[u8] = b"jiexi sealed values 1";
 

@@ -78,6 +78,7 @@ pub use identity::next_epoch;
 pub use index::{Lookup, Reader, Session};
 pub use journal::entry::Position;
 pub use metrics::StoreMetrics;
+pub(crate) use record::record_length;
 pub use record::{Entries, Entry, OwnedRecord, Record};
 pub use replica::{ReplicaError, RunWanted};
 pub use role::Role;

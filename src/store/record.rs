@@ -330,13 +330,10 @@ impl Draft {
     /// Octets of its packed form behind the key.
     fn packed_length(&self, key: &[u8]) -> Result<usize, CommitError> {
         let handle = self.stored_handle(key);
-        let values: usize = self.values.iter().map(|value| value.wire.len()).sum();
-        let length = HEAD + ROW * self.values.len() + handle.len() + values + CHECKSUM;
-        let fits = key.len() <= KEY_MAX
-            && handle.len() <= KEY_MAX
-            && length <= RECORD_MAX
-            && self.values.len() <= VALUES_MAX;
-        fits.then_some(length).ok_or(CommitError::TooLarge)
+        let octets = self.values.iter().map(|value| value.wire.len()).sum();
+        let fits = key.len() <= KEY_MAX && handle.len() <= KEY_MAX;
+        let length = record_length(handle, self.values.len(), octets).filter(|_| fits);
+        length.ok_or(CommitError::TooLarge)
     }
 
     /// The handle, unless it is the key.
@@ -345,6 +342,16 @@ impl Draft {
             true => &[],
             false => &self.handle,
         }
+    }
+}
+
+/// Octets of a record behind its key; none when that is more than the store takes. Its values are so many with so many
+/// octets as they are stored; `handle` is empty where it is the key.
+pub(crate) const fn record_length(handle: &[u8], values: usize, octets: usize) -> Option<usize> {
+    let length = HEAD + ROW * values + handle.len() + octets + CHECKSUM;
+    match length <= RECORD_MAX && values <= VALUES_MAX {
+        true => Some(length),
+        false => None,
     }
 }
 

@@ -579,6 +579,103 @@ fn many_refusals() {
     }
 }
 
+/// Goal: a dry run says what the real one does: of files together, of records that grow too large, and of prefixes that go.
+/// Method: both, of running and stopped nodes, and their reports are compared.
+#[test]
+fn a_dry_run_says_what_the_real_one_does() {
+    let value = "x".repeat(100_000);
+    let mut two = String::from(
+        "ADD 88.118/a\n2 A 60 1110 UTF8 a\n\nADD 88.118/none\n1 A 60 1110 UTF8 a\n\nCREATE 88.300/a\n1 A 60 1110 UTF8 a\n\n",
+    );
+    for index in [10, 11, 12] {
+        writeln!(two, "ADD 88.118/a\n{index} A 60 1110 UTF8 {value}\n").expect("writes");
+    }
+    two.push_str(
+        "UNHOME 192.0.2.1:2641:TCP\n0.NA/88.118\n\nCREATE 0.NA/88.118.5\n1 A 60 1110 UTF8 a\n\n\
+         CREATE 88.118/b\n1 A 60 1110 UTF8 a\n\nMODIFY 0.NA/88.118\n100 A 60 1110 UTF8 a\n\n\
+         CREATE 0.NA/88.300.5\n1 A 60 1110 UTF8 a\n",
+    );
+    for runs in [false, true] {
+        let directory = directory();
+        let directory = directory.path();
+        node(directory, "n");
+        let running = runs.then(|| Running::start(directory, "n"));
+        write(
+            directory,
+            "one.batch",
+            "CREATE 88.118/a\n1 A 60 1110 UTF8 a\n\nHOME 192.0.2.1:2641:TCP\n0.NA/88.300\n",
+        );
+        write(directory, "two.batch", &two);
+        let arguments = ["one.batch", "two.batch", "--keep-going", "-o", "json"];
+        let dry = migrate(directory, "n", &[&arguments[..], &["--dry-run"]].concat());
+        let (dry, real) = (dry.expect(1).json(), migrate(directory, "n", &arguments));
+        let real = real.expect(1).json();
+        for part in ["operations", "values", "refusals", "refused"] {
+            assert_eq!(dry[part], real[part], "the dry run says the same");
+        }
+        let refusals = real["refusals"].as_array().expect("refusals").iter();
+        let codes: Vec<_> = refusals
+            .map(|refusal| (refusal["line"].as_u64(), refusal["code"].as_u64()))
+            .collect();
+        let expected = [(4, 100), (16, 202), (22, 301), (25, 301), (28, 301)];
+        let expected = expected.map(|(line, code)| (Some(line), Some(code)));
+        assert_eq!(codes, expected);
+        drop(running);
+    }
+}
+
+/// Goal: a dry run says where the real one would stop, and of one that has stopped what is left. Method: the first line of
+/// each kind that stops it.
+#[test]
+fn a_dry_run_says_where_it_stops() {
+    let directory = directory();
+    let directory = directory.path();
+    node(directory, "n");
+    let text = "CREATE 88.118/a\n1 A 60 1110 UTF8 a\n\nCREATE 88.200/b\n1 A 60 1110 UTF8 b\n\nDELETE 88.118/a\n";
+    write(directory, "x.batch", text);
+    write(
+        directory,
+        "y.batch",
+        "CREATE 88.118/y\n1 A 60 1110 UTF8 a\n",
+    );
+    let dry = |arguments: &[&str]| {
+        let fixed = ["x.batch", "y.batch", "--dry-run"];
+        migrate(directory, "n", &[&fixed[..], arguments].concat()).expect(1)
+    };
+    let stops = dry(&["-o", "json"]).json();
+    assert_eq!(stops["wouldStopAt"]["file"], "x.batch");
+    assert_eq!(stops["wouldStopAt"]["line"], 4);
+    assert_eq!(stops["operations"]["create"]["done"], 1);
+    assert_eq!(stops["operations"]["delete"], Json::Null);
+    let said = dry(&[]).stdout;
+    assert!(said.contains("it would stop at x.batch:4"), "{said}");
+    let goes_on = dry(&["--keep-going", "-o", "json"]).json();
+    assert_eq!(goes_on["wouldStopAt"], Json::Null);
+    assert_eq!(goes_on["operations"]["create"]["done"], 2);
+
+    // It has stopped: what is done is no longer to be done.
+    migrate(directory, "n", &["x.batch", "y.batch"]).expect(1);
+    let rest = dry(&["--keep-going", "-o", "json"]).json();
+    assert_eq!(rest["files"][0]["resumedAfter"], 3);
+    assert_eq!(rest["operations"]["create"]["done"], 1);
+    assert_eq!(rest["operations"]["delete"]["done"], 1);
+    let said = dry(&["--keep-going"]).stdout;
+    assert!(said.contains("x.batch would go on behind line 3"), "{said}");
+
+    fs::remove_file(directory.join("x.batch.position")).expect("removes");
+    write(
+        directory,
+        "x.batch",
+        "CREATE 88.118/c\n1 A 60 1110 UTF8 c\n\nFOO\n",
+    );
+    let unread = dry(&["-o", "json"]).json();
+    assert_eq!(unread["wouldStopAt"]["begun"], false);
+    assert_eq!(unread["operations"], Json::Object(serde_json::Map::new()));
+    let said = dry(&[]).stdout;
+    let expected = "x.batch would not be begun with, for line 4 cannot be read";
+    assert!(said.contains(expected), "{said}");
+}
+
 /// Goal: a dry run on a running node asks for many handles at once and does not fill its log. Method: the log of a node.
 #[test]
 fn a_dry_run_is_quiet() {
