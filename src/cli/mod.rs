@@ -1,7 +1,8 @@
 //! The command line: one file for each subcommand, with its arguments and `run`.
 //!
 //! * [`run`] — arguments in, exit code out; `main` is this and nothing else.
-//! * `init`, `serve` — set a node up and run it; `promote` — a standby becomes the primary.
+//! * `init`, `serve` — set a node up and run it; `promote` — a standby becomes the primary; `upgrade` — the next
+//!   version of the program becomes the node.
 //! * `resolve`, `decode` — look at the protocol from outside; `bench` — load for a node, and what it costs.
 //! * `batch` — many handles at once, out of a file into a file. `jobs` (`bulk`) — many registrations on another machine;
 //!   `changes` — what changes there. `remote` is where these ask.
@@ -55,6 +56,7 @@ mod status;
 mod store;
 mod target;
 mod token;
+mod upgrade;
 mod value;
 mod values;
 
@@ -98,6 +100,7 @@ enum Command {
     Migrate(migrate::Migrate),
     Store(store::Store),
     Promote(promote::Promote),
+    Upgrade(upgrade::Upgrade),
     Backup(backup::Backup),
     Key(key::Key),
     Audit(audit::Audit),
@@ -131,6 +134,7 @@ pub fn run() -> ExitCode {
         Command::Migrate(command) => command.run(),
         Command::Store(command) => command.run(),
         Command::Promote(command) => command.run(),
+        Command::Upgrade(command) => command.run(),
         Command::Backup(command) => command.run(),
         Command::Key(command) => command.run(),
         Command::Audit(command) => command.run(),

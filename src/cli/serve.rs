@@ -19,6 +19,7 @@ use super::{
 use crate::{
     config::Config,
     demo::{self, Need},
+    handover::successor::Program,
     identity::{self, IdentityError, KeyPair},
     logging::Logging,
     maintenance, node,
@@ -37,7 +38,7 @@ use crate::{
 /// With --take-over this process becomes the node that runs, for an upgrade without a pause: it gets that one's sockets over
 /// the control socket, fills its index beside it, then gets the store and answers; the old process lets its connections end
 /// and exits with 0. No question is lost; changes wait meanwhile. If this process fails, the old one goes on as before. It
-/// must run as the same user. Sessions end: clients log in anew.
+/// must run as the same user. Sessions end: clients log in anew. `jiexi upgrade` has the running node start it.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
     #[command(flatten)]
@@ -58,7 +59,7 @@ pub(super) struct Serve {
 /// How long changes may be told to wait.
 const PAUSES: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
 
-fn pause(text: &str) -> Result<Duration, String> {
+pub(super) fn pause(text: &str) -> Result<Duration, String> {
     let pause = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     match PAUSES.contains(&pause) {
         true => Ok(pause),
@@ -108,7 +109,18 @@ impl Serve {
             Ok(config)
         };
         let take_over = self.take_over.then_some(self.pause_max);
-        run(&config, logging, read, || Ok(()), || {}, take_over)
+        let program = Program::current().map_err(|error| {
+            Failed::report(format_args!("the file of this program is unknown: {error}"))
+        })?;
+        run(
+            &config,
+            logging,
+            read,
+            || Ok(()),
+            || {},
+            take_over,
+            Some(&program),
+        )
     }
 }
 
@@ -143,6 +155,7 @@ fn serve_demo(place: &Place, logging: &Logging) -> Result<(), Failed> {
             _ = output::print(&banner(&config));
         },
         None,
+        None,
     )
 }
 
@@ -157,13 +170,22 @@ fn run(
     prepare: impl FnOnce() -> Result<(), String>,
     started: impl FnOnce(),
     take_over: Option<Duration>,
+    program: Option<&Program>,
 ) -> Result<(), Failed> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
     let runtime = runtime
         .map_err(|error| Failed::report(format_args!("cannot start the runtime: {error}")))?;
-    let node = node::run(config, logging, read, prepare, |_| started(), take_over);
+    let node = node::run(
+        config,
+        logging,
+        read,
+        prepare,
+        |_| started(),
+        take_over,
+        program,
+    );
     let ran = runtime.block_on(node);
     // What still waits, for a file that never comes, say, is nothing that the node has promised.
     runtime.shutdown_timeout(LEFT_OVER);

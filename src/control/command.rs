@@ -71,6 +71,11 @@ pub enum Command {
         /// How long changes may wait, milliseconds.
         pause_max_ms: u64,
     },
+    /// The node starts the program as it is on disk now, and is taken over by it.
+    Upgrade {
+        /// How long changes may wait, milliseconds.
+        pause_max_ms: u64,
+    },
     /// Handles and prefixes: what their administrators do over the protocol, done by whoever runs the node.
     Registry {
         /// What.

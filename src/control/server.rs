@@ -20,6 +20,7 @@ use std::{
 };
 
 use serde::Serialize;
+use serde_json::json;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::{UnixListener, UnixStream},
@@ -39,7 +40,10 @@ use crate::{
         export::{self, export},
         import::{self, Event, ImportError, import},
     },
-    handover::giving::{Estate, Terms},
+    handover::{
+        giving::{Estate, Terms},
+        successor::Upgrade,
+    },
     maintenance,
     registry::{Registry, audit::Audit, seal::Sealer},
     standby::follow::Order,
@@ -439,6 +443,9 @@ async fn perform(
         }
         // It is no command like the others: see `connection`.
         Command::HandOver { .. } => Err(internal()),
+        Command::Upgrade { pause_max_ms } => {
+            upgrade(Duration::from_millis(pause_max_ms), context).await
+        }
         Command::Promote { without } => {
             let done = promote(without, context).await;
             context.note("promote", uid, done.is_ok());
@@ -452,6 +459,19 @@ async fn perform(
             Ok(Outcome::Report { good: true, report })
         }
     }
+}
+
+/// Has the program on disk take the place of this one.
+async fn upgrade(pause_max: Duration, context: &Context) -> Result<Outcome, Failure> {
+    let (good, report) = match context.estate.upgrade(pause_max).await {
+        Upgrade::Done { process, pause } => (
+            true,
+            json!({"process": process, "before": std::process::id(), "pause_seconds": pause.as_secs_f64()}),
+        ),
+        Upgrade::Failed(why) => (false, json!({"why": why})),
+        Upgrade::Refused(why) => return Err(plain(why)),
+    };
+    Ok(Outcome::Report { good, report })
 }
 
 /// Has the standby take the place of its primary.

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+use super::successor::{Order, Upgrade};
 use super::{FILL_MAX, Message, PATIENCE, VERSION, wire};
 use crate::store::Store;
 
@@ -26,8 +27,11 @@ pub struct Estate {
     /// Everything that is listened on; none when the node stops.
     sockets: Mutex<Vec<OwnedFd>>,
     heirs: mpsc::Sender<Heir>,
+    orders: mpsc::Sender<Order>,
     /// Somebody is being served.
-    taken: AtomicBool,
+    taken: watch::Sender<bool>,
+    /// Why the last one that was served did not take over, and its process.
+    failure: Mutex<Option<(i32, String)>>,
     /// Whether the control socket stays when this process ends.
     control_given: Arc<AtomicBool>,
     /// Why nothing is given away.
@@ -57,18 +61,52 @@ pub struct Heir {
 }
 
 impl Estate {
-    /// Those who are ready come to the receiver.
+    /// Those who are ready, and those who want one to be started, come to the receivers.
     #[must_use]
-    pub fn new(refusal: Option<&'static str>) -> (Self, mpsc::Receiver<Heir>) {
+    pub fn new(
+        refusal: Option<&'static str>,
+    ) -> (Self, mpsc::Receiver<Heir>, mpsc::Receiver<Order>) {
         let (heirs, ready) = mpsc::channel(1);
+        let (orders, ordered) = mpsc::channel(1);
         let estate = Self {
             sockets: Mutex::default(),
             heirs,
-            taken: AtomicBool::new(false),
+            orders,
+            taken: watch::Sender::new(false),
+            failure: Mutex::default(),
             control_given: Arc::default(),
             refusal,
         };
-        (estate, ready)
+        (estate, ready, ordered)
+    }
+
+    /// Has the node start the program that is to take over, and waits for what comes of it.
+    pub async fn upgrade(&self, pause_max: Duration) -> Upgrade {
+        if let Some(refusal) = self.refusal {
+            return Upgrade::Refused(refusal.to_owned());
+        }
+        let (order, outcome) = Order::new(pause_max);
+        let stops = || Upgrade::Failed("the node stops".to_owned());
+        match self.orders.send(order).await {
+            Ok(()) => outcome.await.unwrap_or_else(|_| stops()),
+            Err(_) => stops(),
+        }
+    }
+
+    /// Remembers why a process does not take over.
+    pub fn note_failure(&self, pid: i32, why: &str) {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        *failure = Some((pid, why.to_owned()));
+    }
+
+    /// Why a process that has ended did not take over, as far as it, or this one, could say. Waits until nobody is served.
+    pub async fn failure(&self, pid: i32) -> Option<String> {
+        let mut taken = self.taken.subscribe();
+        // The sender is here.
+        let _ = taken.wait_for(|taken| !taken).await;
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, why) = failure.as_ref().filter(|(of, _)| *of == pid)?;
+        Some(why.clone())
     }
 
     /// Adds sockets.
@@ -99,14 +137,20 @@ impl Estate {
         terms: Terms,
         store: &Store,
     ) {
-        let offered = self.begin(pid, terms).and_then(|(busy, process)| {
+        // Noted before anybody can see that it has ended.
+        let noted = |why: String| {
+            self.note_failure(pid.unwrap_or_default(), &why);
+            why
+        };
+        let begun = self.begin(pid, terms).map_err(noted);
+        let offered = begun.and_then(|(busy, process)| {
             tracing::info!(
                 pid,
                 "hand-over: another process gets the sockets of this one"
             );
             let files = store.hold_files();
             let said = self.converse(&stream);
-            said.map_err(|error| wire::explain(&error, "the new process"))?;
+            said.map_err(|error| noted(wire::explain(&error, "the new process")))?;
             Ok((busy, process, files))
         });
         let (busy, process, files) = match offered {
@@ -152,9 +196,10 @@ impl Estate {
         })?;
         let process = pidfd_open(process, PidfdFlags::empty())
             .map_err(|error| format!("the process that asks cannot be watched: {error}"))?;
-        match self.taken.swap(true, Relaxed) {
-            true => Err("another process is taking over this node already".to_owned()),
-            false => Ok((Busy(Arc::clone(self)), process)),
+        let free = |taken: &mut bool| !std::mem::replace(taken, true);
+        match self.taken.send_if_modified(free) {
+            true => Ok((Busy(Arc::clone(self)), process)),
+            false => Err("another process is taking over this node already".to_owned()),
         }
     }
 
@@ -185,7 +230,7 @@ struct Busy(Arc<Estate>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.taken.store(false, Relaxed);
+        self.0.taken.send_replace(false);
     }
 }
 
@@ -241,6 +286,7 @@ impl Heir {
 
     /// Tells it that it gets nothing.
     pub fn refuse(self, why: &str) {
+        self.busy.0.note_failure(self.pid, why);
         wire::fail(&self.stream, why);
     }
 }

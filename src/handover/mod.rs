@@ -21,8 +21,10 @@
 //!
 //! * [`Inherited`]: sockets on their way. `wire`: messages, and descriptors beside them.
 //! * [`giving`]: the old process. [`taking`]: the new one.
+//! * [`successor`]: the old one starts the new one itself, in the place where it runs (`jiexi upgrade`).
 
 pub mod giving;
+pub mod successor;
 pub mod taking;
 mod wire;
 

@@ -1,6 +1,7 @@
 //! The new process: it gets the sockets, then the store, and says when it answers.
 
 use std::fs::File;
+use std::io::Read as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -87,6 +88,13 @@ impl Running {
         if let Err(error) = wire::send(&self.stream, &Message::Answering { control }, None) {
             tracing::warn!(%error, "hand-over: the old process does not hear that this one answers");
         }
+    }
+
+    /// Waits until the other process has told everybody that it is no longer the node, or is gone.
+    pub fn wait_let_go(&self) {
+        // It says nothing more: whatever ends this wait is as good.
+        drop(self.stream.set_read_timeout(Some(PATIENCE)));
+        drop((&self.stream).read(&mut [0]));
     }
 
     /// Says why this process does not take over.

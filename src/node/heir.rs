@@ -1,5 +1,7 @@
 //! How a node passes from one process to another, on either side: see [`crate::handover`].
 
+use std::io;
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -10,8 +12,10 @@ use tokio::task::spawn_blocking;
 use super::sockets::Sockets;
 use super::{Node, Signals, StartError, complete_audit, failing};
 use crate::config::Config;
-use crate::handover::giving::Heir;
+use crate::handover::giving::{Estate, Heir};
+use crate::handover::successor::{Order, Program, Successor, Upgrade};
 use crate::handover::taking::Running;
+use crate::notify;
 use crate::registry::Registry;
 use crate::standby::boot;
 use crate::store::{Role, Store, StoreError};
@@ -21,23 +25,49 @@ const DRAIN: Duration = Duration::from_secs(60);
 /// How often it is looked whether the process is to stop while the index is filled.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The next process that is ready to take over; for ever none when there are none.
-pub(super) async fn next(heirs: &mut Option<mpsc::Receiver<Heir>>) -> Heir {
-    let next = match heirs {
-        Some(heirs) => heirs.recv().await,
+/// The next one that comes: a process that is ready to take over, or an order to start one; for ever none when there are
+/// none.
+pub(super) async fn next<T>(coming: &mut Option<mpsc::Receiver<T>>) -> T {
+    let next = match coming {
+        Some(coming) => coming.recv().await,
         None => None,
     };
     match next {
-        Some(heir) => heir,
+        Some(next) => next,
         None => std::future::pending().await,
+    }
+}
+
+/// Waits until the process that was started to take over has ended without that; for ever when there is none.
+pub(super) async fn ended(
+    successor: &mut Option<Successor>,
+    estate: &Estate,
+) -> (io::Result<ExitStatus>, Option<String>) {
+    let Some(successor) = successor else {
+        return std::future::pending().await;
+    };
+    let status = successor.ended().await;
+    // Why is known when what it was given is back.
+    let why = estate.failure(successor.process().cast_signed()).await;
+    (status, why)
+}
+
+/// Starts the program that is to take over, one at a time.
+pub(super) fn upgrade(under_way: &mut Option<Successor>, program: Option<&Program>, order: Order) {
+    match under_way {
+        Some(_) => order.tell(Upgrade::Failed(
+            "an upgrade is under way already".to_owned(),
+        )),
+        None => *under_way = Successor::start(program, order),
     }
 }
 
 // ---------------------------------------------------------------------------------------------------- giving
 
 impl Node {
-    /// Gives the node to another process; whether that one is the node now. When it is not everything is as before.
-    pub(super) async fn give(&mut self, heir: Heir) -> bool {
+    /// Gives the node to another process; for how long changes waited, if that one is the node now. When it is not everything
+    /// is as before.
+    pub(super) async fn give(&mut self, heir: Heir) -> Option<Duration> {
         let pid = heir.pid;
         if !self.http.rest().await {
             self.http.go_on();
@@ -48,13 +78,13 @@ impl Node {
                 "hand-over: it came to nothing; this node goes on as before"
             );
             heir.refuse(why);
-            return false;
+            return None;
         }
         let begun = Instant::now();
         let (store, registry) = (Arc::clone(&self.store), Arc::clone(&self.registry));
         let handed = spawn_blocking(move || hand(&store, &registry, heir, begun)).await;
         let (heir, why) = match handed {
-            Ok(Handed::Given) => {
+            Ok(Handed::Given(heir)) => {
                 let pause = begun.elapsed();
                 self.store.retire();
                 tracing::info!(
@@ -69,7 +99,13 @@ impl Node {
                 if let Some(dns) = &mut self.dns {
                     dns.drain_for(DRAIN);
                 }
-                return true;
+                // The other one speaks to systemd when it is let go; before it is the main process it would not be heard.
+                let _ = spawn_blocking(move || {
+                    notify::main_process(pid.cast_unsigned());
+                    drop(heir);
+                })
+                .await;
+                return Some(pause);
             }
             Ok(Handed::Kept(heir, why)) => {
                 heir.refuse(&why);
@@ -79,7 +115,7 @@ impl Node {
                     why,
                     "hand-over: it came to nothing; this node goes on as before"
                 );
-                return false;
+                return None;
             }
             Ok(Handed::Failed(heir, why)) => (heir, why),
             Err(_) => {
@@ -87,9 +123,10 @@ impl Node {
                     pid,
                     "hand-over: it panicked; no changes are taken: start the node anew"
                 );
-                return false;
+                return None;
             }
         };
+        self.estate.note_failure(pid, &why);
         self.take_back(heir).await;
         self.http.go_on();
         tracing::error!(
@@ -98,7 +135,7 @@ impl Node {
             pause_seconds = begun.elapsed().as_secs_f64(),
             "hand-over: it came to nothing; this node goes on as before"
         );
-        false
+        None
     }
 
     /// Ends a process, and has store and audit trail again, with what it wrote in them.
@@ -124,8 +161,8 @@ impl Node {
 
 /// What became of store and audit trail.
 enum Handed {
-    /// The other process has them, and answers.
-    Given,
+    /// The other process has them, and answers; it waits to be let go.
+    Given(Heir),
     /// They were not given away, and why.
     Kept(Heir, String),
     /// They were given to this process, which does not answer, and why.
@@ -144,7 +181,7 @@ fn hand(store: &Store, registry: &Registry, mut heir: Heir, begun: Instant) -> H
         audit.give_away();
     }
     match heir.hand(lock.into(), begun) {
-        Ok(()) => Handed::Given,
+        Ok(()) => Handed::Given(heir),
         Err(why) => Handed::Failed(heir, why),
     }
 }
@@ -196,8 +233,13 @@ pub(super) async fn take_over(
         Ok(Some(node))
     };
     let taken: Result<_, StartError> = taken.await;
-    if let Err(error) = &taken {
-        running.fail(&error.to_string());
+    match &taken {
+        Ok(Some(_)) => drop(spawn_blocking(move || {
+            running.wait_let_go();
+            notify::ready(super::SERVES);
+        })),
+        Ok(None) => {}
+        Err(error) => running.fail(&error.to_string()),
     }
     taken
 }

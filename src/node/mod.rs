@@ -27,11 +27,13 @@ use crate::config::Config;
 use crate::control::server as control;
 use crate::handover::Inherited;
 use crate::handover::giving::{Estate, Heir};
+use crate::handover::successor::{Order, Program};
 use crate::history::{self, History};
 use crate::identity;
 use crate::json;
 use crate::logging::Logging;
 use crate::metrics::Metrics;
+use crate::notify;
 use crate::observe;
 use crate::ops;
 use crate::registry::audit::Audit;
@@ -95,9 +97,10 @@ pub struct Node {
     watch: Option<Arc<Watch>>,
     /// Tasks that look for new certificates, for ever.
     watches: Vec<tokio::task::JoinHandle<()>>,
-    /// What another process may take over, and those who are ready to.
+    /// What another process may take over, those who are ready to, and orders to start one.
     estate: Arc<Estate>,
     heirs: Option<mpsc::Receiver<Heir>>,
+    upgrades: Option<mpsc::Receiver<Order>>,
     /// How long open connections have to end.
     drain: Duration,
     /// Another process is the node now.
@@ -143,7 +146,7 @@ impl Node {
         let refusal = matches!(part, Part::Standby(_)).then_some(
             "a standby is not taken over while it runs: stop it and start the new one; its primary answers meanwhile",
         );
-        let (estate, heirs) = Estate::new(refusal);
+        let (estate, heirs, upgrades) = Estate::new(refusal);
         let Sockets {
             site,
             certificates,
@@ -273,6 +276,7 @@ impl Node {
             side,
             estate,
             heirs: Some(heirs),
+            upgrades: Some(upgrades),
             drain: config.handle.drain,
             given: false,
         })
@@ -381,7 +385,8 @@ impl Node {
 
 /// Serves a node until the process is told to stop (SIGTERM or SIGINT), or another process has taken it over. At SIGHUP it
 /// `read`s the configuration again. `prepare` is done when everything is bound, `started` when the node serves. With
-/// `take_over` it is a running node that this process becomes, where changes wait for so long at most.
+/// `take_over` it is a running node that this process becomes, where changes wait for so long at most. `program` is what is
+/// started for an upgrade.
 ///
 /// # Errors
 /// As [`Node::start`] and [`Node::stop`].
@@ -392,6 +397,7 @@ pub async fn run(
     prepare: impl FnOnce() -> Result<(), String>,
     started: impl FnOnce(&Node),
     take_over: Option<Duration>,
+    program: Option<&Program>,
 ) -> Result<(), StartError> {
     // Before anything else: a signal that comes while the node starts must not kill it half-way.
     let mut signals = Signals::listen().map_err(failing("signals"))?;
@@ -402,16 +408,20 @@ pub async fn run(
         None => part = begin(config, None, &mut signals).await?,
     }
     let (mut prepare, mut started) = (Some(prepare), Some(started));
+    let mut successor = None;
     loop {
         let mut node = match (taken.take(), part.take()) {
             (Some(node), _) => node,
             (None, Some(part)) => {
                 let preparing = || prepare.take().map_or(Ok(()), |prepare| prepare());
-                Node::start_prepared(config, part, preparing).await?
+                let node = Node::start_prepared(config, part, preparing).await?;
+                notify::ready(SERVES);
+                node
             }
             (None, None) => return Ok(()),
         };
-        let mut heirs = node.heirs.take();
+        let (mut heirs, mut orders) = (node.heirs.take(), node.upgrades.take());
+        let estate = Arc::clone(&node.estate);
         if let Some(started) = started.take() {
             started(&node);
         }
@@ -425,32 +435,40 @@ pub async fn run(
                     node.following = None;
                     break Next::Another(ended);
                 }
+                order = heir::next(&mut orders) => heir::upgrade(&mut successor, program, order),
+                (status, why) = heir::ended(&mut successor, &estate) => {
+                    if let Some(successor) = successor.take() {
+                        successor.failed(status, why);
+                    }
+                }
                 heir = heir::next(&mut heirs) => {
-                    if node.give(heir).await {
+                    let process = heir.pid.cast_unsigned();
+                    if let Some(pause) = node.give(heir).await {
+                        if let Some(successor) = successor.take() {
+                            successor.done(process, pause);
+                        }
                         break Next::Given;
                     }
                 }
             }
         };
         // Whoever is ready now is too late, and hears so: while it waited the node would not end.
-        drop(heirs);
+        drop((heirs, orders));
         match next {
             Next::Stop(signal) => {
                 tracing::info!(
                     signal,
                     "stopping: no new connections, open requests are answered"
                 );
+                notify::stopping();
                 node.stop().await?;
                 tracing::info!("stopped");
                 return Ok(());
             }
-            Next::Given => {
-                node.stop().await?;
-                tracing::info!("stopped: another process is the node");
-                return Ok(());
-            }
+            Next::Given => return leave(node, config.handle.drain, &mut signals).await,
             Next::Another(ended) => {
                 tracing::warn!("the node starts anew with another store: questions wait");
+                notify::status("starts anew with another store");
                 let watch = node.watch.take();
                 node.stop().await?;
                 exchange(config, ended).await?;
@@ -458,6 +476,25 @@ pub async fn run(
             }
         }
     }
+}
+
+/// What systemd shows of a node that serves.
+const SERVES: &str = concat!("jiexi ", env!("CARGO_PKG_VERSION"), " serves");
+
+/// Lets the connections of a node that was given away end. When the process is told to stop they have `drain` left, as those
+/// of any node: who stops the unit stops this process, too, and waits no longer.
+async fn leave(node: Node, drain: Duration, signals: &mut Signals) -> Result<(), StartError> {
+    let told = async {
+        let signal = signals.wait_stop().await;
+        tracing::info!(signal, "stopping: open connections end");
+        tokio::time::sleep(drain).await;
+    };
+    tokio::select! {
+        stopped = node.stop() => stopped?,
+        () = told => tracing::warn!("connections were cut at the drain deadline"),
+    }
+    tracing::info!("stopped: another process is the node");
+    Ok(())
 }
 
 /// Why a node ends.

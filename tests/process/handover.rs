@@ -28,7 +28,7 @@ const LOOK: Duration = Duration::from_millis(10);
 const CLIENTS: usize = 4;
 const UNDER_WAY: usize = 32;
 /// What is asked for: its answer is one datagram.
-const ASKED: &str = "88.118/asked";
+pub(crate) const ASKED: &str = "88.118/asked";
 /// The steps at which [`fake_heir`] fails.
 const FAILURES: [&str; 5] = ["leaves", "dies", "nonsense", "late", "version"];
 
@@ -36,21 +36,21 @@ const FAILURES: [&str; 5] = ["leaves", "dies", "nonsense", "late", "version"];
 
 /// What a client saw.
 #[derive(Debug, Default)]
-struct Tally {
-    sent: u64,
-    answered: u64,
-    lost: usize,
+pub(crate) struct Tally {
+    pub(crate) sent: u64,
+    pub(crate) answered: u64,
+    pub(crate) lost: usize,
     slowest: Duration,
 }
 
 /// Clients that ask until they are told to stop, and then wait for what is still to come.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     clients: Vec<JoinHandle<Tally>>,
 }
 
 impl Load {
-    fn begin(handle: SocketAddr, rate: u64) -> Self {
+    pub(crate) fn begin(handle: SocketAddr, rate: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let each = rate.div_ceil(CLIENTS as u64);
         let client = |_| {
@@ -61,7 +61,7 @@ impl Load {
         Self { stop, clients }
     }
 
-    fn end(self) -> Tally {
+    pub(crate) fn end(self) -> Tally {
         self.stop.store(true, Relaxed);
         let mut all = Tally::default();
         for client in self.clients {
@@ -156,7 +156,7 @@ impl Writer {
 
 impl Process {
     /// The program, with this node's configuration.
-    fn jiexi(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn jiexi(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_jiexi"));
         command.args(arguments).arg("--config").arg(self.file());
         command.envs(self.settings());
@@ -164,7 +164,7 @@ impl Process {
     }
 
     /// Makes a handle; whether that was acknowledged.
-    fn creator(&self) -> impl FnMut(&str) -> bool + Send + use<> {
+    pub(crate) fn creator(&self) -> impl FnMut(&str) -> bool + Send + use<> {
         let (file, settings) = (self.file(), self.settings());
         move |handle: &str| {
             let mut command = Command::new(env!("CARGO_BIN_EXE_jiexi"));
@@ -226,12 +226,12 @@ impl Process {
     }
 
     /// What its processes have logged.
-    fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         std::fs::read_to_string(self.log()).expect("a log")
     }
 
     /// Waits until the log says something so many times.
-    fn wait_said(&self, what: &str, times: usize) {
+    pub(crate) fn wait_said(&self, what: &str, times: usize) {
         let begun = Instant::now();
         while self.said().matches(what).count() < times {
             assert!(
@@ -244,7 +244,7 @@ impl Process {
     }
 }
 
-fn wait(child: &mut Child) -> ExitStatus {
+pub(crate) fn wait(child: &mut Child) -> ExitStatus {
     let begun = Instant::now();
     loop {
         if let Some(status) = child.try_wait().expect("a child") {
@@ -492,10 +492,8 @@ fn a_node_that_stops_waits_for_no_heir() {
     assert!(node.wait().success(), "{}", node.said());
 }
 
-/// Goal: what a connection is at work on is ended by the process that it was asked of, while the next one answers others.
-#[test]
-fn a_batch_under_way_is_ended_by_the_old_process() {
-    let mut node = Process::start(4_096, &[("JIEXI_ANONYMOUS_BATCH", "true")]);
+/// A batch, one line of which is answered and whose end is still to be sent; for a node with `[anonymous] batch`.
+pub(crate) fn batch_under_way(node: &Process) -> (TcpStream, BufReader<TcpStream>) {
     let mut batch = TcpStream::connect(("127.0.0.1", node.http)).expect("connected");
     batch.set_read_timeout(Some(PATIENCE)).expect("a time-out");
     let head = "POST /api/v1/batch/resolve HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n\
@@ -509,6 +507,14 @@ fn a_batch_under_way_is_ended_by_the_old_process() {
         let more = heard.read_line(&mut line).expect("an answer");
         assert!(more > 0, "no answer");
     }
+    (batch, heard)
+}
+
+/// Goal: what a connection is at work on is ended by the process that it was asked of, while the next one answers others.
+#[test]
+fn a_batch_under_way_is_ended_by_the_old_process() {
+    let mut node = Process::start(4_096, &[("JIEXI_ANONYMOUS_BATCH", "true")]);
+    let (mut batch, mut heard) = batch_under_way(&node);
     let heir = node.heir(&[]);
     let mut old = std::mem::replace(&mut node.child, heir);
     node.wait_said("another process is the node now", 1);

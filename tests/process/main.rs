@@ -9,10 +9,11 @@
 mod handover;
 #[path = "../support/ports.rs"]
 mod ports;
+mod upgrade;
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -62,12 +63,19 @@ struct Process {
     operations: SocketAddr,
     http: u16,
     directory: tempfile::TempDir,
+    /// The file of the program, where it is not the one under test itself.
+    program: PathBuf,
     more: Vec<(String, String)>,
 }
 
 impl Process {
     /// Sets a node up and starts it, with `overrides` of its configuration, under `ulimit -n files`.
     fn start(files: u32, overrides: &[(&str, &str)]) -> Self {
+        Self::start_program(Path::new(env!("CARGO_BIN_EXE_jiexi")), files, overrides)
+    }
+
+    /// As [`Self::start`], from a copy of the program.
+    fn start_program(program: &Path, files: u32, overrides: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let data = directory.path().join("node");
         let init = Command::new(env!("CARGO_BIN_EXE_jiexi"))
@@ -92,6 +100,7 @@ impl Process {
             operations: at(free_port()),
             http: free_port(),
             directory,
+            program: program.to_path_buf(),
             more: overrides.iter().map(own).collect(),
         };
         node.child.wait().expect("it ends");
@@ -101,10 +110,13 @@ impl Process {
     }
 
     fn serve(&self, files: u32) -> Child {
-        let script = format!("ulimit -n {files} && exec \"$0\" serve --config \"$1\"");
+        // As systemd says which process it has started.
+        let script =
+            format!("ulimit -n {files} && SYSTEMD_EXEC_PID=$$ exec \"$0\" serve --config \"$1\"");
         let log = std::fs::File::create(self.log()).expect("a log");
         Command::new("bash")
-            .args(["-c", &script, env!("CARGO_BIN_EXE_jiexi")])
+            .args(["-c", &script])
+            .arg(&self.program)
             .arg(self.file())
             .envs(self.settings())
             .stdout(Stdio::null())

@@ -616,6 +616,9 @@ fn refused() {
         assert_eq!(refused.status.code(), Some(2), "{}", text(&refused));
         assert!(text(&refused).contains(said), "{}", text(&refused));
     }
+    let upgraded = pair.standby.run(&["upgrade"]);
+    assert_eq!(upgraded.status.code(), Some(3), "{}", text(&upgraded));
+    assert!(text(&upgraded).contains("standby"), "{}", text(&upgraded));
     let promoted = pair.primary.run(&["promote"]);
     assert!(
         !promoted.status.success() && text(&promoted).contains("no standby"),

@@ -1,0 +1,237 @@
+//! An upgrade in place: the running process starts the program as its file is by now, and is taken over by it.
+//!
+//! The new process is a child of the old one. So it is where that one was: under the same user, limits and environment, in
+//! the same cgroup, which is what systemd asks of a process that is to be the main one of a unit.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::notify;
+
+/// The options of `serve` that are the upgrade's.
+const TAKE_OVER: &str = "--take-over";
+const PAUSE_MAX: &str = "--pause-max";
+
+/// How this process was started, to do that again.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The file, by the name that it was started by: what is behind that may be another file by then.
+    path: PathBuf,
+    arguments: Vec<OsString>,
+}
+
+impl Program {
+    /// That of this process; to be asked for before its file is replaced.
+    ///
+    /// # Errors
+    /// The system does not say where the program is.
+    pub fn current() -> io::Result<Self> {
+        let mut arguments = env::args_os();
+        let name = arguments.next().unwrap_or_default();
+        let path = match name.as_encoded_bytes().contains(&b'/') {
+            // Through links, which an upgrade may set anew.
+            true => std::path::absolute(name)?,
+            false => env::current_exe()?,
+        };
+        Ok(Self {
+            path,
+            arguments: without_take_over(arguments),
+        })
+    }
+
+    fn start(&self, pause_max: Duration) -> io::Result<Child> {
+        let mut command = Command::new(&self.path);
+        command.args(&self.arguments).arg(TAKE_OVER);
+        command
+            .arg(PAUSE_MAX)
+            .arg(format!("{}ms", pause_max.as_millis()));
+        command.stdin(Stdio::null()).spawn()
+    }
+}
+
+/// This process may have taken over another one.
+fn without_take_over(mut arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut kept = Vec::new();
+    while let Some(argument) = arguments.next() {
+        if argument == OsStr::new(PAUSE_MAX) {
+            // With its value.
+            arguments.next();
+        } else if argument != OsStr::new(TAKE_OVER)
+            && !argument
+                .to_string_lossy()
+                .starts_with(&format!("{PAUSE_MAX}="))
+        {
+            kept.push(argument);
+        }
+    }
+    kept
+}
+
+/// What came of an upgrade.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Upgrade {
+    /// This process is the node now.
+    Done {
+        /// Its number.
+        process: u32,
+        /// For how long changes waited.
+        pause: Duration,
+    },
+    /// It was tried; the node goes on as before; why, for people.
+    Failed(String),
+    /// Here is no such thing, and why, for people: the node has to be started anew.
+    Refused(String),
+}
+
+/// Somebody wants an upgrade.
+#[derive(Debug)]
+pub struct Order {
+    pause_max: Duration,
+    told: oneshot::Sender<Upgrade>,
+}
+
+impl Order {
+    /// What comes of it comes to the receiver.
+    pub(super) fn new(pause_max: Duration) -> (Self, oneshot::Receiver<Upgrade>) {
+        let (told, outcome) = oneshot::channel();
+        (Self { pause_max, told }, outcome)
+    }
+
+    /// Tells what came of it; whoever asked may be gone.
+    pub fn tell(self, outcome: Upgrade) {
+        drop(self.told.send(outcome));
+    }
+}
+
+/// The new process, which may take over.
+#[derive(Debug)]
+pub struct Successor {
+    child: Child,
+    /// Comes when a child ends.
+    ends: Signal,
+    order: Order,
+    shown: String,
+}
+
+impl Successor {
+    /// Starts it; none when whoever asked was told why not. Must be called on a runtime.
+    #[must_use]
+    pub fn start(program: Option<&Program>, order: Order) -> Option<Self> {
+        if let Some(refusal) = refusal() {
+            order.tell(Upgrade::Refused(refusal.to_owned()));
+            return None;
+        }
+        let Some(program) = program else {
+            let why = "this node does not know how it was started: stop it and start the new one";
+            order.tell(Upgrade::Refused(why.to_owned()));
+            return None;
+        };
+        let shown = program.path.display().to_string();
+        match begin(program, order.pause_max) {
+            Ok((child, ends)) => {
+                tracing::info!(program = shown, pid = child.id(), "upgrade: it is started");
+                Some(Self {
+                    child,
+                    ends,
+                    order,
+                    shown,
+                })
+            }
+            Err(error) => {
+                let why = format!("{shown} cannot be started: {error}");
+                tracing::error!(why, "upgrade: it came to nothing; this node goes on");
+                order.tell(Upgrade::Failed(why));
+                None
+            }
+        }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it has ended. May be dropped and called again.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub async fn ended(&mut self) -> io::Result<ExitStatus> {
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            self.ends.recv().await;
+        }
+    }
+
+    /// It has ended, and has not taken over; `why` if it could say so.
+    pub fn failed(self, status: io::Result<ExitStatus>, why: Option<String>) {
+        let ended = match status {
+            Ok(status) => format!("ended with {status}"),
+            Err(error) => format!("is lost ({error})"),
+        };
+        let shown = &self.shown;
+        let why = match why {
+            Some(why) => format!("{shown} {ended}: {why}"),
+            None => format!(
+                "{shown} {ended} before it asked for the node; what it said is in the node's log"
+            ),
+        };
+        tracing::error!(why, "upgrade: it came to nothing; this node goes on");
+        self.order.tell(Upgrade::Failed(why));
+    }
+
+    /// The process `taken` is the node now; changes waited for so long.
+    pub fn done(self, taken: u32, pause: Duration) {
+        self.order.tell(match taken == self.child.id() {
+            true => Upgrade::Done {
+                process: taken,
+                pause,
+            },
+            false => Upgrade::Failed(format!("process {taken} took the node over meanwhile")),
+        });
+    }
+}
+
+/// Starts it. The signal is listened to before: it may end at once.
+fn begin(program: &Program, pause_max: Duration) -> io::Result<(Child, Signal)> {
+    let ends = signal(SignalKind::child())?;
+    Ok((program.start(pause_max)?, ends))
+}
+
+/// Why whatever runs this process would take its end for that of the node.
+fn refusal() -> Option<&'static str> {
+    let own = std::process::id();
+    if own == 1 {
+        return Some(
+            "this node is the first process of a container, which would end with it: replace the container",
+        );
+    }
+    let of_systemd = env::var("SYSTEMD_EXEC_PID")
+        .is_ok_and(|pid| pid.parse::<u32>().is_ok_and(|pid| pid == own));
+    (of_systemd && !notify::is_heard()).then_some(
+        "systemd does not ask this node for its main process (Type=notify in its unit, since its last start): restart it",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a process that took over another one is started again as if it had not.
+    #[test]
+    fn options_of_the_last_upgrade_are_dropped() {
+        let started = "serve --take-over --config a --pause-max 3s --pause-max=4s -d b";
+        let arguments = started.split(' ').map(OsString::from);
+        let kept = without_take_over(arguments).join(OsStr::new(" "));
+        assert_eq!(kept, "serve --config a -d b");
+    }
+}

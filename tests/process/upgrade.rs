@@ -1,0 +1,329 @@
+//! Goal: a node that is told to upgrade passes to whatever its file is by then, systemd hears which process is the main one,
+//! and from that one alone; whatever goes wrong, the node goes on. Method: a copy of the program that is replaced on disk, as
+//! a package does it; the test is systemd's end of the socket, and knows who sends.
+
+use std::fs;
+use std::io::{IoSliceMut, Write as _};
+use std::os::fd::{AsRawFd as _, RawFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{
+    ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, setsockopt, sockopt::PassCred,
+};
+use nix::unistd::{Pid, close};
+use serde_json::Value as Json;
+
+use crate::handover::{ASKED, Load, batch_under_way, wait};
+use crate::{Process, answer, request};
+
+/// How long anything may take on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(10);
+
+/// systemd's end of a unit's socket, with `NotifyAccess=main`.
+struct Systemd {
+    socket: UnixDatagram,
+    /// The main process of the unit.
+    main: i32,
+}
+
+impl Systemd {
+    fn listen(path: &Path) -> Self {
+        let socket = UnixDatagram::bind(path).expect("a socket");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        setsockopt(&socket, PassCred, &true).expect("credentials");
+        Self { socket, main: 0 }
+    }
+
+    /// The next message, which the main process sent. What comes beside it is closed, which confirms a barrier.
+    fn hear(&mut self) -> String {
+        let mut text = [0; 4_096];
+        let mut space = nix::cmsg_space!(UnixCredentials, RawFd);
+        let mut into = [IoSliceMut::new(&mut text)];
+        let received = recvmsg::<()>(
+            self.socket.as_raw_fd(),
+            &mut into,
+            Some(&mut space),
+            MsgFlags::empty(),
+        );
+        let received = received.expect("a message");
+        let mut sender = None;
+        for beside in received.cmsgs().expect("whole") {
+            match beside {
+                ControlMessageOwned::ScmCredentials(who) => sender = Some(who.pid()),
+                ControlMessageOwned::ScmRights(fds) => {
+                    fds.into_iter().for_each(|fd| close(fd).expect("closed"));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let length = received.bytes;
+        let said = String::from_utf8_lossy(&text[..length]).into_owned();
+        assert_eq!(sender, Some(self.main), "{said}: not from the main process");
+        said
+    }
+
+    /// Hears that the main process serves.
+    fn hear_ready(&mut self) {
+        let said = self.hear();
+        assert!(
+            said.contains("READY=1") && said.contains("STATUS="),
+            "{said}"
+        );
+    }
+
+    /// Hears that another process is the main one, and what that one says.
+    fn hear_main(&mut self) -> Pid {
+        let said = self.hear();
+        let main = said.strip_prefix("MAINPID=").expect("another process");
+        let main = main.parse().expect("a number");
+        assert_eq!(self.hear(), "BARRIER=1");
+        self.main = main;
+        self.hear_ready();
+        Pid::from_raw(main)
+    }
+}
+
+/// The copy of the program that a node runs from, and may be replaced.
+struct Installed {
+    directory: tempfile::TempDir,
+}
+
+impl Installed {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let installed = Self { directory };
+        installed.replace(Path::new(env!("CARGO_BIN_EXE_jiexi")));
+        installed
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("jiexi")
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("notify")
+    }
+
+    /// Puts another file in the program's place, as dpkg does.
+    fn replace(&self, by: &Path) {
+        let fresh = self.directory.path().join("jiexi.dpkg-new");
+        fs::copy(by, &fresh).expect("copied");
+        fs::rename(fresh, self.path()).expect("replaced");
+    }
+
+    /// A node that runs from it, of which systemd hears.
+    fn start(&self) -> (Process, Systemd) {
+        let (mut systemd, socket) = (Systemd::listen(&self.socket()), self.socket());
+        let mut node = Process::start_program(
+            &self.path(),
+            4_096,
+            &[
+                ("NOTIFY_SOCKET", socket.to_str().expect("text")),
+                ("JIEXI_ANONYMOUS_BATCH", "true"),
+                ("JIEXI_HANDLE_AMPLIFICATION_RATE", "4GiB"),
+                ("JIEXI_HANDLE_AMPLIFICATION_BURST", "4GiB"),
+            ],
+        );
+        // What the test runs has no unit.
+        node.more.retain(|(name, _)| name != "NOTIFY_SOCKET");
+        systemd.main = node.pid().as_raw();
+        systemd.hear_ready();
+        (node, systemd)
+    }
+}
+
+/// A process that is no child of the test.
+struct Stray(Pid);
+
+impl Stray {
+    fn ended(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0));
+        stat.map_or(true, |stat| stat.contains(") Z "))
+    }
+
+    fn wait_end(&self) {
+        let begun = Instant::now();
+        while !self.ended() {
+            assert!(begun.elapsed() < PATIENCE, "{} does not end", self.0);
+            thread::sleep(LOOK);
+        }
+    }
+}
+
+impl Drop for Stray {
+    fn drop(&mut self) {
+        if !self.ended() {
+            let _ = kill(self.0, Signal::SIGKILL);
+        }
+    }
+}
+
+impl Process {
+    /// Begins to tell the node to upgrade.
+    fn upgrading(&self) -> Child {
+        let mut command = self.jiexi(&["upgrade", "--pause-max", "60s", "-o", "json"]);
+        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("jiexi starts")
+    }
+
+    /// An upgrade that does not come about, with its exit code; the node answers and is what it was.
+    fn no_upgrade(&self, code: i32) -> String {
+        let done = self.upgrading().wait_with_output().expect("it ends");
+        assert_eq!(done.status.code(), Some(code), "{done:?}\n{}", self.said());
+        let mut stream = self.connect();
+        stream.write_all(&request()).expect("written");
+        assert_eq!(answer(&mut stream).expect("an answer"), 1);
+        assert!(children(self.pid()).is_empty(), "nothing is left of it");
+        String::from_utf8_lossy(&done.stderr).into_owned()
+    }
+}
+
+/// The children of a process, dead ones too.
+fn children(of: Pid) -> Vec<String> {
+    let processes = fs::read_dir("/proc").expect("processes").flatten();
+    let stats = processes.filter_map(|one| fs::read_to_string(one.path().join("stat")).ok());
+    let parent = |stat: &String| {
+        let fields = stat.rsplit(") ").next()?;
+        fields.split(' ').nth(1)?.parse().ok()
+    };
+    stats
+        .filter(|stat| parent(stat) == Some(of.as_raw()))
+        .collect()
+}
+
+fn file_of(process: Pid) -> PathBuf {
+    fs::read_link(format!("/proc/{process}/exe")).expect("a process")
+}
+
+fn report(done: &Output) -> Json {
+    assert!(done.status.success(), "{done:?}");
+    serde_json::from_slice(&done.stdout).expect("JSON")
+}
+
+/// Goal: no question is lost, the new process runs what is on disk, and can be upgraded itself.
+#[test]
+fn the_program_on_disk_becomes_the_node() {
+    let installed = Installed::new();
+    let (mut node, mut systemd) = installed.start();
+    assert!(node.creator()(ASKED), "{}", node.said());
+    let load = Load::begin(node.handle, 400);
+    installed.replace(Path::new(env!("CARGO_BIN_EXE_jiexi")));
+    let was = file_of(node.pid());
+    assert!(was.to_string_lossy().ends_with("(deleted)"), "{was:?}");
+
+    let upgrading = node.upgrading();
+    let first = Stray(systemd.hear_main());
+    let done = report(&upgrading.wait_with_output().expect("it ends"));
+    assert_eq!(done["process"], first.0.as_raw());
+    assert_eq!(done["before"], node.pid().as_raw());
+    assert!(wait(&mut node.child).success(), "{}", node.said());
+    assert_eq!(file_of(first.0), installed.path());
+
+    let upgrading = node.upgrading();
+    let second = Stray(systemd.hear_main());
+    let done = report(&upgrading.wait_with_output().expect("it ends"));
+    assert_eq!(done["process"], second.0.as_raw());
+    first.wait_end();
+    let line = fs::read_to_string(format!("/proc/{}/cmdline", second.0)).expect("a process");
+    assert_eq!(line.matches("--take-over").count(), 1, "{line}");
+
+    let tally = load.end();
+    assert_eq!(tally.lost, 0, "{tally:?}\n{}", node.said());
+    assert!(tally.sent > 0 && tally.sent == tally.answered, "{tally:?}");
+    kill(second.0, Signal::SIGTERM).expect("told");
+    assert_eq!(systemd.hear(), "STOPPING=1");
+    second.wait_end();
+    let none = node.upgrading().wait_with_output().expect("it ends");
+    assert_eq!(none.status.code(), Some(3), "{none:?}");
+}
+
+/// Goal: a file that is no such program, or none, and a configuration that it cannot serve with, are told with their reason,
+/// and change nothing; what is right again works.
+#[test]
+fn an_upgrade_that_fails_changes_nothing() {
+    let installed = Installed::new();
+    let (mut node, mut systemd) = installed.start();
+    let program = installed.path();
+    let shown = program.to_str().expect("text");
+
+    installed.replace(Path::new("/bin/false"));
+    let said = node.no_upgrade(1);
+    assert!(
+        said.contains("the node goes on as before")
+            && said.contains(shown)
+            && said.contains("exit status: 1"),
+        "{said}"
+    );
+    fs::remove_file(&program).expect("removed");
+    let said = node.no_upgrade(1);
+    assert!(
+        said.contains(shown) && said.contains("cannot be started"),
+        "{said}"
+    );
+
+    installed.replace(Path::new(env!("CARGO_BIN_EXE_jiexi")));
+    let good = fs::read_to_string(node.file()).expect("a file");
+    let file = node.file();
+    let with = |text: &str| fs::write(&file, text).expect("written");
+    let history = "directory = \"history\"";
+    assert!(good.contains(history), "{good}");
+    with(&good.replace(history, "directory = \"/dev/null/none\""));
+    let said = node.no_upgrade(1);
+    assert!(
+        said.contains("/dev/null/none") && said.contains("exit status: 1"),
+        "{said}"
+    );
+    with(&format!("{good}\n[nonsense]\n"));
+    let said = node.no_upgrade(1);
+    assert!(
+        said.contains("jiexi.toml") && said.contains("nonsense"),
+        "{said}"
+    );
+
+    with(&good);
+    let upgrading = node.upgrading();
+    let heir = Stray(systemd.hear_main());
+    report(&upgrading.wait_with_output().expect("it ends"));
+    assert!(wait(&mut node.child).success(), "{}", node.said());
+    kill(heir.0, Signal::SIGTERM).expect("told");
+    heir.wait_end();
+}
+
+/// Goal: a node whose end would be the end of its unit says so, and is left alone.
+#[test]
+fn a_unit_that_does_not_ask_for_its_main_process_is_restarted() {
+    let node = Process::start(4_096, &[]);
+    let said = node.no_upgrade(3);
+    assert!(said.contains("Type=notify"), "{said}");
+}
+
+/// Goal: who stops the unit soon after an upgrade does not wait for connections that the old process still has.
+#[test]
+fn the_old_process_ends_when_the_unit_is_stopped() {
+    let installed = Installed::new();
+    let (mut node, mut systemd) = installed.start();
+    let open = batch_under_way(&node);
+    let upgrading = node.upgrading();
+    let heir = Stray(systemd.hear_main());
+    report(&upgrading.wait_with_output().expect("it ends"));
+    assert!(node.child.try_wait().expect("a child").is_none());
+    let begun = Instant::now();
+    for process in [node.pid(), heir.0] {
+        kill(process, Signal::SIGTERM).expect("told");
+    }
+    assert!(wait(&mut node.child).success(), "{}", node.said());
+    heir.wait_end();
+    // [handle] drain is 10 s; connections of a node that was given away have 60.
+    assert!(
+        begun.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        begun.elapsed()
+    );
+    drop(open);
+}
