@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The Debian package as an administrator meets it, in a clean root of Debian: installed, set up, started, upgraded, removed
-# and purged; no systemd runs there, and the maintainer scripts must not mind. The last line is
-# "package: N passed, M failed".
+# and purged; no systemd runs there, and the maintainer scripts must not mind. Then once more with one that does. The last
+# line is "package: N passed, M failed".
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 work=$(mktemp -d)
@@ -10,6 +10,7 @@ pid=
 mounted=
 cleanup() {
     [[ -z $pid ]] || kill "$pid" 2>/dev/null || true
+    halt
     [[ -z $mounted ]] || umount "$root/proc" || true
     rm -rf --one-file-system "$work"
 }
@@ -33,6 +34,7 @@ clean=(env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 DEBIAN_FRONTEND=no
 inside() { chroot "$root" "${clean[@]}" "$@"; }
 as_jiexi() { inside runuser -u jiexi -- env "${ports[@]}" "$@"; }
 . tests/support/ports.sh
+. tests/package/systemd.sh
 not() { ! "$@"; }
 
 # newer FILE: the same package with a higher version.
@@ -61,7 +63,7 @@ stop() {
 }
 
 tests/package/build.sh "$work/jiexi.deb"
-debootstrap --variant=minbase --include=adduser bookworm "$root" >"$work/debootstrap.log" 2>&1 \
+debootstrap --variant=minbase --include=adduser,procps,dbus,systemd,systemd-sysv bookworm "$root" >"$work/debootstrap.log" 2>&1 \
     || { tail "$work/debootstrap.log"; exit 1; }
 mount -t proc proc "$root/proc"
 mounted=yes
@@ -98,6 +100,9 @@ check "purged without a node" inside dpkg --purge jiexi
 check "nothing is left" test -z "$(find "$root" -xdev -name '*jiexi*' -not -path "$root/tmp/*" -not -path "$root/proc/*" \
     -not -path "$root/var/log/*")"
 check "nor the user" not grep -q jiexi "$root/etc/passwd"
+umount "$root/proc"
+mounted=
+booted
 
 echo "package: $passed passed, $failed failed"
 [[ $failed -eq 0 ]]
