@@ -48,6 +48,11 @@ def gauge(metric, labels=""):
     return f"{metric}{{{J}{more}}}"
 
 
+def standby(expression):
+    """Of standbys alone: others have the metric, too, and it says nothing there."""
+    return f'{expression} and on (job, instance) jiexi_role{{{J},role="standby"}} == 1'
+
+
 def latencies(protocol, width=12):
     """Quantiles of one protocol."""
     metric, labels = "jiexi_request_duration_seconds", f'protocol="{protocol}"'
@@ -191,6 +196,19 @@ DASHBOARDS = {
               (gauge("jiexi_index_dead_bytes"), "dead")),
         panel("索引记录", "Records", "short", (gauge("jiexi_index_records"), "{{instance}}"), width=12),
         panel("索引加载", "Loaded", "percentunit", (gauge("jiexi_index_loaded_ratio"), "{{instance}}"), width=12),
+        panel("主备角色", "Primary or standby", "short", (gauge("jiexi_role") + " == 1", "{{role}} {{instance}}")),
+        panel("备机落后的时间", "Standby behind, time", "s",
+              (standby(gauge("jiexi_follow_lag_seconds")), "{{instance}}"), steps=((60, "red"),),
+              note="Changes of so long are lost with the primary. 主节点失效时会丢失这段时间的变更。"),
+        panel("备机缺少的变更", "Standby behind, changes", "short",
+              (standby(gauge("jiexi_follow_lag_sequences")), "{{instance}}")),
+        panel("备机连通主节点", "Standby reaches its primary", "bool_on_off",
+              (standby(gauge("jiexi_follow_connected")), "{{instance}}"), steps=((UP, 1),)),
+        panel("备机连接失败", "Standby, failed connections", "short",
+              (standby("increase(jiexi_follow_failures_total{%s}[W])" % J), "{{instance}}"), steps=((1, "yellow"),)),
+        panel("备机重取快照", "Standby, snapshots taken in", "short",
+              (standby("increase(jiexi_follow_snapshots_total{%s}[W])" % J), "{{instance}}"), steps=((1, "yellow"),),
+              note="It could not go on by the journal. 备机无法靠日志续传。"),
     ]),
     "changes": ("变更与拒绝", "Writes and refusals", [
         panel("变更", "Changes", "wps", (rate("jiexi_changes_total", "kind, result") + " > 0", "{{kind}} {{result}}"),

@@ -74,7 +74,7 @@ start_prometheus() {
     mkdir "$work/prometheus"
     cp docker/prometheus/*.yml "$work/prometheus"
     # The configuration that is shipped, with these ports, and quicker.
-    sed -i -e "s/127.0.0.1:9641/127.0.0.1:$operations/" -e "s/127.0.0.1:9100/127.0.0.1:$scraped/" \
+    sed -i -e "s/\"127.0.0.1:9641\"/\"127.0.0.1:$operations\", \"127.0.0.1:$standby\"/" -e "s/127.0.0.1:9100/127.0.0.1:$scraped/" \
         -e 's/_interval: 15s/_interval: 1s/' "$work/prometheus/prometheus.yml"
     prometheus --config.file="$work/prometheus/prometheus.yml" --storage.tsdb.path="$work/tsdb" \
         --web.listen-address="127.0.0.1:$prometheus" 2>"$work/prometheus.log" &
@@ -82,6 +82,25 @@ start_prometheus() {
     node_metrics=http://127.0.0.1:$operations/metrics
     host_metrics=http://127.0.0.1:$scraped/metrics
     until_answers "http://127.0.0.1:$prometheus/-/ready"
+}
+
+# A standby of that node, with its key: what Prometheus says of standbys needs one.
+start_standby() {
+    local data=$work/standby
+    mkdir "$data"
+    cp "$work/node/jiexi.toml" "$work/node/site.json" "$data"
+    echo 'a long passphrase' >"$work/passphrase"
+    "$JIEXI" key escrow export --out "$work/escrow" --passphrase-file "$work/passphrase" --data "$work/node"
+    "$JIEXI" key escrow import "$work/escrow" --passphrase-file "$work/passphrase" --data "$data"
+    "$JIEXI" token create --identity 300:0.NA/88.118 --right replicate --token-file "$work/token" --config "$config"
+    openssl s_client -connect "127.0.0.1:$http" </dev/null 2>/dev/null | openssl x509 >"$work/http.pem"
+    standby=$(free_port)
+    JIEXI_HANDLE_PORT=$(free_port) JIEXI_HTTP_PORT=$(free_port) JIEXI_DNS_PORT=$(free_port) \
+        JIEXI_DNS_TLS_PORT=$(free_port) JIEXI_OPERATIONS_LISTEN=127.0.0.1:$standby \
+        "$JIEXI" serve --follow "https://127.0.0.1:$http" --token-file "$work/token" --ca-file "$work/http.pem" \
+        --config "$data/jiexi.toml" 2>"$work/standby.log" &
+    pids+=($!)
+    until_answers "http://127.0.0.1:$standby/ready"
 }
 
 # Load of every protocol, and what the node refuses, over and over until it is told to stop.
@@ -123,6 +142,7 @@ check "virtual environment" python3 -m venv "$tools"
 check "parser" "$tools/bin/pip" install --quiet --disable-pip-version-check promql-parser==0.12.0 PyYAML==6.0.2
 check "runbook and dashboards" "$tools/bin/python" tests/operations/check.py files
 start_node >"$work/start.log" 2>&1 || { cat "$work/start.log" "$work/node.log"; exit 1; }
+start_standby >"$work/start.log" 2>&1 || { cat "$work/start.log" "$work/standby.log"; exit 1; }
 start_prometheus
 load >"$work/load.log" 2>&1 &
 loader=$!
