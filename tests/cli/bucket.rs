@@ -15,7 +15,7 @@ use serde_json::Value as Json;
 
 use crate::{
     backup::{KEY, SECRETS, filled, import, kinds, line},
-    bucket_server::{Store, run},
+    bucket_server::{Store, authority, run},
     bulk::export,
     node::{PATIENCE, Running},
     support::{Run, directory, node},
@@ -408,4 +408,58 @@ fn refusals_of_a_store() {
     command.env_remove("AWS_ACCESS_KEY_ID");
     let refused = run(command.args(["backup", "list", REPO])).expect(1).stderr;
     assert!(refused.contains("AWS_ACCESS_KEY_ID is not"), "{refused}");
+}
+
+/// A store of the plant, whose certificate is of an authority that the machine does not know: with that one named everything
+/// works as in clear; without, or with another one's, or under another name, nothing is sent and what to do is said at once.
+#[test]
+fn a_store_behind_tls() {
+    let directory = directory();
+    let directory = directory.path();
+    let store = Store::start_tls(directory);
+    authority(directory, "other");
+    filled(directory, "a");
+    fill_up(directory);
+    let backup = |setting: &[(&str, &str)], arguments: &[&str]| {
+        let mut command = store.jiexi(directory);
+        command.envs(setting.iter().copied());
+        run(command.arg("backup").args(arguments))
+    };
+    let create = ["create", REPO, "--data", "a"];
+    let named = store.address("localhost");
+    let begun = Instant::now();
+    for (setting, said) in [
+        (vec![], "UnknownIssuer"),
+        (vec![("AWS_CA_BUNDLE", "other.pem")], "UnknownIssuer"),
+        (vec![("AWS_CA_BUNDLE", "none.pem")], "none.pem"),
+        (
+            vec![
+                ("AWS_CA_BUNDLE", "authority.pem"),
+                ("AWS_ENDPOINT_URL", &*named),
+            ],
+            "not valid for name",
+        ),
+    ] {
+        let refused = backup(&setting, &create).expect(1);
+        for words in [said, "[backup] ca_file", "was sent nothing"] {
+            assert!(
+                refused.stderr.contains(words),
+                "{setting:?}: {}",
+                refused.stderr
+            );
+        }
+    }
+    assert!(begun.elapsed() < PATIENCE, "nothing is tried again");
+    assert!(store.kept().is_empty(), "{:?}", store.kept());
+
+    let bundle = [("AWS_CA_BUNDLE", "authority.pem")];
+    backup(&bundle, &create).expect(0);
+    assert!(store.parts() > 3, "it went in parts");
+    // As the configuration names it.
+    let file = directory.join("authority.pem");
+    let file = [("JIEXI_BACKUP_CA_FILE", file.to_str().expect("text"))];
+    backup(&file, &["verify", REPO]).expect(0);
+    let restore = [&["restore", REPO, "--data", "b"][..], &KEY].concat();
+    backup(&file, &restore).expect(0);
+    assert!(export(directory, "a", SECRETS) == export(directory, "b", SECRETS));
 }

@@ -18,9 +18,19 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
-use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
+use rustls::ServerConfig;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use s3s::{
+    auth::SimpleAuth,
+    service::{S3Service, S3ServiceBuilder},
+};
 use s3s_fs::FileSystem;
-use tokio::{net::TcpListener, runtime::Runtime};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    runtime::Runtime,
+};
+use tokio_rustls::TlsAcceptor;
 
 use crate::{
     node::PATIENCE,
@@ -36,6 +46,7 @@ const SECRET: &str = "a secret that nobody may see";
 pub(crate) struct Store {
     root: PathBuf,
     port: u16,
+    tls: Option<TlsAcceptor>,
     runtime: Option<Runtime>,
     seen: Arc<Seen>,
 }
@@ -62,11 +73,21 @@ struct Seen {
 impl Store {
     /// A running one, over a new directory.
     pub(crate) fn start(directory: &Path) -> Self {
+        Self::start_with(directory, None)
+    }
+
+    /// The same behind TLS, with a certificate for 127.0.0.1 of the authority in `authority.pem`.
+    pub(crate) fn start_tls(directory: &Path) -> Self {
+        Self::start_with(directory, Some(certified(directory)))
+    }
+
+    fn start_with(directory: &Path, tls: Option<TlsAcceptor>) -> Self {
         let root = directory.join("s3");
         fs::create_dir_all(root.join("backups")).expect("makes");
         let mut store = Self {
             root,
             port: free_port(),
+            tls,
             runtime: None,
             seen: Arc::default(),
         };
@@ -87,29 +108,20 @@ impl Store {
             .expect("a runtime");
         let address = (Ipv4Addr::LOCALHOST, self.port);
         let listener = runtime.block_on(TcpListener::bind(address)).expect("binds");
-        let seen = Arc::clone(&self.seen);
+        let (seen, tls) = (Arc::clone(&self.seen), self.tls.clone());
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (service, seen) = (service.clone(), Arc::clone(&seen));
+                let (service, seen, tls) = (service.clone(), Arc::clone(&seen), tls.clone());
                 tokio::spawn(async move {
-                    let answer = service_fn(move |request: Request<Incoming>| {
-                        let (service, seen) = (service.clone(), Arc::clone(&seen));
-                        async move {
-                            seen.meet(&request).await;
-                            if let Some(answer) = seen.instead(&request) {
-                                return Ok(answer);
+                    match tls {
+                        None => serve(stream, service, seen).await,
+                        Some(tls) => {
+                            // Who does not believe the certificate goes away.
+                            if let Ok(stream) = tls.accept(stream).await {
+                                serve(stream, service, seen).await;
                             }
-                            let asked = request.uri().query().unwrap_or_default().to_owned();
-                            let answered = hyper::service::Service::call(&service, request).await;
-                            seen.answered(&asked, answered.expect("answers")).await
                         }
-                    });
-                    let connection = auto::Builder::new(TokioExecutor::new());
-                    drop(
-                        connection
-                            .serve_connection(TokioIo::new(stream), answer)
-                            .await,
-                    );
+                    }
                 });
             }
         });
@@ -204,17 +216,21 @@ impl Store {
         self.root.join("backups").join(name)
     }
 
+    /// Its address, with this name of the host.
+    pub(crate) fn address(&self, host: &str) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{host}:{}", self.port)
+    }
+
     /// The program, with a secret for this store.
     pub(crate) fn command(&self, directory: &Path, secret: &str) -> Command {
         let mut command = jiexi(directory);
         command
-            .env(
-                "AWS_ENDPOINT_URL",
-                format!("http://127.0.0.1:{}", self.port),
-            )
+            .env("AWS_ENDPOINT_URL", self.address("127.0.0.1"))
             .env("AWS_ACCESS_KEY_ID", KEY)
             .env("AWS_SECRET_ACCESS_KEY", secret)
             .env_remove("AWS_SESSION_TOKEN")
+            .env_remove("AWS_CA_BUNDLE")
             .env_remove("AWS_ENDPOINT_URL_S3")
             .env_remove("AWS_REGION")
             .env_remove("AWS_DEFAULT_REGION");
@@ -230,6 +246,85 @@ impl Store {
     pub(crate) fn backup(&self, directory: &Path, arguments: &[&str]) -> Run {
         run(self.jiexi(directory).arg("backup").args(arguments))
     }
+}
+
+/// Serves a connection to its end.
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    service: S3Service,
+    seen: Arc<Seen>,
+) {
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let (service, seen) = (service.clone(), Arc::clone(&seen));
+        async move {
+            seen.meet(&request).await;
+            if let Some(answer) = seen.instead(&request) {
+                return Ok(answer);
+            }
+            let asked = request.uri().query().unwrap_or_default().to_owned();
+            let answered = hyper::service::Service::call(&service, request).await;
+            seen.answered(&asked, answered.expect("answers")).await
+        }
+    });
+    let connection = auto::Builder::new(TokioExecutor::new());
+    drop(
+        connection
+            .serve_connection(TokioIo::new(stream), answer)
+            .await,
+    );
+}
+
+/// Makes an authority: `NAME.pem` and `NAME.key`.
+pub(crate) fn authority(directory: &Path, name: &str) {
+    let (certificate, key) = (format!("{name}.pem"), format!("{name}.key"));
+    let subject = format!("/CN={name}");
+    openssl(
+        directory,
+        &["-subj", &subject, "-keyout", &key, "-out", &certificate],
+    );
+}
+
+/// An authority, and TLS with a certificate that it has issued.
+fn certified(directory: &Path) -> TlsAcceptor {
+    authority(directory, "authority");
+    openssl(
+        directory,
+        &[
+            "-CA",
+            "authority.pem",
+            "-CAkey",
+            "authority.key",
+            "-subj",
+            "/CN=store",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+            "-keyout",
+            "store.key",
+            "-out",
+            "store.pem",
+        ],
+    );
+    let certificate = CertificateDer::from_pem_file(directory.join("store.pem"));
+    let key = PrivateKeyDer::from_pem_file(directory.join("store.key"));
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.expect("PEM")], key.expect("PEM"));
+    TlsAcceptor::from(Arc::new(config.expect("a pair")))
+}
+
+/// A new key and its certificate.
+fn openssl(directory: &Path, options: &[&str]) {
+    let made = Command::new("openssl")
+        .args([
+            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+        ])
+        .args(options)
+        .current_dir(directory)
+        .output()
+        .expect("openssl");
+    assert!(made.status.success(), "{made:?}");
 }
 
 impl Drop for Store {

@@ -46,6 +46,8 @@ use crate::backup::{
 
 mod link;
 
+use link::Silent;
+
 /// The object that says what this is.
 const MARKER: &str = "jiexi-backups";
 /// Octets of it that are read.
@@ -276,6 +278,10 @@ impl Bucket {
             Refusal::Down(why) => format!(
                 "the store cannot be reached ({why}); it was tried for {patience}; see that it runs and that [backup] \
                  endpoint is right, and try again"
+            ),
+            Refusal::Stranger(why) => format!(
+                "the store is not believed to be the one that is meant, and was sent nothing ({why}); if its certificate is \
+                 of an authority of your own, name that one's in [backup] ca_file or AWS_CA_BUNDLE"
             ),
             Refusal::Code(code) => match code.as_str() {
                 "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "NotSignedUp" => format!(
@@ -766,6 +772,8 @@ enum Refusal {
     Missing,
     /// It could not be asked, for so long.
     Down(String),
+    /// Its certificate is not believed.
+    Stranger(String),
     /// It said so: a code of the protocol, or a status.
     Code(String),
     /// Anything else.
@@ -776,8 +784,10 @@ impl Refusal {
     /// The client wraps what the store has said in its own words; what counts is the code.
     fn of(error: object_store::Error) -> Self {
         let text = error.to_string();
-        if let Some(down) = link::down(&error) {
-            return Self::Down(down);
+        match link::silence(&error) {
+            Some(Silent::Down(why)) => return Self::Down(why),
+            Some(Silent::Stranger(why)) => return Self::Stranger(why),
+            None => {}
         }
         if let Some(code) = between(&text, "<Code>", "</Code>") {
             return match code {

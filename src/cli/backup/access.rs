@@ -24,7 +24,7 @@ const IDENTITIES_MAX: u64 = 64 << 10;
 #[derive(Debug, Args)]
 pub(super) struct RepositoryPath {
     /// The directory of the backups; or s3://BUCKET/PREFIX, reached as [backup] in the configuration and AWS_ACCESS_KEY_ID,
-    /// AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL say
+    /// AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL and AWS_CA_BUNDLE say
     #[arg(value_name = "REPOSITORY")]
     repository: PathBuf,
     /// Where the scratch directory is made, if one is needed: for what is encrypted or in a bucket, as large as a full backup
@@ -134,7 +134,10 @@ fn settings(text: &str, config: &Config) -> Result<s3::Settings, Failed> {
         key_id,
         secret,
         token,
-        authority: Some(backup.ca_file.clone()).filter(|path| !path.as_os_str().is_empty()),
+        authority: variable(&["AWS_CA_BUNDLE"])
+            .map(|(_, path)| PathBuf::from(path))
+            .or_else(|| Some(backup.ca_file.clone()))
+            .filter(|path| is_named(path)),
         request: backup.request,
         patience: backup.patience,
     })

@@ -70,24 +70,30 @@ impl fmt::Debug for Link {
     }
 }
 
-/// That no answer came.
-#[derive(Debug)]
-struct Silent(String);
+/// That no answer came, and why.
+#[derive(Clone, Debug)]
+pub(super) enum Silent {
+    /// There was none.
+    Down(String),
+    /// It was not asked: its certificate is not believed.
+    Stranger(String),
+}
 
 impl fmt::Display for Silent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        let (Self::Down(why) | Self::Stranger(why)) = self;
+        f.write_str(why)
     }
 }
 
 impl StdError for Silent {}
 
 /// Why no answer came, if that is what an error is about.
-pub(super) fn down(error: &object_store::Error) -> Option<String> {
+pub(super) fn silence(error: &object_store::Error) -> Option<Silent> {
     let mut source: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(error) = source {
         if let Some(silent) = error.downcast_ref::<Silent>() {
-            return Some(silent.to_string());
+            return Some(silent.clone());
         }
         source = error.source();
     }
@@ -95,7 +101,7 @@ pub(super) fn down(error: &object_store::Error) -> Option<String> {
 }
 
 fn silent(kind: HttpErrorKind, error: impl fmt::Display) -> HttpError {
-    HttpError::new(kind, Silent(error.to_string()))
+    HttpError::new(kind, Silent::Down(error.to_string()))
 }
 
 impl Link {
@@ -124,11 +130,10 @@ impl Link {
                 _ => "no connection".to_owned(),
             };
             // A certificate that is not believed is not believed the next time either.
-            let kind = match text.contains("certificate") {
-                true => HttpErrorKind::Unknown,
-                false => HttpErrorKind::Connect,
-            };
-            silent(kind, text)
+            match text.contains("certificate") {
+                true => HttpError::new(HttpErrorKind::Unknown, Silent::Stranger(text)),
+                false => silent(HttpErrorKind::Connect, text),
+            }
         })?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
