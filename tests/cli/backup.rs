@@ -4,7 +4,6 @@
 
 use std::{
     collections::BTreeSet,
-    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -17,6 +16,7 @@ use std::{
 };
 
 use serde_json::Value as Json;
+use tempfile::TempDir;
 
 use crate::{
     bulk::export,
@@ -93,7 +93,7 @@ pub(crate) fn restore(directory: &Path, data: &str, options: &[&str]) -> Json {
 }
 
 /// A node with a secret and some records; its key in escrow.
-pub(crate) fn filled(directory: &Path, data: &str) {
+fn filled(directory: &Path, data: &str) {
     node(directory, data);
     let secret = r#"{"handle":"88.118/secret","values":[{"index":301,"type":"HS_SECKEY","data":"s3cret","permissions":"1100"}]}"#;
     import(directory, data, secret);
@@ -102,6 +102,19 @@ pub(crate) fn filled(directory: &Path, data: &str) {
         .collect();
     import(directory, data, &lines.join("\n"));
     escrow(directory, data);
+}
+
+/// A directory with such a node, called `a`.
+pub(crate) fn set_up() -> TempDir {
+    let directory = directory();
+    filled(directory.path(), "a");
+    directory
+}
+
+/// Takes in so many records, called by `name` and a number, that they make several batches and parts.
+pub(crate) fn import_many(directory: &Path, name: &str, text: &str) {
+    let lines = (0..17_000).map(|number| line(&format!("{name}{number}"), text));
+    import(directory, "a", &lines.collect::<Vec<_>>().join("\n"));
 }
 
 /// Files of the backups, relative to the directory.
@@ -123,9 +136,8 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 /// Full and increments of a running node, a bulk import among them, and every moment of it again elsewhere.
 #[test]
 fn every_moment_comes_back() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
-    filled(directory, "a");
     let running = Running::start(directory, "a");
     assert_eq!(kinds(&create(directory, "a", &[])), ["full"]);
     assert!(create(directory, "a", &[]).is_empty(), "nothing is new");
@@ -137,11 +149,7 @@ fn every_moment_comes_back() {
     import(directory, "a", &line("n3", "third"));
     note();
     assert_eq!(kinds(&create(directory, "a", &[])), ["increment"]);
-    let mut many = String::new();
-    for number in 0..17_000 {
-        writeln!(many, "{}", line(&format!("n{number}"), "many")).expect("writes");
-    }
-    import(directory, "a", &many);
+    import_many(directory, "n", "many");
     note();
     run(directory, &["handle", "rm", "88.118/n16999", "--data", "a"]).expect(0);
     note();
@@ -193,9 +201,8 @@ fn every_moment_comes_back() {
 /// Between two backups, a time brings back what had been acknowledged then, and nothing later.
 #[test]
 fn a_time_between_backups_comes_back() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
-    filled(directory, "a");
     let running = Running::start(directory, "a");
     create(directory, "a", &[]);
     let mut times = Vec::new();
@@ -297,9 +304,8 @@ fn moments_that_are_not(directory: &Path, backups: &[Json]) {
 /// Each file with a bit flipped, cut off, or missing: verify names it, and a restore or drill leaves nothing.
 #[test]
 fn damage_is_found_and_refused() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
-    filled(directory, "a");
     create(directory, "a", &[]);
     import(directory, "a", &line("n1", "second"));
     create(directory, "a", &[]);
@@ -356,14 +362,9 @@ fn is_refused(directory: &Path, path: &Path) {
 /// What was killed in the middle is no backup, and the next one goes on.
 #[test]
 fn a_killed_backup_is_none() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
-    filled(directory, "a");
-    let mut many = String::new();
-    for number in 0..17_000 {
-        writeln!(many, "{}", line(&format!("m{number}"), &"x".repeat(300))).expect("writes");
-    }
-    import(directory, "a", &many);
+    import_many(directory, "m", &"x".repeat(300));
     create(directory, "a", &[]);
     let running = Running::start(directory, "a");
     let (mut killed, mut attempts) = (0, 0);
@@ -426,9 +427,8 @@ fn names(directory: &Path) -> BTreeSet<String> {
 /// A restore overwrites nothing, needs the right key if it is given one, and leaves nothing when it fails.
 #[test]
 fn a_restore_goes_to_an_empty_place() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
-    filled(directory, "a");
     let missing = backup(directory, &["restore", "repo", "--data", "b"]).expect(3);
     assert!(
         missing.stderr.contains("no backups here"),
@@ -503,9 +503,8 @@ fn a_restore_goes_to_an_empty_place() {
 /// A drill needs no key file and no node, says what does not fit, and leaves nothing behind.
 #[test]
 fn a_drill_says_whether_it_would_work() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
-    filled(directory, "a");
     fs::create_dir(directory.join("scratch")).expect("makes");
     let drill = |options: &[&str], code: i32| {
         let arguments = ["drill", "repo", "--scratch", "scratch", "-o", "json"];
@@ -575,9 +574,8 @@ fn a_drill_says_whether_it_would_work() {
 /// not begun when it ended.
 #[test]
 fn backups_beside_writes_are_prefixes() {
-    let directory = directory();
+    let directory = set_up();
     let place = directory.path();
-    filled(place, "a");
     let running = Running::start(place, "a");
     let (acknowledged, stop) = (
         Arc::new(AtomicU32::new(0)),
@@ -641,9 +639,8 @@ fn backups_beside_writes_are_prefixes() {
 /// When the journal no longer reaches back a full backup is taken, and what is another history is refused.
 #[test]
 fn the_journal_must_reach_back() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
-    filled(directory, "a");
     create(directory, "a", &[]);
     let copied = Command::new("cp")
         .args(["-a", "a", "copy"])
@@ -685,9 +682,8 @@ fn the_journal_must_reach_back() {
 /// A damaged full backup is in nobody's way while an older one and its increments lead to the same state.
 #[test]
 fn a_way_around_damage_is_taken() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
-    filled(directory, "a");
     create(directory, "a", &[]);
     import(directory, "a", &line("n1", "second"));
     assert_eq!(kinds(&create(directory, "a", &[])), ["increment"]);
@@ -719,9 +715,8 @@ fn a_way_around_damage_is_taken() {
 /// is not called whole.
 #[test]
 fn a_repository_is_one_node_s_and_nothing_else_is_touched() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
-    filled(directory, "a");
     create(directory, "a", &[]);
     let repository = directory.join("repo");
     let (kept, bare) = (

@@ -13,10 +13,10 @@ use std::{
 use serde_json::Value as Json;
 
 use crate::{
-    backup::{KEY, SECRETS, backup, create, filled, import, kinds, line, list, restore},
+    backup::{KEY, SECRETS, backup, create, import, kinds, line, list, restore, set_up},
     bulk::export,
     node::{PATIENCE, Running},
-    support::{Run, directory},
+    support::Run,
 };
 
 /// The directory of a backup.
@@ -39,9 +39,8 @@ fn said(run: Run) -> String {
 /// there it goes on.
 #[test]
 fn a_gap_between_increments() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
-    filled(directory, "a");
     create(directory, "a", &[]);
     let mut increments = Vec::new();
     for name in ["n1", "n2"] {
@@ -103,9 +102,8 @@ fn flip(path: &Path, entry: usize) {
 /// leaves nothing unfinished.
 #[test]
 fn a_damaged_journal_stops_no_backup() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
-    filled(directory, "a");
     let running = Running::start(directory, "a");
     for number in 0..3 {
         import(directory, "a", &line(&format!("a{number}"), "x"));
@@ -144,9 +142,8 @@ fn a_damaged_journal_stops_no_backup() {
 /// A full backup without its records is none of those that stay.
 #[test]
 fn prune_counts_what_is_sound() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
-    filled(directory, "a");
     create(directory, "a", &[]);
     import(directory, "a", &line("n1", "second"));
     let second = create(directory, "a", &["--full"]);
@@ -176,9 +173,8 @@ fn prune_counts_what_is_sound() {
 /// What is damaged behind a time is in nobody's way.
 #[test]
 fn a_time_before_damage() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
-    filled(directory, "a");
     create(directory, "a", &[]);
     import(directory, "a", &line("n1", "second"));
     let wanted = create(directory, "a", &[]);
@@ -204,9 +200,8 @@ fn a_time_before_damage() {
 /// That a file cannot be read says nothing about the backup: nothing is built on that, and nobody is told of damage.
 #[test]
 fn what_cannot_be_read_is_not_damaged() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
-    filled(directory, "a");
     let full = create(directory, "a", &[]);
     import(directory, "a", &line("n1", "second"));
     for name in ["manifest.json", "records.snapshot"] {
@@ -238,9 +233,8 @@ fn what_cannot_be_read_is_not_damaged() {
 /// Nothing is removed beside those who read; backups are written beside them.
 #[test]
 fn readers_and_whoever_removes() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
-    filled(directory, "a");
     create(directory, "a", &[]);
     create(directory, "a", &["--full"]);
     let readers = File::open(directory.join("repo/readers"));
@@ -268,9 +262,8 @@ fn readers_and_whoever_removes() {
 /// What a killed command leaves in clear, the next one removes; what another one still uses stays.
 #[test]
 fn scratch_directories_of_the_dead() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
-    filled(directory, "a");
     create(
         directory,
         "a",

@@ -3,7 +3,6 @@
 //! is compared by exports, secrets included.
 
 use std::{
-    fmt::Write as _,
     fs,
     path::Path,
     process::Stdio,
@@ -14,11 +13,11 @@ use std::{
 use serde_json::Value as Json;
 
 use crate::{
-    backup::{KEY, SECRETS, filled, import, kinds, line},
+    backup::{KEY, SECRETS, import, import_many, kinds, line, set_up},
     bucket_server::{Store, authority, run},
     bulk::export,
     node::{PATIENCE, Running},
-    support::{Run, directory, node},
+    support::{Run, node},
 };
 
 /// The repository of these tests.
@@ -45,20 +44,15 @@ fn restore(store: &Store, directory: &Path, data: &str, options: &[&str]) -> Run
 
 /// Records that make a snapshot of more than three parts.
 fn fill_up(directory: &Path) {
-    let mut many = String::new();
-    for number in 0..17_000 {
-        writeln!(many, "{}", line(&format!("m{number}"), &"x".repeat(1_600))).expect("writes");
-    }
-    import(directory, "a", &many);
+    import_many(directory, "m", &"x".repeat(1_600));
 }
 
 /// Everything that works with a directory works with a bucket.
 #[test]
 fn a_bucket_is_a_repository() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
     let store = Store::start(directory);
-    filled(directory, "a");
     let missing = store.backup(directory, &["list", REPO]).expect(3);
     assert!(
         missing.stderr.contains("no backups here"),
@@ -181,10 +175,9 @@ fn others_are_let_alone(store: &Store, directory: &Path) {
 /// no listing shows.
 #[test]
 fn parts_and_a_killed_upload() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
     let store = Store::start(directory);
-    filled(directory, "a");
     create(&store, directory, &[]);
     assert_eq!(store.parts(), 0, "what is short goes at once");
     fill_up(directory);
@@ -234,10 +227,9 @@ fn parts_and_a_killed_upload() {
 /// An upload that is complete although nobody was told so is there; one that may not be aborted is told of until it may.
 #[test]
 fn answers_that_are_lost_and_parts_that_stay() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
     let store = Store::start(directory);
-    filled(directory, "a");
     fill_up(directory);
     store.lose_answer();
     assert_eq!(kinds(&create(&store, directory, &[])), ["full"]);
@@ -290,10 +282,9 @@ fn answers_that_are_lost_and_parts_that_stay() {
 /// However much is in a bucket, it is listed and pruned.
 #[test]
 fn more_than_a_hundred_thousand_objects() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
     let store = Store::start(directory);
-    filled(directory, "a");
     create(&store, directory, &[]);
     import(directory, "a", &line("n0", "second"));
     create(&store, directory, &["--full"]);
@@ -314,10 +305,9 @@ fn more_than_a_hundred_thousand_objects() {
 /// A store that goes away in the middle of an upload and comes back costs time only; one that stays away is told of.
 #[test]
 fn a_store_that_goes_away() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
     let mut store = Store::start(directory);
-    filled(directory, "a");
     fill_up(directory);
     store.stall_from(2);
     let mut child = store
@@ -364,10 +354,9 @@ fn a_store_that_goes_away() {
 /// Whose fault it is, and what to do, without the secret.
 #[test]
 fn refusals_of_a_store() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
     let store = Store::start(directory);
-    filled(directory, "a");
     create(&store, directory, &[]);
     let before = store.kept();
     for arguments in [
@@ -414,11 +403,10 @@ fn refusals_of_a_store() {
 /// works as in clear; without, or with another one's, or under another name, nothing is sent and what to do is said at once.
 #[test]
 fn a_store_behind_tls() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
     let store = Store::start_tls(directory);
     authority(directory, "other");
-    filled(directory, "a");
     fill_up(directory);
     let backup = |setting: &[(&str, &str)], arguments: &[&str]| {
         let mut command = store.jiexi(directory);

@@ -10,7 +10,7 @@ use std::{
 use age::secrecy::ExposeSecret as _;
 
 use crate::{
-    backup::{KEY, SECRETS, backup, filled, import, kinds, line},
+    backup::{KEY, SECRETS, backup, import, kinds, line, set_up},
     bucket_server::Store,
     bulk::export,
     support::{Run, directory, node, run},
@@ -58,9 +58,8 @@ fn members(directory: &Path) -> Vec<std::path::PathBuf> {
 /// For recipients: a full backup and an increment, made without any identity, opened by each and by nobody else.
 #[test]
 fn recipients_open_and_nobody_else() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
-    filled(directory, "a");
     let (first, second) = (identity(directory, "first"), identity(directory, "second"));
     identity(directory, "third");
     let both = ["--recipient", &first, "--recipient", &second];
@@ -188,9 +187,8 @@ fn with_the_other_tool(directory: &Path, identity: &str) {
 /// Every member with a bit flipped or cut off is found, with the key and without it.
 #[test]
 fn damage_of_encrypted_members() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
-    filled(directory, "a");
     let recipient = identity(directory, "key");
     create(directory, &["--recipient", &recipient]);
     let sealed: Vec<_> = members(directory).into_iter().collect();
@@ -236,10 +234,9 @@ fn damage_of_encrypted_members() {
 /// Under a passphrase, in a bucket.
 #[test]
 fn a_passphrase_in_a_bucket() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
     let store = Store::start(directory);
-    filled(directory, "a");
     fs::write(directory.join("right"), "one that is long enough\n").expect("writes");
     fs::write(directory.join("wrong"), "one that is not it\n").expect("writes");
     let repo = "s3://backups/sealed";
@@ -280,9 +277,8 @@ fn a_passphrase_in_a_bucket() {
 /// written for; what is from before opens with both.
 #[test]
 fn another_passphrase_or_recipient_begins_anew() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
-    filled(directory, "a");
     for (name, text) in [("p1", "the one from before\n"), ("p2", "the new one\n")] {
         fs::write(directory.join(name), text).expect("writes");
     }
