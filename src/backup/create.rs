@@ -332,7 +332,7 @@ impl Work<'_> {
     fn full(&self) -> Result<Manifest, BackupError> {
         self.watch.begin("taking a snapshot", 0);
         let snapshot = self.source.snapshot()?;
-        // Open, it stays, even if newer ones take its place meanwhile.
+        // Open, it stays, even if newer ones take its place meanwhile; its name may be gone as soon.
         let file =
             File::open(&snapshot).map_err(|error| io_failed(&snapshot, "open the file", &error))?;
         let length = file
@@ -354,12 +354,9 @@ impl Work<'_> {
         file: File,
         snapshot: &Path,
     ) -> Result<Manifest, BackupError> {
+        let archive = archive::read_open(&file, snapshot)?;
         let name = Kind::Full.file();
         let records = (self.repository).copy(draft, file, snapshot, name, self.watch)?;
-        let archive = match draft.direct {
-            true => archive::read(&draft.directory.join(name))?,
-            false => archive::read(snapshot)?,
-        };
         self.complete(draft, &archive, records)
     }
 

@@ -17,7 +17,7 @@
 //! An increment is read from the files of a store beside its writer, who need not know: up to a sequence that is durable
 //! entries do not change. When the journal is pruned meanwhile, it no longer reaches back, and that is what is said.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -98,6 +98,14 @@ impl Archive {
 /// When it is damaged or cannot be read.
 pub fn read(path: &Path) -> Result<Archive, StoreError> {
     snapshot::read_manifest(path).map(|manifest| Archive::new(&manifest))
+}
+
+/// As [`read`], of an open file, which is called `path` and stands at its beginning, before and after.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_open(file: &File, path: &Path) -> Result<Archive, StoreError> {
+    snapshot::read_open_manifest(file, path).map(|manifest| Archive::new(&manifest))
 }
 
 /// Reads when which sequence of an increment had been acknowledged: Unix seconds and sequence, oldest first.

@@ -142,6 +142,11 @@ impl BlockReader {
     pub(crate) fn open(path: &Path, remedy: &'static str) -> Result<Self, StoreError> {
         let file =
             File::open(path).map_err(|error| StoreError::io(path, "open the file", error))?;
+        Self::of(file, path, remedy)
+    }
+
+    /// Reads an open file, which is called `path`, from where it stands; its beginning, that is.
+    pub(crate) fn of(file: File, path: &Path, remedy: &'static str) -> Result<Self, StoreError> {
         let length = file
             .metadata()
             .map_err(|error| StoreError::io(path, "read the size", error))?
@@ -156,6 +161,11 @@ impl BlockReader {
             checksum: 0,
             remedy,
         })
+    }
+
+    /// What it is called.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(crate) fn seek(&mut self, at: u64, number: u32) -> Result<(), StoreError> {

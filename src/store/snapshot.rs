@@ -26,7 +26,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::hash::BuildHasher;
-use std::io::Read;
+use std::io::{Read, Seek as _};
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -318,7 +318,20 @@ fn stall(shared: &Shared) {
 
 /// Reads what a snapshot says about itself.
 pub(crate) fn read_manifest(path: &Path) -> Result<Manifest, StoreError> {
-    let mut reader = BlockReader::open(path, REMEDY)?;
+    manifest_of(BlockReader::open(path, REMEDY)?)
+}
+
+/// As [`read_manifest`], of an open file, which is called `path` and stands at its beginning, before and after.
+pub(crate) fn read_open_manifest(mut file: &File, path: &Path) -> Result<Manifest, StoreError> {
+    let io = |error| StoreError::io(path, "read", error);
+    let reader = BlockReader::of(file.try_clone().map_err(io)?, path, REMEDY)?;
+    let manifest = manifest_of(reader)?;
+    // Both have one place in it.
+    file.rewind().map_err(io)?;
+    Ok(manifest)
+}
+
+fn manifest_of(mut reader: BlockReader) -> Result<Manifest, StoreError> {
     let head = reader.block()?;
     let parsed = (head.kind == *HEAD)
         .then(|| parse_head(&head.body))
@@ -328,7 +341,7 @@ pub(crate) fn read_manifest(path: &Path) -> Result<Manifest, StoreError> {
     };
     if version != VERSION {
         return Err(StoreError::Version {
-            path: path.to_path_buf(),
+            path: reader.path().to_path_buf(),
             found: version,
         });
     }

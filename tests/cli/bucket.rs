@@ -4,8 +4,8 @@
 
 use std::{
     fs,
-    path::Path,
-    process::Stdio,
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -450,4 +450,52 @@ fn a_store_behind_tls() {
     let restore = [&["restore", REPO, "--data", "b"][..], &KEY].concat();
     backup(&file, &restore).expect(0);
     assert!(export(directory, "a", SECRETS) == export(directory, "b", SECRETS));
+}
+
+/// A backup that waits in its second part, until no part gets stalled any more.
+fn stalled(store: &Store, directory: &Path) -> Child {
+    store.stall_from(2);
+    let child = store
+        .jiexi(directory)
+        .args(["backup", "create", REPO, "--data", "a"])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("starts");
+    store.await_file(".part-1");
+    child
+}
+
+fn snapshots(directory: &Path) -> Vec<PathBuf> {
+    let items = fs::read_dir(directory.join("a/store/snapshots")).expect("lists");
+    let mut found: Vec<_> = items.flatten().map(|item| item.path()).collect();
+    found.sort();
+    found
+}
+
+/// The snapshot that is being sent may be retired meanwhile.
+#[test]
+fn snapshots_are_taken_beside_an_upload() {
+    let directory = set_up();
+    let directory = directory.path();
+    let store = Store::start(directory);
+    fill_up(directory);
+    let running = Running::start(directory, "a");
+    let mut child = stalled(&store, directory);
+    let sent = snapshots(directory).pop().expect("there is one");
+    for round in 0..2 {
+        import(directory, "a", &line("n1", &round.to_string()));
+        // On a busy machine the files behind the journal are now and then made anew, and then there is none.
+        let begun = Instant::now();
+        while crate::support::run(directory, &["store", "snapshot", "--data", "a"]).code != 0 {
+            assert!(begun.elapsed() < PATIENCE, "no snapshot is taken");
+        }
+    }
+    assert!(!snapshots(directory).contains(&sent), "{sent:?}");
+    store.stall_from(0);
+    assert_eq!(child.wait().expect("ends").code(), Some(0));
+    assert_eq!(kinds(&create(&store, directory, &[])), ["increment"]);
+    store.backup(directory, &["verify", REPO]).expect(0);
+    restore(&store, directory, "b", &[]).expect(0);
+    assert!(export(directory, "a", SECRETS) == export(directory, "b", SECRETS));
+    assert_eq!(running.stop(), 0);
 }
