@@ -499,3 +499,22 @@ fn snapshots_are_taken_beside_an_upload() {
     assert!(export(directory, "a", SECRETS) == export(directory, "b", SECRETS));
     assert_eq!(running.stop(), 0);
 }
+
+/// A stopped node can be started while its backup is sent, and takes changes.
+#[test]
+fn a_node_is_started_beside_an_upload() {
+    let directory = directory();
+    let directory = directory.path();
+    let store = Store::start(directory);
+    filled(directory, "a");
+    fill_up(directory);
+    let mut child = stalled(&store, directory);
+    let running = Running::start(directory, "a");
+    import(directory, "a", &line("n1", "second"));
+    store.stall_from(0);
+    assert_eq!(child.wait().expect("ends").code(), Some(0));
+    assert_eq!(kinds(&create(&store, directory, &[])), ["increment"]);
+    assert_eq!(running.stop(), 0);
+    restore(&store, directory, "b", &[]).expect(0);
+    assert!(export(directory, "a", SECRETS) == export(directory, "b", SECRETS));
+}

@@ -73,7 +73,6 @@ impl Drill {
         };
         let done = drill.run(&mut |step| steps.push(step));
         bars.clear();
-        let closed = node.as_ref().map_or(Ok(()), Node::close);
         let cleared = directory.close().map_err(|error| {
             Failed::report(format_args!(
                 "the scratch directory cannot be removed: {error}"
@@ -81,7 +80,7 @@ impl Drill {
         });
         self.tell(&steps, done.is_ok(), node.is_some(), begun.elapsed())?;
         let done = done.map_err(explain);
-        closed.and(cleared).and(done)
+        cleared.and(done)
     }
 
     /// The node to compare with.

@@ -44,8 +44,9 @@ pub(super) struct Backup {
 enum Action {
     /// Write what the repository does not have yet
     ///
-    /// A running node goes on serving; a stopped one is opened directly. A backup counts once it is complete: one that
-    /// was interrupted is removed by the next.
+    /// A running node goes on serving; the store of a stopped one is opened, and closed before anything is copied, so that
+    /// the node can be started meanwhile. A backup counts once it is complete: one that was interrupted is removed by the
+    /// next.
     Create {
         #[command(flatten)]
         repository: RepositoryPath,
@@ -164,8 +165,7 @@ fn run_create(
     let bars = Bars::default();
     let created = create(&repository, &node, full, &bars);
     bars.clear();
-    let created = created.map_err(explain);
-    let created = node.close().and(created)?;
+    let created = created.map_err(explain)?;
     let json = json!({
         "created": created.backups.iter().map(row_json).collect::<Vec<_>>(),
         "reason": created.reason,

@@ -1,9 +1,13 @@
 //! The node that is backed up: what it has to say about its store, through its control socket or directly.
+//!
+//! The store of a stopped node is open only as long as it is asked: what comes then may take hours, and who starts the node
+//! meanwhile is not to find it held.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 
+use super::explain;
 use crate::{
     backup::{
         BackupError,
@@ -13,7 +17,7 @@ use crate::{
         Failed,
         exit::say,
         place::{self, Place},
-        target::{self, Target},
+        target,
     },
     clock,
     config::Config,
@@ -23,15 +27,15 @@ use crate::{
     },
     identity::KeyPair,
     keyring, maintenance,
-    store::{SNAPSHOT_PATIENCE, Store},
+    store::SNAPSHOT_PATIENCE,
 };
 
 /// A node, running or stopped.
 pub(super) struct Node {
     config: Config,
     store: PathBuf,
-    /// The store of a stopped one.
-    stopped: Option<Box<Store>>,
+    /// Where the store stands, of a stopped one.
+    stopped: Option<Standing>,
     files: Vec<(PathBuf, String)>,
     key: Option<String>,
 }
@@ -50,44 +54,68 @@ impl Node {
             }
             _ => None,
         };
-        let stopped = match target::find(&config)? {
-            Target::Running(_) => None,
-            Target::Stopped(store) => Some(store),
-        };
         let mut files = vec![(config.site_file(), SITE.to_owned())];
         files.extend(place.file().map(|path| (path, place::FILE_NAME.to_owned())));
-        Ok(Self {
+        let mut node = Self {
             store: config.store_dir(),
             config,
-            stopped,
+            stopped: None,
             files,
             key,
-        })
-    }
-
-    /// Closes the store of a stopped node.
-    pub(super) fn close(&self) -> Result<(), Failed> {
-        self.stopped
-            .as_ref()
-            .map_or(Ok(()), |store| target::close(store))
+        };
+        if target::running(&node.config)?.is_none() {
+            // What is wrong with the store is said before anything else is done.
+            node.stopped = Some(node.standing().map_err(explain)?);
+        }
+        Ok(node)
     }
 
     fn ask(&self, action: StoreAction) -> Result<Json, BackupError> {
-        let report = match &self.stopped {
-            Some(store) => maintenance::on_open(store, &self.config.store_config(), &action),
-            None => self.ask_running(action),
+        let report = match self.running() {
+            Ok(Some(node)) => self.ask_running(node, action),
+            Ok(None) => self.ask_stopped(action),
+            Err(error) => Err(error),
         };
         report
             .map(|report| report.json)
             .map_err(BackupError::Failed)
     }
 
-    fn ask_running(&self, action: StoreAction) -> Result<maintenance::Report, String> {
+    /// A message for people about the control socket.
+    fn of_socket(&self, error: &dyn std::fmt::Display) -> String {
         let socket = self.config.control_socket();
-        let failed =
-            |error: &dyn std::fmt::Display| format!("control socket {}: {error}", socket.display());
-        let node = client::Node::connect(&socket).map_err(|error| failed(&error))?;
-        let node = node.ok_or_else(|| failed(&"the node has stopped meanwhile; try again"))?;
+        format!("control socket {}: {error}", socket.display())
+    }
+
+    /// The node, if it runs.
+    fn running(&self) -> Result<Option<client::Node>, String> {
+        let node = client::Node::connect(&self.config.control_socket());
+        node.map_err(|error| self.of_socket(&error))
+    }
+
+    fn ask_stopped(&self, action: StoreAction) -> Result<maintenance::Report, String> {
+        let settings = self.config.store_config();
+        let store = match maintenance::open(settings.clone()) {
+            Ok(store) => store,
+            // Perhaps it is the node that has it open by now.
+            Err(error) => match self.running()? {
+                Some(node) => return self.ask_running(node, action),
+                None => return Err(error),
+            },
+        };
+        let report = maintenance::on_open(&store, &settings, &action);
+        let closed = store
+            .close()
+            .map_err(|error| format!("closing the store: {error}"));
+        report.and_then(|report| closed.map(|()| report))
+    }
+
+    fn ask_running(
+        &self,
+        node: client::Node,
+        action: StoreAction,
+    ) -> Result<maintenance::Report, String> {
+        let failed = |error: &dyn std::fmt::Display| self.of_socket(error);
         let command = Command::Store { action };
         let outcome =
             target::block_on(node.run(command, None::<tokio::io::Empty>, |_| Ok(()), |_| {}))
@@ -109,6 +137,9 @@ impl Node {
 
 impl Source for Node {
     fn standing(&self) -> Result<Standing, BackupError> {
+        if let (Some(standing), Ok(None)) = (self.stopped, self.running()) {
+            return Ok(standing);
+        }
         let stats = self.ask(StoreAction::Stats)?;
         let state = stats["state"].as_str().unwrap_or_default();
         if ["Loading", "Verifying"].contains(&state) {
@@ -130,7 +161,8 @@ impl Source for Node {
     }
 
     fn snapshot(&self) -> Result<PathBuf, BackupError> {
-        if self.ask(StoreAction::Stats)?["state"] == "Degraded" {
+        // A stopped one is opened for each question.
+        if self.stopped.is_none() && self.ask(StoreAction::Stats)?["state"] == "Degraded" {
             say(format_args!(
                 "jiexi: the node is making its state on disk anew; the backup waits for that, at most {} minutes",
                 SNAPSHOT_PATIENCE.as_secs() / 60
