@@ -12,7 +12,7 @@ use super::{
 /// What was done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pruned {
-    /// What was removed.
+    /// What was removed, newest first.
     pub removed: Vec<Manifest>,
     /// What is wrong with full backups that were not counted, one line each, for people.
     pub damaged: Vec<String>,
@@ -29,9 +29,13 @@ pub fn prune(repository: &Repository, keep: usize) -> Result<Pruned, BackupError
     let _alone = repository.alone()?;
     let listing = repository.list()?;
     let mut pruned = Pruned::default();
-    let Some(oldest) = oldest_kept(repository, &listing, keep, &mut pruned.damaged)? else {
+    let full = newest_full(&listing);
+    // At most so much goes: where some are damaged, older ones take their places.
+    let most = full.get(keep.saturating_sub(1));
+    if most.is_none_or(|oldest| outdated(&listing, oldest).is_empty()) {
         return Ok(pruned);
-    };
+    }
+    let oldest = oldest_kept(repository, &full, keep, &mut pruned.damaged)?;
     for backup in outdated(&listing, oldest) {
         pruned.left.extend(repository.remove(&backup.id)?);
         pruned.removed.push(backup);
@@ -39,26 +43,25 @@ pub fn prune(repository: &Repository, keep: usize) -> Result<Pruned, BackupError
     Ok(pruned)
 }
 
-/// Where a backup is in the order of all.
-type Place = (u64, u64);
-
-fn place(backup: &Manifest) -> Place {
-    (backup.epoch, backup.sequence)
+/// Where a backup is in the order of all. Of one sequence there may be several full ones.
+fn place(backup: &Manifest) -> (u64, u64, u64, &str) {
+    (backup.epoch, backup.sequence, backup.created, &backup.id)
 }
 
-/// The oldest full backup that is kept; none when there are no more than are to be kept.
-fn oldest_kept(
-    repository: &Repository,
-    listing: &Listing,
-    keep: usize,
-    damaged: &mut Vec<String>,
-) -> Result<Option<Place>, BackupError> {
+fn newest_full(listing: &Listing) -> Vec<&Manifest> {
     let all = listing.whole.iter();
     let mut full: Vec<&Manifest> = all.filter(|backup| backup.kind == Kind::Full).collect();
-    if full.len() <= keep {
-        return Ok(None);
-    }
-    full.sort_by_key(|backup| std::cmp::Reverse(place(backup)));
+    full.sort_by(|a, b| place(b).cmp(&place(a)));
+    full
+}
+
+/// The oldest full backup that is kept.
+fn oldest_kept<'l>(
+    repository: &Repository,
+    full: &[&'l Manifest],
+    keep: usize,
+    damaged: &mut Vec<String>,
+) -> Result<&'l Manifest, BackupError> {
     let mut sound = 0;
     for backup in full {
         match repository.archive(backup) {
@@ -67,7 +70,7 @@ fn oldest_kept(
             Err(error) => damaged.push(error.to_string()),
         }
         if sound == keep {
-            return Ok(Some(place(backup)));
+            return Ok(backup);
         }
     }
     Err(failed(format_args!(
@@ -76,20 +79,30 @@ fn oldest_kept(
     )))
 }
 
-/// What may go, oldest first.
-fn outdated(listing: &Listing, oldest: Place) -> Vec<Manifest> {
+/// What may go, newest first: who is killed in between leaves nothing without what leads to it.
+fn outdated(listing: &Listing, oldest: &Manifest) -> Vec<Manifest> {
     let goes = |backup: &&Manifest| match backup.kind {
-        Kind::Full => place(backup) < oldest,
+        Kind::Full => place(backup) < place(oldest),
         // An increment that ends there has nothing that comes after.
-        Kind::Increment => place(backup) <= oldest,
+        Kind::Increment => (backup.epoch, backup.sequence) <= (oldest.epoch, oldest.sequence),
     };
-    listing.whole.iter().filter(goes).cloned().collect()
+    let mut going: Vec<Manifest> = listing.whole.iter().filter(goes).cloned().collect();
+    going.sort_by(|a, b| place(b).cmp(&place(a)));
+    going
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backup::plan::{Plan, Target, tests::backup};
+    use crate::backup::plan::{Plan, Target, Ways, tests::backup};
+
+    fn without(listing: &Listing, gone: &[Manifest]) -> Listing {
+        let whole = listing.whole.iter().filter(|one| !gone.contains(one));
+        Listing {
+            whole: whole.cloned().collect(),
+            ..Listing::default()
+        }
+    }
 
     /// Goal: what is kept can still be restored up to the newest sequence, and nothing older is left.
     #[test]
@@ -105,19 +118,43 @@ mod tests {
             ],
             ..Listing::default()
         };
-        let left = |oldest| {
-            let goes = outdated(&listing, oldest);
-            let whole = listing.whole.iter().filter(|backup| !goes.contains(backup));
-            whole.cloned().collect::<Vec<_>>()
+        let left = |oldest: usize| {
+            let goes = outdated(&listing, &listing.whole[oldest]);
+            without(&listing, &goes)
         };
-        assert_eq!(left((1, 10)).len(), 5);
-        assert_eq!(left((2, 28)).len(), 1);
-        let two = Listing {
-            whole: left((1, 25)),
-            ..Listing::default()
-        };
+        assert_eq!(left(0).whole.len(), 5);
+        assert_eq!(left(4).whole.len(), 1);
+        let two = left(2);
         assert_eq!(two.whole.len(), 3);
         assert!(Plan::new(&two, Target::Sequence(30), Some(1), &|_| Ok(Vec::new()), 0).is_ok());
         assert!(Plan::new(&two, Target::Sequence(24), Some(1), &|_| Ok(Vec::new()), 0).is_err());
+    }
+
+    /// Goal: however far it comes, nothing is left that nothing leads to; of one sequence the newest stays.
+    #[test]
+    fn the_order_in_which_it_goes() {
+        use Kind::{Full, Increment};
+        let mut again = backup(Full, 1, 0, 40, 500);
+        again.id += "-2";
+        let listing = Listing {
+            whole: vec![
+                backup(Full, 1, 0, 10, 900),
+                backup(Increment, 1, 10, 20, 200),
+                backup(Full, 1, 0, 20, 200),
+                backup(Increment, 1, 20, 30, 300),
+                backup(Increment, 1, 30, 40, 100),
+                backup(Full, 1, 0, 40, 400),
+                again.clone(),
+            ],
+            ..Listing::default()
+        };
+        let goes = outdated(&listing, newest_full(&listing)[0]);
+        for count in 0..=goes.len() {
+            let left = without(&listing, &goes[..count]);
+            let ways = Ways::of(&left);
+            let mut increments = left.whole.iter().filter(|one| one.kind == Increment);
+            assert!(increments.all(|one| ways.lead_to(one)), "{count}");
+        }
+        assert_eq!(without(&listing, &goes).whole, [again]);
     }
 }

@@ -315,3 +315,69 @@ fn scratch_directories_of_the_dead() {
     backup(directory, &verify).expect(0);
     assert_eq!(left(), [foreign]);
 }
+
+/// Prune ends in the middle, whyever: what is left is whole, and the next one goes on. Method: a name that it needs is taken.
+#[test]
+fn prune_leaves_nothing_without_what_leads_to_it() {
+    let directory = directory();
+    let directory = directory.path();
+    filled(directory, "a");
+    create(directory, "a", &[]);
+    let mut increments = Vec::new();
+    for name in ["n1", "n2"] {
+        import(directory, "a", &line(name, "second"));
+        increments.extend(create(directory, "a", &[]));
+    }
+    import(directory, "a", &line("n3", "second"));
+    create(directory, "a", &["--full"]);
+    let all = ["full", "increment", "increment", "increment", "full"];
+    assert_eq!(kinds(&list(directory)), all);
+    let taken = place(directory, &increments[0]).with_extension("unfinished");
+    fs::write(&taken, "").expect("writes");
+    let prune = ["prune", "repo", "--keep", "1"];
+    let stopped = backup(directory, &prune).expect(1).stderr;
+    let id = increments[0]["id"].as_str().expect("an id");
+    assert!(stopped.contains(id), "{stopped}");
+    assert_eq!(kinds(&list(directory)), ["full", "increment", "full"]);
+    backup(directory, &["verify", "repo"]).expect(0);
+
+    fs::remove_file(&taken).expect("removes");
+    backup(directory, &prune).expect(0);
+    assert_eq!(kinds(&list(directory)), ["full"]);
+    backup(directory, &["verify", "repo"]).expect(0);
+}
+
+/// What an older version, or somebody by hand, has left without what leads to it goes although no full backup does.
+#[test]
+fn prune_removes_what_nothing_leads_to() {
+    let directory = directory();
+    let directory = directory.path();
+    filled(directory, "a");
+    let first = create(directory, "a", &[]);
+    import(directory, "a", &line("n1", "second"));
+    create(directory, "a", &["--full"]);
+    fs::remove_dir_all(place(directory, &first[0])).expect("removes");
+    assert_eq!(kinds(&list(directory)), ["increment", "full"]);
+    backup(directory, &["verify", "repo"]).expect(1);
+    backup(directory, &["prune", "repo", "--keep", "1"]).expect(0);
+    assert_eq!(kinds(&list(directory)), ["full"]);
+    backup(directory, &["verify", "repo"]).expect(0);
+}
+
+/// A node on which nothing changes is backed up in full again and again: the newest stay.
+#[test]
+fn full_backups_of_one_sequence_are_pruned() {
+    let directory = directory();
+    let directory = directory.path();
+    filled(directory, "a");
+    for _ in 0..4 {
+        create(directory, "a", &["--full"]);
+    }
+    let before = list(directory);
+    assert_eq!(kinds(&before), ["full"; 4]);
+    backup(directory, &["prune", "repo", "--keep", "2"]).expect(0);
+    assert_eq!(list(directory), before[2..]);
+    backup(directory, &["prune", "repo", "--keep", "2"]).expect(0);
+    assert_eq!(list(directory), before[2..]);
+    backup(directory, &["verify", "repo"]).expect(0);
+}
