@@ -1,10 +1,10 @@
 //! Old backups go: the newest full ones that are sound stay, with all that leads on from the oldest of them.
 //!
-//! Sound is what can be seen to be at a glance: the files are there in their lengths, and where the records can be looked
-//! at, they begin and end as they should. Their checksums are for `verify`.
+//! Sound is what has the right checksums. Of what is encrypted, those of the files as they are kept are compared: nobody
+//! who removes backups needs a key. Nothing is read while there is nothing to remove.
 
 use super::{
-    BackupError, failed,
+    BackupError, Watch, failed,
     manifest::{Kind, Manifest},
     repository::{Listing, Repository},
 };
@@ -24,7 +24,11 @@ pub struct Pruned {
 ///
 /// # Errors
 /// There are not so many; it cannot be removed, or somebody else writes or reads here.
-pub fn prune(repository: &Repository, keep: usize) -> Result<Pruned, BackupError> {
+pub fn prune(
+    repository: &Repository,
+    keep: usize,
+    watch: &dyn Watch,
+) -> Result<Pruned, BackupError> {
     let _lock = repository.lock()?;
     let _alone = repository.alone()?;
     let listing = repository.list()?;
@@ -35,7 +39,7 @@ pub fn prune(repository: &Repository, keep: usize) -> Result<Pruned, BackupError
     if most.is_none_or(|oldest| outdated(&listing, oldest).is_empty()) {
         return Ok(pruned);
     }
-    let oldest = oldest_kept(repository, &full, keep, &mut pruned.damaged)?;
+    let oldest = oldest_kept(repository, &full, keep, &mut pruned.damaged, watch)?;
     for backup in outdated(&listing, oldest) {
         pruned.left.extend(repository.remove(&backup.id)?);
         pruned.removed.push(backup);
@@ -55,20 +59,26 @@ fn newest_full(listing: &Listing) -> Vec<&Manifest> {
     full
 }
 
-/// The oldest full backup that is kept.
+/// The oldest full backup that is kept; the contents of all of them were read.
 fn oldest_kept<'l>(
     repository: &Repository,
     full: &[&'l Manifest],
     keep: usize,
     damaged: &mut Vec<String>,
+    watch: &dyn Watch,
 ) -> Result<&'l Manifest, BackupError> {
+    let first = full.iter().take(keep);
+    watch.begin("reading", first.map(|backup| backup.bytes()).sum());
     let mut sound = 0;
     for backup in full {
-        match repository.archive(backup) {
-            Ok(_) => sound += 1,
+        // What can be seen at a glance is seen first: it needs no reading to its end.
+        let problems = match repository.archive(backup) {
+            Ok(_) => repository.check_kept(backup, watch)?,
             Err(error) if error.is_elsewhere() => return Err(error),
-            Err(error) => damaged.push(error.to_string()),
-        }
+            Err(error) => vec![error.to_string()],
+        };
+        sound += usize::from(problems.is_empty());
+        damaged.extend(problems);
         if sound == keep {
             return Ok(backup);
         }
@@ -126,8 +136,8 @@ mod tests {
         assert_eq!(left(4).whole.len(), 1);
         let two = left(2);
         assert_eq!(two.whole.len(), 3);
-        assert!(Plan::new(&two, Target::Sequence(30), Some(1), &|_| Ok(Vec::new()), 0).is_ok());
-        assert!(Plan::new(&two, Target::Sequence(24), Some(1), &|_| Ok(Vec::new()), 0).is_err());
+        assert!(Plan::new(&two, Target::Sequence(30), Some(1), &|_| Ok(Vec::new())).is_ok());
+        assert!(Plan::new(&two, Target::Sequence(24), Some(1), &|_| Ok(Vec::new())).is_err());
     }
 
     /// Goal: however far it comes, nothing is left that nothing leads to; of one sequence the newest stays.

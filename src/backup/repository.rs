@@ -533,41 +533,48 @@ impl Repository {
     /// # Errors
     /// Where it is cannot be asked, or what was given does not open it.
     pub fn check(&self, backup: &Manifest, watch: &dyn Watch) -> Result<Vec<String>, BackupError> {
-        let mut problems = Vec::new();
-        for member in &backup.files {
-            let found = match self.direct(backup) {
-                Some(directory) => check_file(&directory.join(&member.name), member, watch),
-                None if self.is_open(backup) => self.file(backup, member, watch).map(drop),
-                None => self.check_kept(backup, member, watch),
-            };
-            match found {
-                Ok(()) => {}
-                Err(error) if error.is_elsewhere() => return Err(error),
-                Err(error) => {
-                    let text = error.to_string();
-                    problems.push(match text.contains(REMEDY) {
-                        true => text,
-                        false => format!("{text}; {REMEDY}"),
-                    });
-                }
+        check_each(backup, |member| {
+            match self.direct(backup).is_none() && self.is_open(backup) {
+                true => self.file(backup, member, watch).map(drop),
+                false => self.check_kept_member(backup, member, watch),
             }
-        }
-        Ok(problems)
+        })
     }
 
-    fn check_kept(
+    /// As [`Self::check`], of the files as they are kept: nothing is opened, and nothing stays on this machine.
+    ///
+    /// # Errors
+    /// Where it is cannot be asked.
+    pub fn check_kept(
+        &self,
+        backup: &Manifest,
+        watch: &dyn Watch,
+    ) -> Result<Vec<String>, BackupError> {
+        check_each(backup, |member| {
+            self.check_kept_member(backup, member, watch)
+        })
+    }
+
+    fn check_kept_member(
         &self,
         backup: &Manifest,
         member: &Member,
         watch: &dyn Watch,
     ) -> Result<(), BackupError> {
-        let kept = member.encrypted.as_ref();
-        let kept = kept.ok_or_else(|| failed(format_args!("{}: not encrypted", member.name)))?;
-        let name = format!("{}{}", member.name, encryption::SUFFIX);
+        if let Some(directory) = self.direct(backup) {
+            return check_file(&directory.join(&member.name), member, watch);
+        }
+        let (name, wanted) = match &member.encrypted {
+            Some(kept) => (
+                format!("{}{}", member.name, encryption::SUFFIX),
+                (kept.bytes, kept.sha256.as_str()),
+            ),
+            None => (member.name.clone(), (member.bytes, member.sha256.as_str())),
+        };
         let shown = self.shown_member(&backup.id, &name);
         let mut from = Hashing::new(self.place.get(&backup.id, &name)?);
         pour(&mut from, &shown, &mut io::sink(), Path::new(""), watch)?;
-        compare(&shown, from.finish(), (kept.bytes, &kept.sha256))
+        compare(&shown, from.finish(), wanted)
     }
 
     /// The archive of a backup as it is to be continued. It is seen that all files are there, in their lengths; in a
@@ -610,6 +617,28 @@ struct Unwatched;
 impl Watch for Unwatched {
     fn begin(&self, _: &'static str, _: u64) {}
     fn advance(&self, _: u64) {}
+}
+
+/// Looks at each file of a backup; what is wrong, one line each.
+fn check_each(
+    backup: &Manifest,
+    check: impl Fn(&Member) -> Result<(), BackupError>,
+) -> Result<Vec<String>, BackupError> {
+    let mut problems = Vec::new();
+    for member in &backup.files {
+        match check(member) {
+            Ok(()) => {}
+            Err(error) if error.is_elsewhere() => return Err(error),
+            Err(error) => {
+                let text = error.to_string();
+                problems.push(match text.contains(REMEDY) {
+                    true => text,
+                    false => format!("{text}; {REMEDY}"),
+                });
+            }
+        }
+    }
+    Ok(problems)
 }
 
 /// Compares a file with what its manifest says.

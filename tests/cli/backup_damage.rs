@@ -364,6 +364,46 @@ fn prune_removes_what_nothing_leads_to() {
     backup(directory, &["verify", "repo"]).expect(0);
 }
 
+/// Flips a bit in the middle of a file.
+fn rot(path: &Path) {
+    let mut octets = fs::read(path).expect("reads");
+    let middle = octets.len() / 2;
+    octets[middle] ^= 4;
+    fs::write(path, octets).expect("writes");
+}
+
+/// A full backup that is rotten inside is none of those that stay, encrypted or not.
+#[test]
+fn prune_reads_what_stays() {
+    let passphrase = ["--encryption-passphrase-file", "passphrase"];
+    for (options, name) in [
+        (&[][..], "records.snapshot"),
+        (&passphrase, "records.snapshot.age"),
+    ] {
+        let directory = directory();
+        let directory = directory.path();
+        filled(directory, "a");
+        create(directory, "a", options);
+        import(directory, "a", &line("n1", "second"));
+        let second = create(directory, "a", &[&["--full"][..], options].concat());
+        rot(&place(directory, &second[1]).join(name));
+        let before = list(directory);
+        let prune = ["prune", "repo", "--keep", "1"];
+        let kept = said(backup(directory, &prune).expect(0));
+        for words in ["not counted", name, "wrong checksum"] {
+            assert!(kept.contains(words), "{kept}");
+        }
+        assert_eq!(list(directory), before);
+        restore(directory, "b", options);
+        assert!(export(directory, "a", SECRETS) == export(directory, "b", SECRETS));
+
+        rot(&place(directory, &before[0]).join(name));
+        let refused = said(backup(directory, &prune).expect(1));
+        assert!(refused.contains("nothing was removed"), "{refused}");
+        assert_eq!(list(directory), before);
+    }
+}
+
 /// A node on which nothing changes is backed up in full again and again: the newest stay.
 #[test]
 fn full_backups_of_one_sequence_are_pruned() {

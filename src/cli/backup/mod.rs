@@ -86,8 +86,9 @@ enum Action {
     Drill(drill::Drill),
     /// Remove old backups
     ///
-    /// The newest full backups stay, with all increments since the oldest of them. One whose files are missing, cut off or
-    /// not its own is not counted; where there are too few others, nothing is removed.
+    /// The newest full backups stay, with all increments since the oldest of them. Before anything goes, those that stay
+    /// are read and compared with their checksums: a damaged one is not counted, and where there are too few others, nothing
+    /// is removed.
     Prune {
         #[command(flatten)]
         repository: RepositoryPath,
@@ -269,7 +270,10 @@ fn verify(
 fn prune(repository: &RepositoryPath, keep: u32, form: &Form, place: &Place) -> Result<(), Failed> {
     let repository = repository.open(place)?;
     let keep = usize::try_from(keep).unwrap_or(usize::MAX);
-    let pruned = backup::prune::prune(&repository, keep).map_err(explain)?;
+    let bars = Bars::default();
+    let pruned = backup::prune::prune(&repository, keep, &bars);
+    bars.clear();
+    let pruned = pruned.map_err(explain)?;
     let json = json!({
         "removed": pruned.removed.iter().map(row_json).collect::<Vec<_>>(),
         "damaged": pruned.damaged,
