@@ -65,6 +65,16 @@ impl Encryption {
         })
     }
 
+    /// For a column: who can open it.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        match (self.has_passphrase(), self.recipients.len()) {
+            (true, _) => PASSPHRASE.to_owned(),
+            (false, 1) => "1 recipient".to_owned(),
+            (false, count) => format!("{count} recipients"),
+        }
+    }
+
     pub(super) fn has_passphrase(&self) -> bool {
         self.recipients.iter().any(|name| name == PASSPHRASE)
     }

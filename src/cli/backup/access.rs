@@ -43,6 +43,9 @@ pub(super) struct Sealing {
     /// Encrypt under the passphrase in this file
     #[arg(long, value_name = "FILE", conflicts_with = "recipient")]
     encryption_passphrase_file: Option<PathBuf>,
+    /// Do not encrypt, whatever the configuration says
+    #[arg(long, conflicts_with_all = ["recipient", "encryption_passphrase_file"])]
+    unencrypted: bool,
 }
 
 /// What opens encrypted backups.
@@ -187,6 +190,9 @@ fn variable(names: &[&'static str]) -> Option<(&'static str, String)> {
 impl Sealing {
     /// Whom a backup is encrypted for, if it is.
     pub(super) fn lock(&self, config: &Config) -> Result<Option<Lock>, Failed> {
+        if self.unencrypted {
+            return Ok(None);
+        }
         if let Some(path) = &self.encryption_passphrase_file {
             return Ok(Some(Lock::passphrase(text_of(path, "the passphrase")?)));
         }

@@ -13,7 +13,8 @@ use serde_json::{Value as Json, json};
 
 use super::{Failed, output, output::Format, place::Place, progress};
 use crate::backup::{
-    self, BackupError, Watch, create::create, manifest::Manifest, repository::Listing,
+    self, BackupError, Watch, create::create, encryption::Encryption, manifest::Manifest,
+    repository::Listing,
 };
 use access::{Opening, RepositoryPath, Sealing};
 
@@ -316,6 +317,10 @@ fn table(backups: &[Manifest]) -> String {
                 format!("{}-{}", backup.from, backup.sequence),
                 backup.records.to_string(),
                 bytesize::ByteSize(backup.bytes()).to_string(),
+                backup
+                    .encryption
+                    .as_ref()
+                    .map_or_else(|| "no".to_owned(), Encryption::summary),
             ]
         })
         .collect();
@@ -327,6 +332,7 @@ fn table(backups: &[Manifest]) -> String {
         "SEQUENCES",
         "RECORDS",
         "SIZE",
+        "ENCRYPTED",
     ];
     output::table(&header, &rows)
 }
