@@ -299,7 +299,7 @@ fn another_passphrase_or_recipient_begins_anew() {
     };
     assert_eq!(next(&first).0, "full");
     assert_eq!(next(&first).0, "increment");
-    for options in [&second[..], &key, &other, &[], &first] {
+    for options in [&second[..], &key, &other, &["--unencrypted"], &first] {
         let (kind, reason) = next(options);
         // What is not encrypted is open to everybody.
         if options == first {
@@ -310,7 +310,7 @@ fn another_passphrase_or_recipient_begins_anew() {
         assert!(reason.contains("encrypted for others"), "{reason}");
         assert_eq!(next(options).0, "increment", "{options:?}");
         let opening: &[&str] = match options {
-            [] => &[],
+            ["--unencrypted"] => &[],
             [_, "p2"] => &second,
             options if options == key => &["--identity", "key"],
             _ => &["--identity", "other"],
