@@ -60,6 +60,15 @@ pub trait Source {
     fn now(&self) -> u64;
 }
 
+/// What is to be written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// A full backup in any case.
+    pub full: bool,
+    /// Not encrypted, although what was written last is.
+    pub in_clear: bool,
+}
+
 /// What was done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Created {
@@ -73,18 +82,22 @@ pub struct Created {
     pub left: Vec<String>,
 }
 
-/// Writes what the repository lacks; a full backup in any case with `full`.
+/// Writes what the repository lacks.
 ///
 /// # Errors
-/// When it cannot be written, or belongs to another history of the store. What is complete by then stays.
+/// When it cannot be written or may not be in clear, or belongs to another history of the store. What is complete by then
+/// stays.
 pub fn create(
     repository: &Repository,
     source: &dyn Source,
-    full: bool,
+    wanted: Wanted,
     watch: &dyn Watch,
 ) -> Result<Created, BackupError> {
     let _lock = repository.lock()?;
     let listing = repository.list()?;
+    if !wanted.in_clear {
+        expect_encryption(repository, &listing)?;
+    }
     let (removed, left) = repository.sweep(&listing)?;
     let standing = source.standing()?;
     let work = Work {
@@ -102,7 +115,7 @@ pub fn create(
     let (increment, mut reason) = work.increment(&line)?;
     if reason.is_none() {
         let new = increment.as_ref().map_or(0, Manifest::bytes);
-        reason = match full {
+        reason = match wanted.full {
             true => Some("it was asked for".to_owned()),
             false => line.is_long(new).then(|| LONG.to_owned()),
         };
@@ -113,6 +126,25 @@ pub fn create(
     }
     created.reason = reason;
     Ok(created)
+}
+
+/// Refuses to write in clear where what was written last is encrypted: who forgets an option, or loses the configuration, is
+/// not to show everything to whom it was hidden from.
+fn expect_encryption(repository: &Repository, listing: &Listing) -> Result<(), BackupError> {
+    let all = listing.whole.iter();
+    let newest = all.max_by_key(|backup| (backup.epoch, backup.sequence, backup.created));
+    match newest {
+        Some(newest) if newest.encryption.is_some() && repository.encryption().is_none() => {
+            Err(failed(format_args!(
+                "{}: backup {} is encrypted, and this one would not be; nothing was written; give --recipient or \
+                 --encryption-passphrase-file, or set [backup] recipients; --unencrypted if everybody who can read the \
+                 repository may read all of it",
+                repository.shown(),
+                newest.id
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Why a full backup is taken although it could do without.

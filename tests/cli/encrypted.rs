@@ -362,3 +362,41 @@ fn wrong_recipients_and_identities() {
     let said = refused.stdout + &refused.stderr;
     assert!(said.contains("recipients"), "{said}");
 }
+
+/// Nobody writes in clear beside what is encrypted without saying so: an option or a section that got lost is told of.
+#[test]
+fn a_backup_in_clear_must_be_asked_for() {
+    let directory = directory();
+    let directory = directory.path();
+    filled(directory, "a");
+    let recipient = identity(directory, "key");
+    create(directory, &["--recipient", &recipient]);
+    import(directory, "a", &line("n1", "second"));
+    let before = members(directory);
+    for options in [&[][..], &["--full"]] {
+        let command = [&["create", "repo", "--data", "a"][..], options].concat();
+        let refused = backup(directory, &command).expect(1).stderr;
+        for words in ["is encrypted", "--recipient", "--unencrypted"] {
+            assert!(refused.contains(words), "{refused}");
+        }
+        assert_eq!(members(directory), before);
+    }
+    let both = ["--unencrypted", "--recipient", &recipient];
+    let command = [&["create", "repo", "--data", "a"][..], &both].concat();
+    backup(directory, &command).expect(2);
+    assert_eq!(
+        kinds(&created(&create(directory, &["--unencrypted"]))),
+        ["full"]
+    );
+    // From there it goes on in clear, and is encrypted again by whoever wants that.
+    import(directory, "a", &line("n2", "third"));
+    assert_eq!(kinds(&created(&create(directory, &[]))), ["increment"]);
+    import(directory, "a", &line("n3", "fourth"));
+    let sealed = ["--encryption-passphrase-file", "passphrase"];
+    create(directory, &sealed);
+    let table = backup(directory, &["list", "repo"]).expect(0).stdout;
+    let last = |line: &str| line.rsplit("  ").next().map(|word| word.trim().to_owned());
+    let column: Vec<String> = table.lines().filter_map(last).collect();
+    let wanted = ["ENCRYPTED", "1 recipient", "no", "no", "passphrase"];
+    assert_eq!(column, wanted, "{table}");
+}

@@ -43,7 +43,7 @@ pub(super) struct Sealing {
     /// Encrypt under the passphrase in this file
     #[arg(long, value_name = "FILE", conflicts_with = "recipient")]
     encryption_passphrase_file: Option<PathBuf>,
-    /// Do not encrypt, whatever the configuration says
+    /// Do not encrypt, whatever the configuration says, also where the newest backup of the repository is encrypted
     #[arg(long, conflicts_with_all = ["recipient", "encryption_passphrase_file"])]
     unencrypted: bool,
 }
@@ -188,6 +188,11 @@ fn variable(names: &[&'static str]) -> Option<(&'static str, String)> {
 }
 
 impl Sealing {
+    /// Whether it is in clear because somebody wants it so.
+    pub(super) fn is_in_clear(&self) -> bool {
+        self.unencrypted
+    }
+
     /// Whom a backup is encrypted for, if it is.
     pub(super) fn lock(&self, config: &Config) -> Result<Option<Lock>, Failed> {
         if self.unencrypted {

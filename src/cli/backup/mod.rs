@@ -13,7 +13,10 @@ use serde_json::{Value as Json, json};
 
 use super::{Failed, output, output::Format, place::Place, progress};
 use crate::backup::{
-    self, BackupError, Watch, create::create, encryption::Encryption, manifest::Manifest,
+    self, BackupError, Watch,
+    create::{Wanted, create},
+    encryption::Encryption,
+    manifest::Manifest,
     repository::Listing,
 };
 use access::{Opening, RepositoryPath, Sealing};
@@ -47,7 +50,7 @@ enum Action {
     ///
     /// A running node goes on serving; the store of a stopped one is opened, and closed before anything is copied, so that
     /// the node can be started meanwhile. A backup counts once it is complete: one that was interrupted is removed by the
-    /// next.
+    /// next. One in clear is refused where the newest is encrypted.
     Create {
         #[command(flatten)]
         repository: RepositoryPath,
@@ -165,7 +168,11 @@ fn run_create(
     let node = source::Node::of(place)?;
     let repository = repository.create(lock, place, &config)?;
     let bars = Bars::default();
-    let created = create(&repository, &node, full, &bars);
+    let wanted = Wanted {
+        full,
+        in_clear: sealing.is_in_clear(),
+    };
+    let created = create(&repository, &node, wanted, &bars);
     bars.clear();
     let created = created.map_err(explain)?;
     let json = json!({
