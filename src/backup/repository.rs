@@ -162,6 +162,7 @@ impl Repository {
             match self.manifest(&found.id) {
                 Ok(manifest) => listing.whole.push(manifest),
                 Err(error @ BackupError::Place(_)) => return Err(error),
+                Err(_) if self.is_gone(&found.id)? => {}
                 Err(error) => listing.damaged.push((found.id, error.to_string())),
             }
         }
@@ -176,6 +177,31 @@ impl Repository {
         listing.damaged.sort();
         listing.unfinished.sort();
         Ok(listing)
+    }
+
+    /// Whether a backup that was listed is none any more: elsewhere, backups may be removed beside those who read.
+    fn is_gone(&self, id: &str) -> Result<bool, BackupError> {
+        match self.place.directory() {
+            Some(_) => Ok(false),
+            None => Ok(self.place.length(id, manifest::NAME)?.is_none()),
+        }
+    }
+
+    /// Which of these backups were removed since they were listed.
+    ///
+    /// # Errors
+    /// It cannot be asked.
+    pub fn removed<'l>(
+        &self,
+        backups: impl Iterator<Item = &'l Manifest>,
+    ) -> Result<Vec<String>, BackupError> {
+        let mut removed = Vec::new();
+        for backup in backups {
+            if self.is_gone(&backup.id)? {
+                removed.push(backup.id.clone());
+            }
+        }
+        Ok(removed)
     }
 
     fn manifest(&self, id: &str) -> Result<Manifest, BackupError> {

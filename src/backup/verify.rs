@@ -24,6 +24,8 @@ pub struct Report {
     pub problems: Vec<String>,
     /// Names of backups that were interrupted: they count for nothing, and that is no problem.
     pub unfinished: Vec<String>,
+    /// Names of backups that were removed while they were read: what is wrong with them is nobody's trouble.
+    pub removed: Vec<String>,
     /// Names of backups that are encrypted and were not opened: what is kept is as it was written, and no more is known.
     pub unopened: Vec<String>,
 }
@@ -68,8 +70,11 @@ pub fn verify(repository: &Repository, watch: &dyn Watch) -> Result<Report, Back
         checked.backup(backup)?;
         repository.release(backup);
     }
+    let damaged = |backup: &&Manifest| checked.problems.get(&backup.id) != Some(&Vec::new());
+    report.removed = repository.removed(listing.whole.iter().filter(damaged))?;
     let ways = Ways::of(&listing);
-    for backup in &listing.whole {
+    let there = |backup: &&Manifest| !report.removed.contains(&backup.id);
+    for backup in listing.whole.iter().filter(there) {
         let found = checked.problems.remove(&backup.id);
         report.problems.extend(found.unwrap_or_default());
         if backup.kind == Kind::Increment && !ways.lead_to(backup) {

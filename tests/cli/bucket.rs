@@ -518,3 +518,42 @@ fn a_node_is_started_beside_an_upload() {
     restore(&store, directory, "b", &[]).expect(0);
     assert!(export(directory, "a", SECRETS) == export(directory, "b", SECRETS));
 }
+
+/// In a bucket nobody is kept from removing beside those who read: what goes is not called damaged.
+#[test]
+fn what_is_removed_beside_readers_is_not_damaged() {
+    let directory = directory();
+    let directory = directory.path();
+    let store = Store::start(directory);
+    filled(directory, "a");
+    create(&store, directory, &[]);
+    for (round, (method, object, command)) in [
+        ("HEAD", "records.snapshot", "verify"),
+        ("GET", "records.snapshot", "verify"),
+        ("HEAD", "manifest.json", "list"),
+        ("GET", "manifest.json", "list"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        import(directory, "a", &line("n1", &format!("round {round}")));
+        create(&store, directory, &["--full"]);
+        let listed = list(&store, directory)["backups"].clone();
+        let listed = listed.as_array().expect("an array");
+        assert_eq!(kinds(listed), ["full", "increment", "full"]);
+        let ids = listed.iter().map(|backup| backup["id"].as_str());
+        let ids: Vec<&str> = ids.map(|id| id.expect("an id")).collect();
+        let going = ids[..2]
+            .iter()
+            .map(|id| store.path(&format!("nodes/a/{id}")));
+        let object = format!("{}/{object}", ids[0]);
+        store.remove_when_asked(method, object, going.collect());
+        let told = store.backup(directory, &[command, REPO, "-o", "json"]);
+        let told = told.expect(0).json();
+        match command {
+            "verify" => assert_eq!(told["removed"], serde_json::json!(ids[..2]), "{told}"),
+            _ => assert_eq!(told["backups"].as_array().map(Vec::len), Some(1), "{told}"),
+        }
+        store.backup(directory, &["verify", REPO]).expect(0);
+    }
+}

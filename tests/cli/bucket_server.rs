@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -68,6 +68,16 @@ struct Seen {
     keeps_parts: AtomicBool,
     /// Pages with foreign objects that a listing of the repository goes on with.
     pages: AtomicU32,
+    /// What goes when something is asked for.
+    removal: Mutex<Option<Removal>>,
+}
+
+/// Directories that are removed before a request is answered.
+struct Removal {
+    method: &'static str,
+    /// What the name of the object ends with.
+    object: String,
+    directories: Vec<PathBuf>,
 }
 
 impl Store {
@@ -153,6 +163,21 @@ impl Store {
     /// Whether the key may not abort uploads.
     pub(crate) fn keep_parts(&self, keep: bool) {
         self.seen.keeps_parts.store(keep, Ordering::SeqCst);
+    }
+
+    /// These directories go as soon as such an object is asked for.
+    pub(crate) fn remove_when_asked(
+        &self,
+        method: &'static str,
+        object: String,
+        directories: Vec<PathBuf>,
+    ) {
+        let removal = Removal {
+            method,
+            object,
+            directories,
+        };
+        *self.seen.removal.lock().expect("locks") = Some(removal);
     }
 
     /// A listing of the whole repository goes on with so many pages of a thousand foreign objects.
@@ -334,7 +359,19 @@ impl Drop for Store {
 }
 
 impl Seen {
+    fn remove(&self, request: &Request<Incoming>) {
+        let asked = |removal: &mut Removal| {
+            let path = request.uri().path();
+            request.method().as_str() == removal.method && path.ends_with(&removal.object)
+        };
+        let removal = self.removal.lock().expect("locks").take_if(asked);
+        for directory in removal.into_iter().flat_map(|removal| removal.directories) {
+            fs::remove_dir_all(directory).expect("removes");
+        }
+    }
+
     async fn meet(&self, request: &Request<Incoming>) {
+        self.remove(request);
         let length = request.headers().get(hyper::header::CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
         self.longest

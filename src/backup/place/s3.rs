@@ -316,6 +316,11 @@ impl Bucket {
         BackupError::Place(format!("{}: cannot {action}: {why}", self.shown(name)))
     }
 
+    /// What is said of a member that is not there.
+    fn missing(&self, name: &str) -> BackupError {
+        failed(format_args!("{}: it is not there", self.shown(name)))
+    }
+
     /// Calls `visit` with the objects below a name, without what their names have in common, until it says that it has
     /// enough.
     fn objects(&self, below: &str, mut visit: impl FnMut(&str) -> bool) -> Result<(), BackupError> {
@@ -537,8 +542,7 @@ impl Place for Bucket {
     fn get(&self, id: &str, name: &str) -> Result<Box<dyn Read + '_>, BackupError> {
         let shown = format!("{id}/{name}");
         let length = self.length(id, name)?;
-        let length = length
-            .ok_or_else(|| failed(format_args!("{}: it is not there", self.shown(&shown))))?;
+        let length = length.ok_or_else(|| self.missing(&shown))?;
         Ok(Box::new(Download {
             bucket: self,
             shown,
@@ -749,7 +753,11 @@ impl Read for Download<'_> {
                 .bucket
                 .run(self.bucket.store.get_range(&self.path, range.clone()));
             self.piece = got.map_err(|refusal| {
-                io::Error::other(self.bucket.explain(&self.shown, "read", &refusal))
+                io::Error::other(match refusal {
+                    // It was there a moment ago.
+                    Refusal::Missing => self.bucket.missing(&self.shown),
+                    refusal => self.bucket.explain(&self.shown, "read", &refusal),
+                })
             })?;
             if self.piece.len() as u64 != range.end - range.start {
                 return Err(io::ErrorKind::UnexpectedEof.into());

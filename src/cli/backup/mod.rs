@@ -242,6 +242,7 @@ fn verify(
         "bytes": report.bytes,
         "problems": report.problems,
         "unfinished": report.unfinished,
+        "removed": report.removed,
         "unopened": report.unopened,
     });
     let mut text = format!(
@@ -252,6 +253,9 @@ fn verify(
     for id in &report.unfinished {
         text +=
             &format!("{id} was interrupted and counts for nothing; the next backup removes it\n");
+    }
+    for id in &report.removed {
+        text += &format!("{id} was removed while it was read, and counts for nothing\n");
     }
     for problem in &report.problems {
         text += &format!("{problem}\n");
