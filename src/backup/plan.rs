@@ -86,6 +86,27 @@ impl Plan {
         })
     }
 
+    /// The way to the newest end of a backup that is no later than what this plan leads to, with nothing but what is in
+    /// `listing`; none when nothing of that epoch is left to begin with.
+    pub(super) fn instead(&self, listing: &Listing) -> Option<Self> {
+        let epoch = self.full.epoch;
+        let ends = listing
+            .whole
+            .iter()
+            .filter(|backup| backup.epoch == epoch && backup.sequence <= self.until);
+        let mut ends: Vec<u64> = ends.map(|backup| backup.sequence).collect();
+        ends.sort_unstable_by(|a, b| b.cmp(a));
+        ends.into_iter().find_map(|until| {
+            let (full, increments) = connect(listing, epoch, until)?;
+            Some(Self {
+                full,
+                increments,
+                until,
+                epoch: self.epoch,
+            })
+        })
+    }
+
     /// The backups, oldest first.
     pub fn backups(&self) -> impl Iterator<Item = &Manifest> {
         std::iter::once(&self.full).chain(&self.increments)

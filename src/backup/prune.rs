@@ -136,8 +136,8 @@ mod tests {
         assert_eq!(left(4).whole.len(), 1);
         let two = left(2);
         assert_eq!(two.whole.len(), 3);
-        assert!(Plan::new(&two, Target::Sequence(30), Some(1), &|_| Ok(Vec::new())).is_ok());
-        assert!(Plan::new(&two, Target::Sequence(24), Some(1), &|_| Ok(Vec::new())).is_err());
+        assert!(Plan::new(&two, Target::Sequence(30), Some(1), &|_| Ok(Vec::new()), 0).is_ok());
+        assert!(Plan::new(&two, Target::Sequence(24), Some(1), &|_| Ok(Vec::new()), 0).is_err());
     }
 
     /// Goal: however far it comes, nothing is left that nothing leads to; of one sequence the newest stays.

@@ -14,6 +14,7 @@ use super::{
     place::directory::sync_directory,
     plan::{Plan, Target},
     repository::Repository,
+    shown_time,
 };
 use crate::{
     maintenance,
@@ -43,11 +44,12 @@ pub fn expect_empty(directory: &Path) -> Result<(), BackupError> {
 /// Reads every file that a plan needs and compares the checksums.
 ///
 /// # Errors
-/// Something is damaged; all of it is named.
+/// Something is damaged; all of it is named, and what can be restored instead.
 pub fn check(repository: &Repository, plan: &Plan, watch: &dyn Watch) -> Result<(), BackupError> {
-    match damaged(repository, plan, watch)? {
-        damaged if damaged.is_empty() => Ok(()),
-        damaged => Err(nothing_restored(&damaged)),
+    let met = damaged(repository, plan, watch)?;
+    match met.is_empty() {
+        true => Ok(()),
+        false => Err(nothing_restored(repository, plan, met, watch)),
     }
 }
 
@@ -72,16 +74,65 @@ fn damaged(
     Ok(damaged)
 }
 
-fn nothing_restored(damaged: &Damaged) -> BackupError {
-    let problems: Vec<&str> = damaged
+/// What is wrong with backups of which nothing leads to what is wanted, and what can be had.
+fn nothing_restored(
+    repository: &Repository,
+    plan: &Plan,
+    mut met: Damaged,
+    watch: &dyn Watch,
+) -> BackupError {
+    let instead = match instead(repository, plan, &mut met, watch) {
+        Ok(Some(advice)) => advice,
+        Ok(None) => {
+            "no other backup of that epoch is sound; `jiexi backup list` shows those there are"
+                .to_owned()
+        }
+        Err(error) => format!("whether another one is sound cannot be seen: {error}"),
+    };
+    let problems: Vec<&str> = met
         .iter()
         .flat_map(|(_, problems)| problems)
         .map(String::as_str)
         .collect();
     failed(format_args!(
-        "nothing was restored:\n{}",
+        "nothing was restored:\n{}\n{instead}",
         problems.join("\n")
     ))
+}
+
+/// What can be restored without the backups that are damaged, for people: it was read. What is found damaged on the way joins
+/// the others.
+fn instead(
+    repository: &Repository,
+    plan: &Plan,
+    met: &mut Damaged,
+    watch: &dyn Watch,
+) -> Result<Option<String>, BackupError> {
+    let mut listing = repository.list()?;
+    let newest = listing.whole.iter().map(|backup| backup.epoch).max();
+    loop {
+        listing
+            .whole
+            .retain(|backup| met.iter().all(|(id, _)| *id != backup.id));
+        let Some(other) = plan.instead(&listing) else {
+            return Ok(None);
+        };
+        let found = damaged(repository, &other, watch)?;
+        if !found.is_empty() {
+            met.extend(found);
+            continue;
+        }
+        let epoch = match newest == Some(other.full.epoch) {
+            true => String::new(),
+            false => format!(" --epoch {}", other.full.epoch),
+        };
+        return Ok(Some(format!(
+            "sequence {} of {} is sound and can be restored: --to-sequence {}{epoch}",
+            other.until,
+            shown_time(other.last().created),
+            other.until
+        )));
+    }
 }
 
 /// As [`check`]; but where other backups lead to the same state without those that are damaged, the plan is made of them,
@@ -113,7 +164,10 @@ pub fn sound(
         let other = Plan::new(&listing, until, Some(epoch), &|_| Ok(Vec::new()), 0);
         plan = Plan {
             epoch: plan.epoch,
-            ..other.map_err(|_| nothing_restored(&met))?
+            ..match other {
+                Ok(other) => other,
+                Err(_) => return Err(nothing_restored(repository, &plan, met, watch)),
+            }
         };
     }
 }

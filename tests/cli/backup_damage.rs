@@ -421,3 +421,42 @@ fn full_backups_of_one_sequence_are_pruned() {
     assert_eq!(list(directory), before[2..]);
     backup(directory, &["verify", "repo"]).expect(0);
 }
+
+/// When what was asked for cannot be had, the newest moment that can be is named, and it can be.
+#[test]
+fn what_can_be_restored_is_said() {
+    let directory = directory();
+    let directory = directory.path();
+    filled(directory, "a");
+    let mut backups = create(directory, "a", &[]);
+    let mut states = vec![export(directory, "a", SECRETS)];
+    for name in ["n1", "n2"] {
+        import(directory, "a", &line(name, "second"));
+        backups.extend(create(directory, "a", &[]));
+        states.push(export(directory, "a", SECRETS));
+    }
+    assert_eq!(kinds(&backups), ["full", "increment", "increment"]);
+    let command = [&["restore", "repo", "--data", "none"][..], &KEY].concat();
+    let drill = [&["drill", "repo", "--alone"][..], &KEY].concat();
+    for sound in [1, 0] {
+        rot(&place(directory, &backups[sound + 1]).join("records.increment"));
+        let option = format!("--to-sequence {}", backups[sound]["sequence"]);
+        for command in [&command, &drill] {
+            let refused = backup(directory, command).expect(1).stderr;
+            for words in ["nothing was restored", "records.increment", &option] {
+                assert!(refused.contains(words), "{words}: {refused}");
+            }
+        }
+        let data = format!("to{sound}");
+        let (name, sequence) = option.split_once(' ').expect("two words");
+        restore(directory, &data, &[name, sequence]);
+        assert!(export(directory, &data, SECRETS) == states[sound]);
+    }
+    rot(&place(directory, &backups[0]).join("records.snapshot"));
+    let refused = backup(directory, &command).expect(1).stderr;
+    assert!(
+        refused.contains("no other backup of that epoch"),
+        "{refused}"
+    );
+    assert!(!directory.join("none").exists());
+}
