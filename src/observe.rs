@@ -1,11 +1,13 @@
 //! The store's figures under the names of the exposition.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use bytesize::ByteSize;
 
+use crate::backup::last;
 use crate::metrics::{Families, Metrics, names};
 use crate::ops::{Readiness, Said, Standing};
 use crate::registry::Registry;
@@ -41,6 +43,15 @@ pub fn store(metrics: &Metrics, store: &Arc<Store>, registry: &Arc<Registry>) {
         state(families, &store.state());
         let taken_over = f64::from(u8::from(store.began_beside()));
         families.add(&names::TAKEN_OVER, &[], taken_over);
+    });
+}
+
+/// Adds when the node whose data directory this is was last backed up.
+pub fn backups(metrics: &Metrics, data: &Path) {
+    let data = data.to_path_buf();
+    metrics.add_source(move |families| {
+        let last = last::read(&data).unwrap_or_default();
+        families.add(&names::BACKUP_TIMESTAMP, &[], last as f64);
     });
 }
 

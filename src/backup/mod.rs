@@ -8,6 +8,7 @@
 //! * [`repository`]: beginning a backup, completing it, finding those that are complete, and fetching what they have.
 //!   [`scratch`]: where that is meanwhile.
 //! * [`create`]: full, or what the repository does not have yet. [`verify`]: every octet. [`plan`]: what a restore needs.
+//! * [`last`]: when that was done, for those who watch the node.
 //! * [`restore`]: a store out of it. [`drill`]: the same for the sake of knowing that it works. [`prune`]: old ones go.
 //!
 //! The records are archives of the store (see [`crate::store::archive`]): a full one is a snapshot, an increment has the
@@ -18,6 +19,7 @@
 pub mod create;
 pub mod drill;
 pub mod encryption;
+pub mod last;
 pub mod manifest;
 pub mod place;
 pub mod plan;

@@ -86,6 +86,7 @@ fn report(ready: &Json, scrape: &Scrape, now: i64) -> Json {
         "store_errors": number("jiexi_store_errors_total"),
         "behind_changes": number("jiexi_store_lag_changes"),
         "snapshot_age_seconds": ago("jiexi_snapshot_timestamp_seconds"),
+        "backup_age_seconds": ago("jiexi_backup_last_success_timestamp_seconds"),
         "disk_free_bytes": number("jiexi_disk_free_bytes"),
         "disk_reserve_bytes": number("jiexi_disk_reserve_bytes"),
         "memory_bytes": number("process_resident_memory_bytes"),

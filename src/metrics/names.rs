@@ -62,6 +62,7 @@ names! {
     STORE_STATE = "jiexi_store_state", GAUGE, ["state"], "1 for the state the store is in.";
     SNAPSHOT_TIMESTAMP = "jiexi_snapshot_timestamp_seconds", GAUGE, [], "When the newest verified snapshot was taken, seconds since 1970.";
     SNAPSHOT_BYTES = "jiexi_snapshot_bytes", GAUGE, [], "Bytes of the newest verified snapshot.";
+    BACKUP_TIMESTAMP = "jiexi_backup_last_success_timestamp_seconds", GAUGE, [], "When `jiexi backup create` last had everything of this node in a repository, seconds since 1970; 0 when it never had.";
     DISK_FREE = "jiexi_disk_free_bytes", GAUGE, [], "Bytes free on the disk of the store.";
     DISK_RESERVE = "jiexi_disk_reserve_bytes", GAUGE, [], "With less than this free, writes are refused.";
     AUTHENTICATIONS = "jiexi_authentications_total", COUNTER, ["method", "result"], "Proofs of identity, by method and result.";

@@ -168,6 +168,7 @@ impl Node {
             Part::Alone | Part::Successor(_) => None,
         };
         observe::standby(&metrics, &store, watch.clone());
+        observe::backups(&metrics, &config.node.data);
         let completing = Arc::clone(&registry);
         let thread = std::thread::Builder::new().name("audit-complete".into());
         thread

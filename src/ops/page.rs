@@ -407,10 +407,12 @@ fn prefixes(shown: &Shown<'_>, language: Language, out: &mut String) {
 
 fn store(shown: &Shown<'_>, language: Language, out: &mut String) {
     let value = |name: &str| shown.scrape.sum(name, &[]);
-    let snapshot = match value("jiexi_snapshot_timestamp_seconds") {
+    let age = |name: &str| match value(name) {
         0.0 => language.pick("无", "none").to_owned(),
         at => length(f64::from(shown.now) - at, language),
     };
+    let snapshot = age("jiexi_snapshot_timestamp_seconds");
+    let backup = age("jiexi_backup_last_success_timestamp_seconds");
     let title = language.pick("存储、日志、快照", "Store, journal, snapshot");
     let _ = write!(out, "<section class=\"card\"><h2>{title}</h2><dl>");
     let octets = |name: &str| Unit::Octets.show(value(name));
@@ -436,6 +438,7 @@ fn store(shown: &Shown<'_>, language: Language, out: &mut String) {
             octets("jiexi_snapshot_bytes"),
         ),
         (language.pick("快照距今", "age of the snapshot"), snapshot),
+        (language.pick("备份距今", "age of the backup"), backup),
         (
             language.pick("索引内存", "index"),
             octets("jiexi_index_bytes"),

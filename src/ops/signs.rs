@@ -103,7 +103,7 @@ pub(super) struct Sign {
 }
 
 /// Every condition, the worst first.
-const ALL: [Sign; 26] = [
+const ALL: [Sign; 27] = [
     Sign {
         alert: "JiexiErrorBudgetBurnsFast",
         critical: true,
@@ -321,6 +321,18 @@ const ALL: [Sign; 26] = [
         meaning: ("证书三周内过期", "A certificate expires within three weeks"),
     },
     Sign {
+        alert: "JiexiBackupOld",
+        critical: false,
+        holds: |seen| {
+            let last = seen.value("jiexi_backup_last_success_timestamp_seconds");
+            last > 0.0 && f64::from(seen.now) - last > 2.0 * DAY
+        },
+        meaning: (
+            "两天以上没有成功的备份",
+            "No backup has succeeded for more than two days",
+        ),
+    },
+    Sign {
         alert: "JiexiReloadFailed",
         critical: false,
         holds: |seen| seen.value("jiexi_config_last_reload_successful") == 0.0,
@@ -392,7 +404,7 @@ mod tests {
     /// Goal: nothing is wrong with a healthy node, and each fault shows.
     #[test]
     fn healthy_and_not() {
-        let healthy = "jiexi_store_state{state=\"ready\"} 1\njiexi_disk_free_bytes 100\njiexi_disk_reserve_bytes 10\n\
+        let healthy = "jiexi_backup_last_success_timestamp_seconds 0\njiexi_store_state{state=\"ready\"} 1\njiexi_disk_free_bytes 100\njiexi_disk_reserve_bytes 10\n\
                        jiexi_config_last_reload_successful 1\n";
         let names = |text: &str, points: &[Point]| -> Vec<&str> {
             let scrape = Scrape::read(text);
@@ -408,7 +420,7 @@ mod tests {
             ..Point::default()
         };
         assert!(names(healthy, std::slice::from_ref(&calm)).is_empty());
-        let bad = "jiexi_store_state{state=\"read_only\"} 1\njiexi_disk_free_bytes 10\njiexi_disk_reserve_bytes 10\n\
+        let bad = "jiexi_backup_last_success_timestamp_seconds 800000\njiexi_store_state{state=\"read_only\"} 1\njiexi_disk_free_bytes 10\njiexi_disk_reserve_bytes 10\n\
                    jiexi_config_last_reload_successful 0\njiexi_history_fill_ratio 0.9\njiexi_store_lag_changes 300000\n\
                    jiexi_certificate_expiry_timestamp_seconds{protocol=\"http\"} 1000100\n";
         let points = [
@@ -434,6 +446,7 @@ mod tests {
                 "JiexiSyncSlow",
                 "JiexiStoreLag",
                 "JiexiShedding",
+                "JiexiBackupOld",
                 "JiexiReloadFailed",
                 "JiexiHistoryBehind",
             ]

@@ -698,3 +698,41 @@ fn an_export_replaces_files_only() {
     assert_eq!(reader.join().expect("no panic"), whole);
     assert!(!fs::metadata(&pipe).expect("is there").is_file());
 }
+
+/// Those who watch a node see when it was last backed up, running or stopped; what did not succeed counts for nothing.
+#[test]
+fn the_last_backup_is_told() {
+    let directory = directory();
+    let directory = directory.path();
+    node(directory, "a");
+    let last = |running: &Running| -> f64 {
+        let text = get(running.operations, "/metrics").expect("answers");
+        let name = "\njiexi_backup_last_success_timestamp_seconds ";
+        let (_, rest) = text.split_once(name).expect("is exported");
+        let value = rest.lines().next().expect("a line");
+        value.parse().expect("a number")
+    };
+    let create = ["backup", "create", "repo", "--data", "a"];
+    let note = directory.join("a/last-backup");
+    let running = Running::start(directory, "a");
+    assert_eq!(last(&running), 0.0, "there never was one");
+    fs::write(directory.join("file"), "").expect("writes");
+    run(directory, &["backup", "create", "file", "--data", "a"]).expect(1);
+    assert_eq!(last(&running), 0.0, "it failed");
+    for _ in 0..2 {
+        let begun = f64::from(jiexi::clock::unix_seconds());
+        run(directory, &create).expect(0);
+        assert!(last(&running) >= begun, "also when nothing has changed");
+        let mode = fs::metadata(&note).expect("is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o644, "the node may be another user");
+        fs::write(&note, "1000\n").expect("writes");
+        assert_eq!(last(&running), 1000.0);
+    }
+    assert_eq!(running.stop(), 0);
+    run(directory, &create).expect(0);
+    let running = Running::start(directory, "a");
+    assert!(last(&running) > 1000.0, "it was stopped then");
+    fs::write(&note, "nonsense").expect("writes");
+    assert_eq!(last(&running), 0.0);
+    assert_eq!(running.stop(), 0);
+}

@@ -91,7 +91,7 @@ impl Place for Directory {
                 path.display()
             )));
         }
-        replace(&path.join(MARKER), mark)
+        replace(&path.join(MARKER), mark, 0o600)
     }
 
     fn lock(&self, _beside: Option<&Path>) -> Result<Option<File>, BackupError> {
@@ -165,7 +165,7 @@ impl Place for Directory {
 
     fn complete(&self, id: &str, manifest: &[u8]) -> Result<(), BackupError> {
         let draft = self.unfinished(id);
-        replace(&draft.join(manifest::NAME), manifest)?;
+        replace(&draft.join(manifest::NAME), manifest, 0o600)?;
         self.rename(&draft, &self.path.join(id))
     }
 
@@ -271,10 +271,21 @@ pub(in crate::backup) fn sync_directory(path: &Path) -> Result<(), BackupError> 
 }
 
 /// Puts a small file in its place: all of it or nothing, and durable.
-fn replace(path: &Path, content: &[u8]) -> Result<(), BackupError> {
+pub(in crate::backup) fn replace(
+    path: &Path,
+    content: &[u8],
+    mode: u32,
+) -> Result<(), BackupError> {
     let temporary = path.with_extension("new");
+    // What a killed one left may be another user's.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(of_place(&temporary, "remove", &error));
+        }
+        _ => {}
+    }
     let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
+    options.write(true).create_new(true).mode(mode);
     let written = options.open(&temporary).and_then(|mut file| {
         file.write_all(content)?;
         file.sync_all()

@@ -11,11 +11,12 @@ use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 use serde_json::{Value as Json, json};
 
-use super::{Failed, output, output::Format, place::Place, progress};
+use super::{Failed, exit::say, output, output::Format, place::Place, progress};
 use crate::backup::{
     self, BackupError, Watch,
-    create::{Wanted, create},
+    create::{Source as _, Wanted, create},
     encryption::Encryption,
+    last,
     manifest::Manifest,
     repository::Listing,
 };
@@ -175,6 +176,11 @@ fn run_create(
     let created = create(&repository, &node, wanted, &bars);
     bars.clear();
     let created = created.map_err(explain)?;
+    if let Err(error) = last::note(&config.node.data, node.now()) {
+        say(format_args!(
+            "jiexi: the backup is whole, but those who watch the node will not see it: {error}"
+        ));
+    }
     let json = json!({
         "created": created.backups.iter().map(row_json).collect::<Vec<_>>(),
         "reason": created.reason,
