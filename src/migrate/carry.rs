@@ -18,7 +18,7 @@ use jiexi_proto::code::ResponseCode;
 use jiexi_proto::handle::CaseRule;
 use jiexi_proto::value::Value;
 
-use super::batch::{Bad, Item, Steps, What};
+use super::batch::{Bad, Item, Step, Steps, What};
 use super::position::Position;
 use super::refused::Refused;
 use super::report::{Counts, Refusal, Report, Source, WouldStop};
