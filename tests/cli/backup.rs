@@ -93,7 +93,7 @@ pub(crate) fn restore(directory: &Path, data: &str, options: &[&str]) -> Json {
 }
 
 /// A node with a secret and some records; its key in escrow.
-fn filled(directory: &Path, data: &str) {
+pub(crate) fn filled(directory: &Path, data: &str) {
     node(directory, data);
     let secret = r#"{"handle":"88.118/secret","values":[{"index":301,"type":"HS_SECKEY","data":"s3cret","permissions":"1100"}]}"#;
     import(directory, data, secret);

@@ -319,9 +319,8 @@ fn scratch_directories_of_the_dead() {
 /// Prune ends in the middle, whyever: what is left is whole, and the next one goes on. Method: a name that it needs is taken.
 #[test]
 fn prune_leaves_nothing_without_what_leads_to_it() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
-    filled(directory, "a");
     create(directory, "a", &[]);
     let mut increments = Vec::new();
     for name in ["n1", "n2"] {
@@ -350,9 +349,8 @@ fn prune_leaves_nothing_without_what_leads_to_it() {
 /// What an older version, or somebody by hand, has left without what leads to it goes although no full backup does.
 #[test]
 fn prune_removes_what_nothing_leads_to() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
-    filled(directory, "a");
     let first = create(directory, "a", &[]);
     import(directory, "a", &line("n1", "second"));
     create(directory, "a", &["--full"]);
@@ -380,9 +378,8 @@ fn prune_reads_what_stays() {
         (&[][..], "records.snapshot"),
         (&passphrase, "records.snapshot.age"),
     ] {
-        let directory = directory();
+        let directory = set_up();
         let directory = directory.path();
-        filled(directory, "a");
         create(directory, "a", options);
         import(directory, "a", &line("n1", "second"));
         let second = create(directory, "a", &[&["--full"][..], options].concat());
@@ -407,9 +404,8 @@ fn prune_reads_what_stays() {
 /// A node on which nothing changes is backed up in full again and again: the newest stay.
 #[test]
 fn full_backups_of_one_sequence_are_pruned() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
-    filled(directory, "a");
     for _ in 0..4 {
         create(directory, "a", &["--full"]);
     }
@@ -425,9 +421,8 @@ fn full_backups_of_one_sequence_are_pruned() {
 /// When what was asked for cannot be had, the newest moment that can be is named, and it can be.
 #[test]
 fn what_can_be_restored_is_said() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
-    filled(directory, "a");
     let mut backups = create(directory, "a", &[]);
     let mut states = vec![export(directory, "a", SECRETS)];
     for name in ["n1", "n2"] {

@@ -503,10 +503,9 @@ fn snapshots_are_taken_beside_an_upload() {
 /// A stopped node can be started while its backup is sent, and takes changes.
 #[test]
 fn a_node_is_started_beside_an_upload() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
     let store = Store::start(directory);
-    filled(directory, "a");
     fill_up(directory);
     let mut child = stalled(&store, directory);
     let running = Running::start(directory, "a");
@@ -522,10 +521,9 @@ fn a_node_is_started_beside_an_upload() {
 /// In a bucket nobody is kept from removing beside those who read: what goes is not called damaged.
 #[test]
 fn what_is_removed_beside_readers_is_not_damaged() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
     let store = Store::start(directory);
-    filled(directory, "a");
     create(&store, directory, &[]);
     for (round, (method, object, command)) in [
         ("HEAD", "records.snapshot", "verify"),

@@ -366,9 +366,8 @@ fn wrong_recipients_and_identities() {
 /// Nobody writes in clear beside what is encrypted without saying so: an option or a section that got lost is told of.
 #[test]
 fn a_backup_in_clear_must_be_asked_for() {
-    let directory = directory();
+    let directory = set_up();
     let directory = directory.path();
-    filled(directory, "a");
     let recipient = identity(directory, "key");
     create(directory, &["--recipient", &recipient]);
     import(directory, "a", &line("n1", "second"));
