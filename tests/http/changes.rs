@@ -953,11 +953,12 @@ fn two_restores_are_not_one_life() {
     let repository = first.path("repository");
     let repository = repository.to_str().unwrap();
     first.must(&["backup", "create", repository, "--config", &first.config()]);
-    let key = first.data().join("node.key");
     let restored = |node: &mut Node| {
         node.terminate();
         fs::remove_dir_all(node.data().join("store")).unwrap();
-        fs::copy(&key, node.data().join("node.key")).unwrap();
+        for file in ["node.key", "site.json"] {
+            fs::copy(first.data().join(file), node.data().join(file)).unwrap();
+        }
         fs::remove_dir_all(node.data().join("audit")).unwrap();
         node.must(&["backup", "restore", repository, "--config", &node.config()]);
         node.start();
