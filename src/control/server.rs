@@ -185,7 +185,7 @@ impl Context {
             true => Ok(()),
             false => Err(plain(
                 "the audit trail cannot be written, so nothing was changed; the log of the node says why: look at its disk and \
-                 at [audit]",
+                 at [administration] audit",
             )),
         }
     }

@@ -224,3 +224,66 @@ fn the_trail_is_written_before_others_have_the_store() {
         import.stderr
     );
 }
+
+/// Bytes of a file of the audit trail after which another one is begun.
+const TRAIL_BYTES: usize = 64 << 20;
+/// Handles that are refused until more waits for the trail than may: each has 12 KB in it.
+const REFUSED: usize = 1_500;
+
+/// Goal: while the audit trail takes nothing, imports and restores on a running node are refused as every other change is.
+/// Method: the file that is to be begun next is a directory, and what is refused waits until there is too much.
+#[test]
+fn nothing_is_imported_that_could_not_be_written_down() {
+    let directory = directory();
+    let directory = directory.path();
+    node(directory, "a");
+    import(directory, "a", &line("first", "first"));
+    let taken = ["store", "snapshot", "--data", "a", "-o", "json"];
+    let taken = run(directory, &taken).expect(0).json();
+    let snapshot = taken["path"].as_str().expect("a path").to_owned();
+    import(directory, "a", &line("second", "second"));
+    let before = export(directory, "a", &[]);
+    // Full, with the entries that it has behind many empty lines.
+    let audit = directory.join("a/audit");
+    let trail = audit.join("audit-00000001.jsonl");
+    let mut full = vec![b'\n'; TRAIL_BYTES];
+    full.extend(fs::read(&trail).expect("reads"));
+    fs::write(&trail, full).expect("writes");
+    let running = Running::start(directory, "a");
+    fs::create_dir(audit.join("audit-00000002.jsonl")).expect("a directory");
+
+    let name = "\u{1}".repeat(2_000);
+    let refused = (0..REFUSED).map(|number| format!("DELETE 88.118/{name}{number}\n"));
+    fs::write(directory.join("x.batch"), refused.collect::<String>()).expect("writes");
+    let arguments = ["migrate", "batch", "x.batch", "--keep-going", "--data", "a"];
+    let migrated = run(directory, &arguments).expect(1);
+    assert!(
+        migrated
+            .stderr
+            .contains("the audit trail cannot be written"),
+        "{:.2000}",
+        migrated.stderr
+    );
+    fs::write(directory.join("lines"), line("new", "new")).expect("writes");
+    for arguments in [
+        &["import", "lines", "--data", "a"][..],
+        &["store", "restore", &snapshot, "--yes", "--data", "a"],
+    ] {
+        let refused = run(directory, arguments).expect(1);
+        assert!(
+            refused
+                .stderr
+                .contains("the audit trail cannot be written, so nothing was changed"),
+            "{arguments:?}: {}",
+            refused.stderr
+        );
+    }
+    assert!(export(directory, "a", &[]) == before, "nothing was changed");
+    // The disk takes something again.
+    fs::remove_dir(audit.join("audit-00000002.jsonl")).expect("is removed");
+    let began = Instant::now();
+    while run(directory, &["import", "lines", "--data", "a"]).code != 0 {
+        assert!(began.elapsed() < PATIENCE, "nothing is imported any more");
+    }
+    assert_eq!(running.stop(), 0);
+}
