@@ -77,20 +77,22 @@ impl Survey {
     fn of(record: Record<'_>, filter: &Filter<'_>) -> Self {
         let mut survey = Self::default();
         match filter {
-            Filter::All => record.entries().for_each(|entry| survey.add(&entry)),
+            Filter::All => record
+                .permissions()
+                .for_each(|(permissions, sealed)| survey.add(permissions, sealed)),
             filter => {
                 let wanted = record.entries().filter(|entry| filter.picks(entry));
-                wanted.for_each(|entry| survey.add(&entry));
+                wanted.for_each(|entry| survey.add(entry.permissions, entry.sealed));
             }
         }
         survey
     }
 
     #[inline]
-    fn add(&mut self, entry: &Entry<'_>) {
-        if is_public(entry) {
+    fn add(&mut self, permissions: u8, sealed: bool) {
+        if is_public(permissions, sealed) {
             self.public += 1;
-        } else if entry.permissions & Permissions::ADMIN_READ.0 != 0 {
+        } else if permissions & Permissions::ADMIN_READ.0 != 0 {
             self.restricted += 1;
         } else {
             self.unreadable += 1;
@@ -142,14 +144,17 @@ impl<'s, 'q> Selection<'s, 'q> {
     /// The wanted values that everybody may read, in stored order.
     pub fn public(&self) -> impl Iterator<Item = Entry<'s>> {
         let entries = self.record.entries();
-        entries.filter(|entry| is_public(entry) && self.filter.picks(entry))
+        entries.filter(|entry| {
+            is_public(entry.permissions, entry.sealed) && self.filter.picks(entry)
+        })
     }
 
     /// The wanted values that somebody may read, in stored order: the public and the restricted.
     pub fn readable(&self) -> impl Iterator<Item = Entry<'s>> {
         let entries = self.record.entries();
         entries.filter(|entry| {
-            let reader = is_public(entry) || entry.permissions & Permissions::ADMIN_READ.0 != 0;
+            let reader = is_public(entry.permissions, entry.sealed)
+                || entry.permissions & Permissions::ADMIN_READ.0 != 0;
             reader && self.filter.picks(entry)
         })
     }
@@ -166,7 +171,7 @@ impl<'s, 'q> Selection<'s, 'q> {
         out.extend_from_slice(&[0; 4]);
         let mut count = 0_u32;
         for entry in self.record.entries() {
-            if is_public(&entry) && self.filter.picks(&entry) {
+            if is_public(entry.permissions, entry.sealed) && self.filter.picks(&entry) {
                 out.extend_from_slice(entry.wire);
                 count += 1;
             }
@@ -177,8 +182,8 @@ impl<'s, 'q> Selection<'s, 'q> {
 
 /// Whether everybody may read a value. Sealed values are secrets whatever their permissions say.
 #[inline]
-fn is_public(entry: &Entry<'_>) -> bool {
-    entry.permissions & Permissions::PUBLIC_READ.0 != 0 && !entry.sealed
+const fn is_public(permissions: u8, sealed: bool) -> bool {
+    permissions & Permissions::PUBLIC_READ.0 != 0 && !sealed
 }
 
 #[cfg(test)]

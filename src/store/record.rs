@@ -91,6 +91,7 @@ impl<'a> Record<'a> {
 
     /// How many values there are.
     #[must_use]
+    #[inline]
     pub fn len(&self) -> usize {
         usize::from(read_u16(self.body, 12))
     }
@@ -110,8 +111,16 @@ impl<'a> Record<'a> {
         }
     }
 
+    /// The permissions of the values, in stored order, and whether each is sealed.
+    #[inline]
+    pub fn permissions(&self) -> impl Iterator<Item = (u8, bool)> + use<'a> {
+        let (rows, _) = self.body[HEAD..self.table_end()].as_chunks::<ROW>();
+        rows.iter().map(|row| (row[8], row[9] & SEALED != 0))
+    }
+
     /// All values in wire form, back to back, in stored order.
     #[must_use]
+    #[inline]
     pub fn wire(&self) -> &'a [u8] {
         &self.body[self.table_end() + self.handle_len()..self.body.len() - CHECKSUM]
     }
@@ -495,16 +504,26 @@ fn is_sound(packed: &[u8]) -> bool {
     checked().is_some()
 }
 
+#[inline]
 fn read_u16(bytes: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+    u16::from_be_bytes(array(bytes, at))
 }
 
+#[inline]
 fn read_u32(bytes: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+    u32::from_be_bytes(array(bytes, at))
 }
 
+#[inline]
 fn read_u64(bytes: &[u8], at: usize) -> u64 {
-    u64::from(read_u32(bytes, at)) << 32 | u64::from(read_u32(bytes, at + 4))
+    u64::from_be_bytes(array(bytes, at))
+}
+
+/// The octets at `at`, with one look at the length for all of them.
+#[inline]
+fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let octets = &bytes[at..at + N];
+    std::array::from_fn(|octet| octets[octet])
 }
 
 #[cfg(test)]

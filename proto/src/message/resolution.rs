@@ -27,7 +27,8 @@ impl<'a> ResolutionView<'a> {
     ///
     /// # Errors
     /// Octets missing or left over, a length or count above its limit. UTF-8 is not asked for.
-    #[inline]
+    // Always: see `Reader::bytes`.
+    #[inline(always)]
     pub fn decode(body: &'a [u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
         let handle = reader.bytes(HANDLE_MAX, "handle")?;
@@ -84,7 +85,7 @@ pub struct TypeList<'a> {
 }
 
 impl<'a> TypeList<'a> {
-    #[inline]
+    #[inline(always)]
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let count = reader.count(FILTERS_MAX, 4, "types")?;
         let all = reader.peek();

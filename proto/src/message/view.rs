@@ -41,7 +41,8 @@ impl<'a> MessageView<'a> {
     ///
     /// # Errors
     /// As [`Self::decode`], but for the length of the message.
-    #[inline]
+    // Always, as what it is made of: a view is large, and every look-up would hand it over three times.
+    #[inline(always)]
     pub fn decode_lenient(octets: &'a [u8]) -> Result<Self, DecodeError> {
         let (envelope, content) = open(octets)?;
         Self::of_content(envelope, content)
@@ -51,7 +52,7 @@ impl<'a> MessageView<'a> {
     ///
     /// # Errors
     /// Octets missing or left over, a length above its limit.
-    #[inline]
+    #[inline(always)]
     pub fn of_content(envelope: Envelope, content: &'a [u8]) -> Result<Self, DecodeError> {
         let header = Header::decode(content)?;
         let mut reader = Reader::new(content);
@@ -74,7 +75,7 @@ impl<'a> MessageView<'a> {
 }
 
 /// The envelope and what follows it, when that is neither encrypted nor too much.
-#[inline]
+#[inline(always)]
 fn open(octets: &[u8]) -> Result<(Envelope, &[u8]), DecodeError> {
     let envelope = Envelope::decode(octets)?;
     let content = octets.get(ENVELOPE_SIZE..).unwrap_or_default();

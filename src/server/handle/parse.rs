@@ -67,6 +67,8 @@ pub(super) struct Resolution<'a> {
 /// and so do we. Framing has made sure that a stream's message is whole.
 ///
 /// With a `desk`, everything but plain public questions goes there.
+// Always: a step is large, and is made where it stays.
+#[inline(always)]
 pub(super) fn parse<'a>(
     octets: &'a [u8],
     case: CaseRule,
@@ -180,6 +182,7 @@ const fn is_served(op: OpCode) -> bool {
 /// Said to whoever refers to a session that this node does not have.
 const NO_SESSION: &str = "no such session, or it has timed out: please set up a new one";
 
+#[inline(always)]
 fn resolution<'a>(message: MessageView<'a>, case: CaseRule, keys: &mut Vec<u8>) -> Step<'a> {
     if message.envelope.session_id != 0 {
         return Step::Decline(message, ResponseCode::SESSION_TIMEOUT, NO_SESSION);
