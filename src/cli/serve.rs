@@ -86,11 +86,8 @@ impl Serve {
                  make a node with `jiexi init`, name a file with --config, or try `jiexi serve --demo`",
             ));
         }
-        // Before it is looked whether a directory can be made.
-        if let Ok(config) = self.place.load() {
-            target::expect_owner(&config)?;
-        }
         let mut config = self.place.load_to_serve()?;
+        target::expect_owner(&config)?;
         self.follow.apply(&mut config);
         Follow::check(&config)?;
         logging.configure(&config.log).map_err(Failed::report)?;

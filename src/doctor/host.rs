@@ -96,7 +96,8 @@ pub(super) fn files(config: &Config, origins: &Origins, findings: &mut Vec<Findi
     }
 }
 
-/// The first of the files in a directory that this process may not use, and how many more there are.
+/// The first of the files below a directory that this process may not use, and how many more there are. What lies in it
+/// itself, as keys and certificates do, is looked at by others, and need not all be for the node.
 fn forbidden(directory: &Path) -> Option<(PathBuf, usize)> {
     let mut waiting = vec![directory.to_path_buf()];
     let owner = fs::metadata(directory).map_or(0, |directory| directory.uid());
@@ -109,7 +110,7 @@ fn forbidden(directory: &Path) -> Option<(PathBuf, usize)> {
         };
         let needed = match metadata.is_dir() {
             true => AccessFlags::R_OK | AccessFlags::X_OK,
-            false if metadata.is_file() => AccessFlags::R_OK,
+            false if metadata.is_file() && path.parent() != Some(directory) => AccessFlags::R_OK,
             false => continue,
         };
         let left = root && metadata.uid() != owner && metadata.mode() & 0o044 == 0;

@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::identity;
 use crate::probe::{self, Scrape};
 use crate::reload::Certificates;
+use crate::store::Store;
 
 /// What is asked for: every node knows whether it is responsible for that.
 const ASKED: &[u8] = b"0.NA/0.NA";
@@ -38,7 +39,11 @@ pub(super) fn operations(config: &Config, findings: &mut Vec<Finding>) -> Runnin
     let address = probe::local(config.operations.listen);
     let (code, body) = match probe::get(address, "/ready") {
         Ok(answer) => answer,
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+        // A node that hangs has its store; else it is another program that listens.
+        Err(error)
+            if error.kind() == io::ErrorKind::TimedOut
+                && !matches!(Store::unused(&config.store_dir()), Ok(Some(_))) =>
+        {
             findings.push(Finding::new(
                 "node",
                 Verdict::Bad,

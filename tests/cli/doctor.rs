@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value as Json;
 
 use crate::ports::free_port;
@@ -242,8 +244,10 @@ fn a_wrong_file_of_a_node_that_runs() {
 #[test]
 fn a_node_that_hangs() {
     let directory = directory();
-    let (_, ports) = set_up(directory.path());
-    let _listens = TcpListener::bind(("127.0.0.1", ports[4])).expect("the port is this test's");
+    let _ = set_up(directory.path());
+    let served = served(directory.path());
+    let process = Pid::from_raw(i32::try_from(served.0.id()).expect("a number"));
+    kill(process, Signal::SIGSTOP).expect("told");
     let found = findings(directory.path());
     assert_eq!(verdicts(&found, "node"), ["failed"], "{found:?}");
     assert!(

@@ -55,7 +55,7 @@ fn one_budget_for_all() {
     assert_eq!(refused.status, 429);
     // The client's doing, and no fault of the node.
     let answered = |outcome: &str| {
-        ["http", "tls"].map(|transport| {
+        ["tcp", "tls"].map(|transport| {
             let labels =
                 format!("outcome=\"{outcome}\",protocol=\"http\",transport=\"{transport}\"");
             node.metric(&format!("jiexi_responses_total{{{labels}}}"))

@@ -396,7 +396,11 @@ fn raw(node: &Process, request: &str) -> String {
 /// foreign page that is led here by a name of its own gets nothing.
 #[test]
 fn operations_are_shown_and_guarded() {
-    let node = Process::start(1_024, &[]);
+    let room = [
+        ("JIEXI_STORE_DISK_FREE_MIN", "1MiB"),
+        ("JIEXI_STORE_DISK_FREE_PERCENT", "0"),
+    ];
+    let node = Process::start(1_024, &room);
     let ask = |line: &str, host: &str, more: &str| {
         raw(
             &node,
