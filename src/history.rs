@@ -389,7 +389,7 @@ impl Writer {
             }
             if Instant::now() >= tidy {
                 if let Err(error) = self.tidy() {
-                    tracing::warn!(%error, directory = %self.config.directory.display(), "old logs of resolutions stay");
+                    tracing::warn!(event = "history.kept", %error, directory = %self.config.directory.display(), "old logs of resolutions stay");
                 }
                 self.turn();
                 tidy = Instant::now() + TIDY;
@@ -495,7 +495,11 @@ impl Writer {
     fn recover(&mut self) {
         if self.failing && self.written {
             let lost = self.shared.figures.lost.load(Relaxed);
-            tracing::warn!(lost, "the log of resolutions is written again");
+            tracing::warn!(
+                event = "history.recovered",
+                lost,
+                "the log of resolutions is written again"
+            );
             self.failing = false;
         }
     }
@@ -504,7 +508,7 @@ impl Writer {
     fn lose(&mut self, entries: u64, path: &Path, error: &io::Error) {
         self.shared.figures.lost.fetch_add(entries, Relaxed);
         if !self.failing {
-            tracing::error!(%error, file = %path.display(),
+            tracing::error!(event = "history.failed", %error, file = %path.display(),
                 "the log of resolutions cannot be written: entries are lost until it can; jiexi_history_lost_total counts them");
         }
         self.failing = true;
@@ -520,7 +524,7 @@ impl Writer {
         files.retain(|(path, _)| {
             let old = path < &first;
             if old && let Err(error) = fs::remove_file(path) {
-                tracing::warn!(%error, file = %path.display(), "cannot be removed");
+                tracing::warn!(event = "history.not_removed", %error, file = %path.display(), "cannot be removed");
             }
             !old
         });
@@ -528,6 +532,7 @@ impl Writer {
         let alarm = total > self.config.budget / 100 * ALARM_PERCENT;
         if alarm && !self.alarmed {
             tracing::warn!(
+                event = "history.nearly_full",
                 bytes = total,
                 budget = self.config.budget,
                 files = files.len(),
@@ -540,7 +545,7 @@ impl Writer {
             if total <= self.config.budget || *path >= today {
                 break;
             }
-            tracing::error!(file = %path.display(), budget = self.config.budget,
+            tracing::error!(event = "history.day_lost", file = %path.display(), budget = self.config.budget,
                 "a day of the log of resolutions is lost: the budget is exceeded");
             fs::remove_file(path)?;
             self.shared.figures.cut.fetch_add(1, Relaxed);

@@ -4,7 +4,7 @@
 //!
 //! * *Answering*: [`server`] receives → decodes → [`resolver`] decides → [`store`] knows; [`metrics`] counts, [`observe`] for the store.
 //! * *Changing*: [`registry`] says who asks, whether they may, and what changes.
-//! * *Operating*: [`history`] remembers who asked, [`busiest`] for what most; [`cli`] → [`config`], [`logging`], [`node`]; [`control`], [`ops`] and [`reload`] beside a running node; [`handover`] from one process to the next, of which [`notify`] tells systemd;
+//! * *Operating*: [`history`] remembers who asked, [`busiest`] for what most; [`cli`] → [`config`], [`logging`], [`node`]; [`notices`] for requests that belong in the log; [`control`], [`ops`] and [`reload`] beside a running node; [`handover`] from one process to the next, of which [`notify`] tells systemd;
 //!   [`bulk`], [`migrate`], [`maintenance`], [`mod@backup`] and [`demo`] for its data; [`identity`] and [`keyring`] for its keys and site record,
 //!   [`token`] for those of the API. [`standby`]: a copy of another node, and how it takes that one's place.
 //!   [`preflight`] looks before a start whether it can succeed, [`owner`] whose the files are, [`doctor`] and [`probe`] look at it from outside.
@@ -37,6 +37,7 @@ pub mod maintenance;
 pub mod metrics;
 pub mod migrate;
 pub mod node;
+pub mod notices;
 pub mod notify;
 pub mod observe;
 pub mod ops;

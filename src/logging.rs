@@ -1,21 +1,31 @@
 //! Where log events go: an early logger before the configuration is known, then the configured one.
 //!
 //! One subscriber is installed once; the configuration then changes its format and filter in place. Events go to stderr,
-//! so that the output of commands stays clean.
+//! so that the output of commands stays clean. Where stderr is the journal of systemd, each line begins with its priority.
+//!
+//! Every event from `info` upwards has an id in its field `event`, `area.name`, that stays when its words change;
+//! docker/events.md lists them, and a test compares it with the source.
 
-use std::{io, str::FromStr};
+use std::{
+    env, fmt,
+    io::{self, IsTerminal as _},
+    str::FromStr,
+};
 
-use tracing::Level;
+use nix::sys::stat::fstat;
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::{
     Layer, Registry,
     filter::Targets,
-    fmt,
+    fmt::{FmtContext, FormatEvent, FormatFields, format::Writer as Output},
     layer::{Layered, SubscriberExt},
+    registry::LookupSpan,
     reload,
     util::SubscriberInitExt,
 };
 
 use crate::config::{Log, LogFormat};
+use crate::notices;
 
 /// The filter that stands before the writer.
 type Filtered = Layered<reload::Layer<Targets, Registry>, Registry>;
@@ -46,7 +56,7 @@ impl Logging {
         Self { filter, writer }
     }
 
-    /// Switches to the configured format and filter.
+    /// Switches to the configured format and filter, and to what is configured of requests that belong in the log.
     ///
     /// # Errors
     /// The filter of `log` cannot be read; the message says which part.
@@ -61,26 +71,97 @@ impl Logging {
             .map_err(|error| error.to_string())?;
         self.filter
             .reload(targets)
-            .map_err(|error| error.to_string())
+            .map_err(|error| error.to_string())?;
+        notices::configure(log);
+        Ok(())
     }
 }
 
 /// Lines of text.
 fn text() -> Writer {
-    let colour = io::IsTerminal::is_terminal(&io::stderr());
-    fmt::layer()
-        .with_writer(io::stderr)
-        .with_ansi(colour)
-        .boxed()
+    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    match is_journal() {
+        // The journal has times of its own.
+        true => layer
+            .with_ansi(false)
+            .without_time()
+            .map_event_format(Prioritised)
+            .boxed(),
+        false => layer.with_ansi(io::stderr().is_terminal()).boxed(),
+    }
 }
 
 /// JSON objects with the fields of an event at the top.
 fn json() -> Writer {
-    fmt::layer()
+    let layer = tracing_subscriber::fmt::layer()
         .json()
         .flatten_event(true)
-        .with_writer(io::stderr)
-        .boxed()
+        .with_writer(io::stderr);
+    match is_journal() {
+        true => layer.map_event_format(Prioritised).boxed(),
+        false => layer.boxed(),
+    }
+}
+
+/// Whether stderr is the journal of systemd, which says so in the environment of what it starts: which may have given
+/// another stderr to this program.
+fn is_journal() -> bool {
+    let said = env::var("JOURNAL_STREAM").unwrap_or_default();
+    let Some((device, inode)) = said.split_once(':') else {
+        return false;
+    };
+    fstat(io::stderr())
+        .is_ok_and(|file| device.parse() == Ok(file.st_dev) && inode.parse() == Ok(file.st_ino))
+}
+
+/// What a line of this level begins with in the journal (sd-daemon(3)).
+const fn priority(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "<3>",
+        Level::WARN => "<4>",
+        Level::INFO => "<6>",
+        _ => "<7>",
+    }
+}
+
+/// A message of a command that fails, as it is to be written to stderr.
+#[must_use]
+pub fn failure(text: &str) -> String {
+    match is_journal() {
+        true => lines(Level::ERROR, text),
+        false => text.to_owned(),
+    }
+}
+
+/// The lines of a text, each with its priority: the journal takes each for an entry.
+fn lines(level: Level, text: &str) -> String {
+    let lines: Vec<_> = text
+        .lines()
+        .map(|line| format!("{}{line}", priority(level)))
+        .collect();
+    lines.join("\n")
+}
+
+/// Events of another format, for the journal.
+struct Prioritised<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for Prioritised<F>
+where
+    S: Subscriber + for<'lookup> LookupSpan<'lookup>,
+    N: for<'writer> FormatFields<'writer> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut output: Output<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut text = String::new();
+        self.0
+            .format_event(context, Output::new(&mut text), event)?;
+        writeln!(output, "{}", lines(*event.metadata().level(), &text))
+    }
 }
 
 /// Reads a level or a list such as `info,jiexi::store=debug`.

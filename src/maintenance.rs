@@ -252,7 +252,7 @@ struct Scratch(PathBuf);
 impl Drop for Scratch {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::warn!(directory = %self.0.display(), %error, "cannot remove the scratch store of a restore");
+            tracing::warn!(event = "restore.scratch_left", directory = %self.0.display(), %error, "cannot remove the scratch store of a restore");
         }
     }
 }

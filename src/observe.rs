@@ -119,7 +119,7 @@ pub fn readiness(
     Readiness {
         ready: loaded && late.is_none() && !superseded,
         takes_changes: loaded && role.takes_changes() && no_room.is_none(),
-        state: label(state).into(),
+        state: state.label().into(),
         reason,
         role: role.label(),
         standing,
@@ -170,16 +170,6 @@ fn stated(state: &State) -> Said {
     Said {
         chinese: chinese.into(),
         english: english.into(),
-    }
-}
-
-fn label(state: &State) -> &'static str {
-    match state {
-        State::Loading => "loading",
-        State::Verifying => "verifying",
-        State::Ready => "ready",
-        State::Degraded => "degraded",
-        State::ReadOnly(_) => "read_only",
     }
 }
 
@@ -284,7 +274,7 @@ fn histogram<const N: usize>(
 
 fn state(families: &mut Families, state: &State) {
     for candidate in STATES {
-        let current = candidate == label(state);
+        let current = candidate == state.label();
         families.add(
             &names::STORE_STATE,
             &[("state", candidate)],

@@ -18,13 +18,15 @@ use crate::server::http;
 
 /// What a running node takes from a new configuration; everything else needs a restart, and so does the first
 /// certificate of DNS, or its end.
-pub const RELOADABLE: [&str; 6] = [
+pub const RELOADABLE: [&str; 8] = [
     "[http] certificate",
     "[http] key",
     "[dns] certificate",
     "[dns] key",
     "[log] format",
     "[log] level",
+    "[log] slow",
+    "[log] refusals",
 ];
 
 /// The certificates of a node.
@@ -141,14 +143,16 @@ impl Reload {
                 let restart = need_restart(&self.config, &new);
                 if !restart.is_empty() {
                     tracing::warn!(
+                        event = "reload.restart_needed",
                         settings = restart.join(", "),
                         "changed settings that need a restart"
                     );
                 }
-                tracing::info!("the configuration was read again");
+                tracing::info!(event = "reload.taken", "the configuration was read again");
             }
             Err(error) => {
                 tracing::error!(
+                    event = "reload.refused",
                     error,
                     "the new configuration is refused; the node goes on as before"
                 );

@@ -14,6 +14,8 @@ use std::{
     process::ExitCode,
 };
 
+use crate::logging::failure;
+
 /// A command did not succeed, and the reason has been reported already; nothing more is to be printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
@@ -40,15 +42,14 @@ pub(super) fn say(text: impl fmt::Display) {
 impl Failed {
     /// Reports a failure on stderr.
     pub fn report(message: impl fmt::Display) -> Self {
-        say(format_args!("jiexi: {message}"));
+        say(failure(&format!("jiexi: {message}")));
         Self(Reason::Failure)
     }
 
     /// Reports a wrong command line on stderr.
     pub fn usage(message: impl fmt::Display) -> Self {
-        say(format_args!(
-            "jiexi: {message}\nFor more information, try '--help'."
-        ));
+        let text = format!("jiexi: {message}\nFor more information, try '--help'.");
+        say(failure(&text));
         Self(Reason::Usage)
     }
 

@@ -1,7 +1,7 @@
 //! `jiexi serve`: run the node; with `--demo` one that needs no set-up.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::RangeInclusive,
     path::Path,
     time::Duration,
@@ -22,7 +22,8 @@ use crate::{
     handover::successor::Program,
     identity::{self, IdentityError, KeyPair},
     logging::Logging,
-    maintenance, node,
+    maintenance,
+    node::{self, Node},
     store::Store,
 };
 
@@ -98,7 +99,7 @@ impl Serve {
         )
         .map_err(Failed::report)?;
         if identity::is_exposed(&config.node_key()) {
-            tracing::warn!(file = %config.node_key().display(), "others may read the private key; chmod 600 it");
+            tracing::warn!(event = "key.exposed", file = %config.node_key().display(), "others may read the private key; chmod 600 it");
         }
         let read = || {
             let mut config = self.place.read()?;
@@ -106,6 +107,7 @@ impl Serve {
             Ok(config)
         };
         let take_over = self.take_over.then_some(self.pause_max);
+        let started = |node: &Node| tell_started(node, &config, self.place.file().as_deref());
         let program = Program::current().map_err(|error| {
             Failed::report(format_args!("the file of this program is unknown: {error}"))
         })?;
@@ -114,11 +116,33 @@ impl Serve {
             logging,
             read,
             || Ok(()),
-            || {},
+            started,
             take_over,
             Some(&program),
         )
     }
+}
+
+/// Says what runs here, and where it is reached.
+fn tell_started(node: &Node, config: &Config, file: Option<&Path>) {
+    let list = |addresses: &[SocketAddr]| {
+        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        (!addresses.is_empty()).then(|| addresses.join(", "))
+    };
+    tracing::info!(
+        event = "node.started",
+        version = env!("CARGO_PKG_VERSION"),
+        commit = option_env!("JIEXI_COMMIT"),
+        pid = std::process::id(),
+        configuration = file.map(|file| file.display().to_string()),
+        data = %config.node.data.display(),
+        handle = list(node.addresses()),
+        http = list(node.http_addresses()),
+        dns = list(&node.dns_addresses),
+        dns_tls = list(&node.dns_tls_addresses),
+        operations = %node.operations,
+        "the node listens"
+    );
 }
 
 /// Fills the demo's store if it is empty, then serves it.
@@ -148,7 +172,8 @@ fn serve_demo(place: &Place, logging: &Logging) -> Result<(), Failed> {
         logging,
         read,
         || fill(&config),
-        || {
+        |node| {
+            tell_started(node, &config, None);
             _ = output::print(&banner(&config));
         },
         None,
@@ -165,7 +190,7 @@ fn run(
     logging: &Logging,
     read: impl Fn() -> Result<Config, String>,
     prepare: impl FnOnce() -> Result<(), String>,
-    started: impl FnOnce(),
+    started: impl FnOnce(&Node),
     take_over: Option<Duration>,
     program: Option<&Program>,
 ) -> Result<(), Failed> {
@@ -179,7 +204,7 @@ fn run(
         logging,
         read,
         prepare,
-        |_| started(),
+        started,
         take_over,
         program,
     );

@@ -532,6 +532,11 @@ pub struct Log {
     pub format: LogFormat,
     /// A level, or a list such as `info,jiexi::store=debug`.
     pub level: String,
+    /// From how long on a request is written down as slow; zero: none is.
+    #[serde(with = "humantime_serde")]
+    pub slow: Duration,
+    /// Refusals of each reason that are written down in a second; 0: none is.
+    pub refusals: u32,
 }
 
 impl Default for Log {
@@ -539,6 +544,8 @@ impl Default for Log {
         Self {
             format: LogFormat::Text,
             level: String::from("info"),
+            slow: Duration::from_secs(1),
+            refusals: 1,
         }
     }
 }

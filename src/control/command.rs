@@ -2,11 +2,15 @@
 
 use std::fmt;
 
+use bytes::Bytes;
+use jiexi_proto::Message;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::Value as Json;
 
 use crate::{
     bulk::{Counts, import::Known},
+    notices::shown,
+    server::handle::desk::change_of,
     token::office::Order,
 };
 
@@ -81,6 +85,79 @@ pub enum Command {
         /// What.
         ask: Ask,
     },
+}
+
+impl Command {
+    /// What it does, for people.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Import { dry_run: true, .. } => "import, dry run",
+            Self::Import { .. } => "import",
+            Self::Export {
+                with_secrets: true, ..
+            } => "export with secrets",
+            Self::Export { .. } => "export",
+            Self::Store { action } => match action {
+                StoreAction::Verify => "store verify",
+                StoreAction::Stats => "store stats",
+                StoreAction::Snapshot => "store snapshot",
+                StoreAction::Rebuild => "store rebuild",
+                StoreAction::Restore { .. } => "store restore",
+            },
+            Self::Token { order } => match order {
+                Order::Create { .. } => "token create",
+                Order::List => "token list",
+                Order::Rotate { .. } => "token rotate",
+                Order::Revoke { .. } => "token revoke",
+            },
+            Self::Promote { .. } => "promote",
+            Self::HandOver { .. } => "serve --take-over",
+            Self::Registry { ask } => match ask {
+                Ask::Change { .. } => "change",
+                Ask::Read { .. } => "read",
+                Ask::List { .. } => "list",
+                Ask::Prefixes => "prefixes",
+            },
+        }
+    }
+
+    /// What it is about, for people: no secret, and not long. Nothing when its name says all.
+    #[must_use]
+    pub fn about(&self) -> Option<String> {
+        match self {
+            Self::Store {
+                action: StoreAction::Restore { snapshot },
+            } => Some(snapshot.display().to_string()),
+            Self::Token { order } => match order {
+                Order::Create { identity, .. } => Some(shown(identity.as_bytes())),
+                Order::Rotate { id, .. } | Order::Revoke { id } => Some(shown(id.as_bytes())),
+                Order::List => None,
+            },
+            Self::Registry { ask } => match ask {
+                Ask::Change { requests } => Some(changes(requests)),
+                Ask::Read { handle: Octets(of) } | Ask::List { prefix: Octets(of) } => {
+                    Some(shown(of))
+                }
+                Ask::Prefixes => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// The first of several changes, and how many follow.
+fn changes(requests: &[Octets]) -> String {
+    let first = requests.first().and_then(|Octets(octets)| {
+        let message = Message::decode(&Bytes::copy_from_slice(octets)).ok()?;
+        let request = change_of(&message)?;
+        Some(format!("{} {}", request.name(), shown(request.handle())))
+    });
+    let first = first.unwrap_or_else(|| "unreadable".to_owned());
+    match requests.len() {
+        0 | 1 => first,
+        all => format!("{first} and {} more", all - 1),
+    }
 }
 
 /// Octets, as hexadecimal text. `Debug` tells their number only: they may be secrets, and commands are logged.

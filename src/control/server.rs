@@ -232,7 +232,7 @@ pub async fn serve(
                 });
             }
             (_, Err(error)) => {
-                warn!(%error, "control socket: accept failed");
+                warn!(event = "control.accept_failed", %error, "control socket: accept failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -244,7 +244,9 @@ pub async fn serve(
 async fn connection(stream: UnixStream, context: Context) {
     let uid = match allowed(&stream) {
         Ok(uid) => uid,
-        Err(error) => return warn!(%error, "control socket: connection refused"),
+        Err(error) => {
+            return warn!(event = "control.refused", %error, "control socket: connection refused");
+        }
     };
     let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
     let (mut from, mut to) = stream.into_split();
@@ -263,19 +265,26 @@ async fn connection(stream: UnixStream, context: Context) {
             pause_max: Duration::from_millis(pause_max_ms),
         };
         if let Err(error) = hand_over(stream, (uid, pid), terms, &context).await {
-            warn!(%error, "control socket: no hand-over");
+            warn!(event = "handover.refused", %error, "control socket: no hand-over");
         }
         return;
     }
     let ended = async {
         let outcome = match asked {
             Ok(Some(Request { command, .. })) => {
+                let (name, about) = (command.name(), command.about());
                 // Somebody may ask for a million records.
                 match &command {
                     Command::Registry { ask } if ask.reads() => {
-                        debug!(?command, "control socket: command");
+                        debug!(command = name, about, uid, "control socket: command");
                     }
-                    _ => info!(?command, "control socket: command"),
+                    _ => info!(
+                        event = "control.command",
+                        command = name,
+                        about,
+                        uid,
+                        "control socket: command"
+                    ),
                 }
                 perform(command, uid, &mut from, &mut to, &context).await
             }
@@ -285,7 +294,11 @@ async fn connection(stream: UnixStream, context: Context) {
         match outcome {
             Ok(outcome) => send(&mut to, Kind::Done, &outcome).await,
             Err(failure) => {
-                warn!(reason = failure.message, "control socket: command failed");
+                warn!(
+                    event = "control.failed",
+                    reason = failure.message,
+                    "control socket: command failed"
+                );
                 send(&mut to, Kind::Failed, &failure).await?;
                 linger(&mut from, &mut to).await
             }

@@ -145,6 +145,7 @@ impl Estate {
         let begun = self.begin(pid, terms).map_err(noted);
         let offered = begun.and_then(|(busy, process)| {
             tracing::info!(
+                event = "handover.begun",
                 pid,
                 "hand-over: another process gets the sockets of this one"
             );
@@ -157,6 +158,7 @@ impl Estate {
             Ok(offered) => offered,
             Err(why) => {
                 tracing::error!(
+                    event = "handover.failed",
                     pid,
                     why,
                     "hand-over: it came to nothing; this node goes on as before"
@@ -263,7 +265,7 @@ impl Heir {
         if let Err(error) = pidfd_send_signal(&self.process, Signal::KILL)
             && error != rustix::io::Errno::SRCH
         {
-            tracing::error!(pid = self.pid, %error, "hand-over: the new process cannot be killed: end it by hand");
+            tracing::error!(event = "handover.not_killed", pid = self.pid, %error, "hand-over: the new process cannot be killed: end it by hand");
         }
         let patience = Timespec {
             tv_sec: TELL,
@@ -278,6 +280,7 @@ impl Heir {
             Ok(1..)
         ) {
             tracing::error!(
+                event = "handover.not_ended",
                 pid = self.pid,
                 "hand-over: the new process was killed and has not ended; changes wait"
             );

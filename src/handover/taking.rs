@@ -86,7 +86,7 @@ impl Running {
     /// Says that this process answers. The other one may be gone: then this one is the node all the same.
     pub fn answering(&self, control: bool) {
         if let Err(error) = wire::send(&self.stream, &Message::Answering { control }, None) {
-            tracing::warn!(%error, "hand-over: the old process does not hear that this one answers");
+            tracing::warn!(event = "handover.unheard", %error, "hand-over: the old process does not hear that this one answers");
         }
     }
 

@@ -73,6 +73,7 @@ impl Node {
             self.http.go_on();
             let why = "a job does not stop where it is: try again";
             tracing::error!(
+                event = "handover.failed",
                 pid,
                 why,
                 "hand-over: it came to nothing; this node goes on as before"
@@ -88,6 +89,7 @@ impl Node {
                 let pause = begun.elapsed();
                 self.store.retire();
                 tracing::info!(
+                    event = "handover.given",
                     pid,
                     sequence = self.store.sequence(),
                     pause_seconds = pause.as_secs_f64(),
@@ -111,6 +113,7 @@ impl Node {
                 heir.refuse(&why);
                 self.http.go_on();
                 tracing::error!(
+                    event = "handover.failed",
                     pid,
                     why,
                     "hand-over: it came to nothing; this node goes on as before"
@@ -120,6 +123,7 @@ impl Node {
             Ok(Handed::Failed(heir, why)) => (heir, why),
             Err(_) => {
                 tracing::error!(
+                    event = "handover.panicked",
                     pid,
                     "hand-over: it panicked; no changes are taken: start the node anew"
                 );
@@ -130,6 +134,7 @@ impl Node {
         self.take_back(heir).await;
         self.http.go_on();
         tracing::error!(
+            event = "handover.failed",
             pid,
             why,
             pause_seconds = begun.elapsed().as_secs_f64(),
@@ -147,14 +152,14 @@ impl Node {
             if let Some(audit) = registry.audit()
                 && let Err(error) = audit.take_back()
             {
-                tracing::error!(%error, "the audit trail cannot be gone on with: no changes are taken; start the node anew");
+                tracing::error!(event = "audit.not_taken_back", %error, "the audit trail cannot be gone on with: no changes are taken; start the node anew");
             }
             store.take_over(None)?;
             complete_audit(&registry);
             Ok::<_, StoreError>(())
         });
         if let Ok(Err(error)) = taken.await {
-            tracing::error!(%error, "the store cannot be written again; start the node anew");
+            tracing::error!(event = "store.not_taken_back", %error, "the store cannot be written again; start the node anew");
         }
     }
 }
@@ -209,7 +214,10 @@ pub(super) async fn take_over(
         let control = sockets.inherits_control();
         let store = Store::open_beside(config.store_config()).map_err(failing("store"))?;
         let store = Arc::new(store);
-        tracing::info!("hand-over: the index is filled beside the running node");
+        tracing::info!(
+            event = "handover.filling",
+            "hand-over: the index is filled beside the running node"
+        );
         if !fill(&store, signals).await? {
             return Ok(None);
         }
@@ -226,6 +234,7 @@ pub(super) async fn take_over(
         node.estate.control_given().store(false, Relaxed);
         node.http.begin_jobs();
         tracing::info!(
+            event = "handover.taken",
             sequence = node.store.sequence(),
             seconds = begun.elapsed().as_secs_f64(),
             "hand-over: this process is the node now"
@@ -256,7 +265,7 @@ async fn fill(store: &Arc<Store>, signals: &mut Signals) -> Result<bool, StartEr
                 }
             }
             signal = signals.wait_stop() => {
-                tracing::info!(signal, "stopped before the node was taken over");
+                tracing::info!(event = "handover.stopped", signal, "stopped before the node was taken over");
                 return Ok(false);
             }
         }

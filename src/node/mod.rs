@@ -311,6 +311,7 @@ impl Node {
             ended => {
                 if ended.is_err() {
                     tracing::error!(
+                        event = "standby.panicked",
                         "following panicked; the log says where. Questions are answered from what is here"
                     );
                 }
@@ -348,6 +349,7 @@ impl Node {
         let cut = cut + cut_http + cut_dns;
         if cut > 0 {
             tracing::warn!(
+                event = "node.connections_cut",
                 connections = cut,
                 "connections were cut at the drain deadline"
             );
@@ -367,6 +369,7 @@ impl Node {
             let left = registry.audit().map_or(0, Audit::left);
             if left > 0 {
                 tracing::warn!(
+                    event = "audit.left_out",
                     left,
                     "requests that this process has refused since it gave the audit trail away are not in it"
                 );
@@ -458,17 +461,21 @@ pub async fn run(
         match next {
             Next::Stop(signal) => {
                 tracing::info!(
+                    event = "node.stopping",
                     signal,
                     "stopping: no new connections, open requests are answered"
                 );
                 notify::stopping();
                 node.stop().await?;
-                tracing::info!("stopped");
+                tracing::info!(event = "node.stopped", "stopped");
                 return Ok(());
             }
             Next::Given => return leave(node, config.handle.drain, &mut signals).await,
             Next::Another(ended) => {
-                tracing::warn!("the node starts anew with another store: questions wait");
+                tracing::warn!(
+                    event = "node.restarting",
+                    "the node starts anew with another store: questions wait"
+                );
                 notify::status("starts anew with another store");
                 let watch = node.watch.take();
                 node.stop().await?;
@@ -492,9 +499,9 @@ async fn leave(node: Node, drain: Duration, signals: &mut Signals) -> Result<(),
     };
     tokio::select! {
         stopped = node.stop() => stopped?,
-        () = told => tracing::warn!("connections were cut at the drain deadline"),
+        () = told => tracing::warn!(event = "node.connections_cut", "connections were cut at the drain deadline"),
     }
-    tracing::info!("stopped: another process is the node");
+    tracing::info!(event = "node.replaced", "stopped: another process is the node");
     Ok(())
 }
 
@@ -517,7 +524,7 @@ async fn begin(
     tokio::select! {
         part = boot::begin(config, watch) => part.map(Some).map_err(StartError),
         signal = signals.wait_stop() => {
-            tracing::info!(signal, "stopped before the node was started");
+            tracing::info!(event = "node.stopped_early", signal, "stopped before the node was started");
             Ok(None)
         }
     }
@@ -531,12 +538,16 @@ async fn exchange(config: &Config, ended: Ended) -> Result<(), StartError> {
         Ended::Arrived => boot::install(&config),
         Ended::Promoted(epoch) => match Store::succeed(&config.store_config(), epoch) {
             Ok(_) => {
-                tracing::warn!(epoch, "this node is the primary now");
+                tracing::warn!(
+                    event = "standby.promoted",
+                    epoch,
+                    "this node is the primary now"
+                );
                 Ok(())
             }
             // A standby as before: that is better than nothing.
             Err(error) => {
-                tracing::error!(%error, "the store gets no new epoch; this node stays a standby");
+                tracing::error!(event = "standby.promotion_failed", %error, "the store gets no new epoch; this node stays a standby");
                 Ok(())
             }
         },
@@ -689,11 +700,12 @@ fn compare_audit(registry: &Registry) {
     match registry.complete_audit() {
         Ok(0) => {}
         Ok(entries) => tracing::warn!(
+            event = "audit.completed",
             entries,
             "changes were durable before a crash and not in the audit trail; they are now, marked as recovered"
         ),
         Err(error) => {
-            tracing::error!(%error, "the audit trail could not be compared with the journal")
+            tracing::error!(event = "audit.not_compared", %error, "the audit trail could not be compared with the journal")
         }
     }
 }

@@ -299,7 +299,7 @@ where
                 tokio::spawn(async move { connections.closed(served.await) });
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection; trying again");
+                tracing::warn!(event = "connection.accept_failed", %error, "cannot accept a connection; trying again");
                 registry.list().close_longest_idle();
                 tokio::time::sleep(BACK_OFF).await;
             }

@@ -180,12 +180,12 @@ impl Identity {
             let origin = self.read().origin.clone();
             match Pair::read(origin) {
                 Ok(pair) => {
-                    tracing::info!(%pair.origin, "a new certificate is in use");
+                    tracing::info!(event = "certificate.taken", %pair.origin, "a new certificate is in use");
                     self.take(pair);
                 }
                 Err(error) => {
                     self.refused.store(true, Relaxed);
-                    tracing::error!(%error, "the new certificate is not usable; the old one stays in use");
+                    tracing::error!(event = "certificate.refused", %error, "the new certificate is not usable; the old one stays in use");
                 }
             }
         }

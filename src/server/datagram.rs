@@ -22,6 +22,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::clock::Now;
 use crate::metrics::Cell;
+use crate::notices;
 
 /// The most datagrams received, answered and sent in one go.
 pub const BATCH: usize = 32;
@@ -55,6 +56,9 @@ pub trait Front {
 
     /// The counters of this worker.
     fn cell(&self) -> &Cell;
+
+    /// What is spoken, over datagrams.
+    const FRONT: notices::Front;
 }
 
 /// Whether nobody was warned of this address yet.
@@ -87,6 +91,7 @@ pub fn bind(address: SocketAddr, receive_buffer: usize, section: &str) -> io::Re
     // Of each address once: every worker has a socket there.
     if granted < receive_buffer && first_warning(address) {
         tracing::warn!(
+            event = "udp.small_buffer",
             %address, wanted = receive_buffer, granted,
             "the kernel grants a smaller UDP receive buffer: raise net.core.rmem_max, or lower [{section}] udp_receive_buffer"
         );
@@ -237,7 +242,12 @@ impl<S: Peer, F: Front> Loop<S, F> {
             self.send();
             let count = self.incoming.len() as u64;
             let durations = &self.worker.front.cell().durations;
-            durations.observe(now.instant.elapsed(), count);
+            let took = now.instant.elapsed();
+            durations.observe(took, count);
+            if notices::is_slow(took) {
+                let client = self.incoming.first().map(|first| first.peer.address().ip());
+                notices::slow_batch(F::FRONT, took, self.incoming.len(), client);
+            }
         }
     }
 

@@ -277,7 +277,7 @@ impl Running {
             before();
             for worker in workers {
                 if let Ok(Err(error)) = worker.join() {
-                    tracing::error!(%error, "a UDP worker had stopped");
+                    tracing::error!(event = "udp.worker_stopped", %error, "a UDP worker had stopped");
                 }
             }
         });
@@ -391,7 +391,7 @@ fn spawn_worker<F: datagram::Front + Send + 'static>(
         .spawn(move || {
             let result = worker.run();
             if let Err(error) = &result {
-                tracing::error!(%error, number, "a UDP worker cannot go on: its socket failed");
+                tracing::error!(event = "udp.worker_failed", %error, number, "a UDP worker cannot go on: its socket failed");
             }
             result
         })

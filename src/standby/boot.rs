@@ -165,6 +165,7 @@ impl Following {
             .boots
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         tracing::info!(
+            event = "standby.snapshot_arrived",
             primary = self.primary.place,
             epoch = fetched.epoch,
             sequence = made.sequence,
@@ -204,6 +205,7 @@ fn room(settings: &store::Config, snapshot: &Path) -> Result<(), StoreError> {
         return Ok(());
     }
     tracing::error!(
+        event = "standby.no_room",
         free = free.0,
         needed,
         "there is no room for a store out of the primary's snapshot"
@@ -259,6 +261,7 @@ pub async fn begin(config: &Config, before: Option<Arc<Watch>>) -> Result<Part, 
     match role {
         Some((Role::Successor(of), _)) if *of == *primary.place => {
             tracing::warn!(
+                event = "standby.follow_ignored",
                 primary = primary.place,
                 "[follow] is not obeyed: this node took the place of that one"
             );
@@ -290,12 +293,14 @@ fn alone(role: Option<(Role, u64)>) -> Result<Part, String> {
         )),
         Some((role @ Role::Superseded { .. }, _)) => {
             tracing::warn!(
+                event = "node.no_changes",
                 "no changes are taken: {role}; start with --follow to make this node a standby of that one"
             );
             Ok(Part::Alone)
         }
         Some((Role::Successor(of), _)) => {
             tracing::info!(
+                event = "standby.old_primary_untold",
                 old = &*of,
                 "this node took the place of another one, which is not told so: without [follow] there is no token for it"
             );
@@ -327,7 +332,7 @@ async fn first(following: &Following, epoch: u64) -> Result<Option<fs::File>, St
                 ));
             }
             Err(error) => {
-                tracing::warn!(primary = following.primary.place, %error, attempt, "no snapshot yet; tried again");
+                tracing::warn!(event = "standby.no_snapshot", primary = following.primary.place, %error, attempt, "no snapshot yet; tried again");
                 sleep(pauses.next()).await;
             }
         }
@@ -359,6 +364,7 @@ fn install_in(dir: &Path, lock: Option<fs::File>) -> Result<(), String> {
             fs::remove_dir_all(&old).map_err(|error| format!("{}: {error}", old.display()))?;
         } else {
             tracing::warn!(
+                event = "standby.old_store_kept",
                 directory = %old.display(),
                 "the store that was here before is kept: look whether it has what the primary has not, then remove it"
             );

@@ -179,6 +179,7 @@ impl Follower {
         match self.said.replace(kind) {
             Some(before) if before == kind => tracing::debug!(primary, %trouble, "{kind}"),
             _ => tracing::warn!(
+                event = "standby.disconnected",
                 primary, sequence, error = %trouble,
                 "standby: {kind}; questions are answered from what is here, and it is tried again"
             ),
@@ -203,6 +204,7 @@ impl Follower {
             return Trouble::Store(error);
         }
         tracing::info!(
+            event = "standby.following",
             primary = self.following.primary.place,
             epoch,
             sequence = self.store.sequence(),
@@ -276,6 +278,7 @@ async fn take_run(
         let begun = Instant::now();
         store.replicate_run(wanted, &mut file).map_err(trouble)?;
         tracing::info!(
+            event = "standby.import_taken",
             sequence = wanted.sequence,
             bytes = wanted.bytes,
             seconds = begun.elapsed().as_secs_f64(),

@@ -59,7 +59,7 @@ pub async fn take_over(
             true
         }
         Err(error @ (LinkError::Down(_) | LinkError::Configured(_))) if without => {
-            tracing::warn!(%error, old, "the old primary cannot be told to give way; this node takes its place without it");
+            tracing::warn!(event = "standby.old_primary_unreachable", %error, old, "the old primary cannot be told to give way; this node takes its place without it");
             false
         }
         Err(error) => return Err(refused(following, store, &error)),
@@ -194,7 +194,7 @@ pub async fn meet(primary: Primary, store: Arc<Store>, place: String, stop: Canc
             Ok(Met::Equal) => equals = true,
             Err(error) => {
                 if !std::mem::replace(&mut said, true) {
-                    tracing::warn!(old = primary.place, %error, "the old primary has not been told to give way; it is tried on");
+                    tracing::warn!(event = "standby.old_primary_not_told", old = primary.place, %error, "the old primary has not been told to give way; it is tried on");
                 }
             }
         }
@@ -242,6 +242,7 @@ async fn meet_once(
         Ordering::Less => {
             link.supersede(epoch, place).await?;
             tracing::warn!(
+                event = "standby.old_primary_told",
                 old,
                 epoch,
                 "the old primary was met, and takes no changes any more"
@@ -275,6 +276,6 @@ async fn give_way_to(old: &str, epoch: u64, store: &Arc<Store>) -> Result<(), Li
     let failed = |error: &dyn std::fmt::Display| LinkError::File(error.to_string());
     done.map_err(|error| failed(&error))?
         .map_err(|error| failed(&error))?;
-    tracing::error!(epoch, "no changes are taken any more: {told}");
+    tracing::error!(event = "node.superseded_found", epoch, "no changes are taken any more: {told}");
     Ok(())
 }

@@ -87,7 +87,7 @@ fn attach(shared: &Shared, lane: u64) -> Result<Option<Arc<Engine>>, EngineError
     if let Ok(Some(applied)) = attached {
         let sequence = applied.sequence;
         shared.synced_sequence.store(sequence, Ordering::Relaxed);
-        tracing::info!(path = %dir.display(), sequence, seconds, "sled: verified and in use");
+        tracing::info!(event = "sled.ready", path = %dir.display(), sequence, seconds, "sled: verified and in use");
         return Ok(Some(engine));
     }
     // The next opening of the store must not meet it.
@@ -263,6 +263,7 @@ fn slice(
             shared.overlay.finish_run(lane, run);
             let sequence = run.after.sequence;
             tracing::info!(
+                event = "sled.import_applied",
                 sequence,
                 records = run.named.records,
                 "sled: has all of a bulk import"
@@ -332,7 +333,7 @@ fn rebuild(shared: &Shared, lane: u64) -> Result<Option<Arc<Engine>>, EngineErro
     let number = shared.sled_number.fetch_add(1, Ordering::Relaxed) + 1;
     let dir = sled::directory(shared.dir(), number);
     let records = shared.index.len();
-    tracing::info!(path = %dir.display(), records, "sled: making the files anew from the index");
+    tracing::info!(event = "sled.rebuilding", path = %dir.display(), records, "sled: making the files anew from the index");
     let watch = Stopwatch::start();
     let (cache, patience) = (shared.config.sled_cache_bytes, shared.config.open_patience);
     let engine = Arc::new(sled::open_guarded(&dir, cache, patience)?);
@@ -346,7 +347,7 @@ fn rebuild(shared: &Shared, lane: u64) -> Result<Option<Arc<Engine>>, EngineErro
         }
     };
     let seconds = watch.elapsed().as_secs_f64();
-    tracing::info!(path = %dir.display(), sequence = applied.sequence, seconds, "sled: complete and in use");
+    tracing::info!(event = "sled.rebuilt", path = %dir.display(), sequence = applied.sequence, seconds, "sled: complete and in use");
     shared.set_state(State::Ready);
     Ok(Some(engine))
 }

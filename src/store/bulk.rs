@@ -253,7 +253,7 @@ fn refusal(shared: &Shared, error: &StoreError) -> CommitError {
         return CommitError::DiskFull;
     }
     shared.metrics.count_error(Part::Journal);
-    tracing::error!(%error, "an import is given up");
+    tracing::error!(event = "import.failed", %error, "an import is given up");
     CommitError::ReadOnly(error.to_string().into())
 }
 

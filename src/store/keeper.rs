@@ -239,7 +239,10 @@ impl Keeper {
             }
             let done = catch_unwind(AssertUnwindSafe(|| self.look(requests)));
             if done.is_err() {
-                tracing::error!("housekeeping panicked; it goes on");
+                tracing::error!(
+                    event = "store.housekeeping_panicked",
+                    "housekeeping panicked; it goes on"
+                );
             }
         }
         self.close();
@@ -253,7 +256,10 @@ impl Keeper {
         if requests.rebuild {
             self.give_up_applier("a part of it cannot be read", false);
         } else if requests.anew {
-            tracing::info!("sled is made anew, as was asked for; reads and writes go on");
+            tracing::info!(
+                event = "sled.rebuild_asked",
+                "sled is made anew, as was asked for; reads and writes go on"
+            );
             self.leave_applier(false);
         }
         self.watch_applier();
@@ -291,7 +297,7 @@ impl Keeper {
                 });
             }
             Err(error) => {
-                tracing::error!(%error, "the applier could not be started; it is tried again")
+                tracing::error!(event = "sled.applier_failed", %error, "the applier could not be started; it is tried again")
             }
         }
     }
@@ -333,6 +339,7 @@ impl Keeper {
         let fits = free >= needed && !self.shared.disk_is_low();
         if !fits && !self.told_no_room {
             tracing::error!(
+                event = "sled.no_room",
                 free,
                 needed,
                 "sled cannot be made anew: free some space on the disk"
@@ -345,6 +352,7 @@ impl Keeper {
     /// Goes on without sled, from journal and index.
     fn give_up_applier(&mut self, reason: &str, disk_full: bool) {
         tracing::error!(
+            event = "sled.given_up",
             reason,
             "sled is given up; reads and writes go on, and it is made anew"
         );
@@ -431,15 +439,25 @@ impl Keeper {
         let shared = Arc::clone(&self.shared);
         let started = spawn_behind("store-scrub", move || match verify::verify(&shared) {
             Ok(report) if report.is_good() => {
-                tracing::info!(records = report.sled_records, "scrub: all is well")
+                tracing::info!(
+                    event = "scrub.good",
+                    records = report.sled_records,
+                    "scrub: all is well"
+                )
             }
             Ok(report) => {
-                tracing::error!(problems = ?report.problems, "scrub: damage was found and is being healed")
+                tracing::error!(
+                    event = "scrub.damage",
+                    problems = report.problems.join("; "),
+                    "scrub: damage was found and is being healed"
+                )
             }
-            Err(error) => tracing::warn!(%error, "scrub: not possible now"),
+            Err(error) => {
+                tracing::warn!(event = "scrub.postponed", %error, "scrub: not possible now")
+            }
         });
         if let Err(error) = started {
-            tracing::warn!(%error, "scrub: no thread");
+            tracing::warn!(event = "scrub.no_thread", %error, "scrub: no thread");
         }
     }
 
@@ -467,9 +485,13 @@ impl Keeper {
                 thread::sleep(CLOSE_PAUSE);
             }
             if hangs {
-                tracing::error!("sled hangs; the journal has what it lacks");
+                tracing::error!(
+                    event = "sled.hangs",
+                    "sled hangs; the journal has what it lacks"
+                );
             } else if let Ok(Err(error)) = applier.thread.join() {
                 tracing::error!(
+                    event = "sled.failed_at_end",
                     error = error.message,
                     "sled failed at the end; the journal has what it lacks"
                 );
@@ -487,7 +509,10 @@ impl Keeper {
             .saturating_mul(SYNC_FACTOR);
         let closed = engine.map(|engine| sled::close_aside(engine).recv_timeout(patience));
         if closed == Some(Err(RecvTimeoutError::Timeout)) {
-            tracing::error!("sled does not close; the journal has what it lacks");
+            tracing::error!(
+                event = "sled.not_closed",
+                "sled does not close; the journal has what it lacks"
+            );
         }
     }
 }
@@ -503,10 +528,10 @@ impl Shared {
             match error {
                 StoreError::Closed => {}
                 StoreError::Damaged { .. } => {
-                    tracing::error!(%error, "snapshot: not taken, and sled is made anew");
+                    tracing::error!(event = "snapshot.found_damage", %error, "snapshot: not taken, and sled is made anew");
                     self.request(|requests| requests.rebuild = true);
                 }
-                error => tracing::error!(%error, "snapshot: not taken"),
+                error => tracing::error!(event = "snapshot.failed", %error, "snapshot: not taken"),
             }
         }
         taken
@@ -520,7 +545,7 @@ fn set_aside(shared: &Shared, keep: bool) {
         None => Ok(()),
     });
     if let Err(error) = aside {
-        tracing::error!(%error, "sled's old files could not be put aside");
+        tracing::error!(event = "sled.not_put_aside", %error, "sled's old files could not be put aside");
     }
 }
 
@@ -570,12 +595,18 @@ fn refresh_disk(shared: &Shared) {
     if shared.set_disk_low(low) {
         if low {
             tracing::error!(
+                event = "disk.low",
                 free,
                 total,
                 "the disk is nearly full: writes are refused, reads go on"
             );
         } else {
-            tracing::info!(free, total, "there is space on the disk: writes are taken");
+            tracing::info!(
+                event = "disk.recovered",
+                free,
+                total,
+                "there is space on the disk: writes are taken"
+            );
         }
     }
 }

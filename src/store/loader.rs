@@ -146,6 +146,7 @@ pub(crate) fn load(shared: &Shared) -> Result<Loaded, StoreError> {
         && !beside
     {
         tracing::info!(
+            event = "store.replayed",
             sequence = position.sequence,
             "the store was not closed: the journal is replayed"
         );
@@ -241,12 +242,12 @@ fn open_sled(
     let engine = opened.map_err(damaged)?;
     let position = engine.position(shared.identity.epoch).map_err(damaged)?;
     let Some(position) = position else {
-        tracing::info!(path = %dir.display(), "sled: was never completed; it is made anew");
+        tracing::info!(event = "sled.incomplete", path = %dir.display(), "sled: was never completed; it is made anew");
         sled::close_aside(Arc::new(engine));
         return Ok(None);
     };
     evidence.sled = Some(position);
-    tracing::info!(path = %dir.display(), sequence = position.sequence, "sled: open");
+    tracing::info!(event = "sled.open", path = %dir.display(), sequence = position.sequence, "sled: open");
     Ok(Some((Arc::new(engine), position)))
 }
 
@@ -388,6 +389,7 @@ pub(crate) fn catch_up(shared: &Shared, known: Loaded) -> Result<Loaded, StoreEr
         listed.map_err(|error| StoreError::io(dir, "list the directory", error))?;
     shared.sled_number.store(last, Relaxed);
     tracing::info!(
+        event = "store.taken",
         from = after,
         sequence = position.sequence,
         records = position.count,
@@ -502,6 +504,7 @@ fn is_broken(tail: &Tail) -> bool {
     let holes = tail.damage.len() - usize::from(tail.torn).min(tail.damage.len());
     for damage in tail.damage.iter().take(holes) {
         tracing::error!(
+            event = "journal.damaged",
             damage,
             "journal: damaged where it is not needed; a new snapshot takes its place"
         );
@@ -509,6 +512,7 @@ fn is_broken(tail: &Tail) -> bool {
     let short = tail.end.is_some() && tail.reached < tail.last;
     if short {
         tracing::error!(
+            event = "journal.end_missing",
             reaches = tail.reached,
             state = tail.last,
             "journal: its end is missing or damaged, and sled has what was in it; a new snapshot takes its place"
@@ -524,10 +528,11 @@ fn report(base: &Base, tail: &Tail, position: Position, watch: &Stopwatch, besid
         Base::Empty => "the beginning of the journal".to_owned(),
     };
     if let (true, Some((path, end))) = (tail.torn && !beside, &tail.end) {
-        tracing::warn!(path = %path.display(), byte = end, "journal: an unfinished entry at its end is cut off");
+        tracing::warn!(event = "journal.cut", path = %path.display(), byte = end, "journal: an unfinished entry at its end is cut off");
     }
     let seconds = watch.elapsed().as_secs_f64();
     tracing::info!(
+        event = "store.loaded",
         from = base,
         sequence = position.sequence,
         records = position.count,
@@ -584,7 +589,7 @@ fn lost(shared: &Shared, tail: &Tail, acknowledged: Position) -> StoreError {
 /// Notes why a base does not do. Without the journal that is no fault of sled, but sled is made anew all the same.
 fn give_up(error: StoreError, part: Part, shared: &Shared, causes: &mut Vec<StoreError>) {
     shared.metrics.count_error(part);
-    tracing::error!(%error, "loading: this way fails, the next one is tried");
+    tracing::error!(event = "store.load_failed", %error, "loading: this way fails, the next one is tried");
     causes.push(error);
 }
 
@@ -729,7 +734,13 @@ impl<'a> Replay<'a> {
             let expected = self.shared.metrics.expected_records.load(Relaxed);
             let left = expected.saturating_sub(loaded) as f64 / loaded as f64;
             let seconds_left = (self.watch.elapsed().as_secs_f64() * left).ceil();
-            tracing::info!(records = loaded, of = expected, seconds_left, "loading");
+            tracing::info!(
+                event = "store.loading",
+                records = loaded,
+                of = expected,
+                seconds_left,
+                "loading"
+            );
         }
         Ok(())
     }

@@ -110,6 +110,20 @@ pub enum State {
     ReadOnly(Arc<str>),
 }
 
+impl State {
+    /// The state in one word.
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Loading => "loading",
+            Self::Verifying => "verifying",
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::ReadOnly(_) => "read_only",
+        }
+    }
+}
+
 /// Sizes and positions.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stats {

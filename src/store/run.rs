@@ -97,7 +97,7 @@ fn files(dir: &Path, suffix: &'static str) -> impl Iterator<Item = (u64, PathBuf
 pub(crate) fn remove_orphans(disk: &Disk, dir: &Path) -> Result<(), StoreError> {
     for (_, path, bytes) in files(dir, WRITING) {
         disk.discard(&path)?;
-        tracing::info!(path = %path.display(), bytes, "an import was interrupted: what it had written is removed");
+        tracing::info!(event = "import.interrupted", path = %path.display(), bytes, "an import was interrupted: what it had written is removed");
     }
     Ok(())
 }
@@ -109,7 +109,7 @@ pub(crate) fn prune(disk: &Disk, dir: &Path, sequence: u64) -> Result<(), StoreE
         if named <= sequence {
             disk.remove(&path)?;
             removed += 1;
-            tracing::info!(path = %path.display(), bytes, "run removed: sled and the snapshots have it");
+            tracing::info!(event = "import.run_removed", path = %path.display(), bytes, "run removed: sled and the snapshots have it");
         }
     }
     if removed > 0 {
@@ -159,7 +159,7 @@ impl Drop for RunFile {
         if !self.kept
             && let Err(error) = self.disk.remove(&self.path)
         {
-            tracing::warn!(%error, "an import that was given up leaves a file; the next start removes it");
+            tracing::warn!(event = "import.file_left", %error, "an import that was given up leaves a file; the next start removes it");
         }
     }
 }

@@ -79,6 +79,7 @@ fn keys(shared: &Shared, from: Bound<&[u8]>, prefix: &[u8], wanted: usize) -> Pa
         Some(Ok(page)) => page,
         Some(Err(error)) => {
             tracing::error!(
+                event = "sled.scan_failed",
                 error = error.message,
                 "scan: sled or a run failed; the index is read instead"
             );

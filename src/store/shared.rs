@@ -171,7 +171,17 @@ impl Shared {
     pub(crate) fn set_state(&self, state: State) {
         let mut status = self.status();
         if !matches!(status.state, State::ReadOnly(_)) && status.state != state {
-            tracing::info!(from = ?status.state, to = ?state, "store state");
+            let reason = match &state {
+                State::ReadOnly(reason) => Some(&**reason),
+                _ => None,
+            };
+            tracing::info!(
+                event = "store.state",
+                from = status.state.label(),
+                to = state.label(),
+                reason,
+                "store state"
+            );
             status.state = state;
             self.status_changed.notify_all();
         }
@@ -179,7 +189,7 @@ impl Shared {
 
     /// Takes no writes from now on.
     pub(crate) fn set_read_only(&self, reason: Arc<str>) {
-        tracing::error!(%reason, "the store is read-only");
+        tracing::error!(event = "store.read_only", %reason, "the store is read-only");
         self.set_state(State::ReadOnly(Arc::clone(&reason)));
         self.queue.refuse(CommitError::ReadOnly(reason));
     }

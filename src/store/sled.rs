@@ -131,7 +131,7 @@ impl Drop for Db {
             .name("store-sled-close".into())
             .spawn(closing);
         if let Err(error) = started {
-            tracing::warn!(%error, "no thread for closing sled; it was closed here");
+            tracing::warn!(event = "sled.no_thread", %error, "no thread for closing sled; it was closed here");
         }
     }
 }

@@ -151,7 +151,10 @@ pub(crate) fn take(shared: &Shared, renew: bool) -> Result<SnapshotInfo, StoreEr
         shared.disk.discard(&temporary)?;
         match write(shared, &engine, (from, runs), &temporary) {
             Err(StoreError::Unavailable(INTERRUPTED)) => {
-                tracing::info!("snapshot: {INTERRUPTED}; it is begun again");
+                tracing::info!(
+                    event = "snapshot.begun_again",
+                    "snapshot: {INTERRUPTED}; it is begun again"
+                );
             }
             written => break written,
         }
@@ -180,6 +183,7 @@ pub(crate) fn take(shared: &Shared, renew: bool) -> Result<SnapshotInfo, StoreEr
         .snapshot_bytes
         .store(info.bytes, Ordering::Relaxed);
     tracing::info!(
+        event = "snapshot.taken",
         path = %info.path.display(), sequence = info.sequence, records = info.records, bytes = info.bytes,
         window = manifest.to.sequence - manifest.from, seconds = watch.elapsed().as_secs_f64(), "snapshot taken"
     );
@@ -193,7 +197,7 @@ fn retire(shared: &Shared, renew: bool) -> Result<(), StoreError> {
     let kept = if renew { 1 } else { KEPT };
     for (_, path) in all.iter().skip(kept) {
         shared.disk.remove(path)?;
-        tracing::info!(path = %path.display(), "snapshot removed: newer ones are kept");
+        tracing::info!(event = "snapshot.removed", path = %path.display(), "snapshot removed: newer ones are kept");
     }
     if all.len() > kept {
         shared.disk.sync_directory(&directory(shared.dir()))?;
@@ -211,7 +215,12 @@ fn retire(shared: &Shared, renew: bool) -> Result<(), StoreError> {
         .min(shared.synced_sequence.load(Ordering::Relaxed));
     let removed = journal::prune(&shared.disk, shared.dir(), from)?;
     if removed > 0 {
-        tracing::info!(segments = removed, behind = from, "journal pruned");
+        tracing::info!(
+            event = "journal.pruned",
+            segments = removed,
+            behind = from,
+            "journal pruned"
+        );
     }
     run::prune(&shared.disk, shared.dir(), from)
 }

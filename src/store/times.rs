@@ -87,7 +87,7 @@ impl Times {
             Err(error) => {
                 self.file = None;
                 if !self.told {
-                    tracing::warn!(%error, "times of changes are not noted: backups know their own time only");
+                    tracing::warn!(event = "store.times_failed", %error, "times of changes are not noted: backups know their own time only");
                 }
                 self.told = true;
             }

@@ -63,7 +63,7 @@ impl Writer {
             && let Err(error) = self.journal.close(self.position)
         {
             self.shared.metrics.count_error(Part::Journal);
-            tracing::error!(%error, "the journal could not be closed; what was acknowledged is in it");
+            tracing::error!(event = "journal.not_closed", %error, "the journal could not be closed; what was acknowledged is in it");
         }
     }
 
@@ -150,6 +150,7 @@ impl Writer {
         }
         if !written.is_there() {
             tracing::warn!(
+                event = "import.given_away",
                 "an import was under way while the store was given away and taken back: it is to be begun again"
             );
             return Err(CommitError::Closed);
@@ -182,7 +183,7 @@ impl Writer {
         match named.and_then(|()| self.write(after).map_err(|error| (false, error))) {
             Ok(()) => {}
             Err((true, error)) => {
-                tracing::error!(%error, "the disk is full: writes are refused, reads go on");
+                tracing::error!(event = "disk.full", %error, "the disk is full: writes are refused, reads go on");
                 return Err(CommitError::DiskFull);
             }
             Err((false, error)) => {
@@ -193,7 +194,7 @@ impl Writer {
         }
         self.shared.overlay.synced(after);
         if let Err(error) = written.file.keep(after.sequence) {
-            tracing::error!(%error, "a run keeps its first name; the next start finds it all the same");
+            tracing::error!(event = "import.name_kept", %error, "a run keeps its first name; the next start finds it all the same");
         }
         prepared.publish();
         self.position = after;
@@ -207,7 +208,7 @@ impl Writer {
         match written.into_run(before, after) {
             Ok(run) => self.shared.overlay.publish_run(run),
             Err(error) => {
-                tracing::error!(%error, "a run cannot be read: sled is made anew from the index");
+                tracing::error!(event = "import.unreadable", %error, "a run cannot be read: sled is made anew from the index");
                 self.shared.overlay.publish(Vec::new(), after);
                 self.shared.request(|requests| requests.rebuild = true);
             }
@@ -488,7 +489,7 @@ impl Writer {
         if !error.is_disk_full() {
             return self.fail(group, error);
         }
-        tracing::error!(%error, "the disk is full: writes are refused, reads go on");
+        tracing::error!(event = "disk.full", %error, "the disk is full: writes are refused, reads go on");
         self.refuse(
             group.into_iter().map(|judged| judged.job).collect(),
             &CommitError::DiskFull,
@@ -670,6 +671,9 @@ impl Shared {
 fn call(job: Job, outcome: Result<Committed, CommitError>) {
     let done = job.done;
     if catch_unwind(AssertUnwindSafe(|| done(outcome))).is_err() {
-        tracing::error!("the completion of a batch panicked");
+        tracing::error!(
+            event = "store.completion_panicked",
+            "the completion of a batch panicked"
+        );
     }
 }

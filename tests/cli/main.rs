@@ -15,6 +15,7 @@
 //! * `exchange` — nodes that are started while their store is exchanged
 //! * `doctor` — `status`, `doctor`, completions and man pages
 //! * `owner` — the data of a node stay its user's
+//! * `logs` — what the log says, of what runs, what is slow and what is refused
 //! * `node` — everything again through the control socket of a running one, and `resolve` against it
 
 #![expect(
@@ -41,6 +42,7 @@ mod doctor;
 mod encrypted;
 mod exchange;
 mod init;
+mod logs;
 mod migrate;
 mod node;
 mod owner;

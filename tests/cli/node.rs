@@ -147,7 +147,7 @@ fn get(port: u16, path: &str) -> Option<String> {
 }
 
 /// Whether the node says that it is ready.
-fn ready(port: u16) -> bool {
+pub(crate) fn ready(port: u16) -> bool {
     get(port, "/ready").is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
 }
 

@@ -168,7 +168,7 @@ impl Audit {
         };
         audit.start()?;
         if let Some(problem) = problem {
-            tracing::error!(directory = %directory.display(), "{problem}: see jiexi audit verify");
+            tracing::error!(event = "audit.problem", directory = %directory.display(), "{problem}: see jiexi audit verify");
             audit.record(&Event {
                 time: now,
                 source: "-".into(),
@@ -207,6 +207,7 @@ impl Audit {
         self.append(entries.into_iter());
         if lost > 0 {
             tracing::error!(
+                event = "audit.lost",
                 lost,
                 "refused requests are not in the audit trail: there were too many while another process had it"
             );
@@ -218,7 +219,7 @@ impl Audit {
     fn open_again(&self) -> io::Result<(Vec<Entry>, u64)> {
         let (opened, problem) = Chain::open(&self.directory, &self.key)?;
         if let Some(problem) = problem {
-            tracing::error!(directory = %self.directory.display(), "{problem}: see jiexi audit verify");
+            tracing::error!(event = "audit.problem", directory = %self.directory.display(), "{problem}: see jiexi audit verify");
         }
         let aside = std::mem::replace(&mut *self.shared.lock(), opened).aside;
         let aside = aside.unwrap_or_default();
@@ -499,7 +500,7 @@ impl Chain {
             }
             Err(error) => {
                 if !self.failing {
-                    tracing::error!(%error, directory = %self.directory.display(),
+                    tracing::error!(event = "audit.failed", %error, directory = %self.directory.display(),
                         "the audit trail cannot be written; when too much waits for it, changes are refused");
                 }
                 self.failing = true;
@@ -560,7 +561,9 @@ impl Shared {
                 chain = self.lock();
                 match synced {
                     Ok(()) => chain.synced = end.sequence,
-                    Err(error) => tracing::error!(%error, "the audit trail cannot be synced"),
+                    Err(error) => {
+                        tracing::error!(event = "audit.sync_failed", %error, "the audit trail cannot be synced")
+                    }
                 }
                 self.synced.notify_all();
             } else if chain.closed {

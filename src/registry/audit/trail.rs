@@ -37,7 +37,7 @@ pub(super) fn cut_torn_line(path: &Path) -> io::Result<()> {
         .rposition(|octet| *octet == b'\n')
         .map_or(0, |place| place + 1);
     if whole < octets.len() {
-        tracing::warn!(path = %path.display(), "the last line of the audit trail was cut by a crash and is taken off");
+        tracing::warn!(event = "audit.cut", path = %path.display(), "the last line of the audit trail was cut by a crash and is taken off");
         let file = OpenOptions::new().write(true).open(path)?;
         file.set_len(whole as u64)?;
         file.sync_all()?;

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::{Channel, Replies, Responder, Shared};
 use crate::clock::Now;
 use crate::metrics::{Metrics, Protocol, Transport, Why};
+use crate::notices;
 use crate::server::accept::Ticket;
 use crate::server::datagram::BATCH;
 use crate::server::handle::stream::Config;
@@ -44,6 +45,15 @@ impl Pool {
         }
     }
 
+    /// What is spoken, and over what.
+    const fn front(&self) -> notices::Front {
+        let transport = match self.channel {
+            Channel::Tls => Transport::Tls,
+            Channel::Udp | Channel::Tcp => Transport::Tcp,
+        };
+        (Protocol::Dns, transport)
+    }
+
     /// Answers the complete messages at the beginning of `pending`, at most a batch, appending to `out`.
     /// Returns the octets answered, or nothing when one of them deserves no answer.
     fn answer(&self, pending: &[u8], client: IpAddr, out: &mut Vec<u8>) -> Option<usize> {
@@ -59,11 +69,8 @@ impl Pool {
         let free = || self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let taken_out = free().pop();
         let (mut responder, mut replies) = taken_out.unwrap_or_else(|| {
-            let transport = match self.channel {
-                Channel::Tls => Transport::Tls,
-                _ => Transport::Tcp,
-            };
-            let cell = self.metrics.cell_of(Protocol::Dns, transport);
+            let (protocol, transport) = self.front();
+            let cell = self.metrics.cell_of(protocol, transport);
             (
                 Responder::new(Arc::clone(&self.shared), cell),
                 Replies::default(),
@@ -83,10 +90,14 @@ impl Pool {
                 None => good = false,
             }
         }
+        let took = now.instant.elapsed();
         let cell = responder.cell();
         cell.received_bytes.add(taken as u64);
         cell.sent_bytes.add(out.len() as u64);
-        cell.durations.observe(now.instant.elapsed(), count as u64);
+        cell.durations.observe(took, count as u64);
+        if notices::is_slow(took) {
+            notices::slow_batch(self.front(), took, count, Some(client));
+        }
         free().push((responder, replies));
         good.then_some(taken)
     }
@@ -137,6 +148,7 @@ where
                 Err(_) => return Why::Deadline,
             }
             let Some(answered) = answered else {
+                notices::refused_now(pool.front(), notices::Reason::Hostile, peer.ip());
                 return Why::Error;
             };
             pending.drain(..answered);

@@ -8,7 +8,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::stream::{self, Pool};
-use crate::metrics::Why;
+use crate::metrics::{Protocol, Transport, Why};
+use crate::notices;
 use crate::server::accept::Ticket;
 use crate::server::certificate::{CertificateError, Identity};
 use crate::server::handle::stream::Config;
@@ -39,7 +40,11 @@ pub async fn serve(
     };
     match shaken {
         Ok(Ok(io)) => stream::serve(io, peer, pool, ticket, config).await,
-        Ok(Err(_)) => Why::Error,
+        Ok(Err(_)) => {
+            let front = (Protocol::Dns, Transport::Tls);
+            notices::refused_now(front, notices::Reason::Handshake, peer.ip());
+            Why::Error
+        }
         Err(_) => Why::Deadline,
     }
 }

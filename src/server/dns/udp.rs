@@ -3,13 +3,16 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::{Channel, Replies, Responder, shorten};
 use crate::clock::Now;
-use crate::metrics::{Cell, Reason};
+use crate::metrics::{Cell, Protocol, Reason, Transport};
+use crate::notices;
 use crate::server::budget::{Budget, Proven};
 use crate::server::datagram::{BATCH, Buffers, Front, Incoming, Outgoing, Peer, Place};
+
+/// What is spoken here.
+const FRONT: notices::Front = (Protocol::Dns, Transport::Udp);
 
 /// Answers the datagrams of one worker.
 #[derive(Debug)]
@@ -44,7 +47,7 @@ impl Datagrams {
         &mut self,
         incoming: &[Incoming<S>],
         places: &[usize],
-        now: Instant,
+        now: Now,
         outgoing: &mut Vec<Outgoing<S>>,
     ) {
         let cell = self.responder.cell();
@@ -65,10 +68,15 @@ impl Datagrams {
             if answer.proven
                 || self
                     .budget
-                    .take(client, answer.octets.len(), now, &self.proven)
+                    .take(client, answer.octets.len(), now.instant, &self.proven)
             {
                 send(answer.octets.clone(), Place::Whole);
-            } else if self.slip > 0 && self.budget.refused(client, now).is_multiple_of(self.slip) {
+            } else if self.slip > 0
+                && self
+                    .budget
+                    .refused(client, now.instant)
+                    .is_multiple_of(self.slip)
+            {
                 let start = self.short.len();
                 let whole = &self.replies.octets()[answer.octets.clone()];
                 self.short.extend_from_slice(whole);
@@ -76,12 +84,16 @@ impl Datagrams {
                 send(start..self.short.len(), Place::Piece);
             } else {
                 cell.dropped(Reason::RateLimited).add(1);
+                let limited = notices::Reason::RateLimited;
+                notices::refused(FRONT, limited, client, now.unix_seconds);
             }
         }
     }
 }
 
 impl Front for Datagrams {
+    const FRONT: notices::Front = FRONT;
+
     fn answer<S: Peer>(
         &mut self,
         incoming: &[Incoming<S>],
@@ -111,7 +123,7 @@ impl Front for Datagrams {
         let replies = &mut self.replies;
         self.responder
             .respond(&requests[..count], Channel::Udp, now, replies);
-        self.guard(incoming, &places[..count], now.instant, outgoing);
+        self.guard(incoming, &places[..count], now, outgoing);
     }
 
     fn octets(&self, place: Place) -> &[u8] {

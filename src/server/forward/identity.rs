@@ -22,6 +22,8 @@ use super::Forwarder;
 use super::fetch::life;
 use crate::client::{self, Client, ClientError, Operation, Place, Transports};
 use crate::clock;
+use crate::metrics::Protocol;
+use crate::notices::{self, Slow};
 use crate::registry::auth::{Claim, Elsewhere};
 use crate::registry::source::Source;
 use crate::resolver::cache::{Bounds, Cache, Found, Known};
@@ -136,7 +138,23 @@ impl Forwarder {
         let forwarder = Arc::clone(self);
         self.runtime.spawn(async move {
             let looking = forwarder.look_up(&claim, &asked);
-            let said = match timeout(forwarder.config.deadline, looking).await {
+            let begun = Instant::now();
+            let looked = timeout(forwarder.config.deadline, looking).await;
+            let took = begun.elapsed();
+            if notices::is_slow(took) {
+                let slow = Slow {
+                    protocol: Protocol::Handle,
+                    transport: None,
+                    operation: "forward_proof",
+                    outcome: "",
+                    took,
+                    requests: 1,
+                    about: &claim.identity.handle,
+                    network: Some(source),
+                };
+                slow.tell();
+            }
+            let said = match looked {
                 Ok(Ok(said)) => said,
                 // A prefix without a home has no users.
                 Ok(Err(ClientError::NoSite(_))) => match claim.kind == Proof::PUBLIC_KEY {

@@ -39,10 +39,11 @@ pub use self::question::Question;
 use crate::client::outbound::{Outbound, Silent};
 use crate::client::{Client, Transports};
 use crate::clock;
-use crate::metrics::{Families, names};
+use crate::metrics::{Families, Protocol, names};
+use crate::notices::{self, Slow};
 use crate::registry::source::Source;
 use crate::resolver::cache::{Bounds, Cache, Found, Known};
-use crate::server::handle::Shared;
+use crate::server::handle::{Shared, outcome_of};
 
 /// Servers that may have passed a question on before it is refused, as with the reference server.
 pub const HOPS_MAX: u8 = 10;
@@ -288,10 +289,11 @@ impl Forwarder {
 
     /// One question from its beginning to its end.
     async fn run(self: Arc<Self>, question: Question) {
-        let (stands_in, known) = self.remembered(&question, Instant::now());
+        let begun = Instant::now();
+        let (stands_in, known) = self.remembered(&question, begun);
         // Another one may have got the answer since it was looked for.
         if let Some(told) = known.filter(|_| !question.authoritative) {
-            return self.end(&question, &told);
+            return self.end(&question, &told, begun);
         }
         let mut fetching = pin!(self.fetch(&question));
         let fetched = match stands_in {
@@ -305,7 +307,7 @@ impl Forwarder {
             false => fetching.await,
         };
         let told = self.take_in(&question, fetched);
-        self.end(&question, &told);
+        self.end(&question, &told, begun);
     }
 
     /// Remembers what came of a question; what is told to those who wait.
@@ -364,8 +366,22 @@ impl Forwarder {
         }
     }
 
-    fn end(&self, question: &Question, told: &Told) {
+    fn end(&self, question: &Question, told: &Told, begun: Instant) {
         let waiters = self.lock().end(question);
+        let took = begun.elapsed();
+        if notices::is_slow(took) {
+            let slow = Slow {
+                protocol: Protocol::Handle,
+                transport: None,
+                operation: "forward",
+                outcome: outcome_of(told.known.code).label(),
+                took,
+                requests: waiters.len(),
+                about: question.handle(),
+                network: waiters.first().map(|waiter| waiter.source),
+            };
+            slow.tell();
+        }
         self.tell_all(waiters, told);
     }
 

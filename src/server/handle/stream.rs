@@ -23,7 +23,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::desk::{Answer, Counter, Desk, Job, Line, Sink};
 use super::{BATCH, Replies, Responder, Shared};
 use crate::clock::Now;
-use crate::metrics::{Metrics, Transport, Why};
+use crate::metrics::{Metrics, Protocol, Transport, Why};
+use crate::notices;
 use crate::server::accept::Ticket;
 
 /// The most that is read at once.
@@ -73,6 +74,9 @@ struct Scratch {
     /// Takes up light requests for the desk; made when there is the first.
     counter: Option<Counter>,
 }
+
+/// What is spoken here.
+const FRONT: notices::Front = (Protocol::Handle, Transport::Tcp);
 
 /// How long a connection that is to be closed looks for what came before.
 const LAST_LOOK: Duration = Duration::from_millis(20);
@@ -198,6 +202,7 @@ where
                 ticket.touch();
             }
             Ok(Progress::Hostile(answers)) => {
+                notices::refused_now(FRONT, notices::Reason::Hostile, peer.ip());
                 let _ = send(&mut io, &answers, pool, config.write).await;
                 return Why::Error;
             }
@@ -269,10 +274,10 @@ where
         Ok(()) => answer.await.unwrap_or_default(),
         Err(job) => {
             let mut octets = Vec::new();
-            let scratch = pool.take();
-            scratch
-                .responder
-                .busy(&job.octets, Now::read(), &mut octets);
+            let (scratch, now) = (pool.take(), Now::read());
+            scratch.responder.busy(&job.octets, now, &mut octets);
+            let busy = notices::Reason::Busy;
+            notices::refused(FRONT, busy, peer.ip(), now.unix_seconds);
             pool.put(scratch);
             Answer::of(octets)
         }
@@ -280,6 +285,7 @@ where
     loop {
         if next.octets.is_empty() {
             // A request that cannot be answered ends the connection: its client hears that at least.
+            notices::refused_now(FRONT, notices::Reason::Hostile, peer.ip());
             return Err(Why::Error);
         }
         send(io, &next.octets, pool, limit).await?;
@@ -450,7 +456,12 @@ where
     let cell = responder.cell();
     cell.received_bytes.add(taken as u64);
     cell.sent_bytes.add(replies.octets().len() as u64);
-    cell.durations.observe(now.instant.elapsed(), answered);
+    let took = now.instant.elapsed();
+    cell.durations.observe(took, answered);
+    if notices::is_slow(took) {
+        let requests = usize::try_from(answered).unwrap_or(usize::MAX);
+        notices::slow_batch(FRONT, took, requests, Some(client));
+    }
     // What goes to the desk may prove who asks.
     let unproven = answered - u64::from(deferred.is_some());
     let owed = responder.owe(client, unproven, now);

@@ -13,7 +13,8 @@ use jiexi_proto::{Envelope, EnvelopeFlags};
 use super::desk::{Job, Sink};
 use super::{BATCH, Replies, Responder};
 use crate::clock::Now;
-use crate::metrics::{Cell, Reason};
+use crate::metrics::{Cell, Protocol, Reason, Transport};
+use crate::notices::{self, refused};
 use crate::server::budget::{Budget, Proven, Purse};
 use crate::server::datagram::{Buffers, Front, Incoming, Outgoing, Peer, Place, send_from};
 
@@ -36,6 +37,9 @@ pub struct Outlet {
     /// What pays for them, as far as they cost more than the worker took.
     pub(super) purse: Arc<Purse>,
 }
+
+/// What is spoken here.
+const FRONT: notices::Front = (Protocol::Handle, Transport::Udp);
 
 /// Answers the datagrams of one worker.
 #[derive(Debug)]
@@ -79,6 +83,8 @@ impl Datagrams {
 }
 
 impl Front for Datagrams {
+    const FRONT: notices::Front = FRONT;
+
     /// Answers the batch: whole messages together, those that come in pieces when complete.
     fn answer<S: Peer>(
         &mut self,
@@ -136,7 +142,7 @@ impl Front for Datagrams {
         });
         let deferred = self.replies.deferred().map(|i| (places[i], None));
         self.deferred.extend(deferred);
-        self.guard(outgoing, now.instant);
+        self.guard(outgoing, now);
         self.hand_over(incoming, buffers, now);
     }
 
@@ -172,6 +178,8 @@ impl Datagrams {
             let peer = incoming.peer.address();
             if !budget.take(peer.ip(), DEFERRED_COST, now.instant, proven) {
                 responder.cell().dropped(Reason::RateLimited).add(1);
+                let limited = notices::Reason::RateLimited;
+                refused(FRONT, limited, peer.ip(), now.unix_seconds);
                 continue;
             }
             let datagram = &buffers[place][..incoming.length];
@@ -190,13 +198,14 @@ impl Datagrams {
             if let Err(job) = desk.submit(job) {
                 let mut out = Vec::new();
                 responder.busy(&job.octets, now, &mut out);
+                refused(FRONT, notices::Reason::Busy, peer.ip(), now.unix_seconds);
                 send_from(socket, incoming.local, peer, &out);
             }
         }
     }
 
     /// Takes out what is over the budget of its source network: all of an answer or nothing.
-    fn guard<S: Peer>(&mut self, outgoing: &mut Vec<Outgoing<S>>, now: Instant) {
+    fn guard<S: Peer>(&mut self, outgoing: &mut Vec<Outgoing<S>>, now: Now) {
         let Self {
             budget,
             proven,
@@ -209,9 +218,12 @@ impl Datagrams {
         outgoing.retain(|answer| {
             // The other pieces of an answer follow its first one, and its fate.
             if let Some(cost) = cost(answer, pieces) {
-                granted = budget.take(answer.to.address().ip(), cost, now, proven);
+                let client = answer.to.address().ip();
+                granted = budget.take(client, cost, now.instant, proven);
                 if !granted {
                     cell.dropped(Reason::RateLimited).add(1);
+                    let limited = notices::Reason::RateLimited;
+                    refused(FRONT, limited, client, now.unix_seconds);
                 }
             }
             if granted {

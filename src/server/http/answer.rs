@@ -12,6 +12,7 @@ use serde_json::{Map, Value as Json};
 
 use super::language::Language;
 use super::texts;
+use crate::notices::Reason;
 use crate::registry::Rejection;
 
 /// Below this, errors are problems and nothing else.
@@ -175,6 +176,9 @@ impl Refusal {
             ] {
                 headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
             }
+        }
+        if let Some(reason) = Reason::of_code(self.code) {
+            answer.extensions_mut().insert(reason);
         }
         answer
     }

@@ -1,7 +1,7 @@
 //! Bodies of requests: bounded in size and time, and not left behind unread.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::App;
 use super::answer::Refusal;
+use crate::notices::Away;
 
 /// How much of the body of a refused request is read, and for how long.
 const DISCARDED_MAX: usize = 256 << 10;
@@ -33,15 +34,50 @@ pub(super) async fn discard(mut body: Body) {
     let _ = timeout(DISCARDED_TIME, all).await;
 }
 
+/// How long a request has waited because of its client: for what it sends, or since it asked to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Waited(Arc<Mutex<Away>>);
+
+impl Waited {
+    /// It waits until this is dropped.
+    pub(super) fn begin(&self) -> Waiting<'_> {
+        self.lock().leave();
+        Waiting(self)
+    }
+
+    /// How long in all.
+    pub(super) fn total(&self) -> Duration {
+        self.lock().total()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Away> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request that waits.
+pub(super) struct Waiting<'w>(&'w Waited);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.lock().come_back();
+    }
+}
+
 /// Where what was not read of a body is left.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Rest(Arc<Mutex<Option<Incoming>>>);
+pub(super) struct Rest {
+    left: Arc<Mutex<Option<Incoming>>>,
+    /// How long it was waited for.
+    pub(super) waited: Waited,
+}
 
 impl Rest {
     /// A body that is left here when whoever reads it stops before its end.
     pub(super) fn of(&self, body: Incoming) -> Body {
         Body::new(Lent {
             body: Some(body),
+            waits: false,
             rest: self.clone(),
         })
     }
@@ -51,18 +87,21 @@ impl Rest {
     pub(super) async fn discard(&self) {
         let left = self.lock().take();
         if let Some(body) = left {
+            let _waiting = self.waited.begin();
             discard(Body::new(body)).await;
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Incoming>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<Incoming>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A body that comes back.
 struct Lent {
     body: Option<Incoming>,
+    /// Whether more of it is waited for.
+    waits: bool,
     rest: Rest,
 }
 
@@ -74,10 +113,19 @@ impl HttpBody for Lent {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.body {
-            Some(body) => Pin::new(body).poll_frame(cx),
-            None => Poll::Ready(None),
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
+        let polled = Pin::new(body).poll_frame(cx);
+        let waits = polled.is_pending();
+        if waits != std::mem::replace(&mut self.waits, waits) {
+            let mut waited = self.rest.waited.lock();
+            match waits {
+                true => waited.leave(),
+                false => waited.come_back(),
+            }
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -93,6 +141,9 @@ impl HttpBody for Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
+        if self.waits {
+            self.rest.waited.lock().come_back();
+        }
         let body = self.body.take().filter(|body| !body.is_end_stream());
         *self.rest.lock() = body;
     }

@@ -20,7 +20,8 @@ use super::App;
 use super::outer::{Outer, Peer};
 use super::proxy;
 use super::tls::{ClientKey, client_key};
-use crate::metrics::Why;
+use crate::metrics::{Protocol, Transport, Why};
+use crate::notices::{self, Reason};
 use crate::server::accept::Ticket;
 
 /// The first octet of a TLS handshake.
@@ -68,6 +69,8 @@ pub(super) async fn serve(
         Ok(Ok(accepted)) => accepted,
         Ok(Err(_)) => {
             app.figures.handshakes_failed.fetch_add(1, Relaxed);
+            let front = (Protocol::Http, Transport::Tls);
+            notices::refused_now(front, Reason::Handshake, peer.address);
             return Why::Error;
         }
         Err(_) => return Why::Deadline,
@@ -133,6 +136,10 @@ where
         ticket: Arc::clone(&ticket),
     };
     let asked = Arc::new(AtomicBool::new(false));
+    let (client, transport) = match peer.tls {
+        true => (peer.address, Transport::Tls),
+        false => (peer.address, Transport::Tcp),
+    };
     let service = Outer {
         app,
         router,
@@ -144,7 +151,13 @@ where
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let why = tokio::select! {
-        ended = connection.as_mut() => return ended_by(ended.as_ref().err().map(|error| &**error), &late),
+        ended = connection.as_mut() => {
+            let error = ended.as_ref().err().map(|error| &**error);
+            if error.is_some_and(is_hostile) {
+                notices::refused_now((Protocol::Http, transport), Reason::Hostile, client);
+            }
+            return ended_by(error, &late);
+        }
         why = ticket.was_cut() => return why,
         why = ticket.told_to_close() => why,
         () = first_request(read, &asked) => return Why::Idle,
@@ -166,6 +179,12 @@ async fn first_request(read: Duration, asked: &AtomicBool) {
     if asked.load(Relaxed) {
         std::future::pending::<()>().await;
     }
+}
+
+/// Whether what came is no HTTP.
+fn is_hostile(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    let error = error.downcast_ref::<hyper::Error>();
+    error.is_some_and(hyper::Error::is_parse)
 }
 
 fn ended_by(

@@ -25,7 +25,8 @@ use super::{App, source_of};
 use super::{asked, handles, page};
 use crate::clock::Now;
 use crate::history::Event;
-use crate::metrics::{Cell, Op, Outcome};
+use crate::metrics::{Cell, Op, Outcome, Protocol, Transport};
+use crate::notices::{self, Reason, Slow};
 use crate::server::accept::Ticket;
 
 /// Names the request in every answer.
@@ -79,10 +80,6 @@ pub(super) struct Counted {
     pub(super) outcome: Outcome,
 }
 
-/// How long an answer waited because it was asked to: that is not how long the node needed.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Waited(pub(super) Duration);
-
 /// The service of one connection.
 #[derive(Clone)]
 pub(super) struct Outer {
@@ -103,7 +100,7 @@ impl hyper::service::Service<Request<Incoming>> for Outer {
         self.asked.store(true, Relaxed);
         self.ticket.touch();
         let app = &self.app;
-        let visit = Visit::begin(app, &self.peer, &request);
+        let mut visit = Visit::begin(app, &self.peer, &request);
         if let Err(wait) = visit.may_ask(app) {
             let answer = too_many(wait, &visit, Language::of(request.headers()));
             return Serving::Done(Some(visit.end(app, answer, None)));
@@ -126,11 +123,13 @@ impl hyper::service::Service<Request<Incoming>> for Outer {
         let sends = !request.headers().contains_key(header::EXPECT);
         let mut request = request.map(|body| rest.of(body));
         request.extensions_mut().insert(Arc::clone(&self.ticket));
+        request.extensions_mut().insert(rest.waited.clone());
         Serving::Working(Box::pin(async move {
             let answer = route(&app, router, &visit.from, request).await;
             if sends {
                 rest.discard().await;
             }
+            visit.waited = rest.waited.total();
             visit.end(&app, answer, None)
         }))
     }
@@ -186,12 +185,16 @@ struct Visit {
     from: From,
     /// Whether it may be a resolution for which nobody has to prove who asks.
     unproven: bool,
+    /// Whether it shows no credentials.
+    unauthenticated: bool,
     /// Whether scripts of other sites may read the answer.
     open_to_scripts: bool,
     /// Octets of its body.
     received: u64,
     method: Method,
     uri: Uri,
+    /// How long it has waited because of its client.
+    waited: Duration,
 }
 
 impl Visit {
@@ -214,10 +217,12 @@ impl Visit {
                 quota: Told::of(!anonymous),
             },
             unproven,
+            unauthenticated: anonymous,
             open_to_scripts: anonymous && matches!(*request.method(), Method::GET | Method::HEAD),
             received: length_of(headers),
             method: request.method().clone(),
             uri: request.uri().clone(),
+            waited: Duration::ZERO,
         }
     }
 
@@ -248,9 +253,9 @@ impl Visit {
                 outcome: outcome_of(answer.status()),
             });
         let sent = answer.body().size_hint().exact().unwrap_or(0);
-        let waited = answer.extensions().get::<Waited>();
-        let waited = waited.map_or(Duration::ZERO, |waited| waited.0);
-        let needed = self.from.came.instant.elapsed().saturating_sub(waited);
+        let took = self.from.came.instant.elapsed();
+        // What its client had it wait for is not what the node needed.
+        let needed = took.saturating_sub(self.waited);
         app.pool.with(|scratch| {
             let cell = scratch.cell(self.from.tls);
             cell.requests(counted.op).add(1);
@@ -260,7 +265,42 @@ impl Visit {
             cell.durations.observe(needed, 1);
             self.remember(cell, counted);
         });
+        self.tell(&answer, counted, needed);
         answer
+    }
+
+    /// Writes the request to the log of the process, if it is one for it.
+    fn tell(&self, answer: &Answer, counted: Counted, took: Duration) {
+        let transport = match self.from.tls {
+            true => Transport::Tls,
+            false => Transport::Tcp,
+        };
+        let known = || answer.extensions().get().copied();
+        let refused = match answer.status() {
+            StatusCode::UNAUTHORIZED if self.unauthenticated => Some(Reason::NoProof),
+            StatusCode::UNAUTHORIZED => Some(known().unwrap_or(Reason::Proof)),
+            StatusCode::FORBIDDEN => Some(known().unwrap_or(Reason::Denied)),
+            StatusCode::TOO_MANY_REQUESTS => Some(Reason::RateLimited),
+            _ => None,
+        };
+        if let Some(reason) = refused {
+            let front = (Protocol::Http, transport);
+            let second = self.from.came.unix_seconds;
+            notices::refused(front, reason, self.from.address, second);
+        }
+        if notices::is_slow(took) {
+            let slow = Slow {
+                protocol: Protocol::Http,
+                transport: Some(transport),
+                operation: counted.op.label(),
+                outcome: counted.outcome.label(),
+                took,
+                requests: 1,
+                about: self.uri.path().as_bytes(),
+                network: Some(source_of(self.from.address)),
+            };
+            slow.tell();
+        }
     }
 
     /// Adds a resolution, a change or a list to their log.

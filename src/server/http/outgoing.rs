@@ -27,7 +27,7 @@ pub(super) async fn open(
     held: impl Send + 'static,
 ) -> Result<Body, ()> {
     let unreadable = |error: std::io::Error| {
-        tracing::error!(%error, path = %path.display(), "a file that was asked for cannot be read");
+        tracing::error!(event = "download.failed", %error, path = %path.display(), "a file that was asked for cannot be read");
     };
     let mut file = File::open(&path).await.map_err(unreadable)?;
     file.seek(SeekFrom::Start(range.start))

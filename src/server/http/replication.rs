@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep};
 use super::answer::{Answer, Refusal, json, with_type};
 use super::caller;
 use super::language::Language;
-use super::outer::{From, Waited};
+use super::outer::From;
 use super::{App, asked, body, outgoing, v1};
 use crate::identity;
 use crate::registry::Rejection;
@@ -175,6 +175,7 @@ pub(super) async fn snapshot(
 pub(super) async fn journal(
     State(app): State<Arc<App>>,
     Extension(from): Extension<From>,
+    Extension(waited): Extension<body::Waited>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
@@ -182,11 +183,11 @@ pub(super) async fn journal(
     if let Some(other) = v1::other_method(&method, READ_METHODS, &from, &headers) {
         return other;
     }
-    let mut waited = Duration::ZERO;
-    let sent = send_entries(&app, &from, &uri, &headers, &mut waited).await;
-    let mut answer = finish(sent, &from, &headers);
-    answer.extensions_mut().insert(Waited(waited));
-    answer
+    finish(
+        send_entries(&app, &from, &waited, &uri, &headers).await,
+        &from,
+        &headers,
+    )
 }
 
 /// The records of a bulk import that an entry of the journal names.
@@ -394,9 +395,9 @@ impl Asked {
 async fn send_entries(
     app: &App,
     from: &From,
+    waited: &body::Waited,
     uri: &Uri,
     headers: &HeaderMap,
-    waited: &mut Duration,
 ) -> Result<Answer, Refusal> {
     copier(app, from, headers)?;
     let asked = Asked::read(uri.query())?;
@@ -408,15 +409,15 @@ async fn send_entries(
         let text = format!("the journal of this node is of epoch {epoch}");
         return Err(Refusal::named(StatusCode::CONFLICT, "other_epoch", text));
     }
-    let began = Instant::now();
-    let until = began + asked.wait;
+    let until = Instant::now() + asked.wait;
+    let waiting = waited.begin();
     while store.sequence() == asked.position.sequence
         && Instant::now() < until
         && !app.stopping.is_cancelled()
     {
         sleep(LOOK).await;
     }
-    *waited = began.elapsed();
+    drop(waiting);
     // Before the entries are read: whoever has all of them is as far as this.
     let newest = store.sequence();
     let known = app.copies.take(asked.position);
@@ -486,6 +487,7 @@ async fn give_way(
             error => failed(&error),
         })?;
         tracing::error!(
+            event = "node.superseded",
             epoch,
             primary,
             "another node took the place of this one: no changes are taken any more"
@@ -539,6 +541,6 @@ fn busy() -> Refusal {
 
 /// The store failed.
 fn failed(error: &StoreError) -> Refusal {
-    tracing::error!(%error, "a standby cannot be served");
+    tracing::error!(event = "standby.not_served", %error, "a standby cannot be served");
     Rejection::busy("the records are not available now").into()
 }

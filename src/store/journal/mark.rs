@@ -51,7 +51,7 @@ pub(crate) fn read(dir: &Path, epoch: u64) -> Option<Mark> {
     let bytes = fs::read(&path).ok().filter(|bytes| !bytes.is_empty())?;
     let mark = parse(&bytes, epoch);
     if mark.is_none() {
-        tracing::warn!(path = %path.display(), "the journal's mark is damaged or of another epoch; ignored");
+        tracing::warn!(event = "journal.mark_ignored", path = %path.display(), "the journal's mark is damaged or of another epoch; ignored");
     }
     mark
 }

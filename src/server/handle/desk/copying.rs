@@ -198,7 +198,16 @@ where
         (Err(why), _) => why,
         (Ok(()), Ok(Ok(()))) => Why::Peer,
         (Ok(()), failed) => {
-            tracing::warn!(?failed, "a copy for a mirror was not completed");
+            let error = match failed {
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(error) => Some(error.to_string()),
+                Ok(Ok(())) => None,
+            };
+            tracing::warn!(
+                event = "mirror.incomplete",
+                error,
+                "a copy for a mirror was not completed"
+            );
             Why::Error
         }
     }
@@ -219,7 +228,7 @@ where
         .and_then(|identity| identity.server(None, &[]))
         .map(TlsAcceptor::from);
     let acceptor = acceptor.map_err(|error| {
-        tracing::error!(%error, "a copy for a mirror has no certificate");
+        tracing::error!(event = "mirror.no_certificate", %error, "a copy for a mirror has no certificate");
         Why::Error
     })?;
     let mut start = Vec::new();
@@ -271,8 +280,17 @@ enum Ended {
     /// There is no randomness to sign with.
     Unsigned,
     /// The store cannot be read; for people.
-    #[expect(dead_code, reason = "shown by Debug in the log")]
     Store(String),
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Gone => "the mirror takes no more",
+            Self::Unsigned => "there is no randomness to sign with",
+            Self::Store(error) => error,
+        })
+    }
 }
 
 impl From<StoreError> for Ended {

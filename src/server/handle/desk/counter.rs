@@ -17,7 +17,8 @@ use super::letter::{Letter, Outcome, Seal, Within, block};
 use super::{Answer, Desk, Job, Sink, Work};
 use crate::clock::Now;
 use crate::history::Event;
-use crate::metrics::{Cell, Metrics, Reason, Transport};
+use crate::metrics::{Cell, Metrics, Protocol, Reason, Transport};
+use crate::notices::{self, Away, Slow};
 use crate::registry::figures::{Proved, SESSION};
 use crate::registry::plan::Request;
 use crate::registry::waiting::Leaves;
@@ -255,6 +256,7 @@ impl Counter {
             peer,
             sink,
             came,
+            away: Away::default(),
         })
     }
 
@@ -458,7 +460,8 @@ impl Counter {
     }
 
     /// Has another node asked. Meanwhile this thread does something else.
-    fn forward(&self, letter: Letter, forwarder: &Arc<Forwarder>, question: Question) {
+    fn forward(&self, mut letter: Letter, forwarder: &Arc<Forwarder>, question: Question) {
+        letter.away.leave();
         let (desk, source) = (Arc::clone(&self.desk), letter.sender().source());
         desk.leave();
         let then = move |told| desk.come_back(Work::Told(Box::new(letter), told));
@@ -466,7 +469,8 @@ impl Counter {
     }
 
     /// Another node was asked.
-    fn told(&self, letter: Letter, told: &Told) {
+    fn told(&self, mut letter: Letter, told: &Told) {
+        letter.away.come_back();
         let outcome = letter
             .asked()
             .and_then(|view| ResolutionView::decode(view.body).ok())
@@ -548,6 +552,8 @@ impl Counter {
             Sink::Datagram { outlet, from } => {
                 let unpaid = answer.octets.len().saturating_sub(DEFERRED_COST);
                 if unpaid > 0 && !outlet.purse.take(peer.ip(), unpaid, Instant::now()) {
+                    let front = (Protocol::Handle, Transport::Udp);
+                    notices::refused_now(front, notices::Reason::RateLimited, peer.ip());
                     return self.udp.dropped(Reason::RateLimited).add(1);
                 }
                 self.udp.sent_bytes.add(answer.octets.len() as u64);
@@ -584,6 +590,10 @@ impl Counter {
         let cell = self.cell(sink.transport());
         cell.requests(op_of(op)).add(1);
         cell.responses(outcome_of(code)).add(1);
+        if let Some(reason) = notices::Reason::of_code(code) {
+            let front = (Protocol::Handle, sink.transport());
+            notices::refused_now(front, reason, peer.ip());
+        }
         self.deliver(sink, peer, Answer::of(octets));
         self.desk.done();
     }
@@ -593,8 +603,29 @@ impl Counter {
         let cell = self.cell(sink.transport());
         cell.requests(op_of(letter.op)).add(1);
         cell.responses(outcome_of(code)).add(1);
-        cell.durations.observe(letter.came.elapsed(), 1);
+        let took = letter.came.elapsed();
+        cell.durations.observe(took, 1);
         remember(cell, letter, code);
+        let transport = sink.transport();
+        let reason = notices::Reason::of_code(code);
+        if let Some(reason) = reason {
+            let front = (Protocol::Handle, transport);
+            notices::refused_now(front, reason, letter.peer.ip());
+        }
+        let took = took.saturating_sub(letter.away.total());
+        if notices::is_slow(took) {
+            let slow = Slow {
+                protocol: Protocol::Handle,
+                transport: Some(transport),
+                operation: op_of(letter.op).label(),
+                outcome: outcome_of(code).label(),
+                took,
+                requests: 1,
+                about: handle_of(letter).unwrap_or_default(),
+                network: Some(letter.sender().source()),
+            };
+            slow.tell();
+        }
     }
 
     /// Writes down what somebody was given that not everybody gets, or was not.
@@ -670,11 +701,15 @@ fn remember(cell: &Cell, letter: &Letter, code: ResponseCode) {
         op,
         outcome: outcome_of(code),
     };
-    // The body of each of these begins with the handle.
-    let asked = letter.asked();
-    let handle =
-        asked.and_then(|asked| WireReader::new(asked.body).bytes(HANDLE_MAX, "handle").ok());
-    pen.note(event, handle.unwrap_or_default());
+    pen.note(event, handle_of(letter).unwrap_or_default());
+}
+
+/// The handle that a request is about: the body of each that is remembered begins with it.
+fn handle_of(letter: &Letter) -> Option<&[u8]> {
+    let asked = letter
+        .asked()
+        .filter(|_| op_of(letter.op).is_remembered())?;
+    WireReader::new(asked.body).bytes(HANDLE_MAX, "handle").ok()
 }
 
 /// The change that a message asks for.

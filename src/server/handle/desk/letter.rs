@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::login::LineKey;
 use super::{Line, Sink};
+use crate::notices::Away;
 use crate::registry::cipher;
 use crate::registry::keys::{Hash, NodeKey};
 use crate::registry::retry::Key;
@@ -69,6 +70,8 @@ pub(super) struct Letter {
     pub(super) peer: SocketAddr,
     pub(super) sink: Sink,
     pub(super) came: Instant,
+    /// How long it waited for another node, or for its turn.
+    pub(super) away: Away,
 }
 
 /// The answer to a request, as far as it is the same for every copy of it.

@@ -9,6 +9,7 @@ use super::counter::Counter;
 use super::letter::Letter;
 use super::{Desk, Work};
 use crate::clock::Now;
+use crate::notices::Away;
 use crate::registry::auth::{Claim, Elsewhere};
 use crate::registry::session::Challenge;
 use crate::registry::source::Sender;
@@ -82,6 +83,16 @@ impl Proving {
         }
     }
 
+    /// Notes that it waits, or waits no longer, for its turn or for another node.
+    fn note_away(&mut self, note: impl FnOnce(&mut Away)) {
+        match &mut self.what {
+            For::Request(letter, _) | For::Login(letter, _) | For::Server(letter, _) => {
+                note(&mut letter.away);
+            }
+            For::FrontEnd(..) => {}
+        }
+    }
+
     /// Whether nobody waits for the answer any more.
     pub(super) fn is_gone(&self) -> bool {
         match &self.what {
@@ -95,7 +106,7 @@ impl Proving {
 
 impl Counter {
     /// Checks a proof when it is its turn: now, unless too many were wrong before. No thread waits for that either.
-    pub(super) fn check(&mut self, proving: Proving) {
+    pub(super) fn check(&mut self, mut proving: Proving) {
         let now = Now::read().instant;
         if self
             .registry()
@@ -107,19 +118,22 @@ impl Counter {
         if !proving.sender.is_proven() {
             return self.turn_away(proving);
         }
+        proving.note_away(Away::leave);
         if let Some(proving) = self.desk.wait_for_turn(proving, now) {
             self.turn_away(proving);
         }
     }
 
     /// A proof has waited for too long, or there was no room for it.
-    pub(super) fn turn_away(&mut self, proving: Proving) {
+    pub(super) fn turn_away(&mut self, mut proving: Proving) {
+        proving.note_away(Away::come_back);
         let rejection = self.registry().turn_away(&proving.claim);
         self.checked(proving, Err(rejection));
     }
 
     /// Checks a proof, here or by its user's home, and goes on with what it is for.
-    pub(super) fn check_in_turn(&mut self, proving: Proving) {
+    pub(super) fn check_in_turn(&mut self, mut proving: Proving) {
+        proving.note_away(Away::come_back);
         let now = Now::read().instant;
         let registry = self.registry();
         if let Some(forwarder) = &self.shared.forwarder
@@ -135,7 +149,8 @@ impl Counter {
         self.checked(proving, proved);
     }
 
-    fn ask_home(&self, forwarder: &Arc<Forwarder>, proving: Proving) {
+    fn ask_home(&self, forwarder: &Arc<Forwarder>, mut proving: Proving) {
+        proving.note_away(Away::leave);
         let (desk, source) = (Arc::clone(&self.desk), proving.sender.source());
         let (claim, asked) = (proving.claim.clone(), proving.asked());
         desk.leave();
@@ -144,7 +159,8 @@ impl Counter {
     }
 
     /// The home of the user has been asked.
-    pub(super) fn home_said(&mut self, proving: Proving, said: &Elsewhere) {
+    pub(super) fn home_said(&mut self, mut proving: Proving, said: &Elsewhere) {
+        proving.note_away(Away::come_back);
         let now = Now::read().instant;
         let (claim, asked) = (&proving.claim, proving.asked());
         let registry = self.registry();

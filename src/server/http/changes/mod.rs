@@ -30,8 +30,9 @@ use self::cursor::Cursor;
 use self::page::{Follower, Page};
 pub(super) use self::polls::Polls;
 use super::answer::{Answer, Refusal, with_type};
+use super::body::Waited;
 use super::language::Language;
-use super::outer::{Counted, From, Waited, outcome_of};
+use super::outer::{Counted, From, outcome_of};
 use super::{App, asked, caller, v1};
 use crate::clock;
 use crate::metrics::Op;
@@ -136,6 +137,7 @@ pub(super) async fn serve(
     State(app): State<Arc<App>>,
     Extension(from): Extension<From>,
     Extension(ticket): Extension<Arc<Ticket>>,
+    Extension(waited): Extension<Waited>,
     request: Request<Body>,
 ) -> Answer {
     let head = request.into_parts().0;
@@ -143,12 +145,10 @@ pub(super) async fn serve(
         return other;
     }
     let language = Language::of(&head.headers);
-    let mut waited = Duration::ZERO;
-    let done = poll(&app, &from, &ticket, &head, &mut waited).await;
+    let done = poll(&app, &from, &ticket, &waited, &head).await;
     let mut answer = done.unwrap_or_else(|refusal| refusal.of_problem(from.request(), language));
     let (op, outcome) = (Op::Replicate, outcome_of(answer.status()));
     answer.extensions_mut().insert(Counted { op, outcome });
-    answer.extensions_mut().insert(Waited(waited));
     answer
 }
 
@@ -157,8 +157,8 @@ async fn poll(
     app: &Arc<App>,
     from: &From,
     ticket: &Arc<Ticket>,
+    waited: &Waited,
     head: &Parts,
-    waited: &mut Duration,
 ) -> Result<Answer, Refusal> {
     let grant = permitted(app, from, &head.headers)?;
     let asked = Asked::read(head.uri.query())?;
@@ -193,7 +193,8 @@ async fn poll(
             // The connection is of use while its client waits.
             let _work = ticket.work();
             let deadline = Instant::now() + wait;
-            match await_page(app, &grant, cursor.mark, asked.limit, deadline, waited).await? {
+            let (mark, limit) = (cursor.mark, asked.limit);
+            match await_page(app, &grant, mark, limit, deadline, waited).await? {
                 Some(page) => page,
                 None => return Err(gone(app, &grant, now).await),
             }
@@ -233,7 +234,7 @@ async fn await_page(
     mut mark: Mark,
     limit: usize,
     deadline: Instant,
-    waited: &mut Duration,
+    waited: &Waited,
 ) -> Result<Option<Page>, Refusal> {
     let follower = Follower::new(app, grant);
     loop {
@@ -249,10 +250,8 @@ async fn await_page(
             return Ok(Some(page));
         }
         mark = page.mark;
-        let began = Instant::now();
-        let written = await_writes(app, grant, mark, deadline).await;
-        *waited += began.elapsed();
-        written?;
+        let _waiting = waited.begin();
+        await_writes(app, grant, mark, deadline).await?;
     }
 }
 

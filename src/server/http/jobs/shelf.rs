@@ -227,6 +227,7 @@ impl Shelf {
                 inner.loaded = true;
             }
             Err(error) => tracing::error!(
+                event = "jobs.unreadable",
                 error,
                 "the jobs cannot be read; none is taken or carried out"
             ),
@@ -247,6 +248,7 @@ impl Shelf {
                 let Some(job) = Job::read(record) else {
                     let key = String::from_utf8_lossy(record.key()).into_owned();
                     tracing::error!(
+                        event = "job.unreadable",
                         key,
                         "a job cannot be read: it is not carried out, and its files stay; use the version that wrote it"
                     );
@@ -280,7 +282,7 @@ impl Shelf {
                 let is_stray = known.is_none_or(|entry| entry.job.borrow().token != token);
                 if is_stray && !unread.contains(&id) {
                     let path = below.join(id);
-                    tracing::info!(path = %path.display(), "files of a job that is not known are removed");
+                    tracing::info!(event = "job.files_removed", path = %path.display(), "files of a job that is not known are removed");
                     remove(&path);
                 }
             }
@@ -667,7 +669,7 @@ pub(super) fn no_such_job() -> Refusal {
 
 /// The disk fails.
 pub(super) fn broken(path: &Path, error: &io::Error) -> Refusal {
-    tracing::error!(%error, path = %path.display(), "a job's file cannot be written; look at the disk");
+    tracing::error!(event = "job.write_failed", %error, path = %path.display(), "a job's file cannot be written; look at the disk");
     Rejection::busy("the node's disk takes nothing now").into()
 }
 
@@ -696,6 +698,6 @@ fn remove(path: &Path) {
     if let Err(error) = fs::remove_dir_all(path)
         && error.kind() != io::ErrorKind::NotFound
     {
-        tracing::error!(%error, path = %path.display(), "files of a job stay: remove them");
+        tracing::error!(event = "job.files_left", %error, path = %path.display(), "files of a job stay: remove them");
     }
 }

@@ -71,7 +71,7 @@ impl Stop {
     }
 
     pub(super) fn disk(error: &io::Error) -> Self {
-        tracing::error!(%error, "a job's files cannot be used; look at the disk");
+        tracing::error!(event = "job.files_failed", %error, "a job's files cannot be used; look at the disk");
         Self::Wait(Reason::new("server_error", "the node's disk fails"), RETRY)
     }
 
@@ -94,7 +94,7 @@ impl Stop {
                 "the rows do not fit into one change; without atomic they need not",
             ),
             error => {
-                tracing::warn!(%error, "a job waits for the store");
+                tracing::warn!(event = "job.waiting", %error, "a job waits for the store");
                 Self::busy("the store takes no changes now")
             }
         }
@@ -137,7 +137,7 @@ pub(super) fn run(app: &App, mut claim: Claim) {
 /// What could not be stored is tried again.
 fn put_off(claim: &mut Claim, stored: Result<(), CommitError>, now: u32) {
     if let Err(error) = stored {
-        tracing::warn!(%error, "the end of a job is not stored yet");
+        tracing::warn!(event = "job.end_pending", %error, "the end of a job is not stored yet");
         let reason = Reason::new("busy", "the store takes no changes now");
         claim.waiting = Some((reason, now.saturating_add(RETRY)));
     }
