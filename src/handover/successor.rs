@@ -180,7 +180,8 @@ impl Successor {
         };
         let shown = &self.shown;
         let why = match why {
-            Some(why) => format!("{shown} {ended}: {why}"),
+            // One that had the store was killed for it.
+            Some(why) => format!("{shown}: {why} (it {ended})"),
             None => format!(
                 "{shown} {ended} before it asked for the node; what it said is in the node's log"
             ),

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::sockets::Sockets;
 use super::{Node, Signals, StartError, complete_audit, failing};
@@ -65,9 +65,8 @@ pub(super) fn upgrade(under_way: &mut Option<Successor>, program: Option<&Progra
 // ---------------------------------------------------------------------------------------------------- giving
 
 impl Node {
-    /// Gives the node to another process; for how long changes waited, if that one is the node now. When it is not everything
-    /// is as before.
-    pub(super) async fn give(&mut self, heir: Heir) -> Option<Duration> {
+    /// Gives the node to another process. When that one is not the node after this, everything is as before.
+    pub(super) async fn give(&mut self, heir: Heir) -> Option<Given> {
         let pid = heir.pid;
         if !self.http.rest().await {
             self.http.go_on();
@@ -101,13 +100,17 @@ impl Node {
                 if let Some(dns) = &mut self.dns {
                     dns.drain_for(DRAIN);
                 }
+                let process = pid.cast_unsigned();
                 // The other one speaks to systemd when it is let go; before it is the main process it would not be heard.
-                let _ = spawn_blocking(move || {
-                    notify::main_process(pid.cast_unsigned());
+                let told = spawn_blocking(move || {
+                    notify::main_process(process);
                     drop(heir);
-                })
-                .await;
-                return Some(pause);
+                });
+                return Some(Given {
+                    process,
+                    pause,
+                    told,
+                });
             }
             Ok(Handed::Kept(heir, why)) => {
                 heir.refuse(&why);
@@ -160,6 +163,27 @@ impl Node {
         });
         if let Ok(Err(error)) = taken.await {
             tracing::error!(event = "store.not_taken_back", %error, "the store cannot be written again; start the node anew");
+        }
+    }
+}
+
+/// Another process is the node.
+pub(super) struct Given {
+    /// Its number.
+    process: u32,
+    /// For how long changes waited.
+    pause: Duration,
+    /// Ends when systemd knows: before, this process must not.
+    told: JoinHandle<()>,
+}
+
+impl Given {
+    /// Waits until systemd knows, and tells whoever asked for it.
+    pub(super) async fn tell(self, successor: Option<Successor>) {
+        // It has logged what went wrong.
+        let _ = self.told.await;
+        if let Some(successor) = successor {
+            successor.done(self.process, self.pause);
         }
     }
 }

@@ -446,12 +446,8 @@ pub async fn run(
                     }
                 }
                 heir = heir::next(&mut heirs) => {
-                    let process = heir.pid.cast_unsigned();
-                    if let Some(pause) = node.give(heir).await {
-                        if let Some(successor) = successor.take() {
-                            successor.done(process, pause);
-                        }
-                        break Next::Given;
+                    if let Some(given) = node.give(heir).await {
+                        break Next::Given(given);
                     }
                 }
             }
@@ -470,7 +466,11 @@ pub async fn run(
                 tracing::info!(event = "node.stopped", "stopped");
                 return Ok(());
             }
-            Next::Given => return leave(node, config.handle.drain, &mut signals).await,
+            Next::Given(given) => {
+                let left = leave(node, config.handle.drain, &mut signals);
+                let (left, ()) = tokio::join!(left, given.tell(successor.take()));
+                return left;
+            }
             Next::Another(ended) => {
                 tracing::warn!(
                     event = "node.restarting",
@@ -512,7 +512,7 @@ enum Next {
     /// Another store is to be used.
     Another(Ended),
     /// Another process is the node.
-    Given,
+    Given(heir::Given),
 }
 
 /// What the node is when it starts; none when it was told to stop before that was known.
