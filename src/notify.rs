@@ -44,6 +44,7 @@ pub fn main_process(pid: u32) {
     tell(&format!("MAINPID={pid}"));
     if let Err(error) = barrier() {
         tracing::error!(
+            event = "systemd.unconfirmed",
             pid,
             %error,
             "systemd has not confirmed the new main process: it may stop the unit when this one ends"
@@ -57,7 +58,7 @@ fn place() -> Option<OsString> {
 
 fn tell(what: &str) {
     if let Err(error) = send(what, None) {
-        tracing::warn!(%error, what, "systemd cannot be told");
+        tracing::warn!(event = "systemd.untold", %error, what, "systemd cannot be told");
     }
 }
 

@@ -494,7 +494,7 @@ const SERVES: &str = concat!("jiexi ", env!("CARGO_PKG_VERSION"), " serves");
 async fn leave(node: Node, drain: Duration, signals: &mut Signals) -> Result<(), StartError> {
     let told = async {
         let signal = signals.wait_stop().await;
-        tracing::info!(signal, "stopping: open connections end");
+        tracing::info!(event = "node.leaving", signal, "stopping: open connections end");
         tokio::time::sleep(drain).await;
     };
     tokio::select! {

@@ -213,9 +213,16 @@ enum Met {
     Equal,
 }
 
-/// What to do about two primaries of one epoch, for the logs of both.
-pub(crate) const EQUAL: &str = "two nodes are primaries of the same epoch, and neither gives way: stop the one whose \
-    changes may be lost, move its store away, and start it with --follow of the other";
+/// Says what to do about two primaries of one epoch, in the logs of both.
+pub(crate) fn tell_equal(other: &str, epoch: u64) {
+    tracing::error!(
+        event = "standby.equal_epochs",
+        other,
+        epoch,
+        "two nodes are primaries of the same epoch, and neither gives way: stop the one whose changes may be lost, move its \
+         store away, and start it with --follow of the other"
+    );
+}
 
 async fn meet_once(
     primary: &Primary,
@@ -233,7 +240,7 @@ async fn meet_once(
     match standing.epoch.cmp(&epoch) {
         Ordering::Greater => give_way_to(old, standing.epoch, store).await?,
         Ordering::Equal if tell => {
-            tracing::error!(other = old, epoch, "{EQUAL}");
+            tell_equal(old, epoch);
             // It refuses, and its log says the same.
             let refused = link.supersede(epoch, place).await;
             return refused.map(|_| Met::Settled).or(Ok(Met::Equal));
@@ -257,6 +264,7 @@ fn note_other(old: &str, place: &str, standing: &Standing) {
     let by = standing.primary.as_deref().unwrap_or_default();
     if standing.role == "superseded" && !by.is_empty() && by != place {
         tracing::error!(
+            event = "standby.gave_way_to_another",
             old,
             by,
             "the old primary gave way to another node: unless that is this node by another address, both are primaries; stop \

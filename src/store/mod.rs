@@ -807,6 +807,7 @@ impl Store {
             }
             if !std::mem::replace(&mut said, true) {
                 tracing::info!(
+                    event = "snapshot.waits",
                     "snapshot: it waits for the state on disk, which is being made anew"
                 );
             }

@@ -506,7 +506,7 @@ fn no_successor(primary: &str, epoch: u64, store: &Store) -> Refusal {
         false => format!("this node has epoch {own} itself: it is the one that goes on"),
     };
     if epoch == own && store.role().takes_changes() {
-        tracing::error!(other = primary, epoch, "{}", promote::EQUAL);
+        promote::tell_equal(primary, epoch);
     }
     Refusal::named(StatusCode::CONFLICT, "other_epoch", text)
 }
