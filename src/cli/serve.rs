@@ -199,15 +199,7 @@ fn run(
         .build();
     let runtime = runtime
         .map_err(|error| Failed::report(format_args!("cannot start the runtime: {error}")))?;
-    let node = node::run(
-        config,
-        logging,
-        read,
-        prepare,
-        started,
-        take_over,
-        program,
-    );
+    let node = node::run(config, logging, read, prepare, started, take_over, program);
     let ran = runtime.block_on(node);
     // What still waits, for a file that never comes, say, is nothing that the node has promised.
     runtime.shutdown_timeout(LEFT_OVER);

@@ -136,7 +136,12 @@ impl Successor {
         let shown = program.path.display().to_string();
         match begin(program, order.pause_max) {
             Ok((child, ends)) => {
-                tracing::info!(event = "upgrade.begun", program = shown, pid = child.id(), "upgrade: it is started");
+                tracing::info!(
+                    event = "upgrade.begun",
+                    program = shown,
+                    pid = child.id(),
+                    "upgrade: it is started"
+                );
                 Some(Self {
                     child,
                     ends,
@@ -146,7 +151,11 @@ impl Successor {
             }
             Err(error) => {
                 let why = format!("{shown} cannot be started: {error}");
-                tracing::error!(event = "upgrade.failed", why, "upgrade: it came to nothing; this node goes on");
+                tracing::error!(
+                    event = "upgrade.failed",
+                    why,
+                    "upgrade: it came to nothing; this node goes on"
+                );
                 order.tell(Upgrade::Failed(why));
                 None
             }
@@ -186,7 +195,11 @@ impl Successor {
                 "{shown} {ended} before it asked for the node; what it said is in the node's log"
             ),
         };
-        tracing::error!(event = "upgrade.failed", why, "upgrade: it came to nothing; this node goes on");
+        tracing::error!(
+            event = "upgrade.failed",
+            why,
+            "upgrade: it came to nothing; this node goes on"
+        );
         self.order.tell(Upgrade::Failed(why));
     }
 

@@ -494,14 +494,21 @@ const SERVES: &str = concat!("jiexi ", env!("CARGO_PKG_VERSION"), " serves");
 async fn leave(node: Node, drain: Duration, signals: &mut Signals) -> Result<(), StartError> {
     let told = async {
         let signal = signals.wait_stop().await;
-        tracing::info!(event = "node.leaving", signal, "stopping: open connections end");
+        tracing::info!(
+            event = "node.leaving",
+            signal,
+            "stopping: open connections end"
+        );
         tokio::time::sleep(drain).await;
     };
     tokio::select! {
         stopped = node.stop() => stopped?,
         () = told => tracing::warn!(event = "node.connections_cut", "connections were cut at the drain deadline"),
     }
-    tracing::info!(event = "node.replaced", "stopped: another process is the node");
+    tracing::info!(
+        event = "node.replaced",
+        "stopped: another process is the node"
+    );
     Ok(())
 }
 

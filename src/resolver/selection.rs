@@ -144,9 +144,8 @@ impl<'s, 'q> Selection<'s, 'q> {
     /// The wanted values that everybody may read, in stored order.
     pub fn public(&self) -> impl Iterator<Item = Entry<'s>> {
         let entries = self.record.entries();
-        entries.filter(|entry| {
-            is_public(entry.permissions, entry.sealed) && self.filter.picks(entry)
-        })
+        entries
+            .filter(|entry| is_public(entry.permissions, entry.sealed) && self.filter.picks(entry))
     }
 
     /// The wanted values that somebody may read, in stored order: the public and the restricted.

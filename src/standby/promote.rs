@@ -284,6 +284,10 @@ async fn give_way_to(old: &str, epoch: u64, store: &Arc<Store>) -> Result<(), Li
     let failed = |error: &dyn std::fmt::Display| LinkError::File(error.to_string());
     done.map_err(|error| failed(&error))?
         .map_err(|error| failed(&error))?;
-    tracing::error!(event = "node.superseded_found", epoch, "no changes are taken any more: {told}");
+    tracing::error!(
+        event = "node.superseded_found",
+        epoch,
+        "no changes are taken any more: {told}"
+    );
     Ok(())
 }
