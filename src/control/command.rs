@@ -113,9 +113,12 @@ impl Command {
             },
             Self::Promote { .. } => "promote",
             Self::HandOver { .. } => "serve --take-over",
+            Self::Upgrade { .. } => "upgrade",
             Self::Registry { ask } => match ask {
                 Ask::Change { .. } => "change",
                 Ask::Read { .. } => "read",
+                Ask::ReadMany { .. } => "read many",
+                Ask::Standing => "standing",
                 Ask::List { .. } => "list",
                 Ask::Prefixes => "prefixes",
             },
@@ -139,7 +142,8 @@ impl Command {
                 Ask::Read { handle: Octets(of) } | Ask::List { prefix: Octets(of) } => {
                     Some(shown(of))
                 }
-                Ask::Prefixes => None,
+                Ask::ReadMany { handles } => Some(format!("{} handles", handles.len())),
+                Ask::Prefixes | Ask::Standing => None,
             },
             _ => None,
         }
