@@ -261,7 +261,7 @@ pub enum Told {
         standing: Standing,
     },
     /// The records, or why there are none, in the order in which they were asked for.
-    Records(Vec<Told>),
+    Records(Vec<Self>),
     /// Where the store is.
     Standing(Standing),
     /// The record.

@@ -179,15 +179,13 @@ impl Context {
         }
     }
 
-    /// Refuses what changes many records when it could not be written down, as any other change is.
-    fn expect_audit(&self) -> Result<(), Failure> {
-        match self.registry.audit().is_none_or(Audit::is_ready) {
-            true => Ok(()),
-            false => Err(plain(
-                "the audit trail cannot be written, so nothing was changed; the log of the node says why: look at its disk and \
-                 at [administration] audit",
-            )),
-        }
+    /// Why what changes many records is refused, as any other change is: it could not be written down.
+    fn unaudited(&self) -> Option<&'static str> {
+        let ready = self.registry.audit().is_none_or(Audit::is_ready);
+        (!ready).then_some(
+            "the audit trail cannot be written, so nothing was changed; the log of the node says why: look at its disk and at \
+             [administration] audit",
+        )
     }
 
     fn sealer(&self) -> Option<Sealer> {
@@ -411,8 +409,8 @@ async fn perform(
                 alone: false,
                 sealer: context.sealer(),
             };
-            if !dry_run {
-                context.expect_audit()?;
+            if let (false, Some(why)) = (dry_run, context.unaudited()) {
+                return Err(plain(why));
             }
             let done = do_import(options, from, to, context).await;
             if !dry_run {
@@ -431,8 +429,8 @@ async fn perform(
         Command::Store { action } => {
             let (store, settings) = (context.store(), Arc::clone(&context.settings));
             let restores = matches!(action, StoreAction::Restore { .. });
-            if restores {
-                context.expect_audit()?;
+            if let (true, Some(why)) = (restores, context.unaudited()) {
+                return Err(plain(why));
             }
             let done =
                 spawn_blocking(move || maintenance::on_open(&store, &settings, &action)).await;
