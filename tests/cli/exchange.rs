@@ -173,7 +173,8 @@ fn the_trail_is_written_before_others_have_the_store() {
     let replace = ["store", "restore", "kept.snapshot", "--yes", "--data", "a"];
     let restore = [&["backup", "restore", "repo", "--data", "b"][..], &KEY].concat();
     let replaced = || beside(&directory.join("a"), "old") == 1 && store("a").exists();
-    let ways: [(&str, &[&str], &dyn Fn() -> bool); 3] = [
+    type Way<'w> = (&'w str, &'w [&'w str], &'w dyn Fn() -> bool);
+    let ways: [Way<'_>; 3] = [
         // It says when it has imported; the entry comes after that.
         ("a", &import, &|| true),
         ("a", &replace, &replaced),

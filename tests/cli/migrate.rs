@@ -272,7 +272,7 @@ fn what_is_refused() {
     );
     // The trail has each refusal once, and that of the handle which was there as it should be.
     let trail = run(directory, &["audit", "--data", "n", "-o", "json"]).expect(0);
-    let entries = trail.stdout.lines().map(|line| serde_json::from_str(line));
+    let entries = trail.stdout.lines().map(serde_json::from_str);
     let entries: Vec<Json> = entries.collect::<Result<_, _>>().expect("JSON");
     let refused = entries.iter().filter(|entry| entry["result"] == "refused");
     let refused: Vec<_> = refused
