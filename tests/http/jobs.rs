@@ -450,7 +450,8 @@ fn dry_run_and_all_or_none() {
 
 #[test]
 fn paused_resumed_cancelled() {
-    const ROWS: usize = 30_000;
+    // More than are carried out between two looks.
+    const ROWS: usize = 120_000;
     let node = Node::new();
     let token = writer(&node);
     let verb =
