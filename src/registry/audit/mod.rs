@@ -111,6 +111,8 @@ struct Chain {
     waiting: Vec<u8>,
     /// The disk took nothing the last time.
     failing: bool,
+    /// The last sync failed; that has been told.
+    unsynced: bool,
     /// The last entry that is written, and the last that is synced.
     written: u64,
     written_hash: String,
@@ -439,6 +441,7 @@ impl Chain {
             number,
             waiting: Vec::new(),
             failing: false,
+            unsynced: false,
             written: sequence,
             synced: sequence,
             idle: false,
@@ -559,12 +562,16 @@ impl Shared {
                 // The head names only what is on the disk, so that it is never ahead of the trail.
                 let synced = file.sync_data().and_then(|()| head.write(&end));
                 chain = self.lock();
+                let failed = synced.is_err();
                 match synced {
                     Ok(()) => chain.synced = end.sequence,
-                    Err(error) => {
-                        tracing::error!(event = "audit.sync_failed", %error, "the audit trail cannot be synced")
+                    // It is tried on, several times a second.
+                    Err(error) if !chain.unsynced => {
+                        tracing::error!(event = "audit.sync_failed", %error, "the audit trail cannot be synced");
                     }
+                    Err(_) => {}
                 }
+                chain.unsynced = failed;
                 self.synced.notify_all();
             } else if chain.closed {
                 return;
