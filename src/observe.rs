@@ -93,15 +93,18 @@ pub fn standby(metrics: &Metrics, store: &Arc<Store>, watch: Option<Arc<Watch>>)
     });
 }
 
-/// What `/ready` says. `no_room` has the bytes free and the bytes kept free while a full disk takes no changes.
+/// What `/ready` says. A store that takes no changes any more may be `complete`, and then answers every look-up. `no_room`
+/// has the bytes free and the bytes kept free while a full disk takes no changes.
 #[must_use]
 pub fn readiness(
     state: &State,
+    complete: bool,
     role: &Role,
     standing: Option<Standing>,
     no_room: Option<(u64, u64)>,
 ) -> Readiness {
-    let loaded = matches!(state, State::Ready | State::Degraded);
+    let writes = matches!(state, State::Ready | State::Degraded);
+    let loaded = writes || complete && matches!(state, State::ReadOnly(_));
     let late = standing
         .as_ref()
         .filter(|standing| standing.lag.time > standing.lag_max);
@@ -113,12 +116,12 @@ pub fn readiness(
             chinese: format!("本节点已被取代：{role}"),
             english: role.to_string(),
         },
-        (None, Some((free, reserve))) => full(ByteSize(free), ByteSize(reserve)),
-        (None, None) => stated(state),
+        (None, Some((free, reserve))) if writes => full(ByteSize(free), ByteSize(reserve)),
+        (None, _) => stated(state),
     };
     Readiness {
         ready: loaded && late.is_none() && !superseded,
-        takes_changes: loaded && role.takes_changes() && no_room.is_none(),
+        takes_changes: writes && role.takes_changes() && no_room.is_none(),
         state: state.label().into(),
         reason,
         role: role.label(),
@@ -280,5 +283,30 @@ fn state(families: &mut Families, state: &State) {
             &[("state", candidate)],
             f64::from(u8::from(current)),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: whoever can answer every look-up is ready; that changes are refused is said beside it.
+    #[test]
+    fn who_takes_no_changes_may_be_ready() {
+        let read_only = State::ReadOnly("the disk has failed".into());
+        let seen = |state: &State, complete, no_room| {
+            let ready = readiness(state, complete, &Role::Primary, None, no_room);
+            (ready.ready, ready.takes_changes, ready.reason.english)
+        };
+        let (ready, takes_changes, reason) = seen(&read_only, true, Some((1, 2)));
+        assert_eq!((ready, takes_changes), (true, false));
+        assert!(reason.contains("the disk has failed"), "{reason}");
+        let (ready, takes_changes, _) = seen(&read_only, false, None);
+        assert_eq!((ready, takes_changes), (false, false));
+        let (ready, takes_changes, _) = seen(&State::Loading, false, None);
+        assert_eq!((ready, takes_changes), (false, false));
+        assert_eq!(seen(&State::Ready, true, None), (true, true, String::new()));
+        let (ready, takes_changes, _) = seen(&State::Ready, true, Some((1, 2)));
+        assert_eq!((ready, takes_changes), (true, false));
     }
 }

@@ -53,7 +53,13 @@ pub(super) fn sources(
                 lag: watch.lag(store.sequence(), Instant::now()),
                 lag_max: *lag_max,
             });
-            observe::readiness(&store.state(), &store.role(), standing, store.no_room())
+            observe::readiness(
+                &store.state(),
+                store.is_complete(),
+                &store.role(),
+                standing,
+                store.no_room(),
+            )
         }),
         busiest: Box::new(move |prefixes| {
             history.as_ref().map(|history| history.busiest(prefixes))

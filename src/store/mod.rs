@@ -601,7 +601,7 @@ impl Store {
             shared.metrics.loaded_records.load(Relaxed),
             shared.metrics.expected_records.load(Relaxed),
         );
-        let complete = shared.index.miss() == Miss::Absent;
+        let complete = self.is_complete();
         let segments = journal::segments(shared.dir()).unwrap_or_default();
         let snapshots = snapshot::list(shared.dir())
             .unwrap_or_default()
@@ -632,6 +632,12 @@ impl Store {
             free_bytes: shared.free_bytes.load(Relaxed),
             reserve_bytes: shared.reserve_bytes.load(Relaxed),
         }
+    }
+
+    /// Whether every record is there to be looked up; changes are another matter.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.shared.index.miss() == Miss::Absent
     }
 
     /// Bytes free and bytes kept free, while changes are refused because the disk is nearly full.
