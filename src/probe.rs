@@ -4,6 +4,8 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use serde_json::Value as Json;
+
 /// How long an answer may take.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// Largest answer that is read: a scrape is some 60 KiB.
@@ -32,6 +34,23 @@ pub fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
         }
         _ => error,
     })
+}
+
+/// Asks a node whether it is ready: the status, and what it says of itself.
+///
+/// # Errors
+/// As [`get`]; or it is no node that answers.
+pub fn ready(address: SocketAddr) -> io::Result<(u16, Json)> {
+    let (code, body) = get(address, "/ready")?;
+    match serde_json::from_str::<Json>(&body) {
+        Ok(said) if said["ready"].is_boolean() => Ok((code, said)),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!(
+                "what answers there, with code {code}, is no node, or does not answer this machine"
+            ),
+        )),
+    }
 }
 
 fn ask(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use clap::Args;
+use std::io;
+
 use serde_json::{Value as Json, json};
 
 use super::{
@@ -33,16 +35,14 @@ impl Status {
     pub(super) fn run(self) -> Result<(), Failed> {
         let config = self.place.load_to_look();
         let address = probe::local(config.operations.listen);
-        let asked = |path| {
-            probe::get(address, path).map_err(|error| {
-                Failed::report(format_args!(
-                    "no node answers at http://{address} ({error}); is it running? `jiexi doctor` looks further"
-                ))
-            })
+        let unanswered = |error: io::Error| {
+            Failed::report(format_args!(
+                "no node answers at http://{address} ({error}); is it running? `jiexi doctor` looks further"
+            ))
         };
-        let (code, ready) = asked("/ready")?;
-        let scrape = Scrape::read(&asked("/metrics")?.1);
-        let ready: Json = serde_json::from_str(&ready).unwrap_or_default();
+        let (code, ready) = probe::ready(address).map_err(unanswered)?;
+        let (_, scrape) = probe::get(address, "/metrics").map_err(unanswered)?;
+        let scrape = Scrape::read(&scrape);
         let report = report(&ready, &scrape, clock::unix_seconds().into());
         let printed = match self.output {
             Format::Json => output::print_json(&report),

@@ -37,7 +37,7 @@ pub(super) enum Running {
 /// Whether a node runs, and what it exports then.
 pub(super) fn operations(config: &Config, findings: &mut Vec<Finding>) -> Running {
     let address = probe::local(config.operations.listen);
-    let (code, body) = match probe::get(address, "/ready") {
+    let (code, said) = match probe::ready(address) {
         Ok(answer) => answer,
         // A node that hangs has its store; else it is another program that listens.
         Err(error)
@@ -67,7 +67,7 @@ pub(super) fn operations(config: &Config, findings: &mut Vec<Finding>) -> Runnin
         _ => Finding::new(
             "node",
             Verdict::Bad,
-            format!("is not ready: {}", body.trim()),
+            format!("is not ready: {said}"),
             "the log says more",
         ),
     });

@@ -2,9 +2,11 @@
 //! node whose ports are all in its file, with DNS and a certificate that openssl makes.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -263,6 +265,26 @@ fn a_node_that_hangs() {
         "{}",
         status.stderr
     );
+}
+
+/// Goal: another program on the node's port is not taken for the node, whatever it answers.
+#[test]
+fn another_program_is_no_node() {
+    let directory = directory();
+    let (_, ports) = set_up(directory.path());
+    let listener = TcpListener::bind(("127.0.0.1", ports[4])).expect("the port is this test's");
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            let _ = lines.find(String::is_empty);
+            let _ = (&stream).write_all(b"HTTP/1.0 200 OK\r\n\r\n<html>");
+        }
+    });
+    let status = ask(directory.path(), "status").expect(1);
+    assert!(status.stderr.contains("is no node"), "{}", status.stderr);
+    let found = findings(directory.path());
+    assert_eq!(verdicts(&found, "node"), ["warning"], "{found:?}");
+    assert!(verdicts(&found, "ports").contains(&"failed"), "{found:?}");
 }
 
 /// Goal: what `serve` refuses, `config check` and `doctor` see before: a token that is missing or too short, a directory for
