@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::{Uid, User, geteuid};
 
@@ -39,7 +39,7 @@ pub fn as_owner<S: AsRef<OsStr>>(
     if !geteuid().is_root() {
         return None;
     }
-    let owner = fs::metadata(data).ok()?;
+    let owner = owner_of(data)?;
     if owner.uid() == 0 {
         return None;
     }
@@ -57,6 +57,17 @@ pub fn as_owner<S: AsRef<OsStr>>(
         Err(_) => format!("runuser -u {user} -- {words}"),
     };
     Some((user, command))
+}
+
+/// Whose a node is: its data directory, or what is in that; before it is made, where it would be.
+fn owner_of(data: &Path) -> Option<fs::Metadata> {
+    let parts = ["store", "audit"].map(|part| data.join(part));
+    let mut all = parts.iter().map(PathBuf::as_path).chain([data]);
+    let foreign = all.find_map(|path| fs::metadata(path).ok().filter(|owner| owner.uid() != 0));
+    foreign.or_else(|| {
+        let data = std::path::absolute(data).ok()?;
+        data.ancestors().find_map(|above| fs::metadata(above).ok())
+    })
 }
 
 /// What to do about a file that this user may not use.
