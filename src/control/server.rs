@@ -268,9 +268,11 @@ async fn connection(stream: UnixStream, context: Context) {
         return;
     }
     let ended = async {
+        let mut asked_for = None;
         let outcome = match asked {
             Ok(Some(Request { command, .. })) => {
                 let (name, about) = (command.name(), command.about());
+                asked_for = Some(name);
                 // Somebody may ask for a million records.
                 match &command {
                     Command::Registry { ask } if ask.reads() => {
@@ -294,6 +296,8 @@ async fn connection(stream: UnixStream, context: Context) {
             Err(failure) => {
                 warn!(
                     event = "control.failed",
+                    command = asked_for,
+                    uid,
                     reason = failure.message,
                     "control socket: command failed"
                 );
