@@ -129,7 +129,7 @@ fn served(directory: &Path) -> Served {
     let begun = Instant::now();
     while ask(directory, "status").code != 0 {
         assert!(begun.elapsed() < PATIENCE, "the node gets ready");
-        std::thread::sleep(Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(50));
     }
     served
 }
@@ -150,7 +150,7 @@ fn a_node_that_runs_answers_by_every_protocol() {
             break status.json();
         }
         assert!(begun.elapsed() < PATIENCE, "{}", status.stderr);
-        std::thread::sleep(Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(50));
     };
     assert_eq!(
         (&status["ready"], &status["state"]),
