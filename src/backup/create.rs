@@ -299,6 +299,14 @@ impl Work<'_> {
         let increment = line.increment.into_iter();
         // What the increments lead to comes first: then there is no gap between them.
         for last in increment.chain([full]) {
+            // Everything after it would stand on it. A full one is read by those who prune and verify.
+            let problems = match last.kind {
+                Kind::Increment => self.repository.check_kept(last, self.watch)?,
+                Kind::Full => Vec::new(),
+            };
+            if let Some(problem) = problems.into_iter().next() {
+                return Ok((None, Some(problem)));
+            }
             let archive = match self.repository.archive(last) {
                 Ok(archive) => archive,
                 Err(error @ BackupError::Place(_)) => return Err(error),
