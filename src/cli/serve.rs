@@ -50,7 +50,7 @@ pub(super) struct Serve {
     #[command(flatten)]
     follow: Follow,
     /// Take the place of the node that runs with this data directory
-    #[arg(long, conflicts_with_all = ["demo", "follow"])]
+    #[arg(long, conflicts_with = "demo")]
     take_over: bool,
     /// How long changes may wait while the store is taken over; beyond it the running node takes it back
     #[arg(long, value_name = "TIME", requires = "take_over", default_value = "2s", value_parser = pause)]

@@ -109,6 +109,12 @@ impl Estate {
         Some(why.clone())
     }
 
+    /// Whether a process that asked to take over is being served.
+    #[must_use]
+    pub fn is_taken(&self) -> bool {
+        *self.taken.borrow()
+    }
+
     /// Adds sockets.
     pub fn add(&self, sockets: impl IntoIterator<Item = OwnedFd>) {
         self.lock().extend(sockets);

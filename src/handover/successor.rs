@@ -12,12 +12,16 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep_until};
 
 use crate::notify;
 
 /// The options of `serve` that are the upgrade's.
 const TAKE_OVER: &str = "--take-over";
 const PAUSE_MAX: &str = "--pause-max";
+/// A new process has asked for the node within this time: it reads its configuration before, and no records.
+pub const ASKS_WITHIN: Duration = Duration::from_secs(60);
 
 /// How this process was started, to do that again.
 #[derive(Clone, Debug)]
@@ -116,6 +120,8 @@ pub struct Successor {
     child: Child,
     /// Comes when a child ends.
     ends: Signal,
+    /// Until when it has to have asked; none once that was looked at.
+    asks_until: Option<Instant>,
     order: Order,
     shown: String,
 }
@@ -145,6 +151,7 @@ impl Successor {
                 Some(Self {
                     child,
                     ends,
+                    asks_until: Some(Instant::now() + ASKS_WITHIN),
                     order,
                     shown,
                 })
@@ -168,17 +175,39 @@ impl Successor {
         self.child.id()
     }
 
-    /// Waits until it has ended. May be dropped and called again.
-    ///
-    /// # Errors
-    /// The system does not say.
-    pub async fn ended(&mut self) -> io::Result<ExitStatus> {
+    /// Waits until it has ended; none comes once, when it should have asked for the node. May be dropped and called again.
+    pub async fn next(&mut self) -> Option<io::Result<ExitStatus>> {
         loop {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(status);
+            if let Some(ended) = self.child.try_wait().transpose() {
+                return Some(ended);
             }
-            self.ends.recv().await;
+            let late = async {
+                match self.asks_until {
+                    Some(until) => sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = self.ends.recv() => continue,
+                () = late => {}
+            }
+            self.asks_until = None;
+            return None;
         }
+    }
+
+    /// Ends it at once; it has nothing of the node.
+    pub fn kill(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+    }
+
+    /// Ends it because this node ends, and tells whoever asked for it: who waits for that would keep the node from ending.
+    pub async fn abandon(mut self, why: &str) {
+        self.kill();
+        self.order.tell(Upgrade::Failed(why.to_owned()));
+        let mut child = self.child;
+        let _ = spawn_blocking(move || child.wait()).await;
     }
 
     /// It has ended, and has not taken over; `why` if it could say so.

@@ -13,7 +13,7 @@ use super::sockets::Sockets;
 use super::{Node, Signals, StartError, complete_audit, failing};
 use crate::config::Config;
 use crate::handover::giving::{Estate, Heir};
-use crate::handover::successor::{Order, Program, Successor, Upgrade};
+use crate::handover::successor::{ASKS_WITHIN, Order, Program, Successor, Upgrade};
 use crate::handover::taking::Running;
 use crate::notify;
 use crate::registry::Registry;
@@ -46,7 +46,17 @@ pub(super) async fn ended(
     let Some(successor) = successor else {
         return std::future::pending().await;
     };
-    let status = successor.ended().await;
+    let status = loop {
+        if let Some(status) = successor.next().await {
+            break status;
+        }
+        if !estate.is_taken() {
+            let seconds = ASKS_WITHIN.as_secs();
+            let why = format!("it did not ask for the node within {seconds} s, and was killed");
+            estate.note_failure(successor.process().cast_signed(), &why);
+            successor.kill();
+        }
+    };
     // Why is known when what it was given is back.
     let why = estate.failure(successor.process().cast_signed()).await;
     (status, why)
@@ -55,9 +65,10 @@ pub(super) async fn ended(
 /// Starts the program that is to take over, one at a time.
 pub(super) fn upgrade(under_way: &mut Option<Successor>, program: Option<&Program>, order: Order) {
     match under_way {
-        Some(_) => order.tell(Upgrade::Failed(
-            "an upgrade is under way already".to_owned(),
-        )),
+        Some(successor) => order.tell(Upgrade::Failed(format!(
+            "an upgrade is under way already, to process {}",
+            successor.process()
+        ))),
         None => *under_way = Successor::start(program, order),
     }
 }

@@ -454,6 +454,11 @@ pub async fn run(
         };
         // Whoever is ready now is too late, and hears so: while it waited the node would not end.
         drop((heirs, orders));
+        if !matches!(next, Next::Given(_))
+            && let Some(successor) = successor.take()
+        {
+            successor.abandon("the node stops").await;
+        }
         match next {
             Next::Stop(signal) => {
                 tracing::info!(

@@ -5,6 +5,7 @@
 use std::fs;
 use std::io::{IoSliceMut, Write as _};
 use std::os::fd::{AsRawFd as _, RawFd};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
@@ -293,6 +294,34 @@ fn an_upgrade_that_fails_changes_nothing() {
     assert!(wait(&mut node.child).success(), "{}", node.said());
     kill(heir.0, Signal::SIGTERM).expect("told");
     heir.wait_end();
+}
+
+/// Goal: a node that is told to stop while an upgrade is under way stops, and whoever waits for the upgrade hears of it.
+#[test]
+fn a_node_stops_in_the_middle_of_an_upgrade() {
+    let installed = Installed::new();
+    let (mut node, mut systemd) = installed.start();
+    // It hangs.
+    let program = node.file().with_file_name("hangs");
+    fs::write(&program, "#!/bin/sh\nexec sleep 1000\n").expect("written");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("set");
+    installed.replace(&program);
+    let upgrading = node.upgrading();
+    let begun = Instant::now();
+    while children(node.pid()).is_empty() {
+        assert!(begun.elapsed() < PATIENCE, "{}", node.said());
+        thread::sleep(LOOK);
+    }
+    let second = node.upgrading().wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(said.contains("under way already"), "{said}");
+    kill(node.pid(), Signal::SIGTERM).expect("told");
+    assert!(wait(&mut node.child).success(), "{}", node.said());
+    assert_eq!(systemd.hear(), "STOPPING=1");
+    let told = upgrading.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&told.stderr);
+    assert_eq!(told.status.code(), Some(1), "{said}");
+    assert!(said.contains("the node stops"), "{said}");
 }
 
 /// Goal: a node whose end would be the end of its unit says so, and is left alone.
