@@ -370,6 +370,31 @@ fn rot(path: &Path) {
     fs::write(path, octets).expect("writes");
 }
 
+/// An increment that is rotten inside is not continued, encrypted or not: nothing after it could be brought back.
+#[test]
+fn a_rotten_increment_is_not_continued() {
+    let passphrase = ["--encryption-passphrase-file", "passphrase"];
+    for (options, name) in [
+        (&[][..], "records.increment"),
+        (&passphrase, "records.increment.age"),
+    ] {
+        let directory = set_up();
+        let directory = directory.path();
+        create(directory, "a", options);
+        import(directory, "a", &line("n1", "second"));
+        let second = create(directory, "a", options);
+        assert_eq!(kinds(&second), ["increment"]);
+        rot(&place(directory, &second[0]).join(name));
+        import(directory, "a", &line("n2", "third"));
+        let created = create_told(directory, options);
+        let written = created["created"].as_array().expect("an array");
+        assert_eq!(kinds(written), ["full"], "{created}");
+        assert!(created["reason"].to_string().contains(name), "{created}");
+        restore(directory, "b", options);
+        assert!(export(directory, "a", SECRETS) == export(directory, "b", SECRETS));
+    }
+}
+
 /// A full backup that is rotten inside is none of those that stay, encrypted or not.
 #[test]
 fn prune_reads_what_stays() {
