@@ -430,19 +430,51 @@ fn several_files_are_one_command() {
     for file in ["one.batch.position", "two.batch.position"] {
         assert!(!directory.join(file).exists(), "{file}");
     }
-    // Killed while the positions were being removed: only that of the first is there.
-    write(
-        directory,
-        "one.batch.position",
-        r#"{"input":"x","node":"x","done":9,"complete":true,"ended":["one.batch","two.batch"]}"#,
+    // Killed while the positions were being removed: only that of the first is there. It tells of what, too: of another
+    // node nothing was done.
+    kept_by_a_full_device(directory, &["one.batch", "two.batch"]);
+    let read = |name: &str| -> Json {
+        let text = fs::read(directory.join(name)).expect("a position");
+        serde_json::from_slice(&text).expect("JSON")
+    };
+    let (mut position, other) = (read("one.batch.position"), read("two.batch.position"));
+    let two = directory.join("two.batch");
+    position["ended"] = serde_json::json!({ two.to_str().expect("text"): other });
+    let interrupted = || {
+        write(directory, "one.batch.position", &position.to_string());
+        let _ = fs::remove_file(directory.join("two.batch.position"));
+    };
+    interrupted();
+    node(directory, "other");
+    let other = migrate(directory, "other", &both).expect(1);
+    assert!(
+        other.stderr.contains("go on with that node"),
+        "{}",
+        other.stderr
     );
-    let passed = migrate(directory, "n", &both).expect(0).json();
+    interrupted();
+    let passed = migrate(directory, "n", &both).expect(1).json();
+    assert_eq!(passed["files"][0]["doneBefore"], true);
     assert_eq!(passed["files"][1]["doneBefore"], true);
     assert_eq!(value(&timeless(directory, "n")), "two");
-    assert!(!directory.join("one.batch.position").exists());
+    for file in ["one.batch.position", "two.batch.position"] {
+        assert!(!directory.join(file).exists(), "{file}");
+    }
 
     let twice = migrate(directory, "n", &["one.batch", "./one.batch"]).expect(2);
     assert!(twice.stderr.contains("is given twice"), "{}", twice.stderr);
+}
+
+/// A migration passes over what is refused, and nobody can read its report.
+fn kept_by_a_full_device(directory: &Path, files: &[&str]) {
+    let full = fs::File::options().write(true).open("/dev/full");
+    let untold = jiexi(directory)
+        .args(["migrate", "batch", "--keep-going", "--data", "n"])
+        .args(files)
+        .stdout(full.expect("opens"))
+        .stderr(Stdio::null())
+        .status();
+    assert_eq!(untold.expect("runs").code(), Some(1));
 }
 
 /// Goal: a position does not outlive what it tells of: after a restore nothing is passed over that is no longer there.
