@@ -71,19 +71,17 @@ pub enum Stop<E> {
 /// How the node is asked.
 pub type Asking<'a, E> = dyn FnMut(&Ask) -> Result<Told, E> + 'a;
 
-/// The files of a command whose positions a killed run was about to remove: there is nothing to do with them.
+/// Brings back the positions that a killed run was about to remove: each tells what it is of.
 ///
 /// # Errors
 /// See [`Stop`].
-pub fn ended<E>(files: &[PathBuf]) -> Result<Vec<PathBuf>, Stop<E>> {
-    let Some(first) = files.first() else {
-        return Ok(Vec::new());
-    };
-    let found = read::<E>(first)?.map(|position| position.ended);
-    Ok(found.unwrap_or_default())
+pub fn take_back<E>(files: &[PathBuf]) -> Result<(), Stop<E>> {
+    files.iter().try_for_each(|file| {
+        Position::take_back(file).map_err(|error| position_failed(file, &error))
+    })
 }
 
-/// All files of a command are carried out.
+/// All files of a command are carried out, and it was told.
 ///
 /// # Errors
 /// See [`Stop`].
@@ -94,11 +92,13 @@ pub fn end<E>(files: &[PathBuf]) -> Result<(), Stop<E>> {
 
 /// Reads the position of a file.
 fn read<E>(path: &Path) -> Result<Option<Position>, Stop<E>> {
-    Position::read(path).map_err(|error| {
-        let kept = Position::path(path);
-        let kept = kept.display();
-        Stop::File(format!("{kept}: {error}: remove it to begin anew"))
-    })
+    Position::read(path).map_err(|error| position_failed(path, &error))
+}
+
+fn position_failed<E>(path: &Path, error: &io::Error) -> Stop<E> {
+    let kept = Position::path(path);
+    let kept = kept.display();
+    Stop::File(format!("{kept}: {error}: remove it to begin anew"))
 }
 
 /// Carries a file out, or looks in `trial`, which knows what the files before it would come to, what it would come to.

@@ -6,11 +6,12 @@
 //! Of several files each keeps its position until all are carried out: what was done with one is not done again when the
 //! next one stops.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -46,9 +47,10 @@ pub struct Position {
     /// All of the file is settled; other files of the command are not.
     #[serde(default)]
     pub complete: bool,
-    /// The command is done with all of these files, and their positions are being removed. Kept with the first of them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub ended: Vec<PathBuf>,
+    /// The command is done with all of its files, and their positions are being removed: those of the others, kept with the
+    /// first one until the last of them is gone.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ended: BTreeMap<PathBuf, Self>,
     /// What came of the lines up to `done`.
     #[serde(default)]
     pub counts: Counts,
@@ -110,7 +112,7 @@ impl Position {
         File::open(parent.unwrap_or_else(|| Path::new(".")))?.sync_all()
     }
 
-    /// All of these files are carried out. Killed in the middle of this, [`Self::ended`] of the first one says so.
+    /// All of these files are carried out. Killed in the middle of this, [`Self::take_back`] has what was removed.
     ///
     /// # Errors
     /// They cannot be written or removed.
@@ -119,12 +121,34 @@ impl Position {
             return Ok(());
         };
         if !others.is_empty() {
-            let position = Self::read(first)?.unwrap_or_default();
-            let ended = inputs.to_vec();
-            Self { ended, ..position }.write(first)?;
+            let mut position = Self::read(first)?.unwrap_or_default();
+            for input in others {
+                if let Some(other) = Self::read(input)? {
+                    position.ended.insert(path::absolute(input)?, other);
+                }
+            }
+            position.write(first)?;
         }
         others.iter().try_for_each(|input| Self::remove(input))?;
         Self::remove(first)
+    }
+
+    /// What [`Self::end`] was killed in is as it was before it.
+    ///
+    /// # Errors
+    /// They cannot be read or written.
+    pub fn take_back(input: &Path) -> io::Result<()> {
+        let Some(mut position) = Self::read(input)? else {
+            return Ok(());
+        };
+        let ended = std::mem::take(&mut position.ended);
+        if ended.is_empty() {
+            return Ok(());
+        }
+        for (input, other) in ended {
+            other.write(&input)?;
+        }
+        position.write(input)
     }
 
     fn remove(input: &Path) -> io::Result<()> {

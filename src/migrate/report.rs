@@ -139,14 +139,10 @@ impl Report {
         self.counts.refused() > self.refusals.len() as u64
     }
 
-    /// Notes a file that an earlier run has carried out.
-    pub fn pass_over(&mut self, file: &std::path::Path) {
-        self.sources.push(Source {
-            file: file.display().to_string(),
-            complete: true,
-            done_before: true,
-            ..Source::default()
-        });
+    /// Whether so many files are carried out.
+    #[must_use]
+    pub fn is_complete(&self, files: usize) -> bool {
+        self.sources.len() == files && self.sources.iter().all(|source| source.complete)
     }
 
     /// For programs.

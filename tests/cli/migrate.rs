@@ -477,6 +477,27 @@ fn kept_by_a_full_device(directory: &Path, files: &[&str]) {
     assert_eq!(untold.expect("runs").code(), Some(1));
 }
 
+/// Goal: what could not be told is told by the same command. Method: the report goes to a full device.
+#[test]
+fn a_report_that_was_not_read() {
+    let directory = directory();
+    let directory = directory.path();
+    node(directory, "n");
+    write(
+        directory,
+        "x.batch",
+        "CREATE 88.118/a\n1 A 60 1110 UTF8 a\n\nDELETE 88.118/a\nDELETE 88.118/none\n",
+    );
+    kept_by_a_full_device(directory, &["x.batch"]);
+    let told = migrate(directory, "n", &["x.batch", "--keep-going", "-o", "json"]).expect(1);
+    let json = told.json();
+    assert_eq!(json["files"][0]["doneBefore"], true);
+    let expected = serde_json::json!({"done": 1, "same": 0, "refused": 1});
+    assert_eq!(json["operations"]["delete"], expected);
+    assert_eq!(json["refusals"][0]["line"], 5);
+    assert!(!directory.join("x.batch.position").exists());
+}
+
 /// Goal: a position does not outlive what it tells of: after a restore nothing is passed over that is no longer there.
 /// Method: a migration stops, the node goes back to before it, running and stopped, and the same command is given.
 #[test]

@@ -75,7 +75,14 @@ impl Batch {
         let closed = node.close();
         // What was done before something went wrong is said in any case.
         let told = self.tell(&report);
-        outcome.and(told).and(closed)
+        let complete = !self.dry_run && report.is_complete(self.files.len());
+        // What could not be told or was not closed is told by the same command again.
+        let ended = match told.is_ok() && closed.is_ok() && complete {
+            true => carry::end(&self.files).map_err(failed),
+            false => Ok(()),
+        };
+        let judged = self.judge(&report);
+        outcome.and(told).and(closed).and(ended).and(judged)
     }
 
     fn carry(&self, options: &Options, report: &mut Report, node: &mut Node) -> Result<(), Failed> {
@@ -83,13 +90,9 @@ impl Batch {
         let what = if self.dry_run { "looking" } else { "migrating" };
         let bar = progress::bytes(what, self.files.iter().map(length).sum());
         let mut before = 0;
-        let ended = carry::ended(&self.files).map_err(failed)?;
+        carry::take_back(&self.files).map_err(failed)?;
         let mut trial = Trial::new(options.case);
         for file in &self.files {
-            if ended.contains(file) {
-                report.pass_over(file);
-                continue;
-            }
             let mut watch = |octets| bar.set_position(before + octets);
             let mut ask = |asked: &_| node.ask(asked);
             let outcome = carry::file(file, options, report, &mut trial, &mut ask, &mut watch);
@@ -104,10 +107,7 @@ impl Batch {
             }
         }
         bar.finish_and_clear();
-        match self.dry_run {
-            true => Ok(()),
-            false => carry::end(&self.files).map_err(failed),
-        }
+        Ok(())
     }
 
     /// A file that is named twice would be carried out once.
@@ -125,15 +125,19 @@ impl Batch {
         Ok(())
     }
 
-    /// Prints the report; what is refused is a failure.
+    /// Prints the report.
     fn tell(&self, report: &Report) -> Result<(), Failed> {
         for refusal in report.refusals.iter().take(SHOWN) {
             exit::say(format_args!("jiexi: {}", line(refusal)));
         }
         match self.output {
-            Format::Json => output::print_json(&report.json())?,
-            Format::Table => output::print(&table(report))?,
+            Format::Json => output::print_json(&report.json()),
+            Format::Table => output::print(&table(report)),
         }
+    }
+
+    /// What is refused is a failure.
+    fn judge(&self, report: &Report) -> Result<(), Failed> {
         let refused = report.counts.refused();
         if refused == 0 {
             return Ok(());
