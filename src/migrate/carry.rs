@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A handle stands once in a group, since the changes of a commit do not see each other. What a killed run had under way
-//! is asked for again: where the node then says that a handle exists, or a value, or none does, it was made. Where the store
-//! is where it was before that, it was not.
+//! is asked for again: where the node then says that a handle exists, or a value, or none does, it was made. It may even be on
+//! its way still, so where the store stands tells nothing. What the list of refusals has of it was not made.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -130,6 +130,7 @@ pub fn file<E>(
         store: Standing::default(),
         group: Group::default(),
         in_doubt: 0,
+        known: HashSet::new(),
         trial,
         ask,
         report,
@@ -171,6 +172,8 @@ struct Work<'a, 'b, E> {
     group: Group,
     /// Lines behind the position and up to this one may have been carried out by a run that was killed.
     in_doubt: u64,
+    /// Those of them that it was refused, as its list has it.
+    known: HashSet<u64>,
     trial: &'a mut Trial,
     ask: &'a mut Asking<'b, E>,
     report: &'a mut Report,
@@ -187,7 +190,9 @@ impl<E> Work<'_, '_, E> {
             return Err(self.failed(&"is no file, which can be read from its beginning twice"));
         }
         if self.options.dry_run {
-            self.go_on()?;
+            if self.go_on()? {
+                self.open_list()?;
+            }
             // Of what is behind the position: the rest is done and would not be.
             self.counts = Counts::default();
             return match self.position.complete {
@@ -200,13 +205,14 @@ impl<E> Work<'_, '_, E> {
         if lock.try_lock().is_err() {
             return Err(self.failed(&"another command migrates this file; wait for it"));
         }
-        self.go_on()?;
-        let refused = Refused::open(self.path, self.position.refused);
-        let (refused, before) = refused.map_err(|error| self.list_failed(&error))?;
-        self.refused = Some(refused);
-        before
-            .into_iter()
-            .for_each(|refusal| self.report.refuse(refusal));
+        let begun = self.go_on()?;
+        if begun {
+            let (refused, before) = self.open_list()?;
+            self.refused = Some(refused);
+            before
+                .into_iter()
+                .for_each(|refusal| self.report.refuse(refusal));
+        }
         if self.position.complete {
             return Ok(());
         }
@@ -214,10 +220,27 @@ impl<E> Work<'_, '_, E> {
             let steps = self.steps()?;
             self.check(steps)?;
         }
+        if !begun {
+            let list = Refused::begin(self.path);
+            self.refused = Some(list.map_err(|error| self.list_failed(&error))?);
+            // From here on a list that is found belongs to this migration.
+            self.keep(0, 0)?;
+        }
         let steps = self.steps()?;
         self.carry(steps, watch)?;
+        let trimmed = self.refused.as_mut().map_or(Ok(()), Refused::trim);
+        trimmed.map_err(|error| self.list_failed(&error))?;
         self.position.complete = true;
         self.keep(self.position.done, 0)
+    }
+
+    /// The list that an earlier run has left, and the first refusals of what is settled.
+    fn open_list(&mut self) -> Result<(Refused, Vec<Refusal>), Stop<E>> {
+        let Position { refused, done, .. } = self.position;
+        let opened = Refused::open(self.path, refused, done);
+        let (list, before) = opened.map_err(|error| self.list_failed(&error))?;
+        self.known = list.behind().collect();
+        Ok((list, before))
     }
 
     /// The list of what was refused cannot be used.
@@ -243,13 +266,15 @@ impl<E> Work<'_, '_, E> {
         Ok(Steps::new(input, (self.options.now)()))
     }
 
-    /// Takes up what an earlier run has left.
-    fn go_on(&mut self) -> Result<(), Stop<E>> {
+    /// Takes up what an earlier run has left, if there is anything.
+    fn go_on(&mut self) -> Result<bool, Stop<E>> {
         let path = self.path;
         let kept = Position::path(path);
         let kept = kept.display();
         let (input, _) = resume::fingerprint(path).map_err(|error| self.failed(&error))?;
-        self.position = match read::<E>(path)? {
+        let found = read::<E>(path)?;
+        let begun_before = found.is_some();
+        self.position = match found {
             None => Position {
                 input,
                 node: self.options.node.clone(),
@@ -275,9 +300,7 @@ impl<E> Work<'_, '_, E> {
             Some(found) => {
                 let store = self.standing()?;
                 self.expect_not_restored(&found, store)?;
-                // Nobody has changed anything since: what was under way was not made.
-                let doubt = store != found.store;
-                self.in_doubt = found.applying * u64::from(doubt);
+                self.in_doubt = found.applying;
                 found
             }
         };
@@ -290,7 +313,7 @@ impl<E> Work<'_, '_, E> {
         self.settled_refused = self.position.refused;
         self.settled = self.position.counts.clone();
         self.counts = self.settled.clone();
-        Ok(())
+        Ok(begun_before)
     }
 
     /// Where the store of the node is.
@@ -434,7 +457,7 @@ impl<E> Work<'_, '_, E> {
             return Ok(());
         };
         let outcome = self.trial.step(&request, self.ask).map_err(Stop::Node)?;
-        let is_there = |code| line <= self.in_doubt && self.trial.is_there(&request, code);
+        let is_there = |code| self.is_doubtful(line) && self.trial.is_there(&request, code);
         let outcome = match outcome {
             Err((code, _)) if is_there(code) => Ok(false),
             outcome => outcome,
@@ -595,13 +618,23 @@ impl<E> Work<'_, '_, E> {
             return Ok(());
         }
         if !self.options.keep_going {
-            // What is before it is settled; it is the first of the next run.
+            // What is before it is settled; it is the first of the next run, which does not know more of what is behind it.
             self.settle(line - 1);
-            self.keep(line - 1, 0)?;
+            let in_doubt = if self.in_doubt >= *line {
+                self.in_doubt
+            } else {
+                0
+            };
+            self.keep(line - 1, in_doubt)?;
             self.refuse(*line, request, code, message)?;
             return Err(Stop::Refused);
         }
         self.refuse(*line, request, code, message)
+    }
+
+    /// Whether a killed run may have carried a line out.
+    fn is_doubtful(&self, line: u64) -> bool {
+        line <= self.in_doubt && !self.known.contains(&line)
     }
 
     /// Whether what was refused is there already: the same handle with these values, or what a killed run has made.
@@ -611,7 +644,7 @@ impl<E> Work<'_, '_, E> {
         request: &Request,
         code: ResponseCode,
     ) -> Result<bool, Stop<E>> {
-        let doubtful = line <= self.in_doubt;
+        let doubtful = self.is_doubtful(line);
         match (request, code) {
             (Request::Create { values, .. }, ResponseCode::HANDLE_ALREADY_EXISTS) => {
                 let found = self.values(request)?;

@@ -498,6 +498,81 @@ fn a_report_that_was_not_read() {
     assert!(!directory.join("x.batch.position").exists());
 }
 
+/// Goal: of a group that was under way at a kill, what was made counts as made and what was refused as refused, whoever
+/// stops at it between; a list of refusals is lost by no run. Method: the files of a migration that was killed at the end
+/// of its only group, made of those of one that was not.
+#[test]
+fn a_group_that_was_under_way() {
+    let directory = directory();
+    let directory = directory.path();
+    node(directory, "n");
+    write(
+        directory,
+        "before.batch",
+        "CREATE 88.118/a\n1 A 60 1110 UTF8 a\n\nCREATE 88.118/b\n1 A 60 1110 UTF8 a\n",
+    );
+    migrate(directory, "n", &["before.batch"]).expect(0);
+    write(
+        directory,
+        "x.batch",
+        "CREATE 88.200/x\n1 A 60 1110 UTF8 a\n\nDELETE 88.118/a\nDELETE 88.118/never\nDELETE 88.118/b\n",
+    );
+    let read = |name: &str| fs::read_to_string(directory.join(name)).expect("reads");
+    let going = ["x.batch", "--keep-going", "-o", "json"];
+    let whole = migrate(directory, "n", &going).expect(1).json();
+    let list = read("x.batch.refused");
+    assert_eq!(list.lines().count(), 2);
+
+    // A run that stops puts the list of the one before aside.
+    migrate(directory, "n", &["x.batch"]).expect(1);
+    assert_eq!(read("x.batch.refused.1"), list);
+    assert!(!directory.join("x.batch.refused").exists());
+    let position = |changes: &[(&str, u64)]| {
+        let mut json: Json = serde_json::from_str(&read("x.batch.position")).expect("JSON");
+        for (name, number) in changes {
+            json[*name] = (*number).into();
+        }
+        write(directory, "x.batch.position", &json.to_string());
+    };
+    // The store is where it was: a running node may have had the group in its queue still.
+    position(&[("applying", 6)]);
+    write(directory, "x.batch.refused", &list);
+
+    let stopped = migrate(directory, "n", &["x.batch"]).expect(1);
+    assert!(
+        stopped.stderr.contains("jiexi: x.batch:1: "),
+        "{}",
+        stopped.stderr
+    );
+    assert_eq!(read("x.batch.refused"), list);
+
+    // What is not the list any more is told of, with what to do.
+    let first = list.find('\n').expect("a line") + 1;
+    position(&[("done", 3), ("refused", first as u64)]);
+    for lost in [Some(""), None] {
+        match lost {
+            Some(text) => write(directory, "x.batch.refused", text),
+            None => fs::remove_file(directory.join("x.batch.refused")).expect("removes"),
+        }
+        let lost = migrate(directory, "n", &going).expect(1);
+        let expected = "bring that back, or remove x.batch.position to begin anew";
+        assert!(lost.stderr.contains(expected), "{}", lost.stderr);
+    }
+    position(&[("done", 0), ("refused", 0)]);
+    // The kill came while a line of it was written.
+    write(directory, "x.batch.refused", &format!("{list}{{\"fi"));
+
+    for dry in [&["--dry-run"][..], &[]] {
+        let resumed = migrate(directory, "n", &[&going[..], dry].concat());
+        let resumed = resumed.expect(1).json();
+        let expected = serde_json::json!({"done": 0, "same": 2, "refused": 1});
+        assert_eq!(resumed["operations"]["delete"], expected, "{dry:?}");
+        assert_eq!(resumed["refusals"], whole["refusals"], "{dry:?}");
+    }
+    assert_eq!(read("x.batch.refused"), list);
+    assert!(!directory.join("x.batch.position").exists());
+}
+
 /// Goal: a position does not outlive what it tells of: after a restore nothing is passed over that is no longer there.
 /// Method: a migration stops, the node goes back to before it, running and stopped, and the same command is given.
 #[test]

@@ -28,7 +28,7 @@ const SHOWN: usize = 20;
 /// The position is kept in FILE.position until all of the files are carried out: the same command goes on from there after a
 /// kill, or when the reason of a refusal is gone, and passes over files that are done. A FILE that has changed meanwhile is
 /// refused, and so is one that was begun before the node was restored. With --keep-going everything that is refused is named in
-/// FILE.refused, a line of JSON for each, which stays.
+/// FILE.refused, a line of JSON for each, which stays; the next migration of FILE makes it FILE.refused.1.
 ///
 /// A dry run takes the files one after the other as the real one would, from their positions on; without --keep-going it says
 /// where that would stop. It keeps about 500 bytes in memory for each handle that they are about.
