@@ -607,6 +607,10 @@ impl<E> Work<'_, '_, E> {
         message: &str,
     ) -> Result<(), Stop<E>> {
         if is_passing(code) {
+            // An error may come after a change.
+            if code != ResponseCode::ERROR {
+                self.stop_at(*line)?;
+            }
             return Err(Stop::Unwilling(format!(
                 "{}:{line}: {}: the same command goes on from here later",
                 self.name,
@@ -618,18 +622,22 @@ impl<E> Work<'_, '_, E> {
             return Ok(());
         }
         if !self.options.keep_going {
-            // What is before it is settled; it is the first of the next run, which does not know more of what is behind it.
-            self.settle(line - 1);
-            let in_doubt = if self.in_doubt >= *line {
-                self.in_doubt
-            } else {
-                0
-            };
-            self.keep(line - 1, in_doubt)?;
+            self.stop_at(*line)?;
             self.refuse(*line, request, code, message)?;
             return Err(Stop::Refused);
         }
         self.refuse(*line, request, code, message)
+    }
+
+    /// What is before a line is settled; it is the first of the next run, which does not know more of what is behind it.
+    fn stop_at(&mut self, line: u64) -> Result<(), Stop<E>> {
+        self.settle(line - 1);
+        let in_doubt = if self.in_doubt >= line {
+            self.in_doubt
+        } else {
+            0
+        };
+        self.keep(line - 1, in_doubt)
     }
 
     /// Whether a killed run may have carried a line out.
