@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 use jiexi_proto::handle::CaseRule;
 
-use super::blocks::{BlockReader, BlockWriter};
+use super::blocks::{self, BLOCK_HEAD, BlockReader, BlockWriter};
 use super::config::Config;
 use super::disk::Disk;
 use super::error::StoreError;
@@ -33,6 +33,7 @@ use super::journal::entry::{
     read_u64,
 };
 use super::journal::{self, tail};
+use super::marks::Marks;
 use super::record::PackedRef;
 use super::role::Role;
 use super::snapshot::{self, DUMP, Manifest, Tally, WINDOW};
@@ -273,6 +274,8 @@ impl Writer {
             dumped: 0,
             created: 0,
             window: (0, 0),
+            window_end: 0,
+            marks: None,
         };
         manifest.write_head(&mut out)?;
         if !marks.is_empty() {
@@ -316,7 +319,7 @@ impl Writer {
 
     fn finish(mut self, now: u64) -> Result<Archive, StoreError> {
         self.manifest.created = now;
-        self.manifest.write_end(self.out)?;
+        self.manifest.write_end(self.out, &Marks::default())?;
         Ok(Archive::new(&self.manifest))
     }
 }
@@ -417,11 +420,17 @@ impl Chain {
         let mut out = BlockWriter::new(disk.create(path)?);
         manifest.write_head(&mut out)?;
         let mut full = BlockReader::open(&self.full, REMEDY)?;
+        let mut marks = Marks::default();
         full.block()?;
         while full.at < manifest.window.0 {
             let block = full.block()?;
             if block.kind != *DUMP {
                 return Err(full.damaged("a block of its dump is damaged"));
+            }
+            let mut at = out.at + BLOCK_HEAD as u64;
+            for packed in blocks::records(&block.body).flatten() {
+                marks.note(at, packed);
+                at += blocks::put_length(packed.bytes()) as u64;
             }
             out.block(DUMP, &block.body)?;
         }
@@ -436,7 +445,7 @@ impl Chain {
         })?;
         manifest.to = state.position();
         manifest.created = now;
-        manifest.write_end(out)
+        manifest.write_end(out, &marks)
     }
 
     /// What all of it up to a sequence adds up to; it is what the journal said, if that is the end of an entry.
@@ -454,7 +463,7 @@ impl Chain {
             let cut = cut.as_deref().and_then(|cut| Entry::read(cut, epoch));
             cut.map_or(Ok(()), |cut| tally.window(cut, path))
         })?;
-        snapshot::read_dump(&self.full, manifest, |packed| {
+        snapshot::read_dump(&self.full, manifest, |packed, _| {
             let hash = tally.hash(packed.space_number(), packed.key());
             tally.record(hash, Some(packed.checksum()));
             Ok(())

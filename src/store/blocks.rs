@@ -36,6 +36,11 @@ pub(crate) fn put_record(body: &mut Vec<u8>, packed: &[u8]) {
     body.extend_from_slice(packed);
 }
 
+/// Bytes that a record takes there.
+pub(crate) fn put_length(packed: &[u8]) -> usize {
+    size_of::<u32>() + packed.len()
+}
+
 /// The records of a body; none in the place of what is no whole record, which ends it.
 pub(crate) fn records(body: &[u8]) -> impl Iterator<Item = Option<PackedRef<'_>>> {
     raw_records(body).map(|packed| packed.and_then(PackedRef::from_disk))

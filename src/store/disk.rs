@@ -49,6 +49,8 @@ pub struct Faults {
     pub stall_applier: AtomicBool,
     /// Snapshots stop half way until this is cleared.
     pub stall_snapshot: AtomicBool,
+    /// Loading stops before it reads the dump of a snapshot, until this is cleared.
+    pub stall_loader: AtomicBool,
     recording: Mutex<Option<Vec<Event>>>,
 }
 
@@ -184,6 +186,11 @@ impl Disk {
     /// For tests: whether snapshots are to stand still.
     pub(crate) fn stalls_snapshot(&self) -> bool {
         self.fault(|faults| &faults.stall_snapshot)
+    }
+
+    /// For tests: whether loading is to stand still.
+    pub(crate) fn stalls_loader(&self) -> bool {
+        self.fault(|faults| &faults.stall_loader)
     }
 
     pub(crate) fn note(&self, event: impl FnOnce() -> Event) {

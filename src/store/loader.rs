@@ -8,7 +8,8 @@
 //! ```
 //!
 //! The journal is read twice: first to see that it is whole and what it comes to, then from its end to its beginning.
-//! So what is in the index is the newest from the first record on, and hits are answered while the rest is read. sled comes first when there is no mark: what it says it holds
+//! So what is in the index is the newest from the first record on, and hits are answered while the rest is read; those of
+//! the snapshot's dump that were not read yet, too (see [`super::unread`]). sled comes first when there is no mark: what it says it holds
 //! is then the only other evidence of what was acknowledged. Where it was not needed the applier opens it afterwards,
 //! and takes it into use if it holds what it must.
 //!
@@ -19,8 +20,8 @@
 //! What comes out must have the number of records and the sum that the last journal entry says. A base that fails is
 //! given up, with a line in the log that says why, and the next one is tried. When none is left the store does not open.
 
-use std::collections::{BTreeMap, HashSet};
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -29,10 +30,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
-use foldhash::fast::RandomState;
-
 use super::State;
 use super::change::Space;
+use super::disk::Disk;
 use super::error::StoreError;
 use super::index::Miss;
 use super::journal::entry::{Change, Entry, Named, Position};
@@ -46,6 +46,7 @@ use super::run::{self, Run};
 use super::shared::{Holder, Shared};
 use super::sled::{self, Engine, EngineError, Found};
 use super::snapshot::{self, Manifest};
+use super::unread::{Deleted, Unread};
 
 /// Records that travel together from sled's thread to the loader.
 const PAGE: usize = 512;
@@ -329,7 +330,7 @@ fn attempt(
         Base::Sled(engine, _) => replay.sled(engine)?,
         Base::Snapshot(path, manifest) => {
             snapshot::read_window_back(path, manifest, |entry| replay.entry(entry, begin))?;
-            snapshot::read_dump(path, manifest, |packed| replay.base(packed))?;
+            replay.dump(path, manifest)?;
         }
         Base::Empty => {}
     }
@@ -624,7 +625,7 @@ struct Replay<'a> {
     /// What the index adds up to.
     position: Position,
     /// Keys that the journal leaves without a record: the base may still have one.
-    deleted: HashSet<Vec<u8>, RandomState>,
+    deleted: Arc<Deleted>,
     /// Keys that the journal touches, with the sizes of their records, if they are wanted.
     pending: Option<BTreeMap<FullKey, u32>>,
     /// Runs that the journal names, newest first.
@@ -639,7 +640,7 @@ impl<'a> Replay<'a> {
         Self {
             shared,
             position: Position::default(),
-            deleted: HashSet::default(),
+            deleted: Arc::default(),
             pending,
             runs: Vec::new(),
             watch: Stopwatch::start(),
@@ -685,7 +686,7 @@ impl<'a> Replay<'a> {
                 Change::Put(packed) => self.add(packed),
                 Change::Delete { space, key } => {
                     if self.shared.index.with(space, key, |_| ()).is_none() {
-                        self.deleted.insert([&[space], key].concat());
+                        Arc::make_mut(&mut self.deleted).insert([&[space], key].concat());
                     }
                 }
                 Change::Run(named) => self.run(named, (before, entry.after))?,
@@ -722,6 +723,27 @@ impl<'a> Replay<'a> {
     fn base(&mut self, packed: PackedRef<'_>) -> Result<(), StoreError> {
         self.add(packed);
         self.count()
+    }
+
+    /// Adds the records of a snapshot's dump, behind all that is newer. Those that are asked for meanwhile come first.
+    fn dump(&mut self, path: &Path, manifest: &Manifest) -> Result<(), StoreError> {
+        let marks = snapshot::read_marks(path, manifest)?;
+        let file =
+            File::open(path).map_err(|error| StoreError::io(path, "open the file", error))?;
+        let unread = Arc::new(Unread::new(file, marks, Arc::clone(&self.deleted)));
+        let fetching = Arc::clone(&unread);
+        self.shared
+            .index
+            .set_fetch(Some(Arc::new(move |index, space, keys| {
+                fetching.fetch(index, space, keys);
+            })));
+        self.shared.stall(Disk::stalls_loader);
+        let read = snapshot::read_dump(path, manifest, |packed, _| self.base(packed));
+        self.shared.index.set_fetch(None);
+        let fetched = unread.close();
+        self.position.count += fetched.count;
+        self.position.sum ^= fetched.sum;
+        read
     }
 
     /// Notes that there is a record more, and lets people know now and then.

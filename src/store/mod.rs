@@ -14,7 +14,7 @@
 //! * `queue`, `writer`: the way of a change. `journal`: its format, its end, its tail.
 //! * `bulk`, `run`: many records as one change, and the file that they are in.
 //! * `overlay`, `applier`, `sled`, `scan`: the state behind, and ordered reading.
-//! * `blocks`, `snapshot`: dumps; [`archive`]: those of backups. `loader`: start-up and healing. `keeper`: everything that goes on by itself. `verify`.
+//! * `blocks`, `snapshot`: dumps; [`archive`]: those of backups. `loader`, `unread`, `marks`: start-up and healing. `keeper`: everything that goes on by itself. `verify`.
 //! * `shared`: also who has the files, when they pass from one process to another.
 //! * `replica`, `source`: a store that is the copy of another one, and what that one gives it.
 //! * `since`, `follow`: what has changed, as a list and one after the other. `times`: the wall clock beside the journal.
@@ -36,6 +36,7 @@ mod index;
 mod journal;
 mod keeper;
 mod loader;
+mod marks;
 pub mod metrics;
 mod overlay;
 mod queue;
@@ -50,6 +51,7 @@ mod sled;
 mod snapshot;
 mod source;
 mod times;
+mod unread;
 mod verify;
 mod writer;
 
@@ -493,16 +495,11 @@ impl Store {
     /// # Errors
     /// When the store does not know, because it is loading or could not load.
     pub fn get(&self, space: Space, key: &[u8]) -> Result<Option<OwnedRecord>, StoreError> {
-        let miss = self.shared.index.miss();
-        let found = self
-            .shared
-            .index
-            .with(space.number(), key, |packed| packed.record().to_owned());
-        match (found, miss) {
-            (_, Miss::Closed) | (None, Miss::Loading) => Err(StoreError::Loading),
-            (Some(record), _) => Ok(Some(record)),
-            (None, Miss::Absent) => Ok(None),
-            (None, Miss::Damaged) => Err(self
+        match self.reader().session().get(space, key) {
+            Lookup::Found(record) => Ok(Some(record.to_owned())),
+            Lookup::Absent => Ok(None),
+            Lookup::Loading => Err(StoreError::Loading),
+            Lookup::Damaged => Err(self
                 .shared
                 .failure()
                 .map_or(StoreError::Loading, StoreError::Failed)),

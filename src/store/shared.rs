@@ -28,6 +28,8 @@ use super::writer::Writer;
 /// How long another process may hold the directory: a killed one is torn down by then.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// For tests: how often what is stalled looks whether it still is.
+const STALL_PAUSE: Duration = Duration::from_millis(5);
 /// How often somebody who waits for sled looks whether it still can come.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
@@ -375,6 +377,13 @@ impl Shared {
         let shared = lock.as_ref().map(File::try_clone);
         let shared = shared.ok_or(StoreError::Closed)?;
         shared.map_err(|error| StoreError::io(self.dir(), "share the lock", error))
+    }
+
+    /// For tests: stands still as long as it is told to.
+    pub(crate) fn stall(&self, stalls: fn(&Disk) -> bool) {
+        while stalls(&self.disk) && !self.is_stopping() {
+            thread::sleep(STALL_PAUSE);
+        }
     }
 
     /// Notes a sign of life of the applier.

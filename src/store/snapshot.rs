@@ -12,13 +12,16 @@
 //! another one came meanwhile.
 //!
 //! ```text
-//! file:     blocks (see [`super::blocks`]): head, dump …, window …, end
-//! HEAD:     format version (4) = 1, case (1: 0 whole, 1 prefix), epoch (8), from (8)
+//! file:     blocks (see [`super::blocks`]): head, dump …, window …, marks …, end
+//! HEAD:     format version (4) = 2, case (1: 0 whole, 1 prefix), epoch (8), from (8)
 //! DUMP:     records in the order of spaces and keys
 //! WIND:     one journal entry
+//! MARK:     where records of the dump are (see [`super::marks`])
 //! END:      from (8), position at to: sequence, records, sum (24), records dumped (8), Unix seconds (8),
-//!           where the window begins in the file (8), number of its first block (4)
+//!           where the window begins in the file (8), number of its first block (4), the same of the marks (8, 4)
 //! ```
+//!
+//! Version 1 has no marks, and ends before what is said of them.
 //!
 //! The end is the manifest. Its block has a fixed size, so it is found from the end of the file. A backup has such files,
 //! too, some of them without a dump: see [`super::archive`].
@@ -30,8 +33,6 @@ use std::io::{Read, Seek as _};
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::thread;
-use std::time::Duration;
 
 use foldhash::quality::RandomState;
 use jiexi_proto::handle::CaseRule;
@@ -42,24 +43,28 @@ use super::disk::Disk;
 use super::error::StoreError;
 use super::journal;
 use super::journal::entry::{Change, Entry, Position, read_u32, read_u64};
+use super::marks::Marks;
 use super::metrics::Stopwatch;
 use super::record::PackedRef;
 use super::run::{self, Run};
 use super::shared::Shared;
 use super::sled::{Engine, Found};
 
-const VERSION: u32 = 1;
-const END_BODY: usize = 60;
+/// The version this program writes, and the one before it.
+const VERSION: u32 = 2;
+const WITHOUT_MARKS: u32 = 1;
+/// Bytes of the body of the end, and of that without marks.
+const END_BODY: usize = 72;
+const END_BODY_WITHOUT_MARKS: usize = 60;
 const HEAD: &[u8; 4] = b"HEAD";
 pub(crate) const DUMP: &[u8; 4] = b"DUMP";
 pub(crate) const WINDOW: &[u8; 4] = b"WIND";
+const MARKS: &[u8; 4] = b"MARK";
 /// A block of the dump is written when it is this long.
 const BLOCK_BYTES: usize = 256 << 10;
 /// How many whole snapshots are kept.
 const KEPT: usize = 2;
 const SUFFIX: &str = "snapshot";
-/// For tests: how often a stalled snapshot looks whether it still is.
-const STALL_PAUSE: Duration = Duration::from_millis(5);
 /// Why a snapshot must be begun again: a window has no place for a run.
 const INTERRUPTED: &str = "a bulk import came while a snapshot was taken";
 
@@ -107,6 +112,10 @@ pub(crate) struct Manifest {
     pub(crate) created: u64,
     /// Where the window begins in the file, and the number of its first block.
     pub(crate) window: (u64, u32),
+    /// Where it ends, as of a file that was read.
+    pub(crate) window_end: u64,
+    /// The number of the first block behind it, if there are marks.
+    pub(crate) marks: Option<u32>,
 }
 
 impl Manifest {
@@ -119,14 +128,20 @@ impl Manifest {
         out.block(HEAD, &head)
     }
 
-    /// The block that it ends with; makes the file durable.
-    pub(crate) fn write_end(&self, mut out: BlockWriter) -> Result<(), StoreError> {
+    /// What comes behind the window: the marks of the dump, and the block that the file ends with. Makes it durable.
+    pub(crate) fn write_end(&self, mut out: BlockWriter, marks: &Marks) -> Result<(), StoreError> {
+        let place = (out.at, out.blocks);
+        for piece in marks.pieces() {
+            out.block(MARKS, piece)?;
+        }
         let mut end = self.from.to_be_bytes().to_vec();
         self.to.encode(&mut end);
         end.extend_from_slice(&self.dumped.to_be_bytes());
         end.extend_from_slice(&self.created.to_be_bytes());
         end.extend_from_slice(&self.window.0.to_be_bytes());
         end.extend_from_slice(&self.window.1.to_be_bytes());
+        end.extend_from_slice(&place.0.to_be_bytes());
+        end.extend_from_slice(&place.1.to_be_bytes());
         out.block(END, &end)?;
         out.file.sync()
     }
@@ -241,9 +256,12 @@ fn write(
         dumped: 0,
         created: 0,
         window: (0, 0),
+        window_end: 0,
+        marks: None,
     };
+    let mut marks = Marks::default();
     manifest.write_head(&mut out)?;
-    manifest.dumped = write_dump(shared, engine, &mut out)?;
+    manifest.dumped = write_dump(shared, engine, &mut out, &mut marks)?;
     manifest.window = (out.at, out.blocks);
     manifest.to = shared.overlay.durable();
     journal::tail::copy(
@@ -256,10 +274,15 @@ fn write(
         return Err(StoreError::Unavailable(INTERRUPTED));
     }
     manifest.created = (shared.config.now)();
-    manifest.write_end(out)
+    manifest.write_end(out, &marks)
 }
 
-fn write_dump(shared: &Shared, engine: &Engine, out: &mut BlockWriter) -> Result<u64, StoreError> {
+fn write_dump(
+    shared: &Shared,
+    engine: &Engine,
+    out: &mut BlockWriter,
+    marks: &mut Marks,
+) -> Result<u64, StoreError> {
     let mut block = Vec::with_capacity(BLOCK_BYTES * 2);
     let mut dumped = 0;
     let mut outcome = Ok(());
@@ -272,11 +295,12 @@ fn write_dump(shared: &Shared, engine: &Engine, out: &mut BlockWriter) -> Result
             }
         };
         dumped += 1;
+        marks.note(out.at + (BLOCK_HEAD + block.len()) as u64, packed.view());
         blocks::put_record(&mut block, packed.bytes());
         if block.len() >= BLOCK_BYTES {
             outcome = out.block(DUMP, &block);
             block.clear();
-            stall(shared);
+            shared.stall(Disk::stalls_snapshot);
         }
         outcome.is_ok() && !shared.is_stopping()
     });
@@ -316,13 +340,6 @@ impl SnapshotInfo {
     }
 }
 
-/// For tests: stands still as long as it is told to.
-fn stall(shared: &Shared) {
-    while shared.disk.stalls_snapshot() && !shared.is_stopping() {
-        thread::sleep(STALL_PAUSE);
-    }
-}
-
 // ---------------------------------------------------------------------------------------------------- reading
 
 /// Reads what a snapshot says about itself.
@@ -348,14 +365,15 @@ fn manifest_of(mut reader: BlockReader) -> Result<Manifest, StoreError> {
     let Some((version, case, epoch, from)) = parsed else {
         return Err(reader.damaged("it has no sound head"));
     };
-    if version != VERSION {
-        return Err(StoreError::Version {
-            path: reader.path().to_path_buf(),
-            found: version,
-        });
-    }
-    let end = (BLOCK_HEAD + END_BODY) as u64;
-    let Some(start) = reader.length.checked_sub(end) else {
+    let end = match version {
+        VERSION => END_BODY,
+        WITHOUT_MARKS => END_BODY_WITHOUT_MARKS,
+        found => {
+            let path = reader.path().to_path_buf();
+            return Err(StoreError::Version { path, found });
+        }
+    };
+    let Some(start) = reader.length.checked_sub((BLOCK_HEAD + end) as u64) else {
         return Err(reader.damaged("it is cut off"));
     };
     reader.seek(start, 0)?;
@@ -363,7 +381,7 @@ fn manifest_of(mut reader: BlockReader) -> Result<Manifest, StoreError> {
         .block()
         .map_err(|_| reader.damaged("it is cut off, or its end is damaged"))?;
     let manifest = (end.kind == *END)
-        .then(|| parse_end(&end.body, (case, epoch)))
+        .then(|| parse_end(&end.body, (case, epoch), (version, start)))
         .flatten();
     let manifest = manifest.filter(|manifest| manifest.from == from);
     manifest.ok_or_else(|| reader.damaged("its end is damaged"))
@@ -383,7 +401,15 @@ fn parse_head(body: &[u8]) -> Option<(u32, CaseRule, u64, u64)> {
     ))
 }
 
-fn parse_end(body: &[u8], (case, epoch): (CaseRule, u64)) -> Option<Manifest> {
+fn parse_end(
+    body: &[u8],
+    (case, epoch): (CaseRule, u64),
+    (version, start): (u32, u64),
+) -> Option<Manifest> {
+    let (window_end, marks) = match version {
+        WITHOUT_MARKS => (start, None),
+        _ => (read_u64(body, 60)?, Some(read_u32(body, 68)?)),
+    };
     Some(Manifest {
         case,
         epoch,
@@ -392,7 +418,29 @@ fn parse_end(body: &[u8], (case, epoch): (CaseRule, u64)) -> Option<Manifest> {
         dumped: read_u64(body, 32)?,
         created: read_u64(body, 40)?,
         window: (read_u64(body, 48)?, read_u32(body, 56)?),
+        window_end,
+        marks,
     })
+}
+
+/// Reads where records of the dump are; none of it in a file without marks.
+pub(crate) fn read_marks(path: &Path, manifest: &Manifest) -> Result<Marks, StoreError> {
+    let mut marks = Marks::default();
+    let Some(number) = manifest.marks else {
+        return Ok(marks);
+    };
+    let mut reader = BlockReader::open(path, REMEDY)?;
+    reader.seek(manifest.window_end, number)?;
+    loop {
+        let block = reader.block()?;
+        if block.kind == *END {
+            return Ok(marks);
+        }
+        let read = (block.kind == *MARKS).then(|| marks.read(&block.body));
+        if read.flatten().is_none() {
+            return Err(reader.damaged("a block of its marks is damaged"));
+        }
+    }
 }
 
 /// Calls `visit` with every entry of the window, the last one first.
@@ -436,12 +484,9 @@ pub(crate) fn read_window(
     let mut reader = BlockReader::open(path, REMEDY)?;
     reader.seek(manifest.window.0, manifest.window.1)?;
     let mut last = manifest.from;
-    loop {
+    while reader.at < manifest.window_end {
         let place = (reader.at, reader.blocks);
         let block = reader.block()?;
-        if block.kind == *END {
-            break;
-        }
         let entry = (block.kind == *WINDOW)
             .then(|| Entry::read(&block.body, manifest.epoch))
             .flatten();
@@ -458,17 +503,18 @@ pub(crate) fn read_window(
     }
 }
 
-/// Calls `visit` with every record of the dump, in the order of spaces and keys.
+/// Calls `visit` with every record of the dump, in the order of spaces and keys, and with where it is in the file.
 pub(crate) fn read_dump(
     path: &Path,
     manifest: &Manifest,
-    mut visit: impl FnMut(PackedRef<'_>) -> Result<(), StoreError>,
+    mut visit: impl FnMut(PackedRef<'_>, u64) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     let mut reader = BlockReader::open(path, REMEDY)?;
     reader.block()?;
     let mut dumped = 0;
     let mut last: (u8, Vec<u8>) = (0, Vec::new());
     while reader.at < manifest.window.0 {
+        let mut at = reader.at + BLOCK_HEAD as u64;
         let block = reader.block()?;
         if block.kind != *DUMP {
             return Err(reader.damaged("a block of its dump is damaged"));
@@ -485,7 +531,8 @@ pub(crate) fn read_dump(
             last.1.clear();
             last.1.extend_from_slice(key.1);
             dumped += 1;
-            visit(packed)?;
+            visit(packed, at)?;
+            at += blocks::put_length(packed.bytes()) as u64;
         }
     }
     if dumped == manifest.dumped && reader.blocks == manifest.window.1 {
@@ -500,11 +547,20 @@ pub(crate) fn verify(path: &Path) -> Result<(Manifest, u64), StoreError> {
     let manifest = read_manifest(path)?;
     let mut tally = Tally::default();
     read_window(path, &manifest, |entry, _| tally.window(entry, path))?;
-    read_dump(path, &manifest, |packed| {
+    let mut marks = Marks::default();
+    read_dump(path, &manifest, |packed, at| {
         let hash = tally.hash(packed.space_number(), packed.key());
         tally.record(hash, Some(packed.checksum()));
+        marks.note(at, packed);
         Ok(())
     })?;
+    if manifest.marks.is_some() && read_marks(path, &manifest)? != marks {
+        return Err(StoreError::damaged(
+            path,
+            "its marks are not those of its dump",
+            REMEDY,
+        ));
+    }
     let found = tally.total(manifest.to.sequence);
     if found != manifest.to {
         let what = format!(

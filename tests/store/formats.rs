@@ -1,5 +1,6 @@
-//! Goal: stores written by older versions open. Method: `fixtures/v1` was written by the first version: journal segments,
-//! a snapshot, and changes after it (no sled: that is made anew). Whoever changes a format adds a version and keeps this.
+//! Goal: stores written by older versions open. Method: `fixtures/v1` was written by the first version, `fixtures/v2` by the
+//! first whose snapshots have marks: journal segments, a snapshot, and changes after it (no sled: that is made anew).
+//! Whoever changes a format adds a version and keeps these.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,8 +9,12 @@ use jiexi::store::{Config, Space, Store};
 
 use crate::support::{batch, config, contents, copy_tree, create, delete, open, put};
 
-fn fixture() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/store/fixtures/v1")
+/// The version this program writes.
+const VERSION: u32 = 2;
+
+fn fixture(version: u32) -> PathBuf {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/store/fixtures");
+    fixtures.join(format!("v{version}"))
 }
 
 fn expected() -> BTreeMap<Vec<u8>, u64> {
@@ -25,9 +30,13 @@ fn key(number: u64) -> Vec<u8> {
 }
 
 #[test]
-fn version_1() {
+fn every_version() {
+    (1..=VERSION).for_each(opens);
+}
+
+fn opens(version: u32) {
     let dir = tempfile::tempdir().unwrap();
-    copy_tree(&fixture(), dir.path());
+    copy_tree(&fixture(version), dir.path());
     let config = Config {
         segment_bytes: 8 << 10,
         ..config(dir.path())
@@ -52,12 +61,16 @@ fn version_1() {
     assert_eq!(open(&config).stats().records, 61);
 }
 
-/// The snapshot of the first version restores.
+/// The snapshot of every version restores.
 #[test]
-fn version_1_snapshot() {
+fn every_snapshot() {
+    (1..=VERSION).for_each(restores);
+}
+
+fn restores(version: u32) {
     let dir = tempfile::tempdir().unwrap();
     let config = config(&dir.path().join("restored"));
-    let snapshots = crate::support::files(&fixture().join("snapshots"));
+    let snapshots = crate::support::files(&fixture(version).join("snapshots"));
     let info = Store::restore(&config, &snapshots[0], 0).unwrap();
     assert_eq!((info.sequence, info.records), (7, 61));
     assert_eq!(open(&config).stats().records, 61);
@@ -100,10 +113,10 @@ fn write_fixture() {
     for part in ["identity", "journal", "snapshots"] {
         let from = config.dir.join(part);
         if from.is_dir() {
-            copy_tree(&from, &fixture().join(part));
+            copy_tree(&from, &fixture(VERSION).join(part));
         } else {
-            std::fs::create_dir_all(fixture()).unwrap();
-            std::fs::copy(from, fixture().join(part)).unwrap();
+            std::fs::create_dir_all(fixture(VERSION)).unwrap();
+            std::fs::copy(from, fixture(VERSION).join(part)).unwrap();
         }
     }
 }

@@ -24,3 +24,4 @@ mod power_cut;
 mod quota;
 mod racing;
 mod support;
+mod unread;

@@ -16,13 +16,16 @@ mod sync {
 
 use std::collections::BinaryHeap;
 use std::ops::Bound;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::change::Space;
 use super::record::{PackedRef, Record};
 use memory::bulk;
 use memory::{Memory, Seated, Visit};
+
+/// Puts records of a space under these keys into the index, as far as they can be had quickly.
+pub(crate) type Fetch = dyn Fn(&Index, u8, &[&[u8]]) + Send + Sync;
 
 /// What is known about a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +58,8 @@ pub(crate) enum Miss {
 pub(crate) struct Index {
     memory: Arc<Memory>,
     miss: AtomicU8,
+    /// How records can be had that are not here yet.
+    fetch: Mutex<Option<Arc<Fetch>>>,
 }
 
 impl Index {
@@ -62,6 +67,7 @@ impl Index {
         Self {
             memory: Arc::new(Memory::new()),
             miss: AtomicU8::new(Miss::Closed as u8),
+            fetch: Mutex::default(),
         }
     }
 
@@ -198,6 +204,20 @@ impl Index {
         self.miss.store(miss as u8, Ordering::Release);
     }
 
+    /// Says how records can be had that are not here yet, while a miss means that it is not known yet.
+    pub(crate) fn set_fetch(&self, fetch: Option<Arc<Fetch>>) {
+        *self.fetch.lock().unwrap_or_else(PoisonError::into_inner) = fetch;
+    }
+
+    /// Fetches records that are not here yet.
+    fn fetch(&self, space: u8, keys: &[&[u8]]) {
+        let fetch = self.fetch.lock().unwrap_or_else(PoisonError::into_inner);
+        let fetch = fetch.clone();
+        if let Some(fetch) = fetch {
+            fetch(self, space, keys);
+        }
+    }
+
     /// What a miss means. Must be read before the look-up whose miss it explains.
     #[inline]
     pub(crate) fn miss(&self) -> Miss {
@@ -332,15 +352,41 @@ impl Session<'_> {
         self.visit.find(Space::Handle.number(), keys, |at, packed| {
             found[at] = packed.map_or(missed, known);
         });
+        if matches!(missed, Lookup::Loading) {
+            self.fetch(keys, found);
+        }
+    }
+
+    /// Looks again for what is not known yet, when it was fetched.
+    #[cold]
+    fn fetch<'s>(&'s self, keys: &[&[u8]], found: &mut [Lookup<'s>]) {
+        let space = Space::Handle.number();
+        let all = keys.iter().zip(found);
+        let unknown: Vec<_> = all
+            .filter(|(_, found)| matches!(found, Lookup::Loading))
+            .collect();
+        let wanted: Vec<&[u8]> = unknown.iter().map(|(key, _)| **key).collect();
+        self.index.fetch(space, &wanted);
+        for (key, found) in unknown {
+            *found = self.visit.get(space, key).map_or(Lookup::Loading, known);
+        }
     }
 
     /// Looks up one key of any space.
     #[must_use]
     #[inline]
     pub fn get<'s>(&'s self, space: Space, key: &[u8]) -> Lookup<'s> {
-        self.missed().map_or(Lookup::Loading, |missed| {
-            self.visit.get(space.number(), key).map_or(missed, known)
-        })
+        let Some(missed) = self.missed() else {
+            return Lookup::Loading;
+        };
+        let get = || self.visit.get(space.number(), key);
+        match get() {
+            None if matches!(missed, Lookup::Loading) => {
+                self.index.fetch(space.number(), &[key]);
+                get().map_or(missed, known)
+            }
+            packed => packed.map_or(missed, known),
+        }
     }
 
     /// What a miss means; none when not even a hit means anything.

@@ -1,0 +1,220 @@
+//! Goal: a store that is being loaded answers with every record it has, though most of them were not read yet, and never
+//! with one that was replaced or deleted. Method: loading stands still before the dump of the snapshot is read, or goes
+//! on while threads ask for records.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+
+use jiexi::store::{Config, Faults, Lookup, Space, State, Store};
+
+use crate::support::{
+    PATIENCE, Random, batch, config, contents, create, delete, eventually, files, put, version,
+};
+
+const RECORDS: u64 = 2_000;
+
+fn key(number: u64) -> Vec<u8> {
+    format!("88.118.{:03}/PUMP-{number:06}", number % 7).into_bytes()
+}
+
+/// A store whose snapshot has a window, and whose journal replaces and deletes some of what is in both.
+fn fill(config: &Config) -> BTreeMap<Vec<u8>, u64> {
+    let faults = config.faults.as_deref().unwrap();
+    let store = create(config);
+    for first in (0..RECORDS).step_by(200) {
+        let changes = (first..first + 200).map(|number| put(Space::Handle, &key(number), 1));
+        store.commit(batch(changes.collect())).unwrap();
+    }
+    let prefix = put(Space::Prefix, b"0.NA/88.118", 1);
+    store.commit(batch(vec![prefix])).unwrap();
+    let change = |from: u64| {
+        let put = |number| put(Space::Handle, &key(number), from);
+        let delete = |number| delete(Space::Handle, &key(number));
+        let puts = (from..from + 20).map(put);
+        let deletes = (from + 20..from + 40).map(delete);
+        store.commit(batch(puts.chain(deletes).collect())).unwrap();
+    };
+    // What sled, synced, has is only in the dump.
+    eventually("sled has all", || {
+        let stats = store.stats();
+        stats.applied_sequence == stats.sequence
+    });
+    faults.stall_snapshot.store(true, Relaxed);
+    thread::scope(|scope| {
+        let taking = scope.spawn(|| store.snapshot().unwrap());
+        eventually("it is being taken", || {
+            files(&config.dir.join("snapshots")).len() == 1
+        });
+        change(100);
+        faults.stall_snapshot.store(false, Relaxed);
+        taking.join().unwrap();
+    });
+    change(300);
+    change(120);
+    let expected = contents(&store, Space::Handle);
+    store.close().unwrap();
+    expected
+}
+
+fn with_faults(dir: &std::path::Path) -> Config {
+    Config {
+        faults: Some(Arc::new(Faults::default())),
+        ..config(dir)
+    }
+}
+
+/// Opens a store that stands still before the dump.
+fn open_stalled(config: &Config) -> Store {
+    let faults = config.faults.as_deref().unwrap();
+    faults.stall_loader.store(true, Relaxed);
+    let store = Store::open(config.clone()).unwrap();
+    let reader = store.reader();
+    eventually("what is newer is there", || {
+        matches!(
+            reader.session().get(Space::Handle, &key(300)),
+            Lookup::Found(_)
+        )
+    });
+    store
+}
+
+#[test]
+fn before_anything_of_the_dump_was_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = with_faults(dir.path());
+    let expected = fill(&config);
+    let store = open_stalled(&config);
+    let reader = store.reader();
+    let session = reader.session();
+    let keys: Vec<Vec<u8>> = (0..RECORDS + 10).map(key).collect();
+    let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+    let mut missing = 0;
+    for keys in keys.chunks(32) {
+        let mut found = [Lookup::Absent; 32];
+        // A batch that takes long is not fetched to its end; asked again, it goes on.
+        eventually("all is fetched", || {
+            session.find(keys, &mut found);
+            let known = |(key, found): (&&[u8], &Lookup<'_>)| {
+                !expected.contains_key(*key) || matches!(found, Lookup::Found(_))
+            };
+            keys.iter().zip(&found).all(known)
+        });
+        for (key, found) in keys.iter().zip(found) {
+            match (found, expected.get(*key)) {
+                (Lookup::Found(record), Some(wanted)) => {
+                    assert_eq!(version(&record.to_owned()), *wanted)
+                }
+                (Lookup::Loading, None) => missing += 1,
+                other => panic!("{}: {other:?}", String::from_utf8_lossy(key)),
+            }
+        }
+    }
+    assert_eq!(missing, RECORDS + 10 - expected.len() as u64);
+    drop(session);
+    let prefix = store.get(Space::Prefix, b"0.NA/88.118").unwrap();
+    assert!(prefix.is_some());
+    assert_eq!(store.state(), State::Loading);
+    config
+        .faults
+        .as_deref()
+        .unwrap()
+        .stall_loader
+        .store(false, Relaxed);
+    assert!(store.wait_loaded(PATIENCE).unwrap());
+    assert_eq!(contents(&store, Space::Handle), expected);
+    eventually("all of it is sound", || store.verify().unwrap().is_good());
+}
+
+/// While it is loaded and afterwards, when what was fetched is replaced and deleted.
+#[test]
+fn beside_loading_and_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = with_faults(dir.path());
+    let mut expected = fill(&config);
+    let mut random = Random::new("unread");
+    for round in 0..10 {
+        let store = Store::open(config.clone()).unwrap();
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                let (reader, seed) = (store.reader(), random.next());
+                let (store, expected) = (&store, &expected);
+                scope.spawn(move || {
+                    let mut random = Random::seeded(seed);
+                    while store.state() != State::Ready {
+                        let key = key(random.below(RECORDS as usize) as u64);
+                        match (
+                            reader.session().get(Space::Handle, &key),
+                            expected.get(&key),
+                        ) {
+                            (Lookup::Found(record), Some(wanted)) => {
+                                assert_eq!(version(&record.to_owned()), *wanted);
+                            }
+                            (Lookup::Loading, _) | (Lookup::Absent, None) => {}
+                            other => panic!("{other:?}"),
+                        }
+                    }
+                });
+            }
+        });
+        assert!(store.wait_loaded(PATIENCE).unwrap());
+        let version = 10_000 + round;
+        let changed: Vec<_> = (0..20)
+            .map(|_| key(random.below(RECORDS as usize) as u64))
+            .collect();
+        for (at, key) in changed.iter().enumerate() {
+            let change = match at % 2 {
+                0 => put(Space::Handle, key, version),
+                _ => delete(Space::Handle, key),
+            };
+            store.commit(batch(vec![change])).unwrap();
+            match at % 2 {
+                0 => drop(expected.insert(key.clone(), version)),
+                _ => drop(expected.remove(key)),
+            }
+        }
+        assert_eq!(contents(&store, Space::Handle), expected);
+        store.close().unwrap();
+    }
+}
+
+/// What is damaged is not served, and loading takes another way, without what was fetched from this one.
+#[test]
+fn from_a_damaged_dump() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = with_faults(dir.path());
+    let expected = fill(&config);
+    let snapshot = files(&config.dir.join("snapshots")).pop().unwrap();
+    let mut bytes = fs::read(&snapshot).unwrap();
+    // Of one record's values, and not of its key.
+    let place = |bytes: &[u8]| {
+        let text = format!("1:{}", String::from_utf8_lossy(&key(1_000)));
+        bytes
+            .windows(text.len())
+            .position(|found| found == text.as_bytes())
+    };
+    let at = place(&bytes).unwrap();
+    bytes[at] ^= 1;
+    fs::write(&snapshot, bytes).unwrap();
+    let store = open_stalled(&config);
+    let reader = store.reader();
+    let get = |number| match reader.session().get(Space::Handle, &key(number)) {
+        Lookup::Found(record) => Some(version(&record.to_owned())),
+        found => {
+            assert_eq!(found, Lookup::Loading);
+            None
+        }
+    };
+    eventually("one before it is fetched", || get(1).is_some());
+    assert_eq!(get(1_000), None);
+    config
+        .faults
+        .as_deref()
+        .unwrap()
+        .stall_loader
+        .store(false, Relaxed);
+    assert!(store.wait_loaded(PATIENCE).unwrap());
+    assert_eq!(contents(&store, Space::Handle), expected);
+}
