@@ -13,6 +13,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::{mpsc, watch};
 
 use super::successor::{Order, Upgrade};
+use super::watching::Watched;
 use super::{FILL_MAX, Message, PATIENCE, VERSION, wire};
 use crate::store::Store;
 
@@ -232,6 +233,13 @@ impl Estate {
     }
 }
 
+/// A process that is the node now waits until this is dropped: then it speaks for the node.
+#[derive(Debug)]
+pub struct Unreleased {
+    _stream: UnixStream,
+    _busy: Busy,
+}
+
 /// Somebody is being served, until this is dropped.
 #[derive(Debug)]
 struct Busy(Arc<Estate>);
@@ -291,6 +299,18 @@ impl Heir {
                 "hand-over: the new process was killed and has not ended; changes wait"
             );
         }
+    }
+
+    /// It is the node: what is left to do is to see how it ends, and to let it go, which dropping the other part does.
+    #[must_use]
+    pub fn part(self) -> (Watched, Unreleased) {
+        (
+            Watched::new(self.process),
+            Unreleased {
+                _stream: self.stream,
+                _busy: self.busy,
+            },
+        )
     }
 
     /// Tells it that it gets nothing.

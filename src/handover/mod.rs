@@ -20,12 +20,13 @@
 //! keeps a share of it until it knows how it ends.
 //!
 //! * [`Inherited`]: sockets on their way. `wire`: messages, and descriptors beside them.
-//! * [`giving`]: the old process. [`taking`]: the new one.
+//! * [`giving`]: the old process; [`watching`]: what it sees of the new one then. [`taking`]: the new one.
 //! * [`successor`]: the old one starts the new one itself, in the place where it runs (`jiexi upgrade`).
 
 pub mod giving;
 pub mod successor;
 pub mod taking;
+pub mod watching;
 mod wire;
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};

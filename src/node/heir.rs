@@ -1,6 +1,7 @@
 //! How a node passes from one process to another, on either side: see [`crate::handover`].
 
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,6 +16,7 @@ use crate::config::Config;
 use crate::handover::giving::{Estate, Heir};
 use crate::handover::successor::{ASKS_WITHIN, Order, Program, Successor, Upgrade};
 use crate::handover::taking::Running;
+use crate::handover::watching::Watched;
 use crate::notify;
 use crate::registry::Registry;
 use crate::standby::boot;
@@ -113,14 +115,16 @@ impl Node {
                 }
                 let process = pid.cast_unsigned();
                 // The other one speaks to systemd when it is let go; before it is the main process it would not be heard.
+                let (watched, unreleased) = heir.part();
                 let told = spawn_blocking(move || {
                     notify::main_process(process);
-                    drop(heir);
+                    drop(unreleased);
                 });
                 return Some(Given {
                     process,
                     pause,
                     told,
+                    watched: Some(watched),
                 });
             }
             Ok(Handed::Kept(heir, why)) => {
@@ -186,9 +190,31 @@ pub(super) struct Given {
     pause: Duration,
     /// Ends when systemd knows: before, this process must not.
     told: JoinHandle<()>,
+    watched: Option<Watched>,
 }
 
 impl Given {
+    /// Waits until the other process has died, and says why this one ends for it; for ever when it lives, or was told to end.
+    /// `control` is the control socket of the node.
+    pub(super) fn lost(&mut self, control: PathBuf) -> impl Future<Output = StartError> + use<> {
+        let (pid, watched) = (self.process, self.watched.take());
+        async move {
+            let how = match watched {
+                Some(watched) => watched.died(&control).await,
+                None => std::future::pending().await,
+            };
+            tracing::error!(
+                event = "handover.lost",
+                pid,
+                how,
+                "hand-over: the new process has died; this one ends at once, so that the node is started anew"
+            );
+            StartError(format!(
+                "process {pid}, which took the node over, has died: {how}"
+            ))
+        }
+    }
+
     /// Waits until systemd knows, and tells whoever asked for it.
     pub(super) async fn tell(self, successor: Option<Successor>) {
         // It has logged what went wrong.

@@ -471,8 +471,9 @@ pub async fn run(
                 tracing::info!(event = "node.stopped", "stopped");
                 return Ok(());
             }
-            Next::Given(given) => {
-                let left = leave(node, config.handle.drain, &mut signals);
+            Next::Given(mut given) => {
+                let lost = given.lost(config.control_socket());
+                let left = leave(node, config.handle.drain, &mut signals, lost);
                 let (left, ()) = tokio::join!(left, given.tell(successor.take()));
                 return left;
             }
@@ -495,20 +496,35 @@ pub async fn run(
 const SERVES: &str = concat!("jiexi ", env!("CARGO_PKG_VERSION"), " serves");
 
 /// Lets the connections of a node that was given away end. When the process is told to stop they have `drain` left, as those
-/// of any node: who stops the unit stops this process, too, and waits no longer.
-async fn leave(node: Node, drain: Duration, signals: &mut Signals) -> Result<(), StartError> {
+/// of any node: who stops the unit stops this process, too, and waits no longer. When the other process is `lost` they are cut.
+async fn leave(
+    node: Node,
+    drain: Duration,
+    signals: &mut Signals,
+    lost: impl Future<Output = StartError>,
+) -> Result<(), StartError> {
     let told = async {
-        let signal = signals.wait_stop().await;
+        let signal = tokio::select! {
+            // Who stops the unit ends the other process, too.
+            biased;
+            signal = signals.wait_stop() => signal,
+            error = lost => return Err(error),
+        };
         tracing::info!(
             event = "node.leaving",
             signal,
             "stopping: open connections end"
         );
         tokio::time::sleep(drain).await;
+        tracing::warn!(
+            event = "node.connections_cut",
+            "connections were cut at the drain deadline"
+        );
+        Ok(())
     };
     tokio::select! {
         stopped = node.stop() => stopped?,
-        () = told => tracing::warn!(event = "node.connections_cut", "connections were cut at the drain deadline"),
+        told = told => told?,
     }
     tracing::info!(
         event = "node.replaced",

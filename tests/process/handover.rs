@@ -538,6 +538,26 @@ fn a_batch_under_way_is_ended_by_the_old_process() {
     assert!(ended.success(), "{ended}\n{}", node.said());
 }
 
+/// Goal: nobody starts a node anew that was taken over by hand; but who looks sees at once that it is gone.
+#[test]
+fn the_old_process_ends_when_a_stranger_dies_that_took_over() {
+    let mut node = Process::start(4_096, &[("JIEXI_ANONYMOUS_BATCH", "true")]);
+    let open = batch_under_way(&node);
+    let heir = node.heir(&[]);
+    let mut old = std::mem::replace(&mut node.child, heir);
+    node.wait_said("another process is the node now", 1);
+    let begun = Instant::now();
+    node.child.kill().expect("killed");
+    node.child.wait().expect("it ends");
+    let ended = wait(&mut old);
+    let took = begun.elapsed();
+    assert_eq!(ended.code(), Some(1), "{}", node.said());
+    // The batch has 60 s.
+    assert!(took < Duration::from_secs(30), "{took:?}");
+    assert!(node.said().contains("handover.lost"), "{}", node.said());
+    drop(open);
+}
+
 // ---------------------------------------------------------------------------------------------------- one that fails
 
 /// One message of the control socket.

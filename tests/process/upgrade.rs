@@ -80,13 +80,18 @@ impl Systemd {
 
     /// Hears that another process is the main one, and what that one says.
     fn hear_main(&mut self) -> Pid {
+        let main = self.hear_of_main();
+        assert_eq!(self.hear(), "BARRIER=1");
+        self.main = main.as_raw();
+        self.hear_ready();
+        main
+    }
+
+    /// Hears that another process is the main one, and has not confirmed it.
+    fn hear_of_main(&mut self) -> Pid {
         let said = self.hear();
         let main = said.strip_prefix("MAINPID=").expect("another process");
-        let main = main.parse().expect("a number");
-        assert_eq!(self.hear(), "BARRIER=1");
-        self.main = main;
-        self.hear_ready();
-        Pid::from_raw(main)
+        Pid::from_raw(main.parse().expect("a number"))
     }
 }
 
@@ -355,4 +360,53 @@ fn the_old_process_ends_when_the_unit_is_stopped() {
         begun.elapsed()
     );
     drop(open);
+}
+
+/// Goal: the node is started anew at once when the new process dies while the old one still has connections: that one is what
+/// systemd hears of. It ends when systemd knows what it was told, and leaves the dead process to it.
+#[test]
+fn the_old_process_ends_when_the_new_one_dies() {
+    let installed = Installed::new();
+    let (mut node, mut systemd) = installed.start();
+    let open = batch_under_way(&node);
+    let upgrading = node.upgrading();
+    let heir = Stray(systemd.hear_of_main());
+    kill(heir.0, Signal::SIGKILL).expect("killed");
+    node.wait_said("the new process has died", 1);
+    assert_eq!(children(node.pid()).len(), 1, "nobody has taken note of it");
+    thread::sleep(20 * LOOK);
+    let early = node.child.try_wait().expect("a child");
+    assert!(early.is_none(), "{early:?}: systemd has not confirmed");
+    let begun = Instant::now();
+    assert_eq!(systemd.hear(), "BARRIER=1");
+    let ended = wait(&mut node.child);
+    assert_eq!(ended.code(), Some(1), "{}", node.said());
+    // The batch has 60 s.
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(30), "{took:?}");
+    let said = node.said();
+    assert!(
+        said.contains("handover.lost") && said.contains("signal 9"),
+        "{said}"
+    );
+    upgrading.wait_with_output().expect("it ends");
+    drop(open);
+}
+
+/// Goal: what the new process does because it was told to is nothing that the old one has to mend.
+#[test]
+fn the_old_process_goes_on_when_the_new_one_is_told_to_end() {
+    let installed = Installed::new();
+    let (mut node, mut systemd) = installed.start();
+    let open = batch_under_way(&node);
+    let upgrading = node.upgrading();
+    let heir = Stray(systemd.hear_main());
+    report(&upgrading.wait_with_output().expect("it ends"));
+    kill(heir.0, Signal::SIGTERM).expect("told");
+    heir.wait_end();
+    thread::sleep(20 * LOOK);
+    assert!(node.child.try_wait().expect("a child").is_none());
+    drop(open);
+    assert!(wait(&mut node.child).success(), "{}", node.said());
+    assert!(!node.said().contains("handover.lost"), "{}", node.said());
 }
