@@ -183,6 +183,7 @@ labels! {
         Handle = "handle", "The Handle protocol.";
         Http = "http", "The JSON API and pages over HTTP.";
         Dns = "dns", "The domain name system.";
+        Operations = "operations", "Metrics, health and the status page, for those who look after the node.";
     }
 }
 

@@ -127,6 +127,7 @@ impl Metrics {
             (Protocol::Dns, Transport::Udp) => "dns/udp",
             (Protocol::Dns, Transport::Tls) => "dns/tls",
             (Protocol::Dns, _) => "dns/tcp",
+            (Protocol::Operations, _) => "operations",
         };
         let pen = self.history.get().map(|history| history.pen(via));
         let cell = Arc::new(Cell::remembering(pen));

@@ -13,6 +13,9 @@ use ipnet::IpNet;
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
+use crate::metrics::{Protocol, Transport};
+use crate::notices::{self, Reason};
+
 /// What a client says before a token, in any case.
 const SCHEME: &[u8] = b"Bearer ";
 
@@ -42,6 +45,15 @@ impl From {
     /// The same over TLS.
     pub(super) fn over_tls(self) -> Self {
         Self { tls: true, ..self }
+    }
+
+    /// Something was refused to it: a sample of that is written down.
+    pub(super) fn note_refused(self, reason: Reason) {
+        let transport = match self.tls {
+            true => Transport::Tls,
+            false => Transport::Tcp,
+        };
+        notices::refused_now((Protocol::Operations, transport), reason, self.peer);
     }
 }
 
@@ -85,18 +97,24 @@ impl Guard {
                 .any(|network| network.contains(&from.peer))
     }
 
-    /// What is answered to whom may not ask; `None` for those who may.
+    /// What is answered to whom may not ask, and written down; `None` for those who may.
     pub(super) fn refuse(&self, from: From, headers: &HeaderMap) -> Option<Response> {
+        let (reason, refused) = self.refusal(from, headers)?;
+        from.note_refused(reason);
+        Some(refused)
+    }
+
+    /// The same, with its reason.
+    fn refusal(&self, from: From, headers: &HeaderMap) -> Option<(Reason, Response)> {
+        let denied = |status, why| Some((Reason::Denied, no(status, why)));
         let From { local, tls, .. } = from;
         if !local {
             if !self.admits(from) {
-                return Some(no(
-                    StatusCode::FORBIDDEN,
-                    "this address is not in [operations] allow",
-                ));
+                let why = "this address is not in [operations] allow";
+                return denied(StatusCode::FORBIDDEN, why);
             }
             if self.tls && !tls {
-                return Some(no(StatusCode::FORBIDDEN, "ask over https"));
+                return denied(StatusCode::FORBIDDEN, "ask over https");
             }
             if !self.shows_token(headers) {
                 let mut answer = no(
@@ -107,16 +125,20 @@ impl Guard {
                 answer
                     .headers_mut()
                     .insert(header::WWW_AUTHENTICATE, scheme);
-                return Some(answer);
+                let reason = match headers.contains_key(header::AUTHORIZATION) {
+                    true => Reason::Proof,
+                    false => Reason::NoProof,
+                };
+                return Some((reason, answer));
             }
         }
         let host = headers.get(header::HOST).map(HeaderValue::to_str);
         match host {
-            Some(Ok(host)) if !self.is_ours(host) => Some(no(
+            Some(Ok(host)) if !self.is_ours(host) => denied(
                 StatusCode::MISDIRECTED_REQUEST,
                 "this host name is not in [operations] hosts",
-            )),
-            Some(Err(_)) => Some(no(StatusCode::BAD_REQUEST, "the host is no text")),
+            ),
+            Some(Err(_)) => denied(StatusCode::BAD_REQUEST, "the host is no text"),
             // Only programs leave it out, over HTTP/1.0.
             None | Some(Ok(_)) => None,
         }
@@ -161,6 +183,15 @@ mod tests {
     use super::*;
 
     fn answer(guard: &Guard, peer: &str, tls: bool, lines: &[(&str, &str)]) -> Option<u16> {
+        refusal(guard, peer, tls, lines).map(|(_, status)| status)
+    }
+
+    fn refusal(
+        guard: &Guard,
+        peer: &str,
+        tls: bool,
+        lines: &[(&str, &str)],
+    ) -> Option<(Reason, u16)> {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             let name: header::HeaderName = name.parse().unwrap();
@@ -169,8 +200,8 @@ mod tests {
         let peer = SocketAddr::new(peer.parse().unwrap(), 4711);
         let from = From::new(peer, "192.0.2.1:9641".parse().unwrap());
         let from = if tls { from.over_tls() } else { from };
-        let refused = guard.refuse(from, &headers);
-        refused.map(|answer| answer.status().as_u16())
+        let refused = guard.refusal(from, &headers);
+        refused.map(|(reason, answer)| (reason, answer.status().as_u16()))
     }
 
     /// Goal: this machine asks freely, others only from listed networks, with the token, over TLS where it is asked for.
@@ -194,6 +225,11 @@ mod tests {
         assert_eq!(answer(&guard, "192.0.2.7", true, &[]), Some(401));
         let wrong = ("authorization", "Bearer secret-secret-secreT");
         assert_eq!(answer(&guard, "192.0.2.7", true, &[wrong]), Some(401));
+        // The log tells those who guess from those who forgot it, and both from those who may not.
+        let reason = |tls, lines: &[_]| refusal(&guard, "192.0.2.7", tls, lines);
+        assert_eq!(reason(true, &[]), Some((Reason::NoProof, 401)));
+        assert_eq!(reason(true, &[wrong]), Some((Reason::Proof, 401)));
+        assert_eq!(reason(false, &[good]), Some((Reason::Denied, 403)));
         assert_eq!(answer(&guard, "192.0.2.7", true, &[good]), None);
         // Schemes ignore case.
         let lower = ("authorization", "bearer secret-secret-secret");

@@ -47,6 +47,7 @@ pub use self::guard::{Guard, read_token};
 use self::places::{Place, Places};
 use crate::busiest::Ranking;
 use crate::clock;
+use crate::notices::Reason;
 use crate::probe::Scrape;
 use crate::server::http::html;
 use crate::server::http::language::Language;
@@ -167,9 +168,11 @@ pub async fn serve(
         };
         let from = From::new(peer, here);
         if !app.guard.admits(from) {
+            from.note_refused(Reason::Denied);
             continue;
         }
         let Some(place) = places.take(from.local) else {
+            from.note_refused(Reason::Busy);
             continue;
         };
         let (app, router, acceptor) = (Arc::clone(&app), router.clone(), acceptor.clone());
@@ -217,8 +220,10 @@ async fn open(
     match acceptor.filter(|_| first[0] == HANDSHAKE) {
         None => converse(stream, from, place, app, router, stop).await,
         Some(acceptor) => {
-            if let Ok(Ok(stream)) = timeout(READ, acceptor.accept(stream)).await {
-                converse(stream, from.over_tls(), place, app, router, stop).await;
+            let from = from.over_tls();
+            match timeout(READ, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => converse(stream, from, place, app, router, stop).await,
+                _ => from.note_refused(Reason::Handshake),
             }
         }
     }

@@ -269,6 +269,17 @@ fn what_is_refused_is_sampled_with_how_many_were_left_out() {
     assert_eq!(first["transport"], "tcp");
     let left_out = |event: &Json| of("http", "no_proof")(event) && many(event);
     node.until("request.refused", left_out, no_proof);
+    // A foreign page that was led to the operations listener; as often as it likes.
+    let foreign = |node: &Node| {
+        let request = "GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n";
+        let answer = ask(node.operations, request.as_bytes());
+        assert!(answer.starts_with(b"HTTP/1.1 421"), "{answer:?}");
+    };
+    let refused = node.until("request.refused", of("operations", "denied"), foreign);
+    assert_eq!(refused["client"], "127.0.0.1");
+    assert_eq!(refused["transport"], "tcp");
+    let left_out = |event: &Json| of("operations", "denied")(event) && many(event);
+    node.until("request.refused", left_out, foreign);
     // Octets that are nothing of a protocol.
     let rubbish = |node: &Node| drop(say(node.handle, &hostile()));
     let left_out = |event: &Json| of("handle", "hostile")(event) && many(event);
