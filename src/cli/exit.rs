@@ -6,6 +6,7 @@
 //! | 1 | failed; a message is on stderr |
 //! | 2 | the command line or an argument on it is wrong |
 //! | 3 | not found: no such handle, or none of its values match |
+//! | 4 | `upgrade`: another one is under way, or has succeeded meanwhile |
 //! | 141 | whoever read the output has gone away (`\| head`): nothing more is said, as by other tools, whose shell reports 128 + SIGPIPE |
 
 use std::{
@@ -30,6 +31,8 @@ enum Reason {
     Usage,
     /// What was looked for does not exist.
     NotFound,
+    /// Somebody else does the same.
+    Overtaken,
     /// Nobody reads the output any more.
     Unread,
 }
@@ -53,6 +56,12 @@ impl Failed {
         Self(Reason::Usage)
     }
 
+    /// Reports on stderr that somebody else does the same.
+    pub fn overtaken(message: impl fmt::Display) -> Self {
+        say(failure(&format!("jiexi: {message}")));
+        Self(Reason::Overtaken)
+    }
+
     /// Reports on stderr that there is no such thing.
     pub fn not_found(message: impl fmt::Display) -> Self {
         say(format_args!("jiexi: {message}"));
@@ -73,7 +82,7 @@ impl Failed {
     pub(super) fn and(self, other: Self) -> Self {
         match self.0 {
             Reason::NotFound | Reason::Unread => other,
-            Reason::Failure | Reason::Usage => self,
+            Reason::Failure | Reason::Usage | Reason::Overtaken => self,
         }
     }
 }
@@ -88,6 +97,7 @@ pub(super) fn code(outcome: Result<(), Failed>) -> ExitCode {
         Err(Failed(Reason::Failure)) => 1,
         Err(Failed(Reason::Usage)) => 2,
         Err(Failed(Reason::NotFound)) => 3,
+        Err(Failed(Reason::Overtaken)) => 4,
         Err(Failed(Reason::Unread)) => UNREAD,
     })
 }

@@ -20,7 +20,8 @@ Examples:
   jiexi upgrade --config /etc/jiexi/jiexi.toml || systemctl restart jiexi
 
 Exit codes: 0 the new process is the node; 1 it failed, and the one from before goes on; 2 wrong command line; 3 there is no
-node here that can do this: start it anew.";
+node here that can do this: start it anew; 4 another upgrade is under way, or has succeeded meanwhile: wait for it, and ask
+again if it was to another program.";
 
 /// Let the program that is installed now take the place of the running one, without a pause
 ///
@@ -66,6 +67,12 @@ fn ask(node: Node, pause_max: Duration) -> Result<Json, Failed> {
     let asked = node.run(command, None::<tokio::io::Empty>, |_| Ok(()), |_| {});
     match target::block_on(asked)? {
         Ok(Outcome::Report { good: true, report }) => Ok(report),
+        Ok(Outcome::Report { report, .. }) if report["another"] == true => {
+            Err(Failed::overtaken(format_args!(
+                "this upgrade was not tried: {}",
+                report["why"].as_str().unwrap_or_default()
+            )))
+        }
         Ok(Outcome::Report { report, .. }) => Err(Failed::report(format_args!(
             "the node goes on as before: {}",
             report["why"].as_str().unwrap_or_default()

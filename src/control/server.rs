@@ -484,6 +484,7 @@ async fn upgrade(pause_max: Duration, context: &Context) -> Result<Outcome, Fail
             json!({"process": process, "before": std::process::id(), "pause_seconds": pause.as_secs_f64()}),
         ),
         Upgrade::Failed(why) => (false, json!({"why": why})),
+        Upgrade::Another(which) => (false, json!({"why": which, "another": true})),
         Upgrade::Refused(why) => return Err(plain(why)),
     };
     Ok(Outcome::Report { good, report })

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -33,6 +33,8 @@ pub struct Estate {
     taken: watch::Sender<bool>,
     /// Why the last one that was served did not take over, and its process.
     failure: Mutex<Option<(i32, String)>>,
+    /// The process that is the node now.
+    given: OnceLock<u32>,
     /// Whether the control socket stays when this process ends.
     control_given: Arc<AtomicBool>,
     /// Why nothing is given away.
@@ -75,6 +77,7 @@ impl Estate {
             orders,
             taken: watch::Sender::new(false),
             failure: Mutex::default(),
+            given: OnceLock::new(),
             control_given: Arc::default(),
             refusal,
         };
@@ -87,10 +90,27 @@ impl Estate {
             return Upgrade::Refused(refusal.to_owned());
         }
         let (order, outcome) = Order::new(pause_max);
-        let stops = || Upgrade::Failed("the node stops".to_owned());
+        let unheard = || match self.given.get() {
+            Some(_) => Upgrade::Another(self.ends()),
+            None => Upgrade::Failed(self.ends()),
+        };
         match self.orders.send(order).await {
-            Ok(()) => outcome.await.unwrap_or_else(|_| stops()),
-            Err(_) => stops(),
+            Ok(()) => outcome.await.unwrap_or_else(|_| unheard()),
+            Err(_) => unheard(),
+        }
+    }
+
+    /// Notes which process is the node now.
+    pub fn give_to(&self, process: u32) {
+        // There is only ever one.
+        let _ = self.given.set(process);
+    }
+
+    /// Why nobody is served any more, for people.
+    fn ends(&self) -> String {
+        match self.given.get() {
+            Some(process) => format!("process {process} took the node over meanwhile"),
+            None => "the node stops".to_owned(),
         }
     }
 
@@ -184,7 +204,7 @@ impl Estate {
         };
         match self.heirs.blocking_send(heir) {
             Ok(()) => drop(done.recv()),
-            Err(unheard) => unheard.0.refuse("the node stops"),
+            Err(unheard) => unheard.0.refuse(&self.ends()),
         }
         drop(files);
     }
@@ -218,7 +238,7 @@ impl Estate {
         let sockets = self.lock();
         let count = sockets.len();
         if count == 0 {
-            return Err(io::Error::other("the node stops"));
+            return Err(io::Error::other(self.ends()));
         }
         for socket in sockets.iter() {
             wire::send(stream, &Message::Socket, Some(socket.as_fd()))?;

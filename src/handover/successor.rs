@@ -90,6 +90,8 @@ pub enum Upgrade {
     },
     /// It was tried; the node goes on as before; why, for people.
     Failed(String),
+    /// It was not tried: another one is under way, or has succeeded meanwhile; which, for people.
+    Another(String),
     /// Here is no such thing, and why, for people: the node has to be started anew.
     Refused(String),
 }
@@ -239,7 +241,7 @@ impl Successor {
                 process: taken,
                 pause,
             },
-            false => Upgrade::Failed(format!("process {taken} took the node over meanwhile")),
+            false => Upgrade::Another(format!("process {taken} took the node over meanwhile")),
         });
     }
 }

@@ -65,12 +65,21 @@ pub(super) async fn ended(
 }
 
 /// Starts the program that is to take over, one at a time.
-pub(super) fn upgrade(under_way: &mut Option<Successor>, program: Option<&Program>, order: Order) {
+pub(super) fn upgrade(
+    under_way: &mut Option<Successor>,
+    program: Option<&Program>,
+    estate: &Estate,
+    order: Order,
+) {
     match under_way {
-        Some(successor) => order.tell(Upgrade::Failed(format!(
+        Some(successor) => order.tell(Upgrade::Another(format!(
             "an upgrade is under way already, to process {}",
             successor.process()
         ))),
+        // It was started by hand.
+        None if estate.is_taken() => order.tell(Upgrade::Another(
+            "another process is taking over this node already".to_owned(),
+        )),
         None => *under_way = Successor::start(program, order),
     }
 }
@@ -100,6 +109,7 @@ impl Node {
             Ok(Handed::Given(heir)) => {
                 let pause = begun.elapsed();
                 self.store.retire();
+                self.estate.give_to(pid.cast_unsigned());
                 tracing::info!(
                     event = "handover.given",
                     pid,

@@ -439,7 +439,7 @@ pub async fn run(
                     node.following = None;
                     break Next::Another(ended);
                 }
-                order = heir::next(&mut orders) => heir::upgrade(&mut successor, program, order),
+                order = heir::next(&mut orders) => heir::upgrade(&mut successor, program, &estate, order),
                 (status, why) = heir::ended(&mut successor, &estate) => {
                     if let Some(successor) = successor.take() {
                         successor.failed(status, why);

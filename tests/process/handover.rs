@@ -558,6 +558,40 @@ fn the_old_process_ends_when_a_stranger_dies_that_took_over() {
     drop(open);
 }
 
+/// Goal: who asks for an upgrade while a process takes over hears of that one, and not that the node stops.
+#[test]
+fn an_upgrade_beside_a_hand_over_hears_of_it() {
+    let mut node = Process::start(4_096, &[]);
+    let mut heir = UnixStream::connect(node.data().join("control.sock")).expect("connected");
+    heir.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    let upgrading = |node: &Process| {
+        let mut command = node.jiexi(&["upgrade"]);
+        let command = command.stdout(Stdio::null()).stderr(Stdio::piped());
+        command.spawn().expect("jiexi starts")
+    };
+    let told = |child: Child, words: &str| {
+        let done = child.wait_with_output().expect("it ends");
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(said.contains(words), "{said}");
+        assert_eq!(done.status.code(), Some(4), "{said}");
+    };
+    say(&mut heir, 1, &command(1, 60_000));
+    hear(&mut heir, "sockets");
+    told(upgrading(&node), "is taking over this node already");
+    say(&mut heir, 2, &json!({"message": "filled"}));
+    hear(&mut heir, "store");
+    // From now on the node hears of nothing else, until this is the node.
+    let late = upgrading(&node);
+    node.wait_said("control socket: command", 2);
+    say(
+        &mut heir,
+        2,
+        &json!({"message": "answering", "control": false}),
+    );
+    told(late, "took the node over meanwhile");
+    assert!(node.wait().success(), "{}", node.said());
+}
+
 // ---------------------------------------------------------------------------------------------------- one that fails
 
 /// One message of the control socket.

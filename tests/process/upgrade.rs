@@ -320,6 +320,7 @@ fn a_node_stops_in_the_middle_of_an_upgrade() {
     let second = node.upgrading().wait_with_output().expect("it ends");
     let said = String::from_utf8_lossy(&second.stderr);
     assert!(said.contains("under way already"), "{said}");
+    assert_eq!(second.status.code(), Some(4), "{said}");
     kill(node.pid(), Signal::SIGTERM).expect("told");
     assert!(wait(&mut node.child).success(), "{}", node.said());
     assert_eq!(systemd.hear(), "STOPPING=1");
