@@ -5,8 +5,10 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -26,9 +28,66 @@ pub const ASKS_WITHIN: Duration = Duration::from_secs(60);
 /// How this process was started, to do that again.
 #[derive(Clone, Debug)]
 pub struct Program {
-    /// The file, by the name that it was started by: what is behind that may be another file by then.
-    path: PathBuf,
+    named: Named,
     arguments: Vec<OsString>,
+}
+
+/// What the program was started by: what is behind that may be another file by then.
+#[derive(Clone, Debug)]
+enum Named {
+    /// A path, through links, which an upgrade may set anew.
+    Path(PathBuf),
+    /// A name that was found in `PATH`; and where its file was then.
+    InPath(OsString, PathBuf),
+}
+
+impl Named {
+    /// How this process was started, by its first argument.
+    fn of(name: OsString) -> io::Result<Self> {
+        let own = env::current_exe();
+        if name.as_encoded_bytes().contains(&b'/') {
+            let path = std::path::absolute(name)?;
+            return Ok(Self::Path(match own {
+                // Whoever starts a program may name it as they like.
+                Ok(own) if !path.exists() && own.exists() => own,
+                _ => path,
+            }));
+        }
+        let own = own?;
+        match find_in_path(&name) {
+            Some(found) if is_own(&found) => Ok(Self::InPath(name, own)),
+            _ => Ok(Self::Path(own)),
+        }
+    }
+
+    /// The file to be started.
+    fn path(&self) -> PathBuf {
+        match self {
+            Self::Path(path) => path.clone(),
+            Self::InPath(name, file) => find_in_path(name).unwrap_or_else(|| file.clone()),
+        }
+    }
+}
+
+/// The first program of that name in the directories of `PATH`, as a shell finds it.
+fn find_in_path(name: &OsStr) -> Option<PathBuf> {
+    let directories = env::var_os("PATH")?;
+    let is_program = |path: &PathBuf| {
+        fs::metadata(path).is_ok_and(|file| file.is_file() && file.mode() & 0o111 != 0)
+    };
+    env::split_paths(&directories)
+        // An empty one is where this process is.
+        .filter_map(|directory| std::path::absolute(directory.join(name)).ok())
+        .find(is_program)
+}
+
+/// Whether a file is the one that this process runs.
+fn is_own(path: &Path) -> bool {
+    let same = || -> io::Result<bool> {
+        let (found, own) = (fs::metadata(path)?, fs::metadata("/proc/self/exe")?);
+        Ok((found.dev(), found.ino()) == (own.dev(), own.ino()))
+    };
+    same().unwrap_or(false)
 }
 
 impl Program {
@@ -39,19 +98,14 @@ impl Program {
     pub fn current() -> io::Result<Self> {
         let mut arguments = env::args_os();
         let name = arguments.next().unwrap_or_default();
-        let path = match name.as_encoded_bytes().contains(&b'/') {
-            // Through links, which an upgrade may set anew.
-            true => std::path::absolute(name)?,
-            false => env::current_exe()?,
-        };
         Ok(Self {
-            path,
+            named: Named::of(name)?,
             arguments: without_take_over(arguments),
         })
     }
 
-    fn start(&self, pause_max: Duration) -> io::Result<Child> {
-        let mut command = Command::new(&self.path);
+    fn start(&self, path: &Path, pause_max: Duration) -> io::Result<Child> {
+        let mut command = Command::new(path);
         command.args(&self.arguments).arg(TAKE_OVER);
         command
             .arg(PAUSE_MAX)
@@ -141,8 +195,9 @@ impl Successor {
             order.tell(Upgrade::Refused(why.to_owned()));
             return None;
         };
-        let shown = program.path.display().to_string();
-        match begin(program, order.pause_max) {
+        let path = program.named.path();
+        let shown = path.display().to_string();
+        match begin(program, &path, order.pause_max) {
             Ok((child, ends)) => {
                 tracing::info!(
                     event = "upgrade.begun",
@@ -247,9 +302,9 @@ impl Successor {
 }
 
 /// Starts it. The signal is listened to before: it may end at once.
-fn begin(program: &Program, pause_max: Duration) -> io::Result<(Child, Signal)> {
+fn begin(program: &Program, path: &Path, pause_max: Duration) -> io::Result<(Child, Signal)> {
     let ends = signal(SignalKind::child())?;
-    Ok((program.start(pause_max)?, ends))
+    Ok((program.start(path, pause_max)?, ends))
 }
 
 /// Why whatever runs this process would take its end for that of the node.

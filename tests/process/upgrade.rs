@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::{IoSliceMut, Write as _};
 use std::os::fd::{AsRawFd as _, RawFd};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
@@ -125,17 +125,19 @@ impl Installed {
 
     /// A node that runs from it, of which systemd hears.
     fn start(&self) -> (Process, Systemd) {
+        self.start_by(&self.path(), &[])
+    }
+
+    /// As [`Self::start`], by another name.
+    fn start_by(&self, name: &Path, more: &[(&str, &str)]) -> (Process, Systemd) {
         let (mut systemd, socket) = (Systemd::listen(&self.socket()), self.socket());
-        let mut node = Process::start_program(
-            &self.path(),
-            4_096,
-            &[
-                ("NOTIFY_SOCKET", socket.to_str().expect("text")),
-                ("JIEXI_ANONYMOUS_BATCH", "true"),
-                ("JIEXI_HANDLE_AMPLIFICATION_RATE", "4GiB"),
-                ("JIEXI_HANDLE_AMPLIFICATION_BURST", "4GiB"),
-            ],
-        );
+        let own = [
+            ("NOTIFY_SOCKET", socket.to_str().expect("text")),
+            ("JIEXI_ANONYMOUS_BATCH", "true"),
+            ("JIEXI_HANDLE_AMPLIFICATION_RATE", "4GiB"),
+            ("JIEXI_HANDLE_AMPLIFICATION_BURST", "4GiB"),
+        ];
+        let mut node = Process::start_program(name, 4_096, &[&own[..], more].concat());
         // What the test runs has no unit.
         node.more.retain(|(name, _)| name != "NOTIFY_SOCKET");
         systemd.main = node.pid().as_raw();
@@ -410,4 +412,38 @@ fn the_old_process_goes_on_when_the_new_one_is_told_to_end() {
     drop(open);
     assert!(wait(&mut node.child).success(), "{}", node.said());
     assert!(!node.said().contains("handover.lost"), "{}", node.said());
+}
+
+/// Goal: a name that was found in `PATH` is looked up anew. Method: versions in directories of their own, with a link to one.
+#[test]
+fn a_name_in_path_leads_to_what_is_there_now() {
+    let installed = Installed::new();
+    let root = installed.directory.path();
+    let (links, program) = (root.join("bin"), |version: &str| {
+        root.join(version).join("jiexi")
+    });
+    fs::create_dir(&links).expect("made");
+    for version in ["1", "2"] {
+        fs::create_dir(root.join(version)).expect("made");
+        fs::copy(env!("CARGO_BIN_EXE_jiexi"), program(version)).expect("copied");
+    }
+    let lead_to = |version: &str| {
+        let fresh = links.join("new");
+        symlink(program(version), &fresh).expect("linked");
+        fs::rename(fresh, links.join("jiexi")).expect("set");
+    };
+    lead_to("1");
+    let path = std::env::var("PATH").expect("a path");
+    let path = format!("{}:{path}", links.display());
+    let (mut node, mut systemd) =
+        installed.start_by(Path::new("jiexi"), &[("PATH", path.as_str())]);
+    assert_eq!(file_of(node.pid()), program("1"));
+    lead_to("2");
+    let upgrading = node.upgrading();
+    let heir = Stray(systemd.hear_main());
+    report(&upgrading.wait_with_output().expect("it ends"));
+    assert_eq!(file_of(heir.0), program("2"));
+    assert!(wait(&mut node.child).success(), "{}", node.said());
+    kill(heir.0, Signal::SIGTERM).expect("told");
+    heir.wait_end();
 }
