@@ -247,11 +247,7 @@ impl Manifest {
         if text.len() as u64 > MANIFEST_MAX {
             return Err(damaged("it is too long for a manifest"));
         }
-        if let Ok(Versioned {
-            manifest: Version { format },
-        }) = serde_json::from_slice(&text)
-            && ![FORMAT, FORMAT_ENCRYPTED].contains(&format)
-        {
+        if let Some(format) = unknown_format(&text) {
             return Err(failed(format_args!(
                 "{shown}: format {format} is not one this program knows; use the version that wrote it"
             )));
@@ -263,6 +259,18 @@ impl Manifest {
             true => Ok(manifest),
             false => Err(damaged("the manifest is damaged")),
         }
+    }
+
+    /// Whether a manifest is of a format that this program does not know.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) fn is_foreign(shown: &str, from: impl Read) -> Result<bool, BackupError> {
+        let mut text = Vec::new();
+        from.take(MANIFEST_MAX)
+            .read_to_end(&mut text)
+            .map_err(|error| BackupError::of_io(error, shown, "read"))?;
+        Ok(unknown_format(&text).is_some())
     }
 
     /// Whether its files are within its directory, and the records are among them.
@@ -280,6 +288,14 @@ impl Manifest {
                 None => self.format == FORMAT,
             }
     }
+}
+
+/// The format of a manifest that this program does not know.
+fn unknown_format(text: &[u8]) -> Option<u32> {
+    let Versioned {
+        manifest: Version { format },
+    } = serde_json::from_slice(text).ok()?;
+    (![FORMAT, FORMAT_ENCRYPTED].contains(&format)).then_some(format)
 }
 
 impl Member {

@@ -1,5 +1,7 @@
 //! Old backups go: the newest full ones that are sound stay, with all that leads on from the oldest of them.
 //!
+//! What has no manifest that can be read is of no age. It goes when it is named, and as much that is sound stays as otherwise.
+//!
 //! Sound is what has the right checksums. Of what is encrypted, those of the files as they are kept are compared: nobody
 //! who removes backups needs a key. Nothing is read while there is nothing to remove.
 
@@ -14,37 +16,75 @@ use super::{
 pub struct Pruned {
     /// What was removed, newest first.
     pub removed: Vec<Manifest>,
+    /// Names of those removed whose manifest was damaged.
+    pub unreadable: Vec<String>,
     /// What is wrong with full backups that were not counted, one line each, for people.
     pub damaged: Vec<String>,
     /// What stays of those removed, and why, likewise.
     pub left: Vec<String>,
 }
 
-/// Removes what is older than the `keep` newest full backups that are sound.
+/// Removes what is older than the `keep` newest full backups that are sound, and the backups called `unreadable`, whose
+/// manifest is damaged.
 ///
 /// # Errors
-/// There are not so many; it cannot be removed, or somebody else writes or reads here.
+/// There are not so many, or one of `unreadable` is none; it cannot be removed, or somebody else writes or reads here.
 pub fn prune(
     repository: &Repository,
     keep: usize,
+    unreadable: &[String],
     watch: &dyn Watch,
 ) -> Result<Pruned, BackupError> {
     let _lock = repository.lock()?;
     let _alone = repository.alone()?;
     let listing = repository.list()?;
+    for id in unreadable {
+        expect_unreadable(repository, &listing, id)?;
+    }
     let mut pruned = Pruned::default();
     let full = newest_full(&listing);
     // At most so much goes: where some are damaged, older ones take their places.
     let most = full.get(keep.saturating_sub(1));
-    if most.is_none_or(|oldest| outdated(&listing, oldest).is_empty()) {
+    let nothing_old = most.is_none_or(|oldest| outdated(&listing, oldest).is_empty());
+    if nothing_old && unreadable.is_empty() {
         return Ok(pruned);
     }
     let oldest = oldest_kept(repository, &full, keep, &mut pruned.damaged, watch)?;
+    for id in unreadable {
+        // It may be named twice.
+        if !pruned.unreadable.contains(id) {
+            pruned.left.extend(repository.remove(id)?);
+            pruned.unreadable.push(id.clone());
+        }
+    }
     for backup in outdated(&listing, oldest) {
         pruned.left.extend(repository.remove(&backup.id)?);
         pruned.removed.push(backup);
     }
     Ok(pruned)
+}
+
+/// Refuses to remove what is whole, or was written by a later version of this program.
+fn expect_unreadable(
+    repository: &Repository,
+    listing: &Listing,
+    id: &str,
+) -> Result<(), BackupError> {
+    let shown = repository.shown_backup(id);
+    if listing.whole.iter().any(|backup| backup.id == id) {
+        return Err(failed(format_args!(
+            "{shown}: its manifest is not damaged, so it goes by its age; nothing was removed"
+        )));
+    }
+    let Some((_, problem)) = listing.damaged.iter().find(|(name, _)| name == id) else {
+        return Err(BackupError::NotFound(format!(
+            "{shown}: there is no such backup; nothing was removed"
+        )));
+    };
+    match repository.is_foreign(id)? {
+        true => Err(failed(format_args!("{problem}; nothing was removed"))),
+        false => Ok(()),
+    }
 }
 
 /// Where a backup is in the order of all. Of one sequence there may be several full ones.

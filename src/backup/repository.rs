@@ -209,6 +209,18 @@ impl Repository {
         Manifest::read(id, &self.shown_member(id, manifest::NAME), from)
     }
 
+    /// Whether the manifest of a backup is of a format that this program does not know. One that is missing is not.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn is_foreign(&self, id: &str) -> Result<bool, BackupError> {
+        if self.place.length(id, manifest::NAME)?.is_none() {
+            return Ok(false);
+        }
+        let from = self.place.get(id, manifest::NAME)?;
+        Manifest::is_foreign(&self.shown_member(id, manifest::NAME), from)
+    }
+
     /// What a backup is called.
     #[must_use]
     pub fn shown_backup(&self, id: &str) -> String {

@@ -139,6 +139,51 @@ fn a_damaged_journal_stops_no_backup() {
     assert_eq!(running.stop(), 0);
 }
 
+/// What has a damaged manifest goes by its name, when enough that is sound stays; nothing else goes that way.
+#[test]
+fn prune_removes_damaged_manifests_by_name() {
+    let directory = set_up();
+    let directory = directory.path();
+    let name = |backup: &Json| backup["id"].as_str().expect("an id").to_owned();
+    let first = create(directory, "a", &[]);
+    import(directory, "a", &line("n1", "second"));
+    let increment = create(directory, "a", &[]);
+    let (full, increment) = (name(&first[0]), name(&increment[0]));
+    let manifest = |id: &str| directory.join("repo").join(id).join("manifest.json");
+    let sound = fs::read(manifest(&full)).expect("reads");
+    let prune = |id: &str, code| {
+        let run = backup(
+            directory,
+            &["prune", "repo", "--keep", "1", "--damaged", id],
+        );
+        said(run.expect(code))
+    };
+    let refused = prune(&full, 1);
+    assert!(refused.contains("is not damaged"), "{refused}");
+    prune("20200101T000000Z-full", 3);
+
+    // It was the only full one: whatever is left of it is all there is.
+    fs::write(manifest(&full), "{").expect("writes");
+    let refused = prune(&full, 1);
+    assert!(refused.contains("nothing was removed"), "{refused}");
+    import(directory, "a", &line("n2", "third"));
+    create(directory, "a", &[]);
+    // One that a later version wrote is none of those.
+    fs::write(manifest(&full), r#"{"manifest":{"format":99},"sha256":""}"#).expect("writes");
+    let refused = prune(&full, 1);
+    assert!(refused.contains("format 99"), "{refused}");
+    // Without its name it stays.
+    fs::write(manifest(&full), &sound[1..]).expect("writes");
+    backup(directory, &["prune", "repo", "--keep", "1"]).expect(0);
+    assert!(manifest(&full).exists());
+    assert!(!manifest(&increment).exists(), "nothing leads there");
+    let removed = prune(&full, 0);
+    assert!(removed.contains(&full), "{removed}");
+    assert!(!directory.join("repo").join(&full).exists());
+    assert_eq!(kinds(&list(directory)), ["full"]);
+    backup(directory, &["verify", "repo"]).expect(0);
+}
+
 /// A full backup without its records is none of those that stay.
 #[test]
 fn prune_counts_what_is_sound() {

@@ -93,13 +93,16 @@ enum Action {
     ///
     /// The newest full backups stay, with all increments since the oldest of them. Before anything goes, those that stay
     /// are read and compared with their checksums: a damaged one is not counted, and where there are too few others, nothing
-    /// is removed.
+    /// is removed. One whose manifest is damaged stays until it is named with --damaged.
     Prune {
         #[command(flatten)]
         repository: RepositoryPath,
         /// How many full backups stay
         #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
         keep: u32,
+        /// Remove this backup, too, whose manifest is damaged, so that nobody can restore it; may be repeated
+        #[arg(long, value_name = "ID")]
+        damaged: Vec<String>,
         #[command(flatten)]
         form: Form,
         #[command(flatten)]
@@ -150,9 +153,10 @@ impl Backup {
             Action::Prune {
                 repository,
                 keep,
+                damaged,
                 form,
                 place,
-            } => prune(&repository, keep, &form, &place),
+            } => prune(&repository, keep, &damaged, &form, &place),
         }
     }
 }
@@ -285,19 +289,29 @@ fn verify(
     }
 }
 
-fn prune(repository: &RepositoryPath, keep: u32, form: &Form, place: &Place) -> Result<(), Failed> {
+fn prune(
+    repository: &RepositoryPath,
+    keep: u32,
+    unreadable: &[String],
+    form: &Form,
+    place: &Place,
+) -> Result<(), Failed> {
     let repository = repository.open(place)?;
     let keep = usize::try_from(keep).unwrap_or(usize::MAX);
     let bars = Bars::default();
-    let pruned = backup::prune::prune(&repository, keep, &bars);
+    let pruned = backup::prune::prune(&repository, keep, unreadable, &bars);
     bars.clear();
     let pruned = pruned.map_err(explain)?;
     let json = json!({
         "removed": pruned.removed.iter().map(row_json).collect::<Vec<_>>(),
+        "removed_damaged": pruned.unreadable,
         "damaged": pruned.damaged,
         "left": pruned.left,
     });
     let mut text = String::new();
+    for id in &pruned.unreadable {
+        text += &format!("removed, because its manifest is damaged: {id}\n");
+    }
     for damaged in &pruned.damaged {
         text += &format!("not counted, because it is damaged: {damaged}\n");
     }
