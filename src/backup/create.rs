@@ -131,20 +131,38 @@ pub fn create(
 /// Refuses to write in clear where what was written last is encrypted: who forgets an option, or loses the configuration, is
 /// not to show everything to whom it was hidden from.
 fn expect_encryption(repository: &Repository, listing: &Listing) -> Result<(), BackupError> {
+    if repository.encryption().is_some() {
+        return Ok(());
+    }
+    match newest_sealed(repository, listing)? {
+        Some(sealed) => Err(failed(format_args!(
+            "{}: backup {sealed} is encrypted, and this one would not be; nothing was written; give --recipient or \
+             --encryption-passphrase-file, or set [backup] recipients; --unencrypted if everybody who can read the \
+             repository may read all of it",
+            repository.shown()
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The backup that was written last, if it is encrypted.
+fn newest_sealed(
+    repository: &Repository,
+    listing: &Listing,
+) -> Result<Option<String>, BackupError> {
     let all = listing.whole.iter();
     let newest = all.max_by_key(|backup| (backup.epoch, backup.sequence, backup.created));
-    match newest {
-        Some(newest) if newest.encryption.is_some() && repository.encryption().is_none() => {
-            Err(failed(format_args!(
-                "{}: backup {} is encrypted, and this one would not be; nothing was written; give --recipient or \
-                 --encryption-passphrase-file, or set [backup] recipients; --unencrypted if everybody who can read the \
-                 repository may read all of it",
-                repository.shown(),
-                newest.id
-            )))
-        }
-        _ => Ok(()),
+    if let Some(sealed) = newest.filter(|newest| newest.encryption.is_some()) {
+        return Ok(Some(sealed.id.clone()));
     }
+    // Those whose manifest is damaged have their time in their names.
+    let is_later = |id: &str| newest.is_none_or(|newest| *id > *newest.id);
+    for (id, _) in listing.damaged.iter().rev() {
+        if is_later(id) && repository.is_sealed(id)? {
+            return Ok(Some(format!("{id}, whose manifest is damaged,")));
+        }
+    }
+    Ok(None)
 }
 
 /// Why a full backup is taken although it could do without.

@@ -221,6 +221,20 @@ impl Repository {
         Manifest::is_foreign(&self.shown_member(id, manifest::NAME), from)
     }
 
+    /// Whether the records of a backup are encrypted, by their names: where its manifest does not say it.
+    ///
+    /// # Errors
+    /// They cannot be looked at.
+    pub fn is_sealed(&self, id: &str) -> Result<bool, BackupError> {
+        for kind in [Kind::Full, Kind::Increment] {
+            let name = format!("{}{}", kind.file(), encryption::SUFFIX);
+            if self.place.length(id, &name)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// What a backup is called.
     #[must_use]
     pub fn shown_backup(&self, id: &str) -> String {

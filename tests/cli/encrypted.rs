@@ -5,6 +5,8 @@ use std::{
     fs,
     path::Path,
     process::{Command, Stdio},
+    thread,
+    time::Duration,
 };
 
 use age::secrecy::ExposeSecret as _;
@@ -361,6 +363,39 @@ fn wrong_recipients_and_identities() {
     let refused = run(directory, &["config", "check", "bad.toml"]).expect(1);
     let said = refused.stdout + &refused.stderr;
     assert!(said.contains("recipients"), "{said}");
+}
+
+/// Damaged manifests hide from nobody that what was written last is encrypted.
+#[test]
+fn damaged_manifests_open_nothing() {
+    let directory = set_up();
+    let directory = directory.path();
+    let recipient = identity(directory, "key");
+    // What is in clear from before is no reason to go on so.
+    create(directory, &[]);
+    import(directory, "a", &line("n1", "second"));
+    let sealed = created(&create(directory, &["--recipient", &recipient]));
+    let id = sealed[0]["id"].as_str().expect("an id");
+    let manifest = directory.join("repo").join(id).join("manifest.json");
+    for text in [Some("{"), None] {
+        match text {
+            Some(text) => fs::write(&manifest, text).expect("writes"),
+            None => fs::remove_file(&manifest).expect("removes"),
+        }
+        let before = members(directory);
+        let refused = backup(directory, &["create", "repo", "--data", "a"]).expect(1);
+        for words in [id, "is encrypted", "--unencrypted"] {
+            assert!(refused.stderr.contains(words), "{}", refused.stderr);
+        }
+        assert_eq!(members(directory), before);
+    }
+    // Names tell seconds.
+    thread::sleep(Duration::from_millis(1_100));
+    import(directory, "a", &line("n2", "third"));
+    create(directory, &["--unencrypted"]);
+    // That was later, and said so.
+    import(directory, "a", &line("n3", "fourth"));
+    create(directory, &[]);
 }
 
 /// Nobody writes in clear beside what is encrypted without saying so: an option or a section that got lost is told of.
