@@ -7,6 +7,7 @@
 //! The settings are those of the process, as the log itself is, and change while it runs. Until they are set there is
 //! nothing to see.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -164,7 +165,7 @@ pub struct Slow<'a> {
     pub took: Duration,
     /// How many requests.
     pub requests: usize,
-    /// The handle, or the path, as it came.
+    /// The handle, the name or the path, as it came; of several requests, that of the first.
     pub about: &'a [u8],
     /// The network of who asked.
     pub network: Option<Source>,
@@ -196,22 +197,36 @@ impl Slow<'_> {
     }
 }
 
-/// Several datagrams or messages that were answered together took long.
+/// What a request asks for, as far as it says so.
+#[derive(Clone, Debug)]
+pub struct Asked<'a> {
+    /// The operation.
+    pub operation: &'static str,
+    /// The handle, or the name; empty when there is none that may be shown.
+    pub about: Cow<'a, [u8]>,
+}
+
+/// Some datagrams or messages that were answered together took long. The `first` of them stands for all: what each took
+/// nobody has measured. It is read only now, and again.
 #[cold]
 pub fn slow_batch(
     (protocol, transport): Front,
     took: Duration,
     requests: usize,
     client: Option<IpAddr>,
+    first: &Asked<'_>,
 ) {
     let slow = Slow {
         protocol,
         transport: Some(transport),
-        operation: "batch",
+        operation: match requests {
+            0 | 1 => first.operation,
+            _ => "batch",
+        },
         outcome: "",
         took,
         requests,
-        about: b"",
+        about: &first.about,
         network: client.map(|client| Sender::proven(client).source()),
     };
     slow.tell();

@@ -22,7 +22,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::clock::Now;
 use crate::metrics::Cell;
-use crate::notices;
+use crate::notices::{self, Asked};
 
 /// The most datagrams received, answered and sent in one go.
 pub const BATCH: usize = 32;
@@ -56,6 +56,9 @@ pub trait Front {
 
     /// The counters of this worker.
     fn cell(&self) -> &Cell;
+
+    /// What a datagram asks for, for the log.
+    fn asked(datagram: &[u8]) -> Asked<'_>;
 
     /// What is spoken, over datagrams.
     const FRONT: notices::Front;
@@ -245,10 +248,19 @@ impl<S: Peer, F: Front> Loop<S, F> {
             let took = now.instant.elapsed();
             durations.observe(took, count);
             if notices::is_slow(took) {
-                let client = self.incoming.first().map(|first| first.peer.address().ip());
-                notices::slow_batch(F::FRONT, took, self.incoming.len(), client);
+                self.tell_slow(took);
             }
         }
+    }
+
+    /// Writes down that the last batch took long.
+    #[cold]
+    fn tell_slow(&self, took: Duration) {
+        let first = self.incoming.first();
+        let client = first.map(|first| first.peer.address().ip());
+        let octets = first.and_then(|first| self.buffers[0].get(..first.length));
+        let asked = F::asked(octets.unwrap_or_default());
+        notices::slow_batch(F::FRONT, took, self.incoming.len(), client, &asked);
     }
 
     /// Receives what is there, at most a batch.

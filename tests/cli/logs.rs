@@ -228,6 +228,24 @@ fn hostile() -> Vec<u8> {
     envelope
 }
 
+/// A request for all values of a handle.
+fn question(handle: &str) -> Vec<u8> {
+    let mut body = u32::try_from(handle.len())
+        .expect("short")
+        .to_be_bytes()
+        .to_vec();
+    body.extend(handle.as_bytes());
+    body.extend([0; 8]);
+    let mut message = vec![0, 0, 0, 1, 0, 0, 0, 0, 0x19, 0, 0, 0, 0xFF, 0xFF, 0, 0];
+    message.extend(i32::MAX.to_be_bytes());
+    message.extend(u32::try_from(body.len()).expect("short").to_be_bytes());
+    message.extend(body);
+    message.extend([0; 4]);
+    let mut envelope = vec![2, 11, 2, 11, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0];
+    envelope.extend(u32::try_from(message.len()).expect("short").to_be_bytes());
+    [envelope, message].concat()
+}
+
 #[test]
 fn the_first_line_says_what_runs() {
     let mut node = Node::new();
@@ -403,7 +421,12 @@ fn slow_requests_are_written_down_and_waits_are_not() {
          --identity 300:0.NA/88.118 --key a/admin.key",
         node.handle
     );
-    let created = |event: &Json| of("handle", "tcp")(event) && event["about"] == "88.118/slow";
+    // The connection that handed it over took long, too.
+    let created = |event: &Json| {
+        of("handle", "tcp")(event)
+            && event["about"] == "88.118/slow"
+            && event["outcome"].is_string()
+    };
     let got = node.until("request.slow", created, |node| {
         drop(node.run(&change).expect(0))
     });
@@ -411,17 +434,39 @@ fn slow_requests_are_written_down_and_waits_are_not() {
         got["operation"].is_string() && got["outcome"].is_string(),
         "{got}"
     );
+    // What is answered at once is named as well, over every transport.
     let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
-    let got = node.until("request.slow", of("handle", "udp"), |node| {
-        udp.send_to(&hostile(), (Ipv4Addr::LOCALHOST, node.handle))
+    let handle = (Ipv4Addr::LOCALHOST, node.handle);
+    let single = |event: &Json| of("handle", "udp")(event) && event["operation"] == "resolve";
+    let got = node.until("request.slow", single, |_| {
+        udp.send_to(&question("88.118/泵.1"), handle)
             .expect("sends");
     });
-    assert_eq!(got["operation"], "batch");
-    node.until("request.slow", of("dns", "udp"), |node| {
-        let question = b"\0\x07\0\0\0\x01\0\0\0\0\0\0\0\0\x06\0\x01";
+    assert_eq!(got["about"], "88.118/泵.1", "{got}");
+    let about = |about: &'static str| move |event: &Json| event["about"] == about;
+    let got = node.until("request.slow", about("88.118/one"), |_| {
+        say(node.handle, &question("88.118/one"));
+    });
+    assert_eq!(got["transport"], "tcp", "{got}");
+    assert_eq!(got["operation"], "resolve", "{got}");
+    let got = node.until("request.slow", about("88.118/first"), |_| {
+        let both = [question("88.118/first"), question("88.118/second")].concat();
+        say(node.handle, &both);
+    });
+    assert_eq!(got["operation"], "batch", "{got}");
+    assert_eq!(got["requests"], 2, "{got}");
+    // Of what is no request there is nothing to show.
+    let other = |event: &Json| of("handle", "udp")(event) && event["operation"] == "other";
+    let got = node.until("request.slow", other, |_| {
+        udp.send_to(&hostile(), handle).expect("sends");
+    });
+    assert!(got["about"].is_null(), "{got}");
+    let got = node.until("request.slow", of("dns", "udp"), |node| {
+        let question = b"\0\x07\0\0\0\x01\0\0\0\0\0\0\x02id\x07example\x03net\0\0\x06\0\x01";
         udp.send_to(question, (Ipv4Addr::LOCALHOST, node.dns))
             .expect("sends");
     });
+    assert_eq!(got["about"], "id.example.net", "{got}");
     // However many there are.
     let left_out = |event: &Json| event["left_out"].as_u64() > Some(0);
     node.until("request.slow", left_out, |node| {

@@ -33,6 +33,7 @@ pub mod udp;
 pub mod view;
 pub mod zone;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -47,6 +48,7 @@ use super::datagram::{BATCH, BUFFER};
 use crate::clock::Now;
 use crate::history::{Event, Pen};
 use crate::metrics::{Cell, LookupResult, Op, Outcome, Reason};
+use crate::notices::Asked;
 use crate::resolver::Authority;
 use crate::store::{Lookup, Reader, Store, StoreError};
 
@@ -347,6 +349,18 @@ impl Notes {
         }
         self.keys.clear();
         self.resolved.clear();
+    }
+}
+
+/// What a question is about, for the log: its name as it came, without what is behind it.
+#[cold]
+fn asked(message: &[u8]) -> Asked<'_> {
+    let name = message.get(full::HEADER..).unwrap_or_default();
+    let name = name.get(..name::NAME_MAX).unwrap_or(name);
+    let labels: Vec<_> = name::labels(name).collect();
+    Asked {
+        operation: Op::Resolve.label(),
+        about: Cow::Owned(labels.join(&b'.')),
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{Channel, Replies, Responder, Shared};
+use super::{Channel, Replies, Responder, Shared, asked};
 use crate::clock::Now;
 use crate::metrics::{Metrics, Protocol, Transport, Why};
 use crate::notices;
@@ -96,7 +96,8 @@ impl Pool {
         cell.sent_bytes.add(out.len() as u64);
         cell.durations.observe(took, count as u64);
         if notices::is_slow(took) {
-            notices::slow_batch(self.front(), took, count, Some(client));
+            let first = asked(requests[0].0);
+            notices::slow_batch(self.front(), took, count, Some(client), &first);
         }
         free().push((responder, replies));
         good.then_some(taken)

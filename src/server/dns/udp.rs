@@ -4,10 +4,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Channel, Replies, Responder, shorten};
+use super::{Channel, Replies, Responder, asked, shorten};
 use crate::clock::Now;
 use crate::metrics::{Cell, Protocol, Reason, Transport};
-use crate::notices;
+use crate::notices::{self, Asked};
 use crate::server::budget::{Budget, Proven};
 use crate::server::datagram::{BATCH, Buffers, Front, Incoming, Outgoing, Peer, Place};
 
@@ -135,5 +135,9 @@ impl Front for Datagrams {
 
     fn cell(&self) -> &Cell {
         self.responder.cell()
+    }
+
+    fn asked(datagram: &[u8]) -> Asked<'_> {
+        asked(datagram)
     }
 }

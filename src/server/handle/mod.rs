@@ -15,6 +15,7 @@ mod reply;
 pub mod stream;
 pub mod udp;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,13 +24,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use jiexi_proto::code::{OpFlags, ResponseCode};
 use jiexi_proto::handle::CaseRule;
-use jiexi_proto::{MessageView, OpCode, Version};
+use jiexi_proto::limits::HANDLE_MAX;
+use jiexi_proto::wire::Reader as WireReader;
+use jiexi_proto::{Envelope, EnvelopeFlags, MessageView, OpCode, Version};
 
 use self::parse::{Resolution, Step};
 use self::reply::{Reply, Stamp};
 use crate::clock::Now;
 use crate::history::Event;
 use crate::metrics::{Cell, LookupResult, Op, Outcome, Reason};
+use crate::notices::Asked;
 use crate::registry::source::Sender;
 use crate::registry::{DAMAGED, NOT_HOMED};
 use crate::resolver::{self, Answer, Authority, Query};
@@ -492,6 +496,25 @@ pub(in crate::server) fn lookup_result(found: &Lookup<'_>) -> LookupResult {
         Lookup::Found(_) | Lookup::Damaged => LookupResult::Hit,
         Lookup::Absent => LookupResult::Miss,
         Lookup::Loading => LookupResult::Loading,
+    }
+}
+
+/// What a message asks for, for the log: in clear, and of the operations that everybody may hear of.
+#[cold]
+fn asked(message: &[u8]) -> Asked<'_> {
+    let is_clear = |envelope: &Envelope| !envelope.flags.contains(EnvelopeFlags::ENCRYPTED);
+    let message = MessageView::decode_lenient(message).ok();
+    let message = message.filter(|message| is_clear(&message.envelope));
+    let op = message.map_or(Op::Other, |message| op_of(message.header.op_code));
+    // The body of each that is remembered begins with its handle.
+    let about = message.filter(|_| op.is_remembered()).and_then(|message| {
+        WireReader::new(message.body)
+            .bytes(HANDLE_MAX, "handle")
+            .ok()
+    });
+    Asked {
+        operation: op.label(),
+        about: Cow::Borrowed(about.unwrap_or_default()),
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::desk::{Answer, Counter, Desk, Job, Line, Sink};
-use super::{BATCH, Replies, Responder, Shared};
+use super::{BATCH, Replies, Responder, Shared, asked};
 use crate::clock::Now;
 use crate::metrics::{Metrics, Protocol, Transport, Why};
 use crate::notices;
@@ -459,8 +459,7 @@ where
     let took = now.instant.elapsed();
     cell.durations.observe(took, answered);
     if notices::is_slow(took) {
-        let requests = usize::try_from(answered).unwrap_or(usize::MAX);
-        notices::slow_batch(FRONT, took, requests, Some(client));
+        tell_slow(took, answered, octets, client);
     }
     // What goes to the desk may prove who asks.
     let unproven = answered - u64::from(deferred.is_some());
@@ -481,6 +480,18 @@ where
         owed,
         progress,
     }
+}
+
+/// Writes down that so many messages at the beginning of `octets` took long.
+#[cold]
+fn tell_slow(took: Duration, answered: u64, octets: &[u8], client: IpAddr) {
+    let first = match frame(octets) {
+        Some(Ok(length)) => octets.get(..length),
+        _ => None,
+    };
+    let asked = asked(first.unwrap_or_default());
+    let requests = usize::try_from(answered).unwrap_or(usize::MAX);
+    notices::slow_batch(FRONT, took, requests, Some(client), &asked);
 }
 
 /// Writes answers as far as the client takes them at once.

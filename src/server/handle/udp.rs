@@ -11,10 +11,10 @@ use jiexi_proto::limits::{DATAGRAM_MAX, ENVELOPE_SIZE};
 use jiexi_proto::{Envelope, EnvelopeFlags};
 
 use super::desk::{Job, Sink};
-use super::{BATCH, Replies, Responder};
+use super::{BATCH, Replies, Responder, asked};
 use crate::clock::Now;
 use crate::metrics::{Cell, Protocol, Reason, Transport};
-use crate::notices::{self, refused};
+use crate::notices::{self, Asked, refused};
 use crate::server::budget::{Budget, Proven, Purse};
 use crate::server::datagram::{Buffers, Front, Incoming, Outgoing, Peer, Place, send_from};
 
@@ -155,6 +155,10 @@ impl Front for Datagrams {
 
     fn cell(&self) -> &Cell {
         self.responder.cell()
+    }
+
+    fn asked(datagram: &[u8]) -> Asked<'_> {
+        asked(datagram)
     }
 }
 
