@@ -27,6 +27,9 @@ Examples:
   jiexi promote                       planned: the primary gives way, everything of it is here, then this node is the primary
   jiexi promote --without-primary     the primary is gone: what it acknowledged and this node does not have is lost
 
+An old primary that names another node than this one (old_primary_gave_way_to) was told the same by that one before: then
+both are primaries, unless it is this node by another address. Stop one of them.
+
 Exit codes: 0 this node is the primary; 1 it is not, and a message says what to do; 2 wrong command line.";
 
 /// Let this standby take the place of its primary
@@ -124,7 +127,7 @@ fn running(config: &Config, node: Node, without: bool) -> Result<Json, Failed> {
         }
     }
     Err(Failed::report(
-        "the old primary gave way, but this node is not there again with the new epoch; its log says why",
+        "this node was to be the primary, and is not there again with the new epoch; its log says why",
     ))
 }
 

@@ -53,22 +53,26 @@ pub async fn take_over(
     }
     // Once: what the old primary hears must be what the store gets, or the two do not know which of them is the later.
     let epoch = store::next_epoch(store.data_epoch(), clock::unix_seconds().into());
-    let told = match give_way(following, store, epoch, place).await {
+    let (mut told, mut names) = (false, None);
+    match give_way(following, store, epoch, place).await {
         Ok((mut link, last)) => {
             catch_up(following, store, &mut link, &last).await?;
-            true
+            note_other(&old, place, &last);
+            // It may have been told the same by another one, of a later epoch.
+            let by = last.primary.unwrap_or_default();
+            told = by == place;
+            names = Some(by).filter(|_| !told);
         }
         Err(error @ (LinkError::Down(_) | LinkError::Configured(_))) if without => {
             tracing::warn!(event = "standby.old_primary_unreachable", %error, old, "the old primary cannot be told to give way; this node takes its place without it");
-            false
         }
         Err(error) => return Err(refused(following, store, &error)),
-    };
+    }
     let (newest, taking) = (following.watch.newest(), Arc::clone(store));
     let snapshot = spawn_blocking(move || taking.snapshot()).await;
     let snapshot = snapshot.map_err(|error| error.to_string())?;
     let snapshot = snapshot.map_err(|error| format!("no snapshot, so no new epoch: {error}"))?;
-    let report = json!({
+    let mut report = json!({
         "epoch": epoch,
         "sequence": snapshot.sequence,
         "records": snapshot.records,
@@ -76,6 +80,9 @@ pub async fn take_over(
         "old_primary_gave_way": told,
         "known_missing_sequences": newest.saturating_sub(snapshot.sequence),
     });
+    if let Some(names) = names {
+        report["old_primary_gave_way_to"] = names.into();
+    }
     Ok(Taken { epoch, report })
 }
 

@@ -468,6 +468,27 @@ fn promoted_while_the_primary_answers() {
     pair.compare();
 }
 
+/// Goal: whom the old primary names as the one that took its place is what is said, and not what was wanted.
+#[test]
+fn promoted_beside_another_one() {
+    let mut pair = Pair::new();
+    pair.standby.start();
+    pair.create("kept");
+    pair.level();
+    let third = "https://third.example.cn:8000";
+    let told = format!("{{\"epoch\":{SAME},\"primary\":\"{third}\"}}");
+    let token = fs::read_to_string(&pair.token).expect("a token");
+    let target = "/api/v1/replication/supersede";
+    let answer = pair.primary.http("POST", target, token.trim(), &told);
+    assert_eq!(answer.map(|(status, _)| status), Some(200));
+    let report = pair.standby.good(&["promote", "-o", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+    assert_eq!(report["old_primary_gave_way"], false, "{report}");
+    assert_eq!(report["old_primary_gave_way_to"], third, "{report}");
+    let log = pair.standby.log();
+    assert!(log.contains("gave way to another node"), "{log}");
+}
+
 /// Goal: without its primary a standby is promoted only when that is said; what it said it had is there; the old primary,
 /// which knows nothing of that, takes changes until it is met and none after that.
 #[test]
