@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::{fs::FileTypeExt as _, net::SocketAddr};
 use std::path::{Path, PathBuf};
 
 use crate::config::{Config, Origins, Problem};
@@ -58,17 +59,61 @@ pub fn beside_certificates(config: &Config, origins: &Origins) -> Vec<Problem> {
     {
         found.push(origins.problem("operations", "token_file", error));
     }
-    let directory = config.audit_dir();
-    if let Err(error) = directory_can_be(&directory) {
-        let advice = match error.kind() {
-            io::ErrorKind::PermissionDenied => owner::advice(&directory),
-            _ => "name a directory that this user can make and write".to_owned(),
-        };
-        let message = format!("{}: {error}; {advice}", directory.display());
-        found.push(origins.problem("administration", "audit", message));
+    for (section, name, directory) in [
+        ("administration", "audit", config.audit_dir()),
+        ("batch", "spool", config.spool_dir()),
+        ("jobs", "directory", config.jobs_dir()),
+    ] {
+        if let Err(error) = directory_can_be(&directory) {
+            let advice = match error.kind() {
+                io::ErrorKind::PermissionDenied => owner::advice(&directory),
+                _ => "name a directory that this user can make and write".to_owned(),
+            };
+            let message = format!("{}: {error}; {advice}", directory.display());
+            found.push(origins.problem(section, name, message));
+        }
+    }
+    if let Some(message) = no_socket(config) {
+        found.push(origins.problem("control", "socket", message));
     }
     found.extend(case_rule(config, origins));
     found
+}
+
+/// Why the control socket cannot be bound. Nobody makes its directory, but for that of the data.
+fn no_socket(config: &Config) -> Option<String> {
+    let path = config.control_socket();
+    let shown = path.display();
+    if let Err(error) = SocketAddr::from_pathname(&path) {
+        return Some(format!(
+            "{shown}: {error}; name a shorter path, such as /run/jiexi/control.sock"
+        ));
+    }
+    if let Ok(found) = fs::symlink_metadata(&path)
+        && !found.file_type().is_socket()
+    {
+        return Some(format!(
+            "{shown} exists and is not a socket; name another file"
+        ));
+    }
+    let directory = path.parent()?;
+    if directory == config.node.data && !directory.exists() {
+        return None;
+    }
+    // Of a path without directories that is where we are.
+    let directory = match directory.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => directory,
+    };
+    let error = match fs::metadata(directory) {
+        Ok(_) => directory_can_be(directory).err()?,
+        Err(error) => error,
+    };
+    let advice = match error.kind() {
+        io::ErrorKind::PermissionDenied => owner::advice(directory),
+        _ => "make this directory, or name a socket in one that this user can write".to_owned(),
+    };
+    Some(format!("{}: {error}; {advice}", directory.display()))
 }
 
 /// A case rule that is not the one the store was created with. What else may be wrong with a store, opening it says.

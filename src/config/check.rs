@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Config, file::Key};
+use super::{Config, file::Key, listeners};
 use crate::server::dns::zone::Zones;
 
 /// The smallest size of a journal file: the largest batch must fit, with room for its frame.
@@ -191,6 +191,7 @@ pub(super) fn check(config: &Config) -> Vec<Wrong> {
         "socket",
         "is empty; name a file",
     );
+    found.extend(listeners::check(config));
     found.extend(check_zones(config));
     found
 }

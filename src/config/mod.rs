@@ -28,6 +28,7 @@ mod env;
 mod file;
 mod follow;
 mod jobs;
+mod listeners;
 mod operations;
 mod recursion;
 pub mod size;

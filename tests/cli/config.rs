@@ -117,7 +117,8 @@ fn a_port_that_is_taken_says_what_to_do() {
     );
 }
 
-/// Goal: what `serve` would refuse, `config check` refuses in the same words, with file, line and key.
+/// Goal: what `serve` would refuse, `config check` refuses in the same words, with file, line and key. Method: one mistake
+/// after the other in the file that `init` has written.
 #[test]
 fn the_check_finds_what_serve_refuses() {
     let directory = directory();
@@ -158,6 +159,54 @@ fn the_check_finds_what_serve_refuses() {
             "audit = \"audit\"",
             "audit = \"/proc/nope\"",
             "[administration] audit: /proc/nope: ",
+        ),
+        (
+            "port",
+            "port = 2641",
+            "port = 8000",
+            "[handle] port: TCP 0.0.0.0:8000 is listened on by [http] port, too; give one of the two",
+        ),
+        (
+            "listen = \"127",
+            "listen = \"127.0.0.1:9641\"",
+            "listen = \"127.0.0.1:8000\"",
+            "[operations] listen: TCP 127.0.0.1:8000 is listened on by [http] port, too; give one of the two",
+        ),
+        (
+            "listen",
+            "listen = [\"0.0.0.0\", \"::\"]",
+            "listen = [\"0.0.0.0\", \"127.0.0.1\"]",
+            "[handle] listen: names 0.0.0.0 and 127.0.0.1, of which one is part of the other; take one",
+        ),
+        (
+            "spool = ",
+            "spool = \"spool\"",
+            "spool = \"site.json\"",
+            "[batch] spool: a/site.json: Not a directory",
+        ),
+        (
+            "directory",
+            "directory = \"jobs\"",
+            "directory = \"site.json\"",
+            "[jobs] directory: a/site.json: Not a directory",
+        ),
+        (
+            "socket",
+            "socket = \"control.sock\"",
+            "socket = \"run/control.sock\"",
+            "[control] socket: a/run: No such file or directory (os error 2); make this directory, or name",
+        ),
+        (
+            "socket",
+            "socket = \"control.sock\"",
+            "socket = \"/proc/control.sock\"",
+            "[control] socket: /proc: ",
+        ),
+        (
+            "socket",
+            "socket = \"control.sock\"",
+            "socket = \"site.json\"",
+            "[control] socket: a/site.json exists and is not a socket; name another file",
         ),
     ] {
         let text = good.replacen(from, to, 1);
