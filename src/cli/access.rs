@@ -323,6 +323,7 @@ impl Way {
             Self::Local(config) => {
                 let ask = Ask::Read {
                     handle: Octets(question.handle.to_vec()),
+                    unhomed: false,
                 };
                 let Told::Values { handle, values } = here(config, ask, &mut |_| Ok(()))? else {
                     return Err(another().into());

@@ -139,10 +139,11 @@ impl Command {
             },
             Self::Registry { ask } => match ask {
                 Ask::Change { requests } => Some(changes(requests)),
-                Ask::Read { handle: Octets(of) } | Ask::List { prefix: Octets(of) } => {
-                    Some(shown(of))
+                Ask::Read {
+                    handle: Octets(of), ..
                 }
-                Ask::ReadMany { handles } => Some(format!("{} handles", handles.len())),
+                | Ask::List { prefix: Octets(of) } => Some(shown(of)),
+                Ask::ReadMany { handles, .. } => Some(format!("{} handles", handles.len())),
                 Ask::Prefixes | Ask::Standing => None,
             },
             _ => None,
@@ -200,11 +201,17 @@ pub enum Ask {
     Read {
         /// The handle.
         handle: Octets,
+        /// Also below a prefix that is not homed: what it would have if that were.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unhomed: bool,
     },
     /// The same of many handles: what is told is of the first ones, of at least one, as many as fit.
     ReadMany {
         /// The handles.
         handles: Vec<Octets>,
+        /// As of one.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unhomed: bool,
     },
     /// Where the store is.
     Standing,

@@ -41,8 +41,10 @@ pub fn perform(
     let who = Authenticated::local(uid);
     let told = match ask {
         Ask::Change { requests } => change(registry, requests, &who, now),
-        Ask::Read { handle } => read(registry, &handle.0, &who),
-        Ask::ReadMany { handles } => Ok(Told::Records(read_many(registry, handles, &who))),
+        Ask::Read { handle, unhomed } => read(registry, &handle.0, *unhomed, &who),
+        Ask::ReadMany { handles, unhomed } => {
+            Ok(Told::Records(read_many(registry, handles, *unhomed, &who)))
+        }
         Ask::Standing => {
             let store = &registry.records.store;
             Ok(Told::Standing(Standing {
@@ -139,10 +141,16 @@ fn change(
     })
 }
 
-fn read(registry: &Registry, handle: &[u8], who: &Authenticated) -> Result<Told, Rejection> {
+/// The record of a handle; one below a prefix that is not homed only where such are asked for.
+fn read(
+    registry: &Registry,
+    handle: &[u8],
+    unhomed: bool,
+    who: &Authenticated,
+) -> Result<Told, Rejection> {
     let records = &registry.records;
     let key = records.key(handle);
-    if !records.is_responsible(&key)? {
+    if !unhomed && !records.is_responsible(&key)? {
         return Err(Rejection::bare(ResponseCode::SERVER_NOT_RESPONSIBLE));
     }
     let missing = || Rejection::bare(ResponseCode::HANDLE_NOT_FOUND);
@@ -160,13 +168,18 @@ fn read(registry: &Registry, handle: &[u8], who: &Authenticated) -> Result<Told,
 }
 
 /// As [`read`], of as many handles as fit into a frame as text with the largest record behind them.
-fn read_many(registry: &Registry, handles: &[Octets], who: &Authenticated) -> Vec<Told> {
+fn read_many(
+    registry: &Registry,
+    handles: &[Octets],
+    unhomed: bool,
+    who: &Authenticated,
+) -> Vec<Told> {
     const ROOM: usize = 128 << 10;
     /// Names and punctuation of one, and of a value of it.
     const AROUND: usize = 64;
     let (mut records, mut octets) = (Vec::new(), 0);
     for handle in handles {
-        let told = read(registry, &handle.0, who).unwrap_or_else(refused);
+        let told = read(registry, &handle.0, unhomed, who).unwrap_or_else(refused);
         octets += AROUND + handle.0.len();
         if let Told::Values { values, .. } = &told {
             octets += values.iter().map(|value| 2 + value.0.len()).sum::<usize>();

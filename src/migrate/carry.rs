@@ -675,7 +675,7 @@ impl<E> Work<'_, '_, E> {
 
     /// The values that a handle has.
     fn values(&mut self, request: &Request) -> Result<Option<Vec<Value>>, Stop<E>> {
-        values(request.handle(), self.ask)
+        values(request.handle(), false, self.ask)
             .map(Result::ok)
             .map_err(Stop::Node)
     }
@@ -758,13 +758,15 @@ fn has(values: &[Value], wanted: &Value) -> bool {
     })
 }
 
-/// The values that a handle has, or why there are none.
+/// The values that a handle has, or why there are none; with `unhomed` also below a prefix that is not homed.
 pub(super) fn values<E>(
     handle: &[u8],
+    unhomed: bool,
     ask: &mut Asking<'_, E>,
 ) -> Result<Result<Vec<Value>, ResponseCode>, E> {
     let told = ask(&Ask::Read {
         handle: Octets(handle.to_vec()),
+        unhomed,
     })?;
     Ok(values_of(told))
 }

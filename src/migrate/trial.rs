@@ -2,7 +2,7 @@
 //!
 //! The rules are those of [`crate::registry::plan`], for whoever runs the node, who has every right.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher as _, Hasher as _};
 
 use jiexi_proto::code::{Permissions, ResponseCode};
@@ -15,6 +15,9 @@ use crate::control::command::{Ask, Octets, Told};
 use crate::registry::plan::{self, Request};
 use crate::registry::{NOT_HOMED, Rejection, seal};
 use crate::store::{CommitError, record_length};
+
+/// The prefix of a handle is not homed.
+const NOT_HERE: ResponseCode = ResponseCode::SERVER_NOT_RESPONSIBLE;
 
 /// A refusal: its code, and in words.
 pub type Refused = (ResponseCode, String);
@@ -70,18 +73,36 @@ impl Trial {
         ask: &mut Asking<'_, E>,
     ) -> Result<(), E> {
         self.ahead.clear();
-        let (mut keys, mut handles) = (Vec::new(), Vec::new());
+        // Below prefixes that the node has at home, if any, and below those that the files have homed.
+        let (mut homed, mut unhomed) = (Vec::new(), Vec::new());
+        let mut seen = HashSet::new();
         for request in requests.filter(|request| !request.is_homing()) {
             let key = key(request.handle(), self.case);
-            if !self.records.contains_key(&key) && !keys.contains(&key) {
-                keys.push(key);
-                handles.push(Octets(request.handle().to_vec()));
+            if !self.records.contains_key(&key) && seen.insert(key.clone()) {
+                let asked = match self.is_homed_by_files(&key) {
+                    true => &mut unhomed,
+                    false => &mut homed,
+                };
+                asked.push((key, Octets(request.handle().to_vec())));
             }
         }
+        self.look_at(homed, false, ask)?;
+        self.look_at(unhomed, true, ask)
+    }
+
+    /// Asks for these handles; those of `unhomed` are below prefixes that the node does not have at home.
+    fn look_at<E>(
+        &mut self,
+        asked: Vec<(Vec<u8>, Octets)>,
+        unhomed: bool,
+        ask: &mut Asking<'_, E>,
+    ) -> Result<(), E> {
+        let (keys, mut handles): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
         let mut keys = keys.into_iter();
         while !handles.is_empty() {
             let asked = Ask::ReadMany {
                 handles: handles.clone(),
+                unhomed,
             };
             let told = match ask(&asked)? {
                 Told::Records(told) if !told.is_empty() => told,
@@ -97,17 +118,28 @@ impl Trial {
         Ok(())
     }
 
-    /// What the node has under a handle.
+    /// Whether a prefix of this handle was homed by the files.
+    fn is_homed_by_files(&self, key: &[u8]) -> bool {
+        homes(key)
+            .iter()
+            .any(|home| self.homed.get(home) == Some(&true))
+    }
+
+    /// What the node has under a handle, whose prefix the files have `homed`.
     fn found<E>(
         &mut self,
         request: &Request,
         key: &[u8],
+        homed: bool,
         ask: &mut Asking<'_, E>,
     ) -> Result<Result<Values, ResponseCode>, E> {
-        if let Some(found) = self.ahead.remove(key) {
+        let known = self.ahead.remove(key);
+        // It was asked for before the files had homed its prefix: what that had before is still there.
+        let known = known.filter(|known| !(homed && matches!(known, Err(NOT_HERE))));
+        if let Some(found) = known {
             return Ok(found);
         }
-        let values = carry::values(request.handle(), ask)?;
+        let values = carry::values(request.handle(), homed, ask)?;
         Ok(values.map(|values| self.known(&values)))
     }
 
@@ -155,11 +187,12 @@ impl Trial {
         }
         let known = match self.records.remove(&key) {
             Some(known) => known,
-            None => match self.found(request, &key, ask)? {
+            None => match self.found(request, &key, here == Some(true), ask)? {
                 Ok(values) => Some(values),
                 Err(ResponseCode::HANDLE_NOT_FOUND) => None,
-                Err(ResponseCode::SERVER_NOT_RESPONSIBLE) if here == Some(true) => None,
-                Err(ResponseCode::SERVER_NOT_RESPONSIBLE) => return Ok(Err(not_here())),
+                // A running node of an older version does not tell of such handles.
+                Err(NOT_HERE) if here == Some(true) => None,
+                Err(NOT_HERE) => return Ok(Err(not_here())),
                 Err(code) => return Ok(Err((code, String::new()))),
             },
         };
@@ -179,7 +212,7 @@ impl Trial {
     fn homed<E>(&mut self, key: &[u8], ask: &mut Asking<'_, E>) -> Result<Option<bool>, E> {
         let homes = homes(key);
         let said = |home: &Vec<u8>| self.homed.get(home).copied();
-        if homes.iter().any(|home| said(home) == Some(true)) {
+        if self.is_homed_by_files(key) {
             return Ok(Some(true));
         }
         if homes.iter().all(|home| said(home).is_none()) {
@@ -194,8 +227,8 @@ impl Trial {
                 home.get(handle::PREFIX_SPACE.len()..).unwrap_or_default(),
                 b"/x",
             ];
-            let told = carry::values(&below.concat(), ask)?;
-            let is_home = told.err() != Some(ResponseCode::SERVER_NOT_RESPONSIBLE);
+            let told = carry::values(&below.concat(), false, ask)?;
+            let is_home = told.err() != Some(NOT_HERE);
             self.homed.insert(home, is_home);
             if is_home {
                 return Ok(Some(true));
@@ -314,5 +347,5 @@ fn fitting(handle: &[u8], key: &[u8], after: Record) -> Result<Record, Refused> 
 }
 
 fn not_here() -> Refused {
-    (ResponseCode::SERVER_NOT_RESPONSIBLE, NOT_HOMED.to_owned())
+    (NOT_HERE, NOT_HOMED.to_owned())
 }

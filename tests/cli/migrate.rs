@@ -755,6 +755,54 @@ fn a_dry_run_says_what_the_real_one_does() {
     }
 }
 
+/// Goal: a dry run knows the records that a prefix has kept from before it was unhomed, and refuses what the real one refuses
+/// when the file homes it again. Method: both, of running and stopped nodes, with such handles beside the `HOME` and far
+/// behind it, and their reports are compared.
+#[test]
+fn a_dry_run_knows_what_an_unhomed_prefix_has_kept() {
+    let mut text = String::from(
+        "CREATE 88.118/0\n1 A 60 1110 UTF8 other\n\nHOME 192.0.2.1:2641:TCP\n0.NA/88.118\n\n",
+    );
+    for number in 0..600 {
+        writeln!(text, "CREATE 88.118/{number}\n1 A 60 1110 UTF8 other\n").expect("writes");
+    }
+    text.push_str("ADD 88.118/599\n2 A 60 1110 UTF8 a\n\nDELETE 88.118/599\nDELETE 88.118/599\n");
+    for runs in [false, true] {
+        let directory = directory();
+        let directory = directory.path();
+        node(directory, "n");
+        let running = runs.then(|| Running::start(directory, "n"));
+        write(
+            directory,
+            "before.batch",
+            "CREATE 88.118/3\n1 A 60 1110 UTF8 a\n\nCREATE 88.118/500\n1 A 60 1110 UTF8 a\n\n\
+             CREATE 88.118/501\n1 A 60 1110 UTF8 other\n\nUNHOME 192.0.2.1:2641:TCP\n0.NA/88.118\n",
+        );
+        migrate(directory, "n", &["before.batch"]).expect(0);
+        write(directory, "x.batch", &text);
+        let arguments = ["x.batch", "--keep-going", "-o", "json"];
+        let dry = migrate(directory, "n", &[&arguments[..], &["--dry-run"]].concat());
+        let (dry, real) = (dry.expect(1).json(), migrate(directory, "n", &arguments));
+        let real = real.expect(1).json();
+        for part in ["operations", "values", "refusals", "refused"] {
+            assert_eq!(dry[part], real[part], "the dry run says the same");
+        }
+        let refusals = dry["refusals"].as_array().expect("refusals").iter();
+        let refused: Vec<_> = refusals
+            .map(|refusal| (refusal["handle"].as_str(), refusal["code"].as_u64()))
+            .collect();
+        let expected = [
+            ("88.118/0", 301),
+            ("88.118/3", 101),
+            ("88.118/500", 101),
+            ("88.118/599", 100),
+        ];
+        let expected = expected.map(|(handle, code)| (Some(handle), Some(code)));
+        assert_eq!(refused, expected);
+        drop(running);
+    }
+}
+
 /// Goal: a dry run says where the real one would stop, and of one that has stopped what is left. Method: the first line of
 /// each kind that stops it.
 #[test]
