@@ -1,17 +1,34 @@
 //! The other side of the control socket: one command to a running node.
+//!
+//! A command may take long and say nothing meanwhile. Whether the node hangs is asked on another connection, where a node at
+//! work answers at once.
 
 use std::{
-    io,
+    cell::Cell,
+    io::{self, Write as _},
     os::unix::{fs::MetadataExt as _, net::UnixStream},
-    path::Path,
+    path::{Path, PathBuf},
+    time::Duration,
 };
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    net::UnixStream as Stream,
+    time::sleep,
+};
 
 use super::{
-    command::{Command, Failure, Outcome, PROTOCOL, Progress, Request},
+    command::{Ask, Command, Failure, Outcome, PROTOCOL, Progress, Request},
     frame::{self, CHUNK, Frame, Kind},
 };
+
+/// A node that says nothing for so long is asked whether it hangs.
+const QUIET: Duration = Duration::from_secs(2);
+/// One that does not answer that for so many seconds is told of …
+const TELL_SECONDS: u32 = 3;
+/// … and one that does not for so many is given up. Of a machine that swaps, or whose disk stands still, a runtime may need
+/// some seconds; none needs half a minute.
+const GIVE_UP_SECONDS: u32 = 30;
 
 /// Why a command did not succeed.
 #[derive(Debug)]
@@ -30,6 +47,7 @@ pub enum ControlError {
 #[derive(Debug)]
 pub struct Node {
     stream: UnixStream,
+    path: PathBuf,
 }
 
 impl Node {
@@ -49,7 +67,10 @@ impl Node {
                     );
                     return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
                 }
-                Ok(Some(Self { stream }))
+                Ok(Some(Self {
+                    stream,
+                    path: path.to_path_buf(),
+                }))
             }
             Err(error)
                 if matches!(
@@ -83,34 +104,105 @@ impl Node {
         self.stream
             .set_nonblocking(true)
             .map_err(ControlError::Connection)?;
-        let stream =
-            tokio::net::UnixStream::from_std(self.stream).map_err(ControlError::Connection)?;
+        let stream = Stream::from_std(self.stream).map_err(ControlError::Connection)?;
         let (mut from, mut to) = stream.into_split();
-        let command = serde_json::to_vec(&Request {
-            protocol: PROTOCOL,
-            command,
-        });
-        let command = command.map_err(|error| ControlError::Connection(error.into()))?;
-        frame::write(&mut to, Kind::Command, &command)
-            .await
-            .map_err(ControlError::Connection)?;
+        let command = encoded(command).map_err(ControlError::Connection)?;
         let sending = async {
+            // A long one waits until the node reads.
+            let written = frame::write(&mut to, Kind::Command, &command).await;
+            written.map_err(|_| Sending::Node)?;
             match input {
                 Some(input) => send(input, &mut to).await,
                 None => Ok(()),
             }
         };
-        // Reading a frame cannot be taken up again once interrupted, so both go on until the one that decides is over.
+        let heard = Cell::new(0);
+        // Reading a frame cannot be taken up again once interrupted, so all go on until the one that decides is over.
         tokio::select! {
-            outcome = receive(&mut from, &mut on_data, &mut on_progress) => outcome,
+            outcome = receive(&mut from, &heard, &mut on_data, &mut on_progress) => outcome,
             error = failing(sending) => Err(ControlError::Input(error)),
+            error = hanging(&self.path, &heard) => Err(ControlError::Connection(error)),
         }
     }
 }
 
-/// Takes frames until the last one.
+/// A command as its frame carries it.
+fn encoded(command: Command) -> io::Result<Vec<u8>> {
+    let request = Request {
+        protocol: PROTOCOL,
+        command,
+    };
+    Ok(serde_json::to_vec(&request)?)
+}
+
+/// Ends when the node has been silent for too long, here, where `heard` counts frames, and to a question of its own; tells of
+/// it before that, once.
+///
+/// It counts seconds in which this process ran: what a clock says is of no use to one that was stopped itself, or whose
+/// output waited for a reader.
+async fn hanging(path: &Path, heard: &Cell<u64>) -> io::Error {
+    let mut told = false;
+    loop {
+        let before = heard.get();
+        sleep(QUIET).await;
+        if heard.get() != before {
+            continue;
+        }
+        let answer = answer(path);
+        tokio::pin!(answer);
+        for waited in 1..=GIVE_UP_SECONDS {
+            tokio::select! {
+                biased;
+                () = &mut answer => break,
+                () = sleep(Duration::from_secs(1)) => {}
+            }
+            if heard.get() != before {
+                break;
+            }
+            if waited == GIVE_UP_SECONDS {
+                return given_up();
+            }
+            if waited >= TELL_SECONDS && !told {
+                told = true;
+                let path = path.display();
+                // That nobody reads it is nobody's trouble.
+                drop(writeln!(
+                    io::stderr(),
+                    "jiexi: waiting for the node at {path}, which does not answer; `jiexi doctor` looks further"
+                ));
+            }
+        }
+    }
+}
+
+fn given_up() -> io::Error {
+    let text = format!(
+        "the node has answered nothing for {GIVE_UP_SECONDS} s: it hangs, or was stopped. What it was told may still be \
+         done when it goes on; `jiexi doctor` looks further"
+    );
+    io::Error::new(io::ErrorKind::TimedOut, text)
+}
+
+/// Waits for any sign of life of a node: a connection that it refuses or closes is one, too.
+async fn answer(path: &Path) {
+    let asked = async {
+        let mut stream = Stream::connect(path).await?;
+        let command = encoded(Command::Registry { ask: Ask::Standing })?;
+        frame::write(&mut stream, Kind::Command, &command).await?;
+        frame::read(&mut stream).await
+    };
+    if let Err(error) = asked.await
+        && error.kind() == io::ErrorKind::WouldBlock
+    {
+        // So many wait already that the system takes no more for it.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Takes frames until the last one, and counts them.
 async fn receive(
     from: &mut (impl AsyncRead + Unpin),
+    heard: &Cell<u64>,
     on_data: &mut impl FnMut(&[u8]) -> io::Result<()>,
     on_progress: &mut impl FnMut(Progress),
 ) -> Result<Outcome, ControlError> {
@@ -126,6 +218,7 @@ async fn receive(
             .await
             .and_then(|frame| frame.ok_or_else(gone));
         let Frame { kind, payload } = read.map_err(ControlError::Connection)?;
+        heard.set(heard.get() + 1);
         match kind {
             Kind::Data => on_data(&payload).map_err(ControlError::Output)?,
             Kind::Progress => on_progress(serde_json::from_slice(&payload).map_err(bad)?),

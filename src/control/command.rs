@@ -125,6 +125,12 @@ impl Command {
         }
     }
 
+    /// Whether it is answered at once, also while as many others are at work as may be.
+    #[must_use]
+    pub const fn is_light(&self) -> bool {
+        matches!(self, Self::Registry { ask: Ask::Standing })
+    }
+
     /// What it is about, for people: no secret, and not long. Nothing when its name says all.
     #[must_use]
     pub fn about(&self) -> Option<String> {

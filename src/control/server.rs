@@ -24,7 +24,7 @@ use serde_json::json;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::{UnixListener, UnixStream},
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::{JoinSet, spawn_blocking},
 };
 use tokio_util::sync::CancellationToken;
@@ -51,8 +51,10 @@ use crate::{
     token::office,
 };
 
-/// Commands at work at once; more wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 8;
+/// Commands at work at once; more wait, but for light ones.
+const AT_WORK_MAX: usize = 8;
+/// Connections at once; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 64;
 /// A connection must bring its command within this time.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(5);
 /// A client must take a frame within this time.
@@ -64,10 +66,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Frames waiting between a blocking thread and the socket.
 const QUEUE: usize = 4;
 
-/// A bound control socket; the file goes when it is dropped.
+/// A bound control socket.
 #[derive(Debug)]
 pub struct ControlSocket {
     listener: UnixListener,
+    file: SocketFile,
+}
+
+/// The file of the socket; it goes when this is dropped.
+#[derive(Debug)]
+struct SocketFile {
     path: PathBuf,
     /// The file, as the system knows it.
     file: Option<(u64, u64)>,
@@ -127,12 +135,12 @@ impl ControlSocket {
     }
 
     fn new(listener: UnixListener, path: &Path, given: Arc<AtomicBool>) -> Self {
-        Self {
-            listener,
+        let file = SocketFile {
             path: path.to_path_buf(),
             file: file_at(path),
             given,
-        }
+        };
+        Self { listener, file }
     }
 
     /// The socket, for another process.
@@ -144,7 +152,7 @@ impl ControlSocket {
     }
 }
 
-impl Drop for ControlSocket {
+impl Drop for SocketFile {
     fn drop(&mut self) {
         // Another process may have bound one of its own there.
         if !self.given.load(Relaxed) && self.file == file_at(&self.path) {
@@ -163,10 +171,20 @@ struct Context {
     standby: Option<(mpsc::Sender<Order>, String)>,
     now: fn() -> u32,
     estate: Arc<Estate>,
+    /// Who may be at work.
+    turns: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
 impl Context {
+    /// Waits until one more command may be at work.
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, Failure> {
+        tokio::select! {
+            turn = Arc::clone(&self.turns).acquire_owned() => turn.map_err(plain),
+            () = self.stop.cancelled() => Err(plain("the node is stopping")),
+        }
+    }
+
     fn store(&self) -> Arc<Store> {
         Arc::clone(&self.registry.records.store)
     }
@@ -210,14 +228,16 @@ pub async fn serve(
         standby,
         now,
         estate,
+        turns: Arc::new(Semaphore::new(AT_WORK_MAX)),
         stop: stop.clone(),
     };
+    let ControlSocket { listener, file } = socket;
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
         let place = Arc::clone(&places).acquire_owned();
         let accepted = tokio::select! {
-            accepted = async { (place.await, socket.listener.accept().await) } => accepted,
+            accepted = async { (place.await, listener.accept().await) } => accepted,
             () = stop.cancelled() => break,
         };
         while connections.try_join_next().is_some() {}
@@ -235,7 +255,10 @@ pub async fn serve(
             }
         }
     }
+    // Whoever asks from here on is refused at once, instead of waiting for those that are at work.
+    drop(listener);
     while connections.join_next().await.is_some() {}
+    drop(file);
 }
 
 /// One connection: check who it is, take the command, do it.
@@ -286,7 +309,14 @@ async fn connection(stream: UnixStream, context: Context) {
                         "control socket: command"
                     ),
                 }
-                perform(command, uid, &mut from, &mut to, &context).await
+                let turn = match command.is_light() {
+                    true => Ok(None),
+                    false => context.turn().await.map(Some),
+                };
+                match turn {
+                    Ok(_turn) => perform(command, uid, &mut from, &mut to, &context).await,
+                    Err(failure) => Err(failure),
+                }
             }
             Ok(None) => return Ok(()),
             Err(failure) => Err(failure),

@@ -246,6 +246,66 @@ fn the_control_socket_obeys_its_own_user_alone() {
     assert!(output.stdout.is_empty());
 }
 
+/// Goal: a command does not wait for ever, and not without a word, for a node that hangs; one that is at work is let alone.
+/// Method: a node that is stopped by a signal; and one that has as many commands at work as it may have, each of which waits
+/// for its input.
+#[test]
+fn a_node_that_hangs_is_told_of_and_given_up() {
+    let (directory, running) = running();
+    let signal = |signal| {
+        let pid = nix::unistd::Pid::from_raw(running.pid().try_into().expect("a process id"));
+        nix::sys::signal::kill(pid, signal).expect("told");
+    };
+    let stats = ["store", "stats", "--data", "a"];
+    signal(nix::sys::signal::Signal::SIGSTOP);
+    let started = Instant::now();
+    let child = jiexi(directory.path())
+        .args(stats)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = child.expect("starts");
+    let mut said = BufReader::new(child.stderr.take().expect("is piped"));
+    let mut line = String::new();
+    said.read_line(&mut line).expect("a line");
+    let expected = "jiexi: waiting for the node at a/control.sock, which does not answer";
+    assert!(line.starts_with(expected), "{line}");
+    assert!(started.elapsed() < Duration::from_secs(15), "soon");
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).expect("the rest");
+    let expected =
+        "jiexi: control socket: the node has answered nothing for 30 s: it hangs, or was stopped.";
+    assert!(rest.starts_with(expected), "{rest}");
+    assert_eq!(rest.lines().count(), 1, "it is told of once: {rest}");
+    assert_eq!(child.wait().expect("ends").code(), Some(1));
+    signal(nix::sys::signal::Signal::SIGCONT);
+
+    let import = br#"{"protocol":1,"command":"import","keep_going":false}"#;
+    let socket = directory.path().join("a/control.sock");
+    let at_work: Vec<UnixStream> = (0..8)
+        .map(|_| {
+            let mut stream = UnixStream::connect(&socket).expect("connects");
+            let head = u32::try_from(import.len()).expect("short").to_be_bytes();
+            let frame = [&head[..], &[1], import].concat();
+            stream.write_all(&frame).expect("writes");
+            stream
+        })
+        .collect();
+    let waiting = jiexi(directory.path())
+        .args(stats)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut waiting = waiting.expect("starts");
+    std::thread::sleep(Duration::from_secs(8));
+    let ended = waiting.try_wait().expect("asks");
+    assert!(ended.is_none(), "as many as may be are at work: {ended:?}");
+    drop(at_work);
+    let output = waiting.wait_with_output().expect("ends");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stderr.is_empty(), "{output:?}");
+}
+
 #[test]
 fn logs_are_json_when_asked_for() {
     let directory = directory();
