@@ -7,9 +7,12 @@
 //! docker/events.md lists them, and a test compares it with the source.
 
 use std::{
+    backtrace::{Backtrace, BacktraceStatus},
     env, fmt,
-    io::{self, IsTerminal as _},
+    io::{self, IsTerminal as _, Write as _},
+    panic,
     str::FromStr,
+    thread,
 };
 
 use nix::sys::stat::fstat;
@@ -131,6 +134,25 @@ pub fn failure(text: &str) -> String {
         true => lines(Level::ERROR, text),
         false => text.to_owned(),
     }
+}
+
+/// Has panics written as other failures are, where stderr is the journal: it shows them among the errors then.
+pub fn prioritise_panics() {
+    if !is_journal() {
+        return;
+    }
+    panic::set_hook(Box::new(|told| {
+        let thread = thread::current();
+        let name = thread.name().unwrap_or("<unnamed>");
+        let mut text = format!("thread '{name}' {told}");
+        // Where RUST_BACKTRACE asks for it.
+        let trace = Backtrace::capture();
+        if trace.status() == BacktraceStatus::Captured {
+            text.push_str(&format!("\n{trace}"));
+        }
+        // That nobody reads it is no reason for another panic.
+        drop(writeln!(io::stderr(), "{}", lines(Level::ERROR, &text)));
+    }));
 }
 
 /// The lines of a text, each with its priority: the journal takes each for an entry.

@@ -87,6 +87,15 @@ impl Failed {
     }
 }
 
+/// Reports a command line that cannot be read; or prints what it asks for, help or the version, and ends the process.
+pub(super) fn unparsed(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        error.exit();
+    }
+    say(failure(error.render().to_string().trim_end()));
+    code(Err(Failed(Reason::Usage)))
+}
+
 /// 128 + SIGPIPE.
 const UNREAD: u8 = 141;
 

@@ -62,7 +62,7 @@ mod values;
 
 pub use exit::Failed;
 
-use crate::logging::Logging;
+use crate::logging::{self, Logging};
 
 /// What `--help` says below the commands.
 const AFTER_HELP: &str = "\
@@ -118,8 +118,13 @@ enum Command {
 /// Runs the command that the process was started with.
 #[must_use]
 pub fn run() -> ExitCode {
+    logging::prioritise_panics();
     let logging = Logging::early();
-    let outcome = match Arguments::parse().command {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return exit::unparsed(&error),
+    };
+    let outcome = match arguments.command {
         Command::Init(command) => command.run(),
         Command::Serve(command) => command.run(&logging),
         Command::Resolve(command) => command.run(),

@@ -570,6 +570,37 @@ fn lines_in_the_journal_have_priorities() {
     );
 }
 
+/// Goal: the journal has whatever ends a node among its errors, also before there is a log: a command line that cannot be
+/// read, and a panic. Method: a stack so large that no thread can be started, for which the runtime panics.
+#[test]
+fn what_ends_a_node_is_an_error_in_the_journal() {
+    let node = Node::new();
+    for (arguments, variable, code, words) in [
+        (&["--nonsense"][..], None, 2, "--nonsense"),
+        (&[], Some("4611686018427387904"), 101, "panicked at"),
+    ] {
+        for journal in [true, false] {
+            let log = File::create(node.path("log")).expect("a file");
+            let file = fs::metadata(node.path("log")).expect("is there");
+            let stream = format!("{}:{}", file.dev(), file.ino());
+            let mut command = node.command(&log);
+            command.args(arguments);
+            if let Some(stack) = variable {
+                command.env("RUST_MIN_STACK", stack);
+            }
+            if journal {
+                command.env("JOURNAL_STREAM", stream);
+            }
+            assert_eq!(command.status().expect("ends").code(), Some(code));
+            let said = node.log();
+            assert!(said.contains(words), "{said}");
+            // Of a panic without the journal the standard library tells as ever.
+            let all = said.lines().all(|line| line.starts_with("<3>"));
+            assert!(all == journal && said.contains("<3>") == journal, "{said}");
+        }
+    }
+}
+
 /// A call that writes an event from `info` upwards.
 #[derive(Debug)]
 struct Call {
