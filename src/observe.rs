@@ -195,6 +195,10 @@ fn sizes(families: &mut Families, store: &Store) {
             &names::SNAPSHOT_TIMESTAMP,
             figures.snapshot_timestamp.load(Relaxed),
         ),
+        (
+            &names::SNAPSHOT_SEQUENCE,
+            figures.snapshot_sequence.load(Relaxed),
+        ),
         (&names::SNAPSHOT_BYTES, figures.snapshot_bytes.load(Relaxed)),
         (&names::PREFIXES_HOMED, homed as u64),
     ] {

@@ -61,6 +61,7 @@ names! {
     STORE_ERRORS = "jiexi_store_errors_total", COUNTER, ["part"], "Errors of the store, by part.";
     STORE_STATE = "jiexi_store_state", GAUGE, ["state"], "1 for the state the store is in.";
     SNAPSHOT_TIMESTAMP = "jiexi_snapshot_timestamp_seconds", GAUGE, [], "When the newest verified snapshot was taken, seconds since 1970.";
+    SNAPSHOT_SEQUENCE = "jiexi_snapshot_sequence", GAUGE, [], "Sequence number of the last change that is in the newest verified snapshot; 0 without one.";
     SNAPSHOT_BYTES = "jiexi_snapshot_bytes", GAUGE, [], "Bytes of the newest verified snapshot.";
     BACKUP_TIMESTAMP = "jiexi_backup_last_success_timestamp_seconds", GAUGE, [], "When `jiexi backup create` last had everything of this node in a repository, seconds since 1970; 0 when it never had.";
     DISK_FREE = "jiexi_disk_free_bytes", GAUGE, [], "Bytes free on the disk of the store.";

@@ -23,6 +23,9 @@ const FAULTS: [&str; 2] = ["busy", "error"];
 /// What an answer is counted under that is one too many.
 const SHED: [&str; 2] = ["busy", "limited"];
 
+/// What a question about a handle at home elsewhere is counted under that its home did not answer.
+const NOT_FORWARDED: [&str; 3] = ["failed", "stale", "loop"];
+
 /// What was the case at a time. What is not known is `NaN`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Point {
@@ -58,6 +61,10 @@ pub(super) struct Point {
     pub(super) changes_failed: f64,
     /// Entries that the log of resolutions lost since then.
     pub(super) history_lost: f64,
+    /// Questions a second about handles at home elsewhere whose home had to be asked, or could not be …
+    pub(super) forwarded: f64,
+    /// … and those of them that got no answer from there.
+    pub(super) not_forwarded: f64,
     /// Octets of memory.
     pub(super) memory: f64,
 }
@@ -78,6 +85,8 @@ struct Totals {
     store_errors: f64,
     changes_failed: f64,
     history_lost: f64,
+    forwarded: f64,
+    not_forwarded: f64,
     latency: Vec<(f64, f64)>,
     sync: Vec<(f64, f64)>,
 }
@@ -90,6 +99,11 @@ impl Totals {
         };
         let kernel_drops = scrape.sum("jiexi_udp_kernel_drops_total", &[]);
         let dropped = scrape.sum("jiexi_dropped_total", &[("reason", "overload")]) + kernel_drops;
+        let forwarded = |results: &[&str]| {
+            let of = |result: &&str| scrape.sum("jiexi_forwarded_total", &[("result", *result)]);
+            results.iter().map(of).sum::<f64>()
+        };
+        let not_forwarded = forwarded(&NOT_FORWARDED);
         let limited = scrape.sum("jiexi_dropped_total", &[("reason", "rate_limited")]);
         Self {
             time,
@@ -106,6 +120,8 @@ impl Totals {
             store_errors: scrape.sum("jiexi_store_errors_total", &[]),
             changes_failed: scrape.sum("jiexi_changes_total", &[("result", "failed")]),
             history_lost: scrape.sum("jiexi_history_lost_total", &[]),
+            forwarded: forwarded(&["answered"]) + not_forwarded,
+            not_forwarded,
             latency: scrape.buckets("jiexi_request_duration_seconds"),
             sync: scrape.buckets("jiexi_journal_sync_duration_seconds"),
         }
@@ -163,6 +179,8 @@ fn point(before: &Totals, now: &Totals, scrape: &Scrape) -> Point {
         store_errors: now.store_errors - before.store_errors,
         changes_failed: now.changes_failed - before.changes_failed,
         history_lost: now.history_lost - before.history_lost,
+        forwarded: rate(|totals| totals.forwarded),
+        not_forwarded: rate(|totals| totals.not_forwarded),
         memory: scrape.sum("process_resident_memory_bytes", &[]),
     }
 }

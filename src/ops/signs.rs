@@ -1,7 +1,8 @@
 //! What an operator should see first: conditions that alerts are raised for, as far as the node can tell by itself.
 //!
 //! Each has the name of its alert in `docker/prometheus/alerts.yml`, and so a section in `docker/runbook.md`. Prometheus
-//! waits before it wakes somebody; this page says at once what is so.
+//! waits before it wakes somebody; this page says at once what is so. Whether the node is there, and how often it was started,
+//! only others know.
 
 use super::course::Point;
 use crate::probe::Scrape;
@@ -103,7 +104,7 @@ pub(super) struct Sign {
 }
 
 /// Every condition, the worst first.
-const ALL: [Sign; 27] = [
+const ALL: [Sign; 30] = [
     Sign {
         alert: "JiexiErrorBudgetBurnsFast",
         critical: true,
@@ -215,6 +216,22 @@ const ALL: [Sign; 27] = [
         ),
     },
     Sign {
+        alert: "JiexiErrorBudgetBurnsSlowly",
+        critical: false,
+        // Three days are what the alert looks at; here six hours are known.
+        holds: |seen| {
+            let all = [ALL_HOURS, ALL_HOURS];
+            seen.points.len() >= ALL_HOURS
+                && seen.burns(1.0, all)
+                && !seen.burns(6.0, [HALF, ALL_HOURS])
+                && !seen.burns(14.4, [FIVE, HOUR])
+        },
+        meaning: (
+            "六小时内超过千分之一的请求失败：照此本月的错误预算不够用",
+            "More than 1 in 1,000 requests failed within six hours: as it goes the month's budget will not last",
+        ),
+    },
+    Sign {
         alert: "JiexiStoreNotReady",
         critical: false,
         holds: |seen| {
@@ -267,6 +284,18 @@ const ALL: [Sign; 27] = [
         ),
     },
     Sign {
+        alert: "JiexiForwardingFails",
+        critical: false,
+        holds: |seen| {
+            let failed = seen.mean(|point| point.not_forwarded);
+            failed > 0.1 && failed > 0.05 * seen.mean(|point| point.forwarded)
+        },
+        meaning: (
+            "向其他节点的查询有 5% 以上得不到应答",
+            "More than 5 % of the questions to other nodes get no answer",
+        ),
+    },
+    Sign {
         alert: "JiexiRefusals",
         critical: false,
         holds: |seen| seen.mean(|point| point.wrong_proofs) > 0.5,
@@ -303,6 +332,20 @@ const ALL: [Sign; 27] = [
         meaning: (
             "日志增长很大却没有新快照",
             "The journal has grown and no snapshot was taken",
+        ),
+    },
+    Sign {
+        alert: "JiexiSnapshotOld",
+        critical: false,
+        holds: |seen| {
+            let taken = seen.value("jiexi_snapshot_timestamp_seconds");
+            let lacks =
+                seen.value("jiexi_journal_sequence") > seen.value("jiexi_snapshot_sequence");
+            taken > 0.0 && f64::from(seen.now) - taken > 7.0 * DAY && lacks
+        },
+        meaning: (
+            "最新快照已超过一周，且缺少之后的变更",
+            "The newest snapshot is older than a week and lacks later changes",
         ),
     },
     Sign {
@@ -467,12 +510,15 @@ mod tests {
                 asked: 1_000.0,
                 wrong_proofs: 1.0,
                 kernel_drops: 2.0,
+                forwarded: 4.0,
+                not_forwarded: 0.5,
                 ..calm.clone()
             })
         };
         let more = healthy.to_owned()
             + "process_max_fds 10\nprocess_open_fds 9\njiexi_journal_bytes 3000000000\n";
         let rest = [
+            "JiexiForwardingFails",
             "JiexiRefusals",
             "JiexiKernelDrops",
             "JiexiDescriptors",
@@ -488,5 +534,49 @@ mod tests {
         }
         // A minute of it is no span.
         assert!(names(healthy, &burning(20.0)[..2]).is_empty());
+    }
+
+    /// Goal: what goes on slowly shows, and neither what is soon over nor what is worse by another name.
+    #[test]
+    fn slow_faults() {
+        let names = |text: &str, points: &[Point]| -> Vec<&str> {
+            let scrape = Scrape::read(text);
+            let seen = Seen {
+                scrape: &scrape,
+                points,
+                now: 1_000_000,
+            };
+            holding(&seen).iter().map(|sign| sign.alert).collect()
+        };
+        let text = "jiexi_config_last_reload_successful 1\njiexi_journal_sequence 7\n";
+        let failing = |faults: f64, points: usize| {
+            let point = Point {
+                faults,
+                asked: 1_000.0,
+                ..Point::default()
+            };
+            vec![point; points]
+        };
+        for (faults, points, expected) in [
+            (1.0, ALL_HOURS, &[][..]),
+            (2.0, ALL_HOURS, &["JiexiErrorBudgetBurnsSlowly"][..]),
+            (2.0, ALL_HOURS - 1, &[][..]),
+            (8.0, ALL_HOURS, &["JiexiErrorBudgetBurns"][..]),
+            (20.0, ALL_HOURS, &["JiexiErrorBudgetBurnsFast"][..]),
+        ] {
+            assert_eq!(names(text, &failing(faults, points)), expected, "{faults}");
+        }
+        for (taken, sequence, old) in [
+            (395_000, 6, true),
+            (395_000, 7, false),
+            (396_000, 6, false),
+            (0, 0, false),
+        ] {
+            let text = format!(
+                "{text}jiexi_snapshot_timestamp_seconds {taken}\njiexi_snapshot_sequence {sequence}\n"
+            );
+            let expected: &[&str] = if old { &["JiexiSnapshotOld"] } else { &[] };
+            assert_eq!(names(&text, &[]), expected, "{taken} {sequence}");
+        }
     }
 }

@@ -572,14 +572,13 @@ fn note_snapshots(shared: &Shared) {
     let newest = snapshot::list(shared.dir())
         .ok()
         .and_then(|all| all.into_iter().next());
-    if let Some((_, path)) = newest
+    if let Some((sequence, path)) = newest
         && let (Ok(manifest), Ok(metadata)) = (snapshot::read_manifest(&path), path.metadata())
     {
-        shared
-            .metrics
-            .snapshot_timestamp
-            .store(manifest.created, Relaxed);
-        shared.metrics.snapshot_bytes.store(metadata.len(), Relaxed);
+        let metrics = &shared.metrics;
+        metrics.snapshot_timestamp.store(manifest.created, Relaxed);
+        metrics.snapshot_sequence.store(sequence, Relaxed);
+        metrics.snapshot_bytes.store(metadata.len(), Relaxed);
     }
 }
 

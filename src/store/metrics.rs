@@ -141,6 +141,8 @@ pub struct StoreMetrics {
     errors: [AtomicU64; Part::ALL.len()],
     /// Unix seconds of the newest snapshot; 0 for none.
     pub snapshot_timestamp: AtomicU64,
+    /// Sequence of the newest change that is in it.
+    pub snapshot_sequence: AtomicU64,
     /// Bytes of the newest snapshot.
     pub snapshot_bytes: AtomicU64,
     /// Records put into the index while loading.
@@ -158,6 +160,7 @@ impl Default for StoreMetrics {
             changes: Default::default(),
             errors: Default::default(),
             snapshot_timestamp: AtomicU64::new(0),
+            snapshot_sequence: AtomicU64::new(0),
             snapshot_bytes: AtomicU64::new(0),
             loaded_records: AtomicU64::new(0),
             expected_records: AtomicU64::new(0),

@@ -189,14 +189,14 @@ pub(crate) fn take(shared: &Shared, renew: bool) -> Result<SnapshotInfo, StoreEr
             return Err(error);
         }
     };
-    shared
-        .metrics
+    let metrics = &shared.metrics;
+    metrics
         .snapshot_timestamp
         .store(info.created, Ordering::Relaxed);
-    shared
-        .metrics
-        .snapshot_bytes
-        .store(info.bytes, Ordering::Relaxed);
+    metrics
+        .snapshot_sequence
+        .store(info.sequence, Ordering::Relaxed);
+    metrics.snapshot_bytes.store(info.bytes, Ordering::Relaxed);
     tracing::info!(
         event = "snapshot.taken",
         path = %info.path.display(), sequence = info.sequence, records = info.records, bytes = info.bytes,
