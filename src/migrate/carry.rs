@@ -7,7 +7,8 @@
 //!
 //! A handle stands once in a group, since the changes of a commit do not see each other. What a killed run had under way
 //! is asked for again: where the node then says that a handle exists, or a value, or none does, it was made. It may even be on
-//! its way still, so where the store stands tells nothing. What the list of refusals has of it was not made.
+//! its way still, so where the store stands tells nothing. What the list of refusals has of it was not made; nor was a deletion
+//! that the audit trail has as refused.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -131,6 +132,7 @@ pub fn file<E>(
         group: Group::default(),
         in_doubt: 0,
         known: HashSet::new(),
+        not_deleted: HashSet::new(),
         trial,
         ask,
         report,
@@ -174,6 +176,8 @@ struct Work<'a, 'b, E> {
     in_doubt: u64,
     /// Those of them that it was refused, as its list has it.
     known: HashSet<u64>,
+    /// The handles of which it was refused a deletion, as the audit trail has it, and was granted none.
+    not_deleted: HashSet<Vec<u8>>,
     trial: &'a mut Trial,
     ask: &'a mut Asking<'b, E>,
     report: &'a mut Report,
@@ -301,6 +305,9 @@ impl<E> Work<'_, '_, E> {
                 let store = self.standing()?;
                 self.expect_not_restored(&found, store)?;
                 self.in_doubt = found.applying;
+                if found.applying > found.done {
+                    self.not_deleted = self.refused_deletions(&found)?;
+                }
                 found
             }
         };
@@ -332,21 +339,10 @@ impl<E> Work<'_, '_, E> {
         let mut restored = store.epoch != then.epoch || store.sequence < then.sequence;
         if !restored && store.sequence > then.sequence {
             // A running node that is restored goes on in its epoch. Its trail has that.
-            let filter = audit::Filter {
-                since: Some(found.time.into()),
-                ..audit::Filter::default()
-            };
-            let see = |entry: &audit::Entry| {
+            self.see_trail(found, |entry| {
                 let later = entry.change.is_some_and(|change| change > then.sequence);
                 restored |= later && entry.operation == "restore";
-            };
-            match audit::read(&self.options.trail, &filter, see) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    let trail = self.options.trail.display();
-                    return Err(Stop::File(format!("audit trail {trail}: {error}")));
-                }
-                _ => {}
-            }
+            })?;
         }
         if !restored {
             return Ok(());
@@ -360,6 +356,44 @@ impl<E> Work<'_, '_, E> {
             found.came_to(),
             kept.display()
         )))
+    }
+
+    /// Looks through the audit trail of the node from when a position was kept.
+    fn see_trail(&self, found: &Position, see: impl FnMut(&audit::Entry)) -> Result<(), Stop<E>> {
+        let filter = audit::Filter {
+            since: Some(found.time.into()),
+            ..audit::Filter::default()
+        };
+        match audit::read(&self.options.trail, &filter, see) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let trail = self.options.trail.display();
+                Err(Stop::File(format!("audit trail {trail}: {error}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The handles whose deletion was refused since a position was kept, and never granted: they were not there. A trail that
+    /// was lost with the process has neither, and then the deletion counts as made.
+    fn refused_deletions(&self, found: &Position) -> Result<HashSet<Vec<u8>>, Stop<E>> {
+        let (mut refused, mut granted) = (HashSet::new(), HashSet::new());
+        self.see_trail(found, |entry| {
+            if entry.operation == "delete" {
+                let key = key(entry.handle.as_bytes(), self.options.case);
+                match entry.result.as_str() {
+                    "committed" => granted.insert(key),
+                    _ => refused.insert(key),
+                };
+            }
+        })?;
+        refused.retain(|key| !granted.contains(key));
+        Ok(refused)
+    }
+
+    /// Whether the deletion that a request asks for was refused to the run that was killed.
+    fn was_not_deleted(&self, request: &Request) -> bool {
+        let key = key(request.handle(), self.options.case);
+        matches!(request, Request::Delete { .. }) && self.not_deleted.contains(&key)
     }
 
     /// Reads all of it once: nothing is changed by a file that cannot be read.
@@ -457,7 +491,8 @@ impl<E> Work<'_, '_, E> {
             return Ok(());
         };
         let outcome = self.trial.step(&request, self.ask).map_err(Stop::Node)?;
-        let is_there = |code| self.is_doubtful(line) && self.trial.is_there(&request, code);
+        let doubtful = self.is_doubtful(line) && !self.was_not_deleted(&request);
+        let is_there = |code| doubtful && self.trial.is_there(&request, code);
         let outcome = match outcome {
             Err((code, _)) if is_there(code) => Ok(false),
             outcome => outcome,
@@ -668,7 +703,9 @@ impl<E> Work<'_, '_, E> {
                 let found = self.values(request)?.unwrap_or_default();
                 Ok(!found.iter().any(|value| indexes.contains(&value.index)))
             }
-            (Request::Delete { .. }, ResponseCode::HANDLE_NOT_FOUND) => Ok(doubtful),
+            (Request::Delete { .. }, ResponseCode::HANDLE_NOT_FOUND) => {
+                Ok(doubtful && !self.was_not_deleted(request))
+            }
             _ => Ok(false),
         }
     }
@@ -697,7 +734,10 @@ impl<E> Work<'_, '_, E> {
         self.position.done = done;
         self.position.applying = applying;
         self.position.store = self.store;
-        self.position.time = (self.options.now)();
+        // What the trail has of lines in doubt is looked for from when a run began with them.
+        if self.in_doubt <= done {
+            self.position.time = (self.options.now)();
+        }
         self.position.refused = self.settled_refused;
         let listed = self.refused.as_ref().map_or(Ok(()), Refused::sync);
         listed.map_err(|error| self.list_failed(&error))?;

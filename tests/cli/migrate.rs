@@ -573,6 +573,41 @@ fn a_group_that_was_under_way() {
     assert!(!directory.join("x.batch.position").exists());
 }
 
+/// Goal: of a group that was under way at a kill, a deletion that was refused and did not come into the list is told from one
+/// that was made. Method: the files of a migration that was killed there, made of those of one that was not; it is killed
+/// again after it has asked once more.
+#[test]
+fn a_deletion_that_was_refused_before_a_kill() {
+    let directory = directory();
+    let directory = directory.path();
+    node(directory, "n");
+    write(
+        directory,
+        "before.batch",
+        "CREATE 88.118/a\n1 A 60 1110 UTF8 a\n",
+    );
+    migrate(directory, "n", &["before.batch"]).expect(0);
+    let text = "CREATE 88.200/x\n1 A 60 1110 UTF8 a\n\nDELETE 88.118/a\nDELETE 88.118/never\n";
+    write(directory, "x.batch", text);
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let since = since.expect("after 1970").as_secs();
+    let going = ["x.batch", "--keep-going", "-o", "json"];
+    migrate(directory, "n", &going).expect(1);
+    migrate(directory, "n", &["x.batch"]).expect(1);
+    let path = directory.join("x.batch.position");
+    let mut json: Json = serde_json::from_slice(&fs::read(&path).expect("reads")).expect("JSON");
+    json["applying"] = 5.into();
+    json["time"] = since.into();
+    for dry in [&["--dry-run"][..], &[], &[]] {
+        write(directory, "x.batch.position", &json.to_string());
+        write(directory, "x.batch.refused", "");
+        let resumed = migrate(directory, "n", &[&going[..], dry].concat());
+        let resumed = resumed.expect(1).json();
+        let expected = serde_json::json!({"done": 0, "same": 1, "refused": 1});
+        assert_eq!(resumed["operations"]["delete"], expected, "{dry:?}");
+    }
+}
+
 /// Goal: a position does not outlive what it tells of: after a restore nothing is passed over that is no longer there.
 /// Method: a migration stops, the node goes back to before it, running and stopped, and the same command is given.
 #[test]
