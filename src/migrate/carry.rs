@@ -1,11 +1,12 @@
 //! The steps of a batch file become changes of the node.
 //!
 //! ```text
-//! file → steps → group ─→ position: under way → Ask::Change: one commit, in the audit trail → position: done
-//!                           └ one is refused: those before it in one commit, those behind it one by one
+//! file → steps → units → group ─→ position: under way → Ask::Change: one commit, in the audit trail → position: done
+//!                                   └ one is refused: those before it in one commit, those behind it one by one
 //! ```
 //!
-//! A handle stands once in a group, since the changes of a commit do not see each other. What a killed run had under way
+//! A handle stands once in a group, since the changes of a commit do not see each other; a handle that is made, and the values
+//! that are added right behind that, are one change ([`Unit`]). What a killed run had under way
 //! is asked for again: where the node then says that a handle exists, or a value, or none does, it was made. It may even be on
 //! its way still, so where the store stands tells nothing. What the list of refusals has of it was not made; nor was a deletion
 //! that the audit trail has as refused.
@@ -24,6 +25,7 @@ use super::position::Position;
 use super::refused::Refused;
 use super::report::{Counts, Refusal, Report, Source, WouldStop};
 use super::trial::Trial;
+use super::unit::{Unit, is_of_the_handle};
 use super::{key, said};
 use crate::ask::resume;
 use crate::control::command::{Ask, Octets, Standing, Told};
@@ -151,9 +153,36 @@ pub fn file<E>(
 /// Changes on their way into one commit.
 #[derive(Default)]
 struct Group {
-    steps: Vec<(u64, Request)>,
+    units: Vec<Unit>,
     keys: HashSet<Vec<u8>>,
+    /// Of all units together.
+    steps: usize,
     octets: usize,
+}
+
+impl Group {
+    /// Adds a step; one about a handle that is there already must be part of its unit.
+    fn add(&mut self, line: u64, request: Request, key: Vec<u8>) {
+        self.steps += 1;
+        self.octets += size(&request);
+        match self.unit_of(&request) {
+            Some(unit) => unit.take(line, request),
+            None => self.units.push(Unit::new(line, request)),
+        }
+        self.keys.insert(key);
+    }
+
+    /// The unit that takes this step: the last one alone, for what is carried out must not be behind what is refused.
+    fn unit_of(&mut self, request: &Request) -> Option<&mut Unit> {
+        self.units.last_mut().filter(|unit| unit.takes(request))
+    }
+
+    /// Whether a commit must be made before this step.
+    fn is_over(&mut self, key: &[u8], request: &Request) -> bool {
+        self.steps == GROUP
+            || self.octets + size(request) > GROUP_OCTETS
+            || self.keys.contains(key) && self.unit_of(request).is_none()
+    }
 }
 
 /// The migration of a file.
@@ -451,8 +480,9 @@ impl<E> Work<'_, '_, E> {
             });
             let ahead = self.trial.look_ahead(requests, self.ask);
             ahead.map_err(Stop::Node)?;
-            for item in items {
-                self.try_out(item)?;
+            let mut items = items.into_iter();
+            while let Some(item) = items.next() {
+                self.try_out(item, items.as_slice())?;
             }
         }
     }
@@ -479,8 +509,8 @@ impl<E> Work<'_, '_, E> {
         Ok(items)
     }
 
-    /// What an item would come to.
-    fn try_out(&mut self, item: Item) -> Result<(), Stop<E>> {
+    /// What an item would come to, which those of `behind` follow.
+    fn try_out(&mut self, item: Item, behind: &[Item]) -> Result<(), Stop<E>> {
         let goes_on = self.report.would_stop.is_none();
         let Step { line, what } = match item {
             Ok(step) => step,
@@ -492,7 +522,12 @@ impl<E> Work<'_, '_, E> {
         };
         let outcome = self.trial.step(&request, self.ask).map_err(Stop::Node)?;
         let doubtful = self.is_doubtful(line) && !self.was_not_deleted(&request);
-        let is_there = |code| doubtful && self.trial.is_there(&request, code);
+        let unit = || unit_of(line, &request, behind);
+        let is_there = |code| {
+            let there = doubtful && self.trial.is_there(&request, code);
+            let exists = code == ResponseCode::HANDLE_ALREADY_EXISTS;
+            there || doubtful && exists && self.trial.has(&request, &unit().values())
+        };
         let outcome = match outcome {
             Err((code, _)) if is_there(code) => Ok(false),
             outcome => outcome,
@@ -558,15 +593,10 @@ impl<E> Work<'_, '_, E> {
     fn gather(&mut self, line: u64, request: Request) -> Result<(), Stop<E>> {
         let alone = request.is_homing();
         let key = key(request.handle(), self.options.case);
-        let octets = size(&request);
-        let group = &self.group;
-        let full = group.steps.len() == GROUP || group.octets + octets > GROUP_OCTETS;
-        if alone || full || group.keys.contains(&key) {
+        if alone || self.group.is_over(&key, &request) {
             self.commit()?;
         }
-        self.group.keys.insert(key);
-        self.group.octets += octets;
-        self.group.steps.push((line, request));
+        self.group.add(line, request, key);
         match alone {
             true => self.commit(),
             false => Ok(()),
@@ -575,21 +605,21 @@ impl<E> Work<'_, '_, E> {
 
     /// Commits the group.
     fn commit(&mut self) -> Result<(), Stop<E>> {
-        let Group { steps, .. } = std::mem::take(&mut self.group);
-        let Some((last, _)) = steps.last() else {
+        let Group { units, .. } = std::mem::take(&mut self.group);
+        let last = units.last().and_then(|unit| unit.steps().last());
+        let Some((last, _)) = last else {
             return Ok(());
         };
-        let last = *last;
-        self.keep(self.position.done, last.max(self.in_doubt))?;
-        self.together(&steps)?;
-        self.settle(last);
+        self.keep(self.position.done, (*last).max(self.in_doubt))?;
+        self.together(&units)?;
+        self.settle(*last);
         Ok(())
     }
 
-    /// Carries steps out in one commit. Where one of them is refused, those before it, and one by one those behind it: it
+    /// Carries units out in one commit. Where one of them is refused, those before it, and one by one those behind it: it
     /// is asked for once, so that the audit trail has it once.
-    fn together(&mut self, steps: &[(u64, Request)]) -> Result<(), Stop<E>> {
-        let requests: Vec<Request> = steps.iter().map(|(_, request)| request.clone()).collect();
+    fn together(&mut self, units: &[Unit]) -> Result<(), Stop<E>> {
+        let requests: Vec<Request> = units.iter().filter_map(Unit::change).collect();
         let told = match requests.is_empty() {
             true => return Ok(()),
             false => self.change(&requests)?,
@@ -602,36 +632,85 @@ impl<E> Work<'_, '_, E> {
             } => (code, message, place),
             told => {
                 self.stands(&told);
-                requests.iter().for_each(|request| self.done(request));
+                units.iter().for_each(|unit| self.made(unit));
                 return Ok(());
             }
         };
-        let found = place.and_then(|place| Some((steps.get(..place)?, steps.get(place..)?)));
+        let found = place.and_then(|place| Some((units.get(..place)?, units.get(place..)?)));
         match found {
             Some((before, [first, behind @ ..])) => {
                 self.together(before)?;
-                self.met(first, ResponseCode(code), &message)?;
+                self.unmade(first, ResponseCode(code), &message)?;
                 self.one_by_one(behind)
             }
             // It is a matter of the commit, or of a running node that does not say which.
-            _ => self.one_by_one(steps),
+            _ => self.one_by_one(units),
         }
     }
 
-    /// Carries steps out one after the other.
-    fn one_by_one(&mut self, steps: &[(u64, Request)]) -> Result<(), Stop<E>> {
-        for step in steps {
-            match self.change(std::slice::from_ref(&step.1))? {
+    /// Carries units out one after the other.
+    fn one_by_one(&mut self, units: &[Unit]) -> Result<(), Stop<E>> {
+        for unit in units {
+            let Some(change) = unit.change() else {
+                continue;
+            };
+            match self.change(&[change])? {
                 Told::Refused { code, message, .. } => {
-                    self.met(step, ResponseCode(code), &message)?;
+                    self.unmade(unit, ResponseCode(code), &message)?;
                 }
                 told => {
                     self.stands(&told);
-                    self.done(&step.1);
+                    self.made(unit);
                 }
             }
         }
         Ok(())
+    }
+
+    /// All steps of a unit are carried out.
+    fn made(&mut self, unit: &Unit) {
+        unit.steps()
+            .iter()
+            .for_each(|(_, request)| self.done(request));
+    }
+
+    /// Looks what the refusal of a unit comes to for each of its steps.
+    fn unmade(&mut self, unit: &Unit, code: ResponseCode, message: &str) -> Result<(), Stop<E>> {
+        let [first, behind @ ..] = unit.steps() else {
+            return Ok(());
+        };
+        if behind.is_empty() {
+            return self.met(first, code, message);
+        }
+        if code == ResponseCode::HANDLE_ALREADY_EXISTS && self.was_made(unit)? {
+            for (_, request) in unit.steps() {
+                self.counts.of(request.name()).same += 1;
+            }
+            return Ok(());
+        }
+        if is_of_the_handle(code) || is_passing(code) {
+            self.met(first, code, message)?;
+            return self.alone(behind);
+        }
+        self.alone(unit.steps())
+    }
+
+    /// Carries steps out one after the other, each by itself.
+    fn alone(&mut self, steps: &[(u64, Request)]) -> Result<(), Stop<E>> {
+        let unit = |(line, request): &(u64, Request)| Unit::new(*line, request.clone());
+        let units: Vec<Unit> = steps.iter().map(unit).collect();
+        self.one_by_one(&units)
+    }
+
+    /// Whether a killed run has carried a unit out: the handle has all values of its steps, and no others.
+    fn was_made(&mut self, unit: &Unit) -> Result<bool, Stop<E>> {
+        match unit.steps().first() {
+            Some((line, request)) if self.is_doubtful(*line) => {
+                let found = self.values(request)?;
+                Ok(found.is_some_and(|found| same(&found, &unit.values())))
+            }
+            _ => Ok(false),
+        }
     }
 
     /// Looks what the refusal of a step comes to, when everything before it is carried out.
@@ -691,9 +770,7 @@ impl<E> Work<'_, '_, E> {
         match (request, code) {
             (Request::Create { values, .. }, ResponseCode::HANDLE_ALREADY_EXISTS) => {
                 let found = self.values(request)?;
-                Ok(found.is_some_and(|found| {
-                    found.len() == values.len() && values.iter().all(|value| has(&found, value))
-                }))
+                Ok(found.is_some_and(|found| same(&found, values)))
             }
             (Request::Add { values, .. }, ResponseCode::VALUE_ALREADY_EXISTS) if doubtful => {
                 let found = self.values(request)?.unwrap_or_default();
@@ -779,12 +856,32 @@ impl<E> Work<'_, '_, E> {
     }
 }
 
+/// The unit that a step began, as the run that is in doubt has made it.
+fn unit_of(line: u64, request: &Request, behind: &[Item]) -> Unit {
+    let mut unit = Unit::new(line, request.clone());
+    for item in behind {
+        match item {
+            Ok(Step {
+                line,
+                what: What::Change(next),
+            }) if unit.takes(next) => unit.take(*line, next.clone()),
+            _ => break,
+        }
+    }
+    unit
+}
+
 /// Whether the node refuses everything now, and the file is not to blame.
 const fn is_passing(code: ResponseCode) -> bool {
     matches!(
         code,
         ResponseCode::ERROR | ResponseCode::SERVER_TOO_BUSY | ResponseCode::SERVER_BACKUP
     )
+}
+
+/// Whether these values say the same, whenever they were written.
+fn same(found: &[Value], wanted: &[Value]) -> bool {
+    found.len() == wanted.len() && wanted.iter().all(|value| has(found, value))
 }
 
 /// Whether one of the values says the same as this one, whenever it was written.
@@ -826,7 +923,7 @@ pub(super) fn values_of(told: Told) -> Result<Vec<Value>, ResponseCode> {
 }
 
 /// Octets of a change as a message, or some more.
-fn size(request: &Request) -> usize {
+pub(super) fn size(request: &Request) -> usize {
     /// Envelope, header, lengths.
     const AROUND: usize = 128;
     let values = match request {

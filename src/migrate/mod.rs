@@ -3,6 +3,7 @@
 //! * [`batch`] — the lines of a batch file as [`batch::Step`]s; `value` reads those of values.
 //! * [`carry`] — steps become changes, many in a commit, and a killed migration goes on; [`trial`] says before that what
 //!   they would come to, and changes nothing.
+//! * `unit` — steps that are one change.
 //! * [`position`] — how far a file is, kept beside it.
 //! * [`refused`] — what was refused, beside it as well.
 //! * [`report`] — what came of it all, for people and programs.
@@ -15,6 +16,7 @@ pub mod position;
 pub mod refused;
 pub mod report;
 pub mod trial;
+mod unit;
 mod value;
 
 use jiexi_proto::code::ResponseCode;

@@ -163,6 +163,14 @@ impl Trial {
         }
     }
 
+    /// Whether there is a handle with exactly these values.
+    #[must_use]
+    pub fn has(&self, request: &Request, values: &[Value]) -> bool {
+        let known = self.records.get(&key(request.handle(), self.case));
+        let known = known.and_then(Option::as_ref);
+        known.is_some_and(|known| *known == self.known(values))
+    }
+
     /// Takes a change up. True when it would be carried out, false when there is nothing to do.
     ///
     /// # Errors

@@ -608,6 +608,113 @@ fn a_deletion_that_was_refused_before_a_kill() {
     }
 }
 
+/// Handles and their values in turn, as many steps as go into one commit. Some are refused: a handle that is there, values
+/// that are, and what is below a prefix that is elsewhere.
+fn in_turn() -> String {
+    let mut text = String::new();
+    for number in 0..78 {
+        let prefix = if number == 74 { "88.300" } else { "88.118" };
+        let second = if number == 72 { 1 } else { 2 };
+        writeln!(
+            text,
+            "CREATE {prefix}/h{number}\n1 A 60 1110 UTF8 {number}\n\nADD {prefix}/h{number}\n{second} B 60 1110 UTF8 b\n"
+        )
+        .expect("writes");
+        if number != 72 {
+            writeln!(text, "ADD {prefix}/h{number}\n3 C 60 1110 UTF8 c\n").expect("writes");
+        }
+    }
+    text
+}
+
+/// Goal: a handle and the values that are added right behind it are one change of the store, and the report, the list of
+/// refusals and the records are as if each step were one; also when that is killed when it was made. Method: a file with such
+/// steps, on nodes that run and that do not, its dry run, and the files of a migration that was killed at its end.
+#[test]
+fn a_handle_and_its_values_are_one_change() {
+    for runs in [false, true] {
+        let directory = directory();
+        let directory = directory.path();
+        node(directory, "n");
+        let running = runs.then(|| Running::start(directory, "n"));
+        let text = in_turn();
+        write(directory, "x.batch", &text);
+        write(
+            directory,
+            "before.batch",
+            "CREATE 88.118/h70\n1 A 60 1110 UTF8 other\n",
+        );
+        migrate(directory, "n", &["before.batch"]).expect(0);
+        let sequence = || {
+            let stats = run(directory, &["store", "stats", "--data", "n", "-o", "json"]);
+            let stats = stats.expect(0).json();
+            stats["sequence"].as_u64().expect("a number")
+        };
+        let going = ["x.batch", "--keep-going", "-o", "json"];
+        let dry = migrate(directory, "n", &[&going[..], &["--dry-run"]].concat());
+        let (dry, before) = (dry.expect(1).json(), sequence());
+        let whole = migrate(directory, "n", &going).expect(1).json();
+        for part in ["operations", "values", "refusals", "refused"] {
+            assert_eq!(dry[part], whole[part], "the dry run says the same");
+        }
+        let refusals = whole["refusals"].as_array().expect("refusals").iter();
+        let refused: Vec<_> = refusals
+            .map(|refusal| {
+                let operation = refusal["operation"].as_str().expect("text");
+                let handle = refusal["handle"].as_str().expect("text");
+                (
+                    operation,
+                    handle,
+                    refusal["code"].as_u64().expect("a number"),
+                )
+            })
+            .collect();
+        let expected = [
+            ("create", "88.118/h70", 101),
+            ("add", "88.118/h72", 201),
+            ("create", "88.300/h74", 301),
+            ("add", "88.300/h74", 301),
+            ("add", "88.300/h74", 301),
+        ];
+        assert_eq!(refused, expected);
+        // There are 233 steps. What is behind a refusal is carried out by itself.
+        let commits = sequence() - before;
+        assert!(commits < 15, "{commits} commits");
+        if !runs {
+            let lines = timeless(directory, "n");
+            for (handle, count) in [("88.118/h0", 3), ("88.118/h70", 3), ("88.118/h72", 1)] {
+                let values = record(&lines, handle)["values"].as_array().map(Vec::len);
+                assert_eq!(values, Some(count), "{handle}");
+            }
+        }
+
+        // As if it had been killed when the store had all of it.
+        let list = fs::read_to_string(directory.join("x.batch.refused")).expect("reads");
+        migrate(directory, "n", &["x.batch"]).expect(1);
+        let path = directory.join("x.batch.position");
+        let mut json: Json =
+            serde_json::from_slice(&fs::read(&path).expect("reads")).expect("JSON");
+        json["applying"] = text.lines().count().into();
+        write(directory, "x.batch.position", &json.to_string());
+        write(directory, "x.batch.refused", &list);
+        let before = sequence();
+        for dry in [&["--dry-run"][..], &[]] {
+            let resumed = migrate(directory, "n", &[&going[..], dry].concat());
+            let resumed = resumed.expect(1).json();
+            assert_eq!(resumed["refusals"], whole["refusals"], "{dry:?}");
+            for operation in ["create", "add"] {
+                let (is, was) = (&resumed["operations"], &whole["operations"]);
+                let expected = serde_json::json!({
+                    "done": 0, "same": was[operation]["done"], "refused": was[operation]["refused"],
+                });
+                assert_eq!(is[operation], expected, "{dry:?}");
+            }
+        }
+        assert_eq!(sequence(), before);
+        drop(running);
+    }
+}
+
 /// Goal: a position does not outlive what it tells of: after a restore nothing is passed over that is no longer there.
 /// Method: a migration stops, the node goes back to before it, running and stopped, and the same command is given.
 #[test]
