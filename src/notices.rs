@@ -25,6 +25,8 @@ use crate::registry::source::{Sender, Source};
 const SLOW_A_SECOND: u32 = 10;
 /// Octets of a handle or a path that are written down.
 const SHOWN_MAX: usize = 256;
+/// Whoever comes with a second that is older by so many at most has read the clock a while ago; by more: it was set back.
+const LATE_MAX: u32 = 30;
 /// Parts of the counts of what was left out, so that threads seldom write to the same cache line.
 const PARTS: usize = 16;
 
@@ -104,7 +106,8 @@ impl Reason {
 /// What was spoken over what.
 pub type Front = (Protocol, Transport);
 
-/// Something was refused to a client; `second` is about now, in Unix seconds. The address of a datagram may be forged.
+/// Something was refused to a client; `second` is about now, in Unix seconds: when it is refused, not when its request came.
+/// The address of a datagram may be forged.
 pub fn refused((protocol, transport): Front, reason: Reason, client: IpAddr, second: u32) {
     let most = REFUSALS.load(Relaxed);
     if most == 0 {
@@ -290,8 +293,9 @@ impl Kind {
     fn passes(&self, second: u32, most: u32) -> bool {
         let mut within = self.within.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, written) = &mut *within;
-        // Who read the clock just before another did is in that one's second; a clock that was set back begins anew.
-        if *at != second && at.wrapping_sub(second) > 1 {
+        // Who read the clock before another did is in that one's second: it would begin anew for each of them, and clients
+        // have a say in how late some are. A later second wraps to more than any of these.
+        if at.wrapping_sub(second) > LATE_MAX {
             (*at, *written) = (second, 0);
         }
         let passes = *written < most;
@@ -333,7 +337,8 @@ fn nanoseconds(time: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    /// Goal: so many pass in a second, whichever thread is a little late, and also after the clock was set back.
+    /// Goal: so many pass in a second, however late those are that come with another one, and also after the clock was set
+    /// back.
     #[test]
     fn so_many_pass_a_second() {
         let kind = Kind::new();
@@ -343,6 +348,8 @@ mod tests {
         assert_eq!(passed(101), 2);
         assert_eq!(passed(100), 0, "who read the clock before");
         assert_eq!(passed(102), 2);
+        assert_eq!(passed(102 - LATE_MAX), 0, "who read the clock long before");
+        assert_eq!(passed(102), 0, "and has changed nothing for others");
         assert_eq!(passed(50), 2, "a clock that was set back");
     }
 

@@ -332,6 +332,45 @@ fn what_is_refused_is_sampled_with_how_many_were_left_out() {
     }
 }
 
+/// Goal: a client that takes its time fills the log no faster. Method: requests whose bodies never come are refused when the
+/// node has waited for them, while others are refused at once.
+#[test]
+fn refusals_that_come_late_are_sampled_with_those_of_now() {
+    let mut node = Node::new();
+    node.start_json("refusals = 1\n");
+    let begun = Instant::now();
+    let head = "PUT /api/handles/88.118/x HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
+    let late: Vec<TcpStream> = (0..60)
+        .map(|_| {
+            let mut stream =
+                TcpStream::connect((Ipv4Addr::LOCALHOST, node.http)).expect("connects");
+            write!(stream, "{head}Content-Length: 5\r\n\r\n").expect("writes");
+            std::thread::sleep(Duration::from_millis(5));
+            stream
+        })
+        .collect();
+    let refused = 2 * late.len();
+    for mut stream in late {
+        stream.set_read_timeout(Some(PATIENCE)).expect("sets");
+        // One that is refused now, before each of them.
+        assert_eq!(node.http("PUT /api/handles/88.118/x HTTP/1.1"), 401);
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).expect("an answer");
+        assert_eq!(&status, b"HTTP/1.1 401");
+    }
+    assert!(
+        begun.elapsed() > Duration::from_secs(2),
+        "bodies are waited for"
+    );
+    let all = node.events("request.refused");
+    let most = usize::try_from(begun.elapsed().as_secs()).expect("few") + 2;
+    assert!(
+        all.len() <= most,
+        "{} of {refused}, not {most}\n{all:?}",
+        all.len()
+    );
+}
+
 #[test]
 fn refusals_are_not_written_down_when_that_is_off() {
     let mut node = Node::new();

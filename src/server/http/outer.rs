@@ -284,9 +284,8 @@ impl Visit {
             _ => None,
         };
         if let Some(reason) = refused {
-            let front = (Protocol::Http, transport);
-            let second = self.from.came.unix_seconds;
-            notices::refused(front, reason, self.from.address, second);
+            // It may have come a while ago: its body was waited for.
+            notices::refused_now((Protocol::Http, transport), reason, self.from.address);
         }
         if notices::is_slow(took) {
             let slow = Slow {
