@@ -32,7 +32,7 @@ pub struct Estate {
     /// Somebody is being served.
     taken: watch::Sender<bool>,
     /// Why the last one that was served did not take over, and its process.
-    failure: Mutex<Option<(i32, String)>>,
+    failure: watch::Sender<Option<(i32, String)>>,
     /// The process that is the node now.
     given: OnceLock<u32>,
     /// Whether the control socket stays when this process ends.
@@ -76,7 +76,7 @@ impl Estate {
             heirs,
             orders,
             taken: watch::Sender::new(false),
-            failure: Mutex::default(),
+            failure: watch::Sender::new(None),
             given: OnceLock::new(),
             control_given: Arc::default(),
             refusal,
@@ -116,8 +116,16 @@ impl Estate {
 
     /// Remembers why a process does not take over.
     pub fn note_failure(&self, pid: i32, why: &str) {
-        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        *failure = Some((pid, why.to_owned()));
+        self.failure.send_replace(Some((pid, why.to_owned())));
+    }
+
+    /// Waits until it is known of a process that it does not take over; why.
+    pub async fn failed(&self, pid: i32) -> String {
+        let mut failure = self.failure.subscribe();
+        let known = failure.wait_for(|failure| is_of(failure, pid)).await;
+        // The sender is here.
+        let known = known.ok().and_then(|failure| failure.clone());
+        known.map(|(_, why)| why).unwrap_or_default()
     }
 
     /// Why a process that has ended did not take over, as far as it, or this one, could say. Waits until nobody is served.
@@ -125,9 +133,15 @@ impl Estate {
         let mut taken = self.taken.subscribe();
         // The sender is here.
         let _ = taken.wait_for(|taken| !taken).await;
-        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_, why) = failure.as_ref().filter(|(of, _)| *of == pid)?;
-        Some(why.clone())
+        // The next process of this number has not failed.
+        let mut found = None;
+        self.failure.send_if_modified(|failure| {
+            if is_of(failure, pid) {
+                found = failure.take();
+            }
+            found.is_some()
+        });
+        found.map(|(_, why)| why)
     }
 
     /// Whether a process that asked to take over is being served.
@@ -258,6 +272,11 @@ impl Estate {
 pub struct Unreleased {
     _stream: UnixStream,
     _busy: Busy,
+}
+
+/// Whether it is that process which does not take over.
+fn is_of(failure: &Option<(i32, String)>, pid: i32) -> bool {
+    failure.as_ref().is_some_and(|(of, _)| *of == pid)
 }
 
 /// Somebody is being served, until this is dropped.

@@ -24,6 +24,8 @@ const TAKE_OVER: &str = "--take-over";
 const PAUSE_MAX: &str = "--pause-max";
 /// A new process has asked for the node within this time: it reads its configuration before, and no records.
 pub const ASKS_WITHIN: Duration = Duration::from_secs(60);
+/// One that does not take over ends by itself within this time: what it has read of the store takes a moment to go.
+pub const ENDS_WITHIN: Duration = Duration::from_secs(10);
 
 /// How this process was started, to do that again.
 #[derive(Clone, Debug)]
@@ -176,8 +178,10 @@ pub struct Successor {
     child: Child,
     /// Comes when a child ends.
     ends: Signal,
-    /// Until when it has to have asked; none once that was looked at.
-    asks_until: Option<Instant>,
+    /// When it is looked next whether it is to be ended; none once it was.
+    look_at: Option<Instant>,
+    /// Why it does not take over, if that is known: it has to end.
+    failed: Option<String>,
     order: Order,
     shown: String,
 }
@@ -208,7 +212,8 @@ impl Successor {
                 Some(Self {
                     child,
                     ends,
-                    asks_until: Some(Instant::now() + ASKS_WITHIN),
+                    look_at: Some(Instant::now() + ASKS_WITHIN),
+                    failed: None,
                     order,
                     shown,
                 })
@@ -232,25 +237,43 @@ impl Successor {
         self.child.id()
     }
 
-    /// Waits until it has ended; none comes once, when it should have asked for the node. May be dropped and called again.
+    /// Waits until it has ended; none comes when it is to be looked whether it has to be ended. May be dropped and called
+    /// again.
     pub async fn next(&mut self) -> Option<io::Result<ExitStatus>> {
         loop {
             if let Some(ended) = self.child.try_wait().transpose() {
                 return Some(ended);
             }
-            let late = async {
-                match self.asks_until {
-                    Some(until) => sleep_until(until).await,
+            let look = async {
+                match self.look_at {
+                    Some(at) => sleep_until(at).await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 _ = self.ends.recv() => continue,
-                () = late => {}
+                () = look => {}
             }
-            self.asks_until = None;
+            self.look_at = None;
             return None;
         }
+    }
+
+    /// It is looked again after this time.
+    pub fn look_in(&mut self, time: Duration) {
+        self.look_at = Some(Instant::now() + time);
+    }
+
+    /// Why it does not take over, if that is known.
+    #[must_use]
+    pub fn has_failed(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+
+    /// It does not take over, and has a moment to end by itself.
+    pub fn has_to_end(&mut self, why: String) {
+        self.failed = Some(why);
+        self.look_in(ENDS_WITHIN);
     }
 
     /// Ends it at once; it has nothing of the node.

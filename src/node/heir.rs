@@ -14,7 +14,7 @@ use super::sockets::Sockets;
 use super::{Node, Signals, StartError, complete_audit, failing};
 use crate::config::Config;
 use crate::handover::giving::{Estate, Heir};
-use crate::handover::successor::{ASKS_WITHIN, Order, Program, Successor, Upgrade};
+use crate::handover::successor::{ASKS_WITHIN, ENDS_WITHIN, Order, Program, Successor, Upgrade};
 use crate::handover::taking::Running;
 use crate::handover::watching::Watched;
 use crate::notify;
@@ -48,20 +48,37 @@ pub(super) async fn ended(
     let Some(successor) = successor else {
         return std::future::pending().await;
     };
+    let pid = successor.process().cast_signed();
     let status = loop {
-        if let Some(status) = successor.next().await {
-            break status;
-        }
-        if !estate.is_taken() {
-            let seconds = ASKS_WITHIN.as_secs();
-            let why = format!("it did not ask for the node within {seconds} s, and was killed");
-            estate.note_failure(successor.process().cast_signed(), &why);
-            successor.kill();
+        let told = successor.has_failed().is_some();
+        tokio::select! {
+            ended = successor.next() => match ended {
+                Some(status) => break status,
+                None => end_if_due(successor, estate),
+            },
+            why = estate.failed(pid), if !told => successor.has_to_end(why),
         }
     };
     // Why is known when what it was given is back.
-    let why = estate.failure(successor.process().cast_signed()).await;
+    let why = estate.failure(pid).await;
     (status, why)
+}
+
+/// Ends a process that does not take over and does not end, or has not even asked: while it is there no other one is started.
+fn end_if_due(successor: &mut Successor, estate: &Estate) {
+    let pid = successor.process().cast_signed();
+    let why = if let Some(why) = successor.has_failed() {
+        let seconds = ENDS_WITHIN.as_secs();
+        format!("{why}; it did not end within {seconds} s after that, and was killed")
+    } else if estate.is_taken() {
+        // This one, which may need long; or another, behind which this one waits or hangs.
+        return successor.look_in(ASKS_WITHIN);
+    } else {
+        let seconds = ASKS_WITHIN.as_secs();
+        format!("it did not ask for the node within {seconds} s, and was killed")
+    };
+    estate.note_failure(pid, &why);
+    successor.kill();
 }
 
 /// Starts the program that is to take over, one at a time.

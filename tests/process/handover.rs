@@ -646,6 +646,13 @@ fn fake_heir() {
         // It ends before it takes anything.
         "leaves" => {}
         "nonsense" => stream.write_all(&[0xFF; 64]).expect("sent"),
+        // It has taken nothing, and does not end.
+        "hangs" => {
+            drop(stream);
+            loop {
+                thread::sleep(PATIENCE);
+            }
+        }
         // It has the store, and ends; or does nothing until it is killed; or has written what is no audit trail.
         "dies" | "late" | "spoils" => {
             say(&mut stream, 2, &json!({"message": "filled"}));

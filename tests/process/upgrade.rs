@@ -303,6 +303,49 @@ fn an_upgrade_that_fails_changes_nothing() {
     heir.wait_end();
 }
 
+/// Goal: a process that fails to take over and does not end blocks no upgrade after it. Method: one that asks, goes away from
+/// the control socket, and hangs.
+#[test]
+fn a_process_that_fails_and_hangs_is_ended() {
+    let installed = Installed::new();
+    let (mut node, mut systemd) = installed.start();
+    let program = node.file().with_file_name("hangs");
+    let (test, socket) = (
+        std::env::current_exe().expect("this test"),
+        node.file().with_file_name("control.sock"),
+    );
+    let script = format!(
+        "#!/bin/sh\nexport JIEXI_FAKE_HEIR=hangs JIEXI_FAKE_SOCKET={}\nexec {} --exact handover::fake_heir --ignored --nocapture\n",
+        socket.display(),
+        test.display()
+    );
+    fs::write(&program, script).expect("written");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("set");
+    installed.replace(&program);
+    let begun = Instant::now();
+    let said = node.no_upgrade(1);
+    assert!(said.contains("it did not end within"), "{said}");
+    // Less than it has to ask.
+    assert!(
+        begun.elapsed() < Duration::from_secs(45),
+        "{:?}",
+        begun.elapsed()
+    );
+    let log = node.said();
+    assert!(
+        log.contains("upgrade.failed") && log.contains("it did not end within"),
+        "{log}"
+    );
+
+    installed.replace(Path::new(env!("CARGO_BIN_EXE_jiexi")));
+    let upgrading = node.upgrading();
+    let heir = Stray(systemd.hear_main());
+    report(&upgrading.wait_with_output().expect("it ends"));
+    assert!(wait(&mut node.child).success(), "{}", node.said());
+    kill(heir.0, Signal::SIGTERM).expect("told");
+    heir.wait_end();
+}
+
 /// Goal: a node that is told to stop while an upgrade is under way stops, and whoever waits for the upgrade hears of it.
 #[test]
 fn a_node_stops_in_the_middle_of_an_upgrade() {
