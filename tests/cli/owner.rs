@@ -149,3 +149,46 @@ fn what_may_not_be_read_is_not_damaged() {
         failed.stderr
     );
 }
+
+/// Goal: root may look at the backups of others without taking the locks from them. Method: a repository of [`OTHER`].
+#[test]
+fn locks_that_root_makes_in_a_repository_are_its_owners() {
+    let directory = directory();
+    let Some(_) = given_away(directory.path()) else {
+        return;
+    };
+    let repository = directory.path().join("repo");
+    fs::create_dir(&repository).expect("made");
+    chown(&repository, Some(OTHER.1), Some(OTHER.1)).expect("given away");
+    let as_other =
+        |arguments: &[&str]| run_as_other(directory.path(), &[&["backup"], arguments].concat());
+    let create = ["create", "repo", "--full", "--data", "n"];
+    as_other(&create).expect(0);
+    as_other(&create).expect(0);
+    run(directory.path(), &["backup", "list", "repo"]).expect(0);
+    let readers = repository.join("readers");
+    let found = fs::metadata(&readers).expect("root has made it");
+    assert_eq!((found.uid(), found.mode() & 0o777), (OTHER.1, 0o644));
+    let prune = ["prune", "repo", "--keep", "1"];
+    as_other(&prune).expect(0);
+
+    // What an earlier version has left stops whoever removes, who is told what to do, and nobody who reads.
+    chown(&readers, Some(0), Some(0)).expect("taken back");
+    fs::set_permissions(&readers, fs::Permissions::from_mode(0o600)).expect("closed");
+    as_other(&["verify", "repo"]).expect(0);
+    let refused = as_other(&prune).expect(1).stderr;
+    assert!(
+        refused.contains("belongs to root")
+            && refused.contains("as root `chown nobody repo/readers`"),
+        "{refused}"
+    );
+
+    // Backups of root there would be in the way.
+    node(directory.path(), "own");
+    let create = ["backup", "create", "repo", "--data", "own"];
+    let refused = run(directory.path(), &create).expect(1).stderr;
+    assert!(
+        refused.contains("repo belongs to nobody") && refused.contains("runuser -u nobody -- "),
+        "{refused}"
+    );
+}

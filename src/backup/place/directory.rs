@@ -7,23 +7,33 @@
 //! 20261126T153000Z-full/         a backup: its files, and last its manifest
 //! ```
 //!
+//! Root may have made one of the two locks, and the node's user needs it: they belong to whom the directory belongs to, and
+//! everybody who may come here can hold them.
+//!
 //! A backup gets its name when it is complete, and loses it before it is removed: `20261126T153000Z-full.unfinished` counts
 //! for nothing, and the next one removes it. Nothing else is ever removed.
 
 use std::{
     fs::{self, File},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{
+        DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
+    },
     path::{Path, PathBuf},
 };
 
 use super::{Found, Place, Put};
-use crate::backup::{BackupError, failed, manifest, of_place, repository::is_id};
+use crate::{
+    backup::{BackupError, failed, manifest, of_place, repository::is_id},
+    owner,
+};
 
 /// The file that says what the directory is.
 const MARKER: &str = "jiexi-backups";
 /// The file that readers lock together, and whoever removes alone.
 const READERS: &str = "readers";
+/// Of a lock, whatever the umask is.
+const LOCK_MODE: u32 = 0o644;
 /// Behind the name of a backup that is not complete.
 const UNFINISHED: &str = ".unfinished";
 
@@ -100,7 +110,8 @@ impl Place for Directory {
 
     fn reading(&self) -> Result<Option<File>, BackupError> {
         let path = self.path.join(READERS);
-        // Where it cannot be made or locked, such as on a disk that is read-only, nobody removes anything, either.
+        // Where it cannot be made or locked, such as on a disk that is read-only, others may remove beside this: what is gone
+        // then is not called damaged.
         let Ok(file) = open_lock(&path) else {
             return Ok(None);
         };
@@ -237,21 +248,73 @@ pub(super) fn lock(path: &Path) -> Result<File, BackupError> {
     )
 }
 
+/// Opens a lock, and makes it if need be.
 fn open_lock(path: &Path) -> io::Result<File> {
     let mut options = fs::OpenOptions::new();
-    options.create(true).truncate(false).write(true).mode(0o600);
-    options.open(path)
+    options.read(true).write(true);
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make_lock(path),
+        // That is enough to lock it, but on some file systems of a network.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+            ) =>
+        {
+            File::open(path)
+        }
+        opened => opened,
+    }
+}
+
+fn make_lock(path: &Path) -> io::Result<File> {
+    let mut options = fs::OpenOptions::new();
+    options.read(true).write(true).create_new(true);
+    let file = match options.mode(LOCK_MODE).open(path) {
+        // Somebody was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return File::open(path),
+        made => made?,
+    };
+    file.set_permissions(fs::Permissions::from_mode(LOCK_MODE))?;
+    if let Some(owner) = owner_of_directory(path)
+        && owner.uid() != file.metadata()?.uid()
+    {
+        // Root may give it away; what another user has made can be locked all the same.
+        let _ = fchown(&file, Some(owner.uid()), Some(owner.gid()));
+    }
+    Ok(file)
+}
+
+fn owner_of_directory(path: &Path) -> Option<fs::Metadata> {
+    fs::metadata(path.parent()?).ok()
 }
 
 /// Locks a file alone; `busy` is said when somebody has it.
 fn lock_or(path: &Path, busy: &str) -> Result<File, BackupError> {
-    let file = open_lock(path).map_err(|error| of_place(path, "open the file", &error))?;
+    let file = open_lock(path).map_err(|error| not_opened(path, &error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(fs::TryLockError::WouldBlock) => {
             Err(failed(format_args!("{}: {busy}", path.display())))
         }
         Err(fs::TryLockError::Error(error)) => Err(of_place(path, "lock", &error)),
+    }
+}
+
+/// A lock cannot be opened: root has made it, with an earlier version, and keeps it.
+fn not_opened(path: &Path, error: &io::Error) -> BackupError {
+    let failed = of_place(path, "open the file", error);
+    match (fs::metadata(path), owner_of_directory(path)) {
+        (Ok(lock), Some(directory))
+            if error.kind() == io::ErrorKind::PermissionDenied && lock.uid() != directory.uid() =>
+        {
+            let (whose, user) = (owner::name(lock.uid()), owner::name(directory.uid()));
+            BackupError::Place(format!(
+                "{failed}; it belongs to {whose}, perhaps because a command was run as {whose}: as root `chown {user} {}`",
+                path.display()
+            ))
+        }
+        _ => failed,
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
     },
     cli::{Failed, key, place::Place},
     config::Config,
+    owner,
 };
 
 /// The longest file of identities.
@@ -105,7 +106,27 @@ impl RepositoryPath {
             beside: Some(config.node.data.join("backup.lock")),
             ..Access::default()
         };
-        Repository::open_or_create(&self.location(place)?, access).map_err(explain)
+        let location = self.location(place)?;
+        if let Location::Directory(path) = &location {
+            expect_owner(path)?;
+        }
+        Repository::open_or_create(&location, access).map_err(explain)
+    }
+}
+
+/// Refuses root in a repository of somebody else, who could not read the backups of root among his own: `list`, the next
+/// backup and `prune` would fail.
+fn expect_owner(repository: &Path) -> Result<(), Failed> {
+    // One that is not there yet would be of whoever makes it.
+    if !repository.exists() {
+        return Ok(());
+    }
+    match owner::as_owner(repository, std::env::args_os()) {
+        Some((user, command)) => Err(Failed::report(format_args!(
+            "{} belongs to {user}, who could not read what root writes there: run it as {user}: {command}",
+            repository.display()
+        ))),
+        None => Ok(()),
     }
 }
 
