@@ -19,6 +19,7 @@ use super::{
     encryption::{self, Encryption, Keys, Lock, OpenError},
     failed, io_failed,
     manifest::{self, CHUNK, Encrypted, Kind, Manifest, Member, REMEDY},
+    of_place,
     place::{Location, Place, Put},
     scratch::{self, Scratch},
     shown_time,
@@ -179,10 +180,19 @@ impl Repository {
         Ok(listing)
     }
 
-    /// Whether a backup that was listed is none any more: elsewhere, backups may be removed beside those who read.
+    /// Whether a backup that was listed is none any more: where nothing can be locked, backups may be removed beside those who
+    /// read.
     fn is_gone(&self, id: &str) -> Result<bool, BackupError> {
         match self.place.directory() {
-            Some(_) => Ok(false),
+            // It loses its name first: one that is there and lacks its manifest is damaged.
+            Some(directory) => {
+                let path = directory.join(id);
+                match path.symlink_metadata() {
+                    Ok(_) => Ok(false),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+                    Err(error) => Err(of_place(&path, "look at the directory", &error)),
+                }
+            }
             None => Ok(self.place.length(id, manifest::NAME)?.is_none()),
         }
     }

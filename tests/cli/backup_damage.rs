@@ -10,6 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiexi::backup::Watch;
+use jiexi::backup::place::Location;
+use jiexi::backup::repository::{Access, Repository};
+use jiexi::backup::verify::verify;
 use serde_json::Value as Json;
 
 use crate::{
@@ -302,6 +306,34 @@ fn readers_and_whoever_removes() {
     }
     readers.unlock().expect("unlocks");
     backup(directory, &prune).expect(0);
+}
+
+/// What is removed while somebody reads who could lock nothing is not called damaged. Method: it goes when the reading begins.
+#[test]
+fn what_is_removed_beside_a_reader_without_a_lock_is_not_damaged() {
+    struct Removing(PathBuf);
+    impl Watch for Removing {
+        fn begin(&self, _: &'static str, _: u64) {
+            let going = self.0.with_extension("unfinished");
+            fs::rename(&self.0, &going).expect("renames");
+            fs::remove_dir_all(going).expect("removes");
+        }
+        fn advance(&self, _: u64) {}
+    }
+    let directory = set_up();
+    let directory = directory.path();
+    create(directory, "a", &[]);
+    create(directory, "a", &["--full"]);
+    let oldest = list(directory).remove(0);
+    let location = Location::Directory(directory.join("repo"));
+    let repository = Repository::open(&location, Access::default()).expect("is there");
+    let report = verify(&repository, &Removing(place(directory, &oldest))).expect("is read");
+    assert_eq!(report.removed, [oldest["id"].as_str().expect("an id")]);
+    assert!(report.problems.is_empty(), "{:?}", report.problems);
+    // What lacks its manifest and is there is damaged, as before.
+    let newest = list(directory).remove(0);
+    fs::remove_file(place(directory, &newest).join("manifest.json")).expect("removes");
+    backup(directory, &["verify", "repo"]).expect(1);
 }
 
 /// What a killed command leaves in clear, the next one removes; what another one still uses stays.
