@@ -17,6 +17,7 @@ use bytes::Bytes;
 use jiexi_proto::limits::{HANDLE_MAX, VALUES_MAX};
 use jiexi_proto::value::Value;
 
+use super::report::shown;
 use super::value;
 use crate::json::line;
 use crate::registry::plan::Request;
@@ -243,11 +244,12 @@ impl<R: BufRead> Iterator for Steps<R> {
     }
 }
 
-fn bad(line: u64, handle: Option<&str>, message: impl Into<String>) -> Bad {
+/// Both texts may be most of a line.
+fn bad(line: u64, handle: Option<&str>, message: impl AsRef<str>) -> Bad {
     Bad {
         line,
-        handle: handle.map(str::to_owned),
-        message: message.into(),
+        handle: handle.map(shown),
+        message: shown(message.as_ref()),
     }
 }
 

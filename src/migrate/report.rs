@@ -3,11 +3,23 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use jiexi_proto::limits::HANDLE_MAX;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 /// Refusals that a report lists; the counts have all of them.
 pub const REFUSALS_MAX: usize = 10_000;
+/// Octets that are kept of what is longer than any handle: a line may have a mebibyte, and there may be as many of them.
+const SHOWN_MAX: usize = 256;
+
+/// As much of a text as a refusal keeps: a handle is whole.
+#[must_use]
+pub fn shown(text: &str) -> String {
+    match text.len() <= HANDLE_MAX {
+        true => text.to_owned(),
+        false => format!("{}…", &text[..text.floor_char_boundary(SHOWN_MAX)]),
+    }
+}
 
 /// What came of the steps of one kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -852,6 +852,36 @@ fn many_refusals() {
     }
 }
 
+/// Goal: a report is no larger than what it tells of is worth. Method: lines as long as one may be.
+#[test]
+fn refusals_of_long_lines_are_short() {
+    let directory = directory();
+    let directory = directory.path();
+    node(directory, "n");
+    let long = "x".repeat((1 << 20) - 1);
+    let lines = format!("{long}\n").repeat(20);
+    write(
+        directory,
+        "x.batch",
+        &format!("HOME 192.0.2.1:2641:TCP\n{lines}"),
+    );
+    for more in [&["--dry-run"][..], &[]] {
+        let told = migrate(
+            directory,
+            "n",
+            &[&["x.batch", "--keep-going", "-o", "json"], more].concat(),
+        );
+        let told = told.expect(1);
+        let json = told.json();
+        assert_eq!(json["refusals"].as_array().map(Vec::len), Some(20));
+        assert_eq!(json["refusals"][19]["line"], 21);
+        let octets = told.stdout.len() + told.stderr.len();
+        assert!(octets < 64 << 10, "{octets} octets");
+    }
+    let list = fs::metadata(directory.join("x.batch.refused")).expect("a list");
+    assert!(list.len() < 64 << 10, "{} octets", list.len());
+}
+
 /// Goal: a dry run says what the real one does: of files together, of records that grow too large, and of prefixes that go.
 /// Method: both, of running and stopped nodes, and their reports are compared.
 #[test]

@@ -290,3 +290,40 @@ fn cut_anywhere() {
     }
     assert_eq!(good(text).len(), 3);
 }
+
+/// Goal: what is told of a file is short, whatever is in it: thousands of such are kept. Method: lines as long as one may be,
+/// which are taken for a handle, for a part of a value, and for what does not fit.
+#[test]
+fn what_is_wrong_is_told_shortly() {
+    let long = "泵".repeat((LINE_MAX - 100) / 3);
+    let text = format!(
+        "HOME 192.0.2.1:2641:TCP\n{long}\n0.NA/{long}\n\n\
+        CREATE 88.118/a\n1 URL {long} 1110 UTF8 x\n\n\
+        CREATE 88.118/b\n1 URL 60 1110 {long} x\n\n\
+        DELETE {long}\nREMOVE 1:{long}\nREMOVE {long}:88.118/c\n\
+        CREATE {long}\n1 URL 60 1110 UTF8 x\n\n"
+    );
+    let found: Vec<Bad> = steps(&text).into_iter().filter_map(Result::err).collect();
+    assert_eq!(found.len(), 8, "{found:?}");
+    for bad in &found {
+        let handle = bad.handle.as_deref().unwrap_or_default();
+        assert!(handle.len() <= HANDLE_MAX, "{} octets", handle.len());
+        assert!(
+            bad.message.len() <= HANDLE_MAX,
+            "{} octets",
+            bad.message.len()
+        );
+    }
+    let first = found[0].handle.as_deref().expect("what was taken for one");
+    assert!(
+        first.starts_with("泵泵") && first.ends_with("泵…"),
+        "{first}"
+    );
+    // A handle is whole.
+    let handle = format!("88.118/{}", "x".repeat(HANDLE_MAX - 7));
+    let found = steps(&format!("CREATE {handle}\n1 URL none 1110 UTF8 x\n"));
+    assert_eq!(
+        found[0].as_ref().err().and_then(|bad| bad.handle.clone()),
+        Some(handle)
+    );
+}
