@@ -26,7 +26,7 @@ use super::refused::Refused;
 use super::report::{Counts, Refusal, Report, Source, WouldStop};
 use super::trial::Trial;
 use super::unit::{Unit, is_of_the_handle};
-use super::{key, said};
+use super::{key, said, with_owner};
 use crate::ask::resume;
 use crate::control::command::{Ask, Octets, Standing, Told};
 use crate::control::registry as local;
@@ -98,10 +98,16 @@ fn read<E>(path: &Path) -> Result<Option<Position>, Stop<E>> {
     Position::read(path).map_err(|error| position_failed(path, &error))
 }
 
+/// Only one that says nothing is to be removed: one that cannot be read has what it has.
 fn position_failed<E>(path: &Path, error: &io::Error) -> Stop<E> {
     let kept = Position::path(path);
-    let kept = kept.display();
-    Stop::File(format!("{kept}: {error}: remove it to begin anew"))
+    let failed = with_owner(&kept, error);
+    Stop::File(match error.kind() {
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+            format!("{failed}: remove it to begin anew")
+        }
+        _ => failed,
+    })
 }
 
 /// Carries a file out, or looks in `trial`, which knows what the files before it would come to, what it would come to.
@@ -278,7 +284,7 @@ impl<E> Work<'_, '_, E> {
 
     /// The list of what was refused cannot be used.
     fn list_failed(&self, error: &io::Error) -> Stop<E> {
-        Stop::File(format!("{}.refused: {error}", self.name))
+        Stop::File(with_owner(&Refused::path(self.path), error))
     }
 
     /// Notes what is refused and passed over, beside the file too.
@@ -820,10 +826,7 @@ impl<E> Work<'_, '_, E> {
         listed.map_err(|error| self.list_failed(&error))?;
         self.position.counts = self.settled.clone();
         let written = self.position.write(self.path);
-        written.map_err(|error| {
-            let path = Position::path(self.path);
-            Stop::File(format!("{}: {error}", path.display()))
-        })
+        written.map_err(|error| Stop::File(with_owner(&Position::path(self.path), &error)))
     }
 
     fn done(&mut self, request: &Request) {

@@ -19,14 +19,44 @@ pub mod trial;
 mod unit;
 mod value;
 
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
 use jiexi_proto::code::ResponseCode;
 use jiexi_proto::handle::{self, CaseRule};
+
+use crate::owner;
 
 /// The name under which a handle is stored.
 fn key(handle: &[u8], case: CaseRule) -> Vec<u8> {
     let mut key = Vec::with_capacity(handle.len() + handle::PREFIX_SPACE.len());
     handle::canonical(handle, case, &mut key);
     key
+}
+
+/// What went wrong with a file that is kept beside another one; whose it is, where that is why.
+fn with_owner(path: &Path, error: &io::Error) -> String {
+    let shown = path.display();
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return format!("{shown}: {error}");
+    }
+    let me = nix::unistd::geteuid().as_raw();
+    let foreign = |path: &Path| {
+        let uid = fs::symlink_metadata(path).ok()?.uid();
+        (uid != me).then(|| owner::name(uid))
+    };
+    let me = owner::name(me);
+    match (foreign(path), path.parent().and_then(foreign)) {
+        (Some(owner), _) => format!(
+            "{shown}: {error}: it belongs to {owner}, perhaps because a command was run as {owner}: as root `chown {me} {shown}`"
+        ),
+        (None, Some(owner)) => format!(
+            "{shown}: {error}: its directory belongs to {owner}, and {me} must be able to write there"
+        ),
+        (None, None) => format!("{shown}: {error}"),
+    }
 }
 
 /// A refusal of the node, in words.

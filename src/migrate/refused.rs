@@ -37,12 +37,18 @@ pub struct Refused {
 impl Refused {
     fn new(input: &Path) -> Self {
         Self {
-            path: beside(input, ENDING),
+            path: Self::path(input),
             file: None,
             octets: 0,
             behind: VecDeque::new(),
             exact: true,
         }
+    }
+
+    /// The file with the list of `input`.
+    #[must_use]
+    pub fn path(input: &Path) -> PathBuf {
+        beside(input, ENDING)
     }
 
     /// The list of a migration that begins. That of an earlier one is put aside.

@@ -1,10 +1,11 @@
 //! Goal: what the tools of a CNRI server would do with a batch file is done, all of it is told, and a migration that was
 //! interrupted ends as one that was not. Method: whole files, on running and stopped nodes; kills in the middle.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
@@ -463,6 +464,70 @@ fn several_files_are_one_command() {
 
     let twice = migrate(directory, "n", &["one.batch", "./one.batch"]).expect(2);
     assert!(twice.stderr.contains("is given twice"), "{}", twice.stderr);
+}
+
+/// Goal: whoever may not read a position hears whose it is, and not to remove it: it says what is done. Method: as root, a
+/// migration that root has begun, and its files after it.
+#[test]
+fn a_position_of_somebody_else() {
+    use std::os::unix::fs::{MetadataExt as _, chown};
+    use std::os::unix::process::CommandExt as _;
+    let directory = directory();
+    let directory = directory.path();
+    if fs::metadata(directory).expect("is there").uid() != 0 {
+        return;
+    }
+    node(directory, "n");
+    let text = "CREATE 88.200/x\n1 A 60 1110 UTF8 a\n\nCREATE 88.118/a\n1 A 60 1110 UTF8 a\n";
+    write(directory, "x.batch", text);
+    kept_by_a_full_device(directory, &["x.batch"]);
+    // All but those two are the other one's.
+    let nobody = Some(65534);
+    let given = Command::new("chown")
+        .args(["-R", "65534:65534"])
+        .arg(directory)
+        .status();
+    assert!(given.expect("chown runs").success());
+    let kept = [
+        directory.join("x.batch.position"),
+        directory.join("x.batch.refused"),
+    ];
+    for path in &kept {
+        chown(path, Some(0), Some(0)).expect("kept");
+    }
+    let as_nobody = || {
+        let run = jiexi(directory)
+            .args(["migrate", "batch", "--keep-going", "--data", "n", "x.batch"])
+            .uid(65534)
+            .gid(65534)
+            .output()
+            .expect("runs");
+        (
+            run.status.code(),
+            String::from_utf8_lossy(&run.stderr).into_owned(),
+        )
+    };
+    for path in &kept {
+        let (code, said) = as_nobody();
+        let name = path.file_name().and_then(OsStr::to_str).expect("text");
+        assert_eq!(code, Some(1), "{said}");
+        assert!(
+            said.contains("belongs to root") && said.contains(&format!("`chown nobody {name}`")),
+            "{said}"
+        );
+        assert!(!said.contains("remove it"), "{said}");
+        chown(path, nobody, nobody).expect("given away");
+    }
+    let (_, said) = as_nobody();
+    assert!(said.contains("x.batch.refused names all of them"), "{said}");
+    assert!(!kept[0].exists(), "it is done");
+    // One that says nothing may go.
+    write(directory, "x.batch.position", "{\"input\":");
+    let (_, said) = as_nobody();
+    assert!(
+        said.contains("x.batch.position") && said.contains("remove it to begin anew"),
+        "{said}"
+    );
 }
 
 /// A migration passes over what is refused, and nobody can read its report.
