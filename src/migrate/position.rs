@@ -49,7 +49,7 @@ pub struct Position {
     pub complete: bool,
     /// The command is done with all of its files, and their positions are being removed: those of the others, kept with the
     /// first one until the last of them is gone.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, with = "names", skip_serializing_if = "BTreeMap::is_empty")]
     pub ended: BTreeMap<PathBuf, Self>,
     /// What came of the lines up to `done`.
     #[serde(default)]
@@ -156,5 +156,84 @@ impl Position {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
+    }
+}
+
+/// Names of files as text: one that is none is written in hexadecimal, behind what no absolute path begins with.
+mod names {
+    use std::collections::BTreeMap;
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+    use std::path::{Path, PathBuf};
+
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use super::Position;
+
+    const NO_TEXT: &str = "hex:";
+
+    fn text(path: &Path) -> String {
+        let octets = path.as_os_str().as_bytes();
+        match path.to_str() {
+            Some(text) => text.to_owned(),
+            None => format!("{NO_TEXT}{}", hex::encode(octets)),
+        }
+    }
+
+    pub(super) fn serialize<S: Serializer>(
+        positions: &BTreeMap<PathBuf, Position>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_map(positions.iter().map(|(path, of)| (text(path), of)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<BTreeMap<PathBuf, Position>, D::Error> {
+        let named = BTreeMap::<String, Position>::deserialize(from)?;
+        let path = |(name, of): (String, Position)| match name.strip_prefix(NO_TEXT) {
+            Some(digits) => {
+                let octets = hex::decode(digits).map_err(D::Error::custom)?;
+                Ok((PathBuf::from(OsString::from_vec(octets)), of))
+            }
+            None => Ok((PathBuf::from(name), of)),
+        };
+        named.into_iter().map(path).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt as _;
+
+    use super::*;
+
+    /// Goal: what was under way when positions were being removed is brought back, whatever the files are called. Method: the
+    /// first position as it is then, of files with names that are text and that are none.
+    #[test]
+    fn positions_are_brought_back_under_any_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &[u8]| directory.path().join(OsString::from_vec(name.to_vec()));
+        let (first, others) = (file(b"\xFFone"), [file("泵".as_bytes()), file(b"two\xFE")]);
+        let of = |done| Position {
+            done,
+            complete: true,
+            ..Position::default()
+        };
+        let ended = others.iter().zip(2..);
+        let position = Position {
+            ended: ended.map(|(path, done)| (path.clone(), of(done))).collect(),
+            ..of(1)
+        };
+        position.write(&first).unwrap();
+        assert_eq!(Position::read(&first).unwrap(), Some(position));
+        Position::take_back(&first).unwrap();
+        for (path, done) in [&first].into_iter().chain(&others).zip(1..) {
+            assert_eq!(Position::read(path).unwrap(), Some(of(done)), "{path:?}");
+        }
+        let all = [first, others[0].clone(), others[1].clone()];
+        Position::end(&all).unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 }

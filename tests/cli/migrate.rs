@@ -466,6 +466,33 @@ fn several_files_are_one_command() {
     assert!(twice.stderr.contains("is given twice"), "{}", twice.stderr);
 }
 
+/// Goal: files whose names are no text are carried out together, and are done with then. Method: two of them.
+#[test]
+fn names_that_are_no_text() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let directory = directory();
+    let directory = directory.path();
+    node(directory, "n");
+    let names = [&b"one\xFF.batch"[..], b"two\xFE.batch"].map(OsStr::from_bytes);
+    for (name, handle) in names.iter().zip(["a", "b"]) {
+        let text = format!("CREATE 88.118/{handle}\n1 A 60 1110 UTF8 a\n");
+        fs::write(directory.join(name), text).expect("writes");
+    }
+    let done = jiexi(directory)
+        .args(["migrate", "batch", "--data", "n"])
+        .args(names)
+        .output()
+        .expect("runs");
+    assert_eq!(done.status.code(), Some(0), "{done:?}");
+    let mut left: Vec<_> = fs::read_dir(directory)
+        .expect("lists")
+        .map(|entry| entry.expect("an entry").file_name())
+        .collect();
+    left.sort();
+    assert_eq!(left, [OsStr::new("n"), names[0], names[1]]);
+    record(&timeless(directory, "n"), "88.118/b");
+}
+
 /// Goal: whoever may not read a position hears whose it is, and not to remove it: it says what is done. Method: as root, a
 /// migration that root has begun, and its files after it.
 #[test]
