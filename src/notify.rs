@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-/// How long systemd may take to hear.
+/// How long systemd may take to hear what it can do without.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whether somebody listens.
@@ -39,10 +39,10 @@ pub fn stopping() {
 }
 
 /// Another process is the main one of the unit now. When this returns systemd knows: before, this process must not end, or
-/// the unit would end with it.
-pub fn main_process(pid: u32) {
-    tell(&format!("MAINPID={pid}"));
-    if let Err(error) = barrier() {
+/// the unit would end with it. A manager that is busy, such as with a `daemon-reload`, is given `patience`.
+pub fn main_process(pid: u32, patience: Duration) {
+    let said = format!("MAINPID={pid}");
+    if let Err(error) = send(&said, None, patience).and_then(|()| barrier(patience)) {
         tracing::error!(
             event = "systemd.unconfirmed",
             pid,
@@ -57,21 +57,21 @@ fn place() -> Option<OsString> {
 }
 
 fn tell(what: &str) {
-    if let Err(error) = send(what, None) {
+    if let Err(error) = send(what, None, PATIENCE) {
         tracing::warn!(event = "systemd.untold", %error, what, "systemd cannot be told");
     }
 }
 
 /// Waits until everything that was sent has been dealt with: systemd then closes what comes with this.
-fn barrier() -> io::Result<()> {
+fn barrier(patience: Duration) -> io::Result<()> {
     if !is_heard() {
         return Ok(());
     }
     let (reader, writer) = io::pipe()?;
-    send("BARRIER=1", Some(writer.as_fd()))?;
+    send("BARRIER=1", Some(writer.as_fd()), patience)?;
     drop(writer);
     let patience = Timespec {
-        tv_sec: PATIENCE.as_secs().cast_signed(),
+        tv_sec: patience.as_secs().cast_signed(),
         tv_nsec: 0,
     };
     let mut closed = [PollFd::new(&reader, PollFlags::empty())];
@@ -84,8 +84,8 @@ fn barrier() -> io::Result<()> {
     }
 }
 
-/// Sends a datagram, with a descriptor beside it if there is one.
-fn send(what: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+/// Sends a datagram, with a descriptor beside it if there is one. Where others wait to be read, it waits for room.
+fn send(what: &str, descriptor: Option<BorrowedFd<'_>>, patience: Duration) -> io::Result<()> {
     let Some(place) = place() else {
         return Ok(());
     };
@@ -95,7 +95,7 @@ fn send(what: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
     };
     let socket = UnixDatagram::unbound()?;
     socket.connect_addr(&address)?;
-    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.set_write_timeout(Some(patience))?;
     let descriptors = descriptor.as_slice();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut beside = SendAncillaryBuffer::new(&mut space);

@@ -22,7 +22,7 @@ use crate::registry::Registry;
 use crate::standby::boot;
 use crate::store::{Role, Store, StoreError};
 
-/// How long connections have to end when another process is the node.
+/// How long connections have to end when another process is the node, and systemd to hear of that one.
 const DRAIN: Duration = Duration::from_secs(60);
 /// How often it is looked whether the process is to stop while the index is filled.
 const LOOK: Duration = Duration::from_secs(1);
@@ -144,7 +144,7 @@ impl Node {
                 // The other one speaks to systemd when it is let go; before it is the main process it would not be heard.
                 let (watched, unreleased) = heir.part();
                 let told = spawn_blocking(move || {
-                    notify::main_process(process);
+                    notify::main_process(process, DRAIN);
                     drop(unreleased);
                 });
                 return Some(Given {

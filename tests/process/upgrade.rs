@@ -31,6 +31,8 @@ struct Systemd {
     socket: UnixDatagram,
     /// The main process of the unit.
     main: i32,
+    /// How long it is busy before it confirms a barrier.
+    busy: Duration,
 }
 
 impl Systemd {
@@ -38,7 +40,11 @@ impl Systemd {
         let socket = UnixDatagram::bind(path).expect("a socket");
         socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
         setsockopt(&socket, PassCred, &true).expect("credentials");
-        Self { socket, main: 0 }
+        Self {
+            socket,
+            main: 0,
+            busy: Duration::ZERO,
+        }
     }
 
     /// The next message, which the main process sent. What comes beside it is closed, which confirms a barrier.
@@ -58,6 +64,7 @@ impl Systemd {
             match beside {
                 ControlMessageOwned::ScmCredentials(who) => sender = Some(who.pid()),
                 ControlMessageOwned::ScmRights(fds) => {
+                    thread::sleep(self.busy);
                     fds.into_iter().for_each(|fd| close(fd).expect("closed"));
                 }
                 other => panic!("{other:?}"),
@@ -342,6 +349,37 @@ fn a_process_that_fails_and_hangs_is_ended() {
     let heir = Stray(systemd.hear_main());
     report(&upgrading.wait_with_output().expect("it ends"));
     assert!(wait(&mut node.child).success(), "{}", node.said());
+    kill(heir.0, Signal::SIGTERM).expect("told");
+    heir.wait_end();
+}
+
+/// Goal: the old process stays until systemd knows the new one, however busy it is: it would take the old one's end for that
+/// of the unit.
+#[test]
+fn the_old_process_waits_for_a_busy_systemd() {
+    let installed = Installed::new();
+    let (mut node, mut systemd) = installed.start();
+    systemd.busy = Duration::from_secs(8);
+    let upgrading = node.upgrading();
+    let said = systemd.hear();
+    let heir = said.strip_prefix("MAINPID=").expect("another process");
+    let heir = Stray(Pid::from_raw(heir.parse().expect("a number")));
+    // It waits here.
+    assert_eq!(systemd.hear(), "BARRIER=1");
+    assert!(
+        node.child.try_wait().expect("a child").is_none(),
+        "{}",
+        node.said()
+    );
+    systemd.main = heir.0.as_raw();
+    systemd.hear_ready();
+    report(&upgrading.wait_with_output().expect("it ends"));
+    assert!(wait(&mut node.child).success(), "{}", node.said());
+    assert!(
+        !node.said().contains("systemd.unconfirmed"),
+        "{}",
+        node.said()
+    );
     kill(heir.0, Signal::SIGTERM).expect("told");
     heir.wait_end();
 }
