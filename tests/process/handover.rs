@@ -510,6 +510,47 @@ pub(crate) fn batch_under_way(node: &Process) -> (TcpStream, BufReader<TcpStream
     (batch, heard)
 }
 
+/// Goal: what the old process has answered is in the log of resolutions, also when it is told not to wait for its connections.
+/// Method: it is asked by one of them until that is cut.
+#[test]
+fn what_was_answered_before_the_cut_is_in_the_log() {
+    let settings = [
+        ("JIEXI_ANONYMOUS_BATCH", "true"),
+        ("JIEXI_HANDLE_DRAIN", "1s"),
+    ];
+    let mut node = Process::start(4_096, &settings);
+    let (mut batch, mut heard) = batch_under_way(&node);
+    let old = node.pid();
+    let heir = node.heir(&[]);
+    let mut child = std::mem::replace(&mut node.child, heir);
+    node.wait_said("another process is the node now", 1);
+    nix::sys::signal::kill(old, nix::sys::signal::Signal::SIGTERM).expect("told");
+    let mut answered = 0;
+    'cut: while batch.write_all(b"f\r\n88.118/counted\n\r\n").is_ok() {
+        let mut line = String::new();
+        while !line.contains("88.118/counted") {
+            line.clear();
+            if heard.read_line(&mut line).unwrap_or(0) == 0 {
+                break 'cut;
+            }
+        }
+        answered += 1;
+        thread::sleep(LOOK);
+    }
+    let ended = wait(&mut child);
+    assert!(ended.success(), "{ended}\n{}", node.said());
+    let mut logged = String::new();
+    for file in std::fs::read_dir(node.data().join("history")).expect("a log") {
+        let file = std::fs::File::open(file.expect("an entry").path()).expect("opens");
+        let mut text = flate2::read::MultiGzDecoder::new(file);
+        text.read_to_string(&mut logged).expect("reads");
+    }
+    let logged = logged.matches("88.118/counted").count();
+    assert!(answered > 10, "{answered} answers\n{}", node.said());
+    // One may be on its way when the log is closed.
+    assert!(logged + 1 >= answered, "{logged} of {answered} answers");
+}
+
 /// Goal: what a connection is at work on is ended by the process that it was asked of, while the next one answers others.
 #[test]
 fn a_batch_under_way_is_ended_by_the_old_process() {
