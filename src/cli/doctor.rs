@@ -10,6 +10,7 @@ use super::{
 };
 use crate::config;
 use crate::doctor::{self, Finding, Verdict};
+use crate::owner;
 
 /// Look at configuration, keys, ports, clock, limits and disk, and ask the node by each protocol
 ///
@@ -70,6 +71,7 @@ impl Doctor {
                 return Ok(findings);
             }
         };
+        owner::is_about(&config.node.data);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();

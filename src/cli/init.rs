@@ -65,6 +65,7 @@ impl Init {
                 "--port: clients cannot reach port 0; give the port that the node is to listen on, such as 2641",
             ));
         }
+        owner::is_about(&self.data);
         if let Some(refused) = owner::refuse_root(&self.data, std::env::args_os()) {
             return Err(Failed::report(refused));
         }

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{Failed, exit::say};
 use crate::config::{self, Config, Problem};
-use crate::preflight;
+use crate::{owner, preflight};
 
 /// The name of the configuration file that `init` writes into the data directory.
 pub(super) const FILE_NAME: &str = "jiexi.toml";
@@ -70,6 +70,7 @@ impl Place {
         };
         let (config, origins) =
             config::load_placed(&path, environment()).map_err(|problems| report(&problems))?;
+        owner::is_about(&config.node.data);
         match preflight::case_rule(&config, &origins) {
             Some(problem) => Err(report(&[problem])),
             None => Ok(config),
@@ -117,6 +118,7 @@ impl Place {
 pub(super) fn usable(path: &Path) -> Result<Config, Failed> {
     let (config, origins) =
         config::load_placed(path, environment()).map_err(|problems| report(&problems))?;
+    owner::is_about(&config.node.data);
     match preflight::problems(&config, &origins) {
         problems if problems.is_empty() => Ok(config),
         problems => Err(report(&problems)),
@@ -129,6 +131,7 @@ pub(super) fn defaults(data: Option<&Path>) -> Result<Config, Failed> {
     if let Some(data) = data {
         config.node.data = data.to_path_buf();
     }
+    owner::is_about(&config.node.data);
     Ok(config)
 }
 

@@ -85,7 +85,7 @@ pub(super) fn files(config: &Config, origins: &Origins, findings: &mut Vec<Findi
             Verdict::Bad,
             found,
             match owner::as_owner(&config.node.data, [""; 0]) {
-                Some((user, _)) => format!("chown -R {user} {}", config.node.data.display()),
+                Some((user, _)) => owner::hand_over(&config.node.data, &user),
                 None => owner::advice(&path),
             },
         ));

@@ -10,6 +10,8 @@ use crate::support::{Run, directory, jiexi, node, run};
 
 /// The user that owns nothing, and its number.
 const OTHER: (&str, u32) = ("nobody", 65534);
+/// A user that has nothing to do with the node, `daemon`.
+const STRANGER: u32 = 1;
 
 /// Everything below a directory, the directory too.
 fn all_of(directory: &Path) -> Vec<PathBuf> {
@@ -53,10 +55,14 @@ fn given_away(directory: &Path) -> Option<PathBuf> {
 }
 
 fn run_as_other(directory: &Path, arguments: &[&str]) -> Run {
+    run_as(OTHER.1, directory, arguments)
+}
+
+fn run_as(user: u32, directory: &Path, arguments: &[&str]) -> Run {
     let output = jiexi(directory)
         .args(arguments)
-        .uid(OTHER.1)
-        .gid(OTHER.1)
+        .uid(user)
+        .gid(user)
         .output()
         .expect("starts");
     Run {
@@ -191,4 +197,30 @@ fn locks_that_root_makes_in_a_repository_are_its_owners() {
         refused.contains("repo belongs to nobody") && refused.contains("runuser -u nobody -- "),
         "{refused}"
     );
+}
+
+/// Goal: whoever is not the user of the node is sent to that one. Nothing is named to be given to a stranger, least of all
+/// the directory that the data directory happens to be in.
+#[test]
+fn strangers_are_given_nothing() {
+    let directory = directory();
+    let Some(data) = given_away(directory.path()) else {
+        return;
+    };
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o750)).expect("closed");
+    for command in ["export", "doctor", "serve"] {
+        let refused = run_as(STRANGER, directory.path(), &[command, "--data", "n"]).expect(1);
+        let said = refused.stdout + &refused.stderr;
+        assert!(said.contains("run it as nobody"), "{said}");
+        assert!(!said.contains("chown"), "{said}");
+    }
+    // As `sudo jiexi init` leaves it.
+    chown(&data, Some(0), Some(0)).expect("taken back");
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).expect("closed");
+    for command in ["export", "doctor", "serve"] {
+        let refused = run_as(STRANGER, directory.path(), &[command, "--data", "n"]).expect(1);
+        let said = refused.stdout + &refused.stderr;
+        assert!(said.contains("belongs to root"), "{said}");
+        assert!(!said.contains("chown"), "{said}");
+    }
 }
