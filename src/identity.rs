@@ -32,6 +32,7 @@ use rsa::{
 };
 use sha2::{Digest as _, Sha256};
 
+use crate::owner;
 use crate::registry::{keys::NodeKey, seal::Sealer};
 
 use crate::json::{data, site, value::PERMISSIONS_DEFAULT, value::TTL_DEFAULT};
@@ -57,19 +58,38 @@ pub enum IdentityError {
     /// A file holds something else.
     Content(String, String),
     /// One of these, and what to do about it.
-    Remedied(Box<Self>, &'static str),
+    Remedied(Box<Self>, String),
 }
 
 impl IdentityError {
-    /// Says what to do about it.
-    fn with(remedy: &'static str) -> impl FnOnce(Self) -> Self {
-        move |error| Self::Remedied(Box::new(error), remedy)
+    /// Says what to do about it: `remedy`, which is for the content of the file. Who may only not read it must not touch
+    /// that: a key that is moved away for another one takes everything with it that it sealed.
+    fn with(path: &Path, remedy: &'static str) -> impl FnOnce(Self) -> Self {
+        move |error| {
+            let remedy = match &error {
+                Self::File(_, cause) if cause.kind() == io::ErrorKind::PermissionDenied => {
+                    owner::advice(path)
+                }
+                _ => remedy.to_owned(),
+            };
+            Self::Remedied(Box::new(error), remedy)
+        }
+    }
+
+    /// What is wrong, and what to do about it apart from that, where it is known.
+    #[must_use]
+    pub fn parts(&self) -> (String, Option<&str>) {
+        match self {
+            Self::Remedied(error, remedy) => (error.to_string(), Some(remedy)),
+            _ => (self.to_string(), None),
+        }
     }
 }
 
-/// What to do about a node's key that cannot be used: everything sealed in the store is sealed by it.
-const KEY_REMEDY: &str = "move what is there away and put the node's key back from a backup, or from \
-                          its escrow with `jiexi key escrow import`";
+/// What to do about a node's key that is missing or damaged: everything sealed in the store is sealed by it. No backup of
+/// the store has it.
+const KEY_REMEDY: &str = "put the node's key back from its escrow with `jiexi key escrow import`, which wants what is \
+                          there moved away first";
 /// What to do about a site record that cannot be used.
 const SITE_REMEDY: &str = "put it back from a backup, or write it anew: it is the data of the HS_SITE value of the \
                            node's 0.NA/PREFIX, which `jiexi export` prints";
@@ -149,7 +169,7 @@ impl KeyPair {
     /// # Errors
     /// The file cannot be read, is not a key file, is encrypted, or is no RSA key; with what to do.
     pub fn load(path: &Path) -> Result<Self, IdentityError> {
-        Self::read(path).map_err(IdentityError::with(KEY_REMEDY))
+        Self::read(path).map_err(IdentityError::with(path, KEY_REMEDY))
     }
 
     fn read(path: &Path) -> Result<Self, IdentityError> {
@@ -200,11 +220,11 @@ pub fn private_of(key: &rsa::PrivateKey) -> Result<PrivateKey, IdentityError> {
 /// # Errors
 /// As [`KeyPair::load`], and a key whose numbers do not belong together.
 pub fn sealer(path: &Path) -> Result<Option<Sealer>, IdentityError> {
-    Ok(if path.exists() {
-        Some(Sealer::new(&node_key(path)?))
-    } else {
-        None
-    })
+    // A key that cannot be looked at is not missing: what is not sealed because of that would lie open.
+    match path.try_exists() {
+        Ok(false) => Ok(None),
+        Ok(true) | Err(_) => Ok(Some(Sealer::new(&node_key(path)?))),
+    }
 }
 
 /// The node's key, ready to sign.
@@ -215,7 +235,7 @@ pub fn node_key(path: &Path) -> Result<NodeKey, IdentityError> {
     let pair = KeyPair::load(path)?;
     NodeKey::new(&pair.private)
         .map_err(|error| IdentityError::Content(path.display().to_string(), error.to_string()))
-        .map_err(IdentityError::with(KEY_REMEDY))
+        .map_err(IdentityError::with(path, KEY_REMEDY))
 }
 
 /// The SHA-256 of the public half of a node's key in wire form, as `jiexi key show` prints it: nodes with the same one open
@@ -290,7 +310,7 @@ pub fn load_site(path: &Path) -> Result<SiteRecord, IdentityError> {
 /// # Errors
 /// As [`load_site`], with what to do.
 pub fn own_site(path: &Path) -> Result<SiteRecord, IdentityError> {
-    load_site(path).map_err(IdentityError::with(SITE_REMEDY))
+    load_site(path).map_err(IdentityError::with(path, SITE_REMEDY))
 }
 
 /// Whether the key and the site record of a node belong together, and the site record names the addresses configured.

@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{self, Path, PathBuf};
 use std::sync::OnceLock;
@@ -93,6 +94,27 @@ pub fn advice(path: &Path) -> String {
         owner_of,
     };
     sight.advice(&absolute(path))
+}
+
+/// What to do when this is neither root nor the user of the node with these data; nothing when it is one of them, or there is
+/// no node.
+#[must_use]
+pub fn refuse_stranger(data: &Path) -> Option<String> {
+    let (me, data) = (geteuid(), absolute(data));
+    let sight = Sight {
+        me: me.as_raw(),
+        data: Some(&data),
+        owner_of,
+    };
+    let hidden = || {
+        let denied = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+        fs::metadata(&data).is_err_and(denied)
+    };
+    let stranger = match sight.user_of(&data) {
+        Some(user) => user != sight.me,
+        None => hidden(),
+    };
+    (stranger && !me.is_root()).then(|| sight.advice(&data))
 }
 
 /// What root types so that everything in a directory belongs to a user.

@@ -1,5 +1,7 @@
 //! `jiexi doctor`: what stands between a node and its work, and what to do about it.
 
+use std::{fs, io};
+
 use clap::Args;
 use serde_json::{Value as Json, json};
 
@@ -63,7 +65,15 @@ impl Doctor {
                     let advice = "`jiexi config template` shows every key";
                     Finding::new(check, Verdict::Bad, problem.to_string(), advice)
                 };
-                let mut findings: Vec<_> = problems.iter().map(bad).collect();
+                let mut findings = match fs::File::open(&file) {
+                    // Nothing is wrong with what is in it.
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                        let found = format!("{}: {error}", file.display());
+                        let advice = owner::advice(&file);
+                        vec![Finding::new(check, Verdict::Bad, found, advice)]
+                    }
+                    _ => problems.iter().map(bad).collect(),
+                };
                 let mut config = config::Config::default();
                 config.operations.listen = config::operations_listen(&file, place::environment());
                 // A node that runs has the configuration from before.

@@ -53,7 +53,7 @@ impl Place {
     /// The configuration file meant, if one is named or found.
     pub(super) fn file(&self) -> Option<PathBuf> {
         if let Some(data) = &self.data {
-            return Some(data.join(FILE_NAME)).filter(|path| path.is_file());
+            return Some(data.join(FILE_NAME)).filter(|path| may_be(path));
         }
         // Not an argument with an environment variable: a directory that is named goes before what only lies about.
         let said = || std::env::var_os(VARIABLE).filter(|path| !path.is_empty());
@@ -111,6 +111,14 @@ impl Place {
             return Err("the configuration file is gone".to_owned());
         };
         config::load(&path, environment()).map_err(|problems| listed(&problems, "; "))
+    }
+}
+
+/// Whether a file is there, or may be: what is in a directory that this user may not enter is not missing.
+fn may_be(path: &Path) -> bool {
+    match std::fs::metadata(path) {
+        Ok(found) => found.is_file(),
+        Err(error) => error.kind() == std::io::ErrorKind::PermissionDenied,
     }
 }
 

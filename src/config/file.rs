@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    fmt, fs,
+    fmt, fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -17,6 +17,7 @@ use toml::{
 };
 
 use super::{Config, Operations, VERSION, Zone, check, env, words};
+use crate::owner;
 
 /// Where a value was set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,10 +116,15 @@ pub fn load_placed(
     environment: impl Iterator<Item = (String, String)>,
 ) -> Result<(Config, Origins), Vec<Problem>> {
     let text = fs::read_to_string(path).map_err(|error| {
+        let advice = match error.kind() {
+            io::ErrorKind::PermissionDenied => format!("; {}", owner::advice(path)),
+            _ => String::new(),
+        };
+        let shown = path.display();
         vec![Problem {
             origin: None,
             key: String::new(),
-            message: format!("{}: cannot read the configuration: {error}", path.display()),
+            message: format!("{shown}: cannot read the configuration: {error}{advice}"),
         }]
     })?;
     let (mut config, origins) = read(&text, path, environment)?;

@@ -41,18 +41,42 @@ const CLOCK_KEEPERS: [&str; 5] = [
 /// Descriptors beside those of connections: files of the store, listeners, the control socket.
 const DESCRIPTORS_BESIDE: u64 = 512;
 
-/// Whether this process sees what the node would see.
-pub(super) fn user(config: &Config, findings: &mut Vec<Finding>) {
-    if let Some((user, command)) = owner::as_owner(&config.node.data, std::env::args_os()) {
+/// Whether this process sees what the node would see. Who may not look at the files would take them for lost, and is told so
+/// instead: then this is false.
+pub(super) fn user(config: &Config, findings: &mut Vec<Finding>) -> bool {
+    let (check, data) = ("user", &config.node.data);
+    if let Some((user, command)) = owner::as_owner(data, std::env::args_os()) {
         let found = format!(
             "this is root, who may more than {user}, the node's user: what is ok here may not be for that one"
         );
-        findings.push(Finding::new("user", Verdict::Warning, found, command));
+        findings.push(Finding::new(check, Verdict::Warning, found, command));
     }
+    let Some(advice) = owner::refuse_stranger(data) else {
+        return true;
+    };
+    let found = format!(
+        "this is {}, not the node's user: keys, certificates, files and disk were not looked at",
+        owner::name(geteuid().as_raw())
+    );
+    findings.push(Finding::new(check, Verdict::Bad, found, advice));
+    false
+}
+
+/// Everything that takes the node's user to look at.
+pub(super) fn data(
+    config: &Config,
+    origins: &Origins,
+    findings: &mut Vec<Finding>,
+) -> Option<Certificates> {
+    keys(config, findings);
+    let certificates = certificates(config, findings);
+    files(config, origins, findings);
+    disk(config, findings);
+    certificates
 }
 
 /// What `serve` needs besides certificates, and whether everything in the data directory is the node's.
-pub(super) fn files(config: &Config, origins: &Origins, findings: &mut Vec<Finding>) {
+fn files(config: &Config, origins: &Origins, findings: &mut Vec<Finding>) {
     let check = "files";
     let before = findings.len();
     for problem in preflight::beside_certificates(config, origins) {
@@ -69,7 +93,10 @@ pub(super) fn files(config: &Config, origins: &Origins, findings: &mut Vec<Findi
         && let Err(error) = fs::File::open(token)
     {
         let found = format!("[follow] token_file {}: {error}", token.display());
-        let advice = "the standby does not reach its primary without it";
+        let advice = match error.kind() {
+            io::ErrorKind::PermissionDenied => owner::advice(token),
+            _ => "the standby does not reach its primary without it".to_owned(),
+        };
         findings.push(Finding::new(check, Verdict::Bad, found, advice));
     }
     if let Some((path, more)) = forbidden(&config.node.data) {
@@ -126,19 +153,22 @@ fn forbidden(directory: &Path) -> Option<(PathBuf, usize)> {
 }
 
 /// Key, site record and configuration belong together, and nobody else reads the key.
-pub(super) fn keys(config: &Config, findings: &mut Vec<Finding>) {
+fn keys(config: &Config, findings: &mut Vec<Finding>) {
     let key = config.node_key();
     let site = config.site_file();
+    let is_node = [&key, &site, &config.store_dir()]
+        .iter()
+        .any(|part| part.exists());
     findings.push(match identity::check(&key, &site, &config.node.addresses) {
-        Err(error) => Finding::new(
-            "keys",
-            Verdict::Bad,
-            error.to_string(),
-            match key.exists() && site.exists() {
-                true => "mend the file that is named, or bring it back from a backup; a new key would be another node's",
-                false => "`jiexi init` makes key and site record of a new node; those of this one are in its backup",
-            },
-        ),
+        Err(error) => {
+            let (found, remedy) = error.parts();
+            let advice = match remedy {
+                _ if !is_node => "`jiexi init` makes a node in an empty directory",
+                Some(remedy) => remedy,
+                None => "mend the file that is named; with a new key it would be another node",
+            };
+            Finding::new("keys", Verdict::Bad, found, advice)
+        }
         Ok(()) if identity::is_exposed(&key) => Finding::new(
             "keys",
             Verdict::Warning,
@@ -153,12 +183,12 @@ pub(super) fn keys(config: &Config, findings: &mut Vec<Finding>) {
 }
 
 /// What is configured can be used, and for how long.
-pub(super) fn certificates(config: &Config, findings: &mut Vec<Finding>) -> Option<Certificates> {
+fn certificates(config: &Config, findings: &mut Vec<Finding>) -> Option<Certificates> {
     let check = "certificates";
     let certificates = match Certificates::load(config) {
         Ok(certificates) => certificates,
         Err(error) => {
-            let advice = "mend the files or the names in the configuration; chain and key are PEM";
+            let advice = advice_on_certificates(config);
             findings.push(Finding::new(check, Verdict::Bad, error, advice));
             return None;
         }
@@ -184,6 +214,26 @@ pub(super) fn certificates(config: &Config, findings: &mut Vec<Finding>) -> Opti
         findings.push(Finding::new(check, verdict, found, advice));
     }
     Some(certificates)
+}
+
+/// What to do about certificates that cannot be used.
+fn advice_on_certificates(config: &Config) -> String {
+    let (http, dns) = (&config.http, &config.dns);
+    let named = [&http.certificate, &http.key, &dns.certificate, &dns.key];
+    let closed = |path: &&&PathBuf| {
+        let denied = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+        fs::File::open(path).is_err_and(denied)
+    };
+    match named.iter().find(closed) {
+        Some(path) => owner::advice(path),
+        // Without one of its own, HTTPS has one of the node's key.
+        None if http.certificate.as_os_str().is_empty() && !config.dns.enabled => {
+            "it is made with the node's key: see there".to_owned()
+        }
+        None => {
+            "mend the files or the names in the configuration; chain and key are PEM".to_owned()
+        }
+    }
 }
 
 /// The clock has not gone back, and somebody keeps it.
@@ -280,18 +330,17 @@ fn receive_buffer_max() -> Option<u64> {
 }
 
 /// Room on the disk, and how long it takes until it has something.
-pub(super) fn disk(config: &Config, findings: &mut Vec<Finding>) {
+fn disk(config: &Config, findings: &mut Vec<Finding>) {
     let directory = config.store_dir();
     match crate::store::free_space(&directory) {
         Ok((free, total)) => findings.push(room(config, free, total)),
         Err(error) => {
             let found = format!("{}: {error}", directory.display());
-            return findings.push(Finding::new(
-                "disk",
-                Verdict::Bad,
-                found,
-                "`jiexi init` makes it",
-            ));
+            let advice = match error.kind() {
+                io::ErrorKind::PermissionDenied => owner::advice(&directory),
+                _ => advice_without_store(config).to_owned(),
+            };
+            return findings.push(Finding::new("disk", Verdict::Bad, found, advice));
         }
     }
     findings.push(match sync_times(&config.node.data) {
@@ -309,6 +358,17 @@ pub(super) fn disk(config: &Config, findings: &mut Vec<Finding>) {
         ),
         Ok(times) => speed(times[times.len() / 2], times[times.len() - 1]),
     });
+}
+
+/// What to do where there is no store. `jiexi init` wants an empty directory: where the key of a node is, its store is wanted
+/// back.
+fn advice_without_store(config: &Config) -> &'static str {
+    match config.node_key().exists() {
+        true => "`jiexi backup restore` brings the store back; the key that goes with it is here",
+        false => {
+            "`jiexi init` makes a node in an empty directory, `jiexi backup restore` brings one back"
+        }
+    }
 }
 
 fn room(config: &Config, free: u64, total: u64) -> Finding {

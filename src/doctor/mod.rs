@@ -72,16 +72,13 @@ impl Finding {
 /// Everything about the node of `config`, running or not. Takes some seconds; needs a runtime.
 pub async fn examine(config: &Config, origins: &Origins) -> Vec<Finding> {
     let mut findings = Vec::new();
-    host::user(config, &mut findings);
-    host::keys(config, &mut findings);
-    let certificates = host::certificates(config, &mut findings);
-    host::files(config, origins, &mut findings);
+    let looks = host::user(config, &mut findings);
+    let certificates = looks.then(|| host::data(config, origins, &mut findings));
     host::clock(config, &mut findings);
-    host::disk(config, &mut findings);
     let running = reach::operations(config, &mut findings);
     host::limits(config, &running, &mut findings);
     match running {
-        Running::Yes(_) => reach::answers(config, certificates, &mut findings).await,
+        Running::Yes(_) => reach::answers(config, certificates.flatten(), &mut findings).await,
         // Its ports are its own.
         Running::Hung => {}
         Running::No => reach::ports(config, &mut findings),

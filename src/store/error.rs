@@ -120,7 +120,7 @@ impl fmt::Display for StoreError {
             }
             Self::NotInitialised { path } => write!(
                 f,
-                "{}: no store here; create one with `jiexi init`, or restore a snapshot",
+                "{}: no store here; `jiexi init` makes a node in an empty directory, `jiexi backup restore` brings one back",
                 path.display()
             ),
             Self::NotEmpty { path } => {

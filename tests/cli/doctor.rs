@@ -220,6 +220,32 @@ fn a_node_that_does_not_run_is_told_why() {
     assert!(found[0].2.contains("handel"), "{found:?}");
 }
 
+/// Goal: of a node whose store is gone the way back is told that can be gone: `init` refuses where a key is, and the key is in
+/// no backup.
+#[test]
+fn what_is_gone_is_brought_back() {
+    let directory = directory();
+    let (data, _) = set_up(directory.path());
+    let advice = || {
+        run(directory.path(), &["doctor", "--data", "n"])
+            .expect(1)
+            .stdout
+    };
+    fs::rename(data.join("store"), directory.path().join("store")).expect("moved");
+    let said = advice();
+    assert!(
+        said.contains("`jiexi backup restore`") && !said.contains("jiexi init"),
+        "{said}"
+    );
+    fs::rename(directory.path().join("store"), data.join("store")).expect("moved");
+    fs::remove_file(data.join("node.key")).expect("removed");
+    let said = advice();
+    assert!(
+        said.contains("`jiexi key escrow import`") && !said.contains("backup"),
+        "{said}"
+    );
+}
+
 /// Goal: a typo in the file of a node that runs hides nothing: whoever looks is told of it, and how the node is.
 #[test]
 fn a_wrong_file_of_a_node_that_runs() {

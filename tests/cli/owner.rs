@@ -212,7 +212,10 @@ fn strangers_are_given_nothing() {
         let refused = run_as(STRANGER, directory.path(), &[command, "--data", "n"]).expect(1);
         let said = refused.stdout + &refused.stderr;
         assert!(said.contains("run it as nobody"), "{said}");
-        assert!(!said.contains("chown"), "{said}");
+        // And nobody makes a new node, or brings one back, because of that.
+        for wrong in ["chown", "jiexi init", "backup", "template"] {
+            assert!(!said.contains(wrong), "{said}");
+        }
     }
     // As `sudo jiexi init` leaves it.
     chown(&data, Some(0), Some(0)).expect("taken back");
@@ -223,4 +226,53 @@ fn strangers_are_given_nothing() {
         assert!(said.contains("belongs to root"), "{said}");
         assert!(!said.contains("chown"), "{said}");
     }
+}
+
+/// Goal: a key that may not be read is never told of as one that is lost, which is an advice to take it away.
+#[test]
+fn a_key_that_may_not_be_read_is_not_lost() {
+    let directory = directory();
+    let Some(data) = given_away(directory.path()) else {
+        return;
+    };
+    let key = data.join("node.key");
+    chown(&key, Some(0), Some(0)).expect("taken back");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("closed");
+    for command in ["serve", "doctor", "export"] {
+        let refused = run_as_other(directory.path(), &[command, "--data", "n"]).expect(1);
+        let said = refused.stdout + &refused.stderr;
+        assert!(said.contains("as root `chown -R nobody "), "{said}");
+        for wrong in ["escrow", "backup", "away", "jiexi init"] {
+            assert!(!said.contains(wrong), "{said}");
+        }
+    }
+}
+
+/// Goal: a stranger learns of `doctor` that it is one, and nothing about files that it cannot see.
+#[test]
+fn doctor_tells_a_stranger_so() {
+    let directory = directory();
+    let Some(data) = given_away(directory.path()) else {
+        return;
+    };
+    for path in [&data, &data.join("jiexi.toml")] {
+        let mode = fs::metadata(path).expect("is there").mode() | 0o055;
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("opened");
+    }
+    let doctor = run_as(STRANGER, directory.path(), &["doctor", "--data", "n"]).expect(1);
+    let failed: Vec<_> = (doctor.stdout.lines())
+        .filter(|line| line.starts_with("FAILED"))
+        .collect();
+    let [user] = failed[..] else {
+        panic!("{}", doctor.stdout)
+    };
+    assert!(
+        user.contains("this is daemon, not the node's user"),
+        "{user}"
+    );
+    assert!(
+        doctor.stdout.contains("run it as nobody"),
+        "{}",
+        doctor.stdout
+    );
 }
