@@ -53,6 +53,18 @@ pub fn ready(address: SocketAddr) -> io::Result<(u16, Json)> {
     }
 }
 
+/// What a node of itself says is wrong; nothing when all is well. It answers look-ups also when it takes no changes any more:
+/// with a full disk, or after one has failed. A standby never takes any.
+#[must_use]
+pub fn complaint(said: &Json) -> Option<String> {
+    let reason = said["reason"].as_str().unwrap_or("no reason is given");
+    if said["ready"] != true {
+        return Some(format!("is not ready: {reason}"));
+    }
+    let refuses = said["takes_changes"] == false && said["role"] == "primary";
+    refuses.then(|| format!("answers look-ups and no more: {reason}"))
+}
+
 fn ask(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -149,6 +161,27 @@ impl Scrape {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Goal: a primary that takes no changes is not well; a standby takes none, and a node from before says nothing of a role.
+    #[test]
+    fn what_is_wrong_with_a_node() {
+        let said = |ready: bool, changes: bool, role: &str| {
+            let said = serde_json::json!(
+                {"ready": ready, "takes_changes": changes, "role": role, "reason": "no changes: x"}
+            );
+            complaint(&said)
+        };
+        assert_eq!(said(true, true, "primary"), None);
+        assert_eq!(said(true, false, "standby"), None);
+        let refuses = said(true, false, "primary");
+        assert_eq!(
+            refuses.as_deref(),
+            Some("answers look-ups and no more: no changes: x")
+        );
+        let not_ready = said(false, false, "standby");
+        assert_eq!(not_ready.as_deref(), Some("is not ready: no changes: x"));
+        assert_eq!(complaint(&serde_json::json!({"ready": true})), None);
+    }
 
     #[test]
     fn samples_are_found_by_labels() {

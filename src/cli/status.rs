@@ -18,7 +18,9 @@ use crate::probe::{self, Scrape};
 /// Seconds of a day.
 const DAY: i64 = 86_400;
 
-/// Show how the node of this machine is; exit code 0 when it is ready, 1 when not
+/// Show how the node of this machine is; exit code 0 when it does its work, 1 when not
+///
+/// Its work is to answer look-ups and, unless it is a standby, to take changes; with --look-ups the first is enough.
 ///
 /// It asks the node's operations listener, which needs no rights and no configuration but its address: what is wrong with
 /// the file is a warning, since the node may run all the same. Why something is as it is, says `jiexi doctor`.
@@ -29,6 +31,9 @@ pub(super) struct Status {
     /// Form of the report
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
+    /// Exit code 0 also when it takes no changes: for whoever restarts what is not well, which would end the look-ups, too
+    #[arg(long)]
+    look_ups: bool,
 }
 
 impl Status {
@@ -48,12 +53,11 @@ impl Status {
             Format::Json => output::print_json(&report),
             Format::Table => output::print(&table(&report)),
         };
-        match code {
-            200 => printed,
-            _ => Err(Failed::report(format_args!(
-                "the node is not ready: {}",
-                ready["reason"].as_str().unwrap_or("no reason is given")
-            ))),
+        match probe::complaint(&ready) {
+            Some(complaint) if code != 200 || !self.look_ups => {
+                Err(Failed::report(format_args!("the node {complaint}")))
+            }
+            _ => printed,
         }
     }
 }

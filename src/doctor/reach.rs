@@ -37,7 +37,7 @@ pub(super) enum Running {
 /// Whether a node runs, and what it exports then.
 pub(super) fn operations(config: &Config, findings: &mut Vec<Finding>) -> Running {
     let address = probe::local(config.operations.listen);
-    let (code, said) = match probe::ready(address) {
+    let (_, said) = match probe::ready(address) {
         Ok(answer) => answer,
         // A node that hangs has its store; else it is another program that listens.
         Err(error)
@@ -62,14 +62,9 @@ pub(super) fn operations(config: &Config, findings: &mut Vec<Finding>) -> Runnin
             return Running::No;
         }
     };
-    findings.push(match code {
-        200 => Finding::good("node", "runs and is ready"),
-        _ => Finding::new(
-            "node",
-            Verdict::Bad,
-            format!("is not ready: {said}"),
-            "the log says more",
-        ),
+    findings.push(match probe::complaint(&said) {
+        None => Finding::good("node", "runs and is ready"),
+        Some(complaint) => Finding::new("node", Verdict::Bad, complaint, "the log says more"),
     });
     let scrape = match probe::get(address, "/metrics") {
         Ok((_, text)) => Scrape::read(&text),

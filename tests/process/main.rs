@@ -465,17 +465,27 @@ fn a_full_disk_is_told() {
         page.contains("ready, changes are refused</h1>") && page.contains("JiexiDiskFull"),
         "{page}"
     );
-    let status = Command::new(env!("CARGO_BIN_EXE_jiexi"))
-        .args(["status", "--config"])
-        .arg(node.file())
-        .envs(node.settings())
-        .output()
-        .expect("jiexi runs");
-    let told = String::from_utf8_lossy(&status.stdout);
-    assert!(
-        status.status.success() && told.contains("takes changes") && told.contains("no changes: "),
-        "{told}"
-    );
+    // Whoever restarts what is not well is told that look-ups are.
+    for (arguments, code) in [
+        (&["status"][..], 1),
+        (&["status", "--look-ups"], 0),
+        (&["doctor"], 1),
+    ] {
+        let looked = Command::new(env!("CARGO_BIN_EXE_jiexi"))
+            .args(arguments)
+            .arg("--config")
+            .arg(node.file())
+            .envs(node.settings())
+            .output()
+            .expect("jiexi runs");
+        let told = String::from_utf8_lossy(&looked.stdout);
+        assert_eq!(looked.status.code(), Some(code), "{arguments:?}: {told}");
+        assert!(told.contains("no changes: "), "{told}");
+        if arguments == ["doctor"] {
+            let node = "FAILED   node          answers look-ups and no more: no changes: ";
+            assert!(told.contains(node), "{told}");
+        }
+    }
     let mut stream = TcpStream::connect(node.handle).expect("connects");
     stream.write_all(&request()).expect("writes");
     assert_eq!(answer(&mut stream).expect("an answer"), 1);
