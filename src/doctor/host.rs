@@ -2,23 +2,22 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
-use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
-use nix::unistd::{AccessFlags, access, geteuid};
+use nix::unistd::geteuid;
 
 use super::reach::Running;
-use super::{Finding, Verdict};
+use super::{Finding, Verdict, access};
 use crate::clock;
 use crate::config::{Config, Origins};
 use crate::identity;
 use crate::owner;
 use crate::preflight;
 use crate::reload::Certificates;
+use crate::store::{Store, StoreError};
 
 /// A certificate should have so many seconds left.
 const CERTIFICATE_LEFT: i64 = 21 * 86_400;
@@ -75,7 +74,7 @@ pub(super) fn data(
     certificates
 }
 
-/// What `serve` needs besides certificates, and whether everything in the data directory is the node's.
+/// What `serve` needs besides certificates, and whether the node may use what it has.
 fn files(config: &Config, origins: &Origins, findings: &mut Vec<Finding>) {
     let check = "files";
     let before = findings.len();
@@ -99,23 +98,20 @@ fn files(config: &Config, origins: &Origins, findings: &mut Vec<Finding>) {
         };
         findings.push(Finding::new(check, Verdict::Bad, found, advice));
     }
-    if let Some((path, more)) = forbidden(&config.node.data) {
-        let found = match more {
-            0 => format!("{}: the node's user may not use it", path.display()),
-            _ => format!(
+    store(config, findings);
+    if let Some(denied) = access::denied(config) {
+        let found = match denied.more {
+            0 => format!("{}: the node's user may not use it", denied.path.display()),
+            more => format!(
                 "{} and {more} more: the node's user may not use them",
-                path.display()
+                denied.path.display()
             ),
         };
-        findings.push(Finding::new(
-            check,
-            Verdict::Bad,
-            found,
-            match owner::as_owner(&config.node.data, [""; 0]) {
-                Some((user, _)) => owner::hand_over(&config.node.data, &user),
-                None => owner::advice(&path),
-            },
-        ));
+        let advice = match owner::as_owner(&config.node.data, [""; 0]) {
+            Some((user, _)) => owner::hand_over(&denied.place, &user),
+            None => owner::advice(&denied.path),
+        };
+        findings.push(Finding::new(check, Verdict::Bad, found, advice));
     }
     if findings.len() == before {
         let found = format!("{} is the node's", config.node.data.display());
@@ -123,33 +119,26 @@ fn files(config: &Config, origins: &Origins, findings: &mut Vec<Finding>) {
     }
 }
 
-/// The first of the files below a directory that this process may not use, and how many more there are. What lies in it
-/// itself, as keys and certificates do, is looked at by others, and need not all be for the node.
-fn forbidden(directory: &Path) -> Option<(PathBuf, usize)> {
-    let mut waiting = vec![directory.to_path_buf()];
-    let owner = fs::metadata(directory).map_or(0, |directory| directory.uid());
-    // Root may use everything: what others left, and nobody else may read, is not the node's.
-    let root = geteuid().is_root();
-    let (mut first, mut count) = (None, 0);
-    while let Some(path) = waiting.pop() {
-        let Ok(metadata) = fs::symlink_metadata(&path) else {
-            continue;
-        };
-        let needed = match metadata.is_dir() {
-            true => AccessFlags::R_OK | AccessFlags::X_OK,
-            false if metadata.is_file() && path.parent() != Some(directory) => AccessFlags::R_OK,
-            false => continue,
-        };
-        let left = root && metadata.uid() != owner && metadata.mode() & 0o044 == 0;
-        if left || access(&path, needed) == Err(Errno::EACCES) {
-            first.get_or_insert(path);
-            count += 1;
-        } else if metadata.is_dir() {
-            let entries = fs::read_dir(&path).into_iter().flatten().flatten();
-            waiting.extend(entries.map(|entry| entry.path()));
-        }
+/// The store says what it is, as it is asked when the node starts. Of one that may not be read others tell, and a standby gets
+/// its own from the primary.
+fn store(config: &Config, findings: &mut Vec<Finding>) {
+    let directory = config.store_dir();
+    if !directory.is_dir() || !config.follow.url.is_empty() {
+        return;
     }
-    first.map(|path| (path, count - 1))
+    let (found, advice) = match Store::case_in(&directory) {
+        Ok(_) => return,
+        Err(error) if error.is_forbidden() => return,
+        Err(StoreError::NotInitialised { path }) => (
+            format!("{}: no store here", path.display()),
+            advice_without_store(config),
+        ),
+        Err(error) => (
+            error.to_string(),
+            "`jiexi serve` refuses to start like this",
+        ),
+    };
+    findings.push(Finding::new("files", Verdict::Bad, found, advice));
 }
 
 /// Key, site record and configuration belong together, and nobody else reads the key.

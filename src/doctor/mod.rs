@@ -1,11 +1,13 @@
 //! Whether a node can do its work here, and what to do where it cannot.
 //!
 //! * [`examine`]: all checks, in the order in which they matter.
+//! * `access`: whether the node may use its files.
 //! * `host`: user, keys, certificates, files, clock, limits, disk.
 //! * `reach`: ports, and the node's answers by each protocol.
 //!
 //! Nothing is changed but one file that is written and removed to measure the disk. A check that cannot be made says so.
 
+mod access;
 mod host;
 mod reach;
 

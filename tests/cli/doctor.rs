@@ -238,6 +238,18 @@ fn what_is_gone_is_brought_back() {
         "{said}"
     );
     fs::rename(directory.path().join("store"), data.join("store")).expect("moved");
+    // Its directory alone is no store either.
+    let identity = data.join("store/identity");
+    let what = fs::read(&identity).expect("a file");
+    fs::remove_file(&identity).expect("removed");
+    let said = advice();
+    assert!(
+        said.contains("no store here")
+            && said.contains("`jiexi backup restore`")
+            && !said.contains("jiexi init"),
+        "{said}"
+    );
+    fs::write(&identity, what).expect("written");
     fs::remove_file(data.join("node.key")).expect("removed");
     let said = advice();
     assert!(

@@ -276,3 +276,67 @@ fn doctor_tells_a_stranger_so() {
         doctor.stdout
     );
 }
+
+/// Goal: `doctor` sees what keeps the node from its work, as the node's user and as root, who may use everything: files that
+/// may be read and not written, those of a data directory that is a link, what only a group may read. What is not the
+/// node's is none of its business.
+#[test]
+fn doctor_sees_what_the_node_may_not_use() {
+    let directory = directory();
+    let Some(data) = given_away(directory.path()) else {
+        return;
+    };
+    let doctor = |as_root: bool, data: &str| {
+        let arguments = ["doctor", "--data", data];
+        let ran = match as_root {
+            true => run(directory.path(), &arguments),
+            false => run_as_other(directory.path(), &arguments),
+        };
+        let files = ran
+            .stdout
+            .lines()
+            .find(|line| line.get(9..).is_some_and(|line| line.starts_with("files ")));
+        files.expect("it looks at files").to_owned()
+    };
+    let link = directory.path().join("link");
+    std::os::unix::fs::symlink(&data, &link).expect("linked");
+    // A disk has it, and only root looks into it.
+    let lost = data.join("lost+found");
+    fs::create_dir(&lost).expect("made");
+    fs::set_permissions(&lost, fs::Permissions::from_mode(0o700)).expect("closed");
+    for as_root in [true, false] {
+        for data in ["n", "link"] {
+            let said = doctor(as_root, data);
+            assert!(said.starts_with("ok "), "{said}");
+        }
+    }
+    let journal = all_of(&data.join("store/journal"));
+    let segment = journal.last().expect("a segment").clone();
+    for (path, mode) in [
+        (data.join("store/lock"), 0o644),
+        (data.join("store/snapshots"), 0o755),
+        (segment.clone(), 0o640),
+        (segment, 0o600),
+    ] {
+        let before = fs::metadata(&path).expect("is there").permissions();
+        chown(&path, Some(0), Some(0)).expect("taken back");
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("set");
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .expect("a name");
+        for as_root in [true, false] {
+            for data in ["n", "link"] {
+                let said = doctor(as_root, data);
+                assert!(
+                    said.starts_with("FAILED ") && said.contains(name),
+                    "{name} {mode:o}: {said}"
+                );
+            }
+        }
+        chown(&path, Some(OTHER.1), Some(OTHER.1)).expect("given away");
+        fs::set_permissions(&path, before).expect("set");
+    }
+    let said = doctor(false, "n");
+    assert!(said.starts_with("ok "), "{said}");
+}
