@@ -123,10 +123,20 @@ fn oldest_kept<'l>(
             return Ok(backup);
         }
     }
-    Err(failed(format_args!(
-        "nothing was removed: {keep} full backups are to stay, and of those there are only {sound} are sound:\n{}",
+    Err(failed(too_few(keep, sound, damaged)))
+}
+
+/// Why nothing goes: so many are to stay, and fewer are sound.
+fn too_few(keep: usize, sound: usize, damaged: &[String]) -> String {
+    let found = match sound {
+        0 => "none of those here is sound".to_owned(),
+        1 => "only 1 of those here is sound".to_owned(),
+        _ => format!("only {sound} of those here are sound"),
+    };
+    format!(
+        "nothing was removed: {keep} full backups are to stay, and {found}:\n{}",
         damaged.join("\n")
-    )))
+    )
 }
 
 /// What may go, newest first: who is killed in between leaves nothing without what leads to it.
@@ -145,6 +155,24 @@ fn outdated(listing: &Listing, oldest: &Manifest) -> Vec<Manifest> {
 mod tests {
     use super::*;
     use crate::backup::plan::{Plan, Target, Ways, tests::backup};
+
+    /// Goal: what is said of backups that are not enough is a sentence, however few there are.
+    #[test]
+    fn too_few_is_a_sentence() {
+        for (sound, found) in [
+            (0, "none of those here is sound:"),
+            (1, "only 1 of those here is sound:"),
+            (2, "only 2 of those here are sound:"),
+        ] {
+            let said = too_few(3, sound, &["full-1: gone".to_owned()]);
+            assert_eq!(
+                said,
+                format!(
+                    "nothing was removed: 3 full backups are to stay, and {found}\nfull-1: gone"
+                )
+            );
+        }
+    }
 
     fn without(listing: &Listing, gone: &[Manifest]) -> Listing {
         let whole = listing.whole.iter().filter(|one| !gone.contains(one));

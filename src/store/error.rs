@@ -152,7 +152,7 @@ impl fmt::Display for StoreError {
             }
             Self::Io { path, action, .. } if self.is_forbidden() => write!(
                 f,
-                "{}: this user may not {action} it: {}",
+                "{}: this user may not {action}: {}",
                 path.display(),
                 crate::owner::advice(path)
             ),
@@ -185,5 +185,28 @@ impl std::error::Error for StoreError {
             Self::Io { source, .. } => Some(source),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: an action of the system that is forbidden reads as one that fails in another way.
+    #[test]
+    fn what_is_forbidden_is_a_sentence() {
+        let told = |kind: io::ErrorKind| {
+            StoreError::io(Path::new("/"), "open the file", io::Error::from(kind)).to_string()
+        };
+        let forbidden = told(io::ErrorKind::PermissionDenied);
+        assert!(
+            forbidden.starts_with("/: this user may not open the file: "),
+            "{forbidden}"
+        );
+        let missing = told(io::ErrorKind::NotFound);
+        assert!(
+            missing.starts_with("/: cannot open the file: "),
+            "{missing}"
+        );
     }
 }
