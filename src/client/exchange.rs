@@ -48,6 +48,16 @@ impl Client {
         Ok(reply)
     }
 
+    /// Asks one server for its site record, which every server has at hand: whoever answers that is there, whatever else it
+    /// would have to ask others for.
+    ///
+    /// # Errors
+    /// No answer, or none that makes sense.
+    pub async fn greet(&self, place: &Place) -> Result<ResponseCode, ClientError> {
+        let (message, ..) = self.exchange(place, &Operation::site()).await?;
+        Ok(message.header.response_code)
+    }
+
     /// Carries out an operation that needs no proof.
     ///
     /// # Errors

@@ -4,7 +4,6 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::{Name, RecordType};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -13,7 +12,7 @@ use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureSch
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::{Finding, Verdict};
-use crate::client::{Client, Place, Question, Transports};
+use crate::client::{Client, Place, Transports};
 use crate::clock;
 use crate::config::Config;
 use crate::identity;
@@ -21,8 +20,9 @@ use crate::probe::{self, Scrape};
 use crate::reload::Certificates;
 use crate::store::Store;
 
-/// What is asked for: every node knows whether it is responsible for that.
-const ASKED: &[u8] = b"0.NA/0.NA";
+/// What is asked for over HTTP. A node answers that there is no such page; a handle it might have to ask others for, who
+/// need not answer.
+const ASKED: &str = "/api/";
 
 /// Whether there is a node.
 pub(super) enum Running {
@@ -200,7 +200,7 @@ fn told(
     }
 }
 
-/// Any answer of the Handle protocol will do: that it is not responsible, too.
+/// Any answer of the Handle protocol will do. What is asked for is the node's own: a handle it might ask others for.
 async fn handle(at: SocketAddr, transport: &str) -> Result<(), String> {
     let only = if transport == "UDP" {
         Transports::Udp
@@ -209,17 +209,12 @@ async fn handle(at: SocketAddr, transport: &str) -> Result<(), String> {
     };
     let mut client = Client::new(only, clock::unix_seconds);
     (client.tcp_connect, client.tcp_answer) = (probe::PATIENCE, probe::PATIENCE);
-    let question = Question {
-        handle: Bytes::from_static(ASKED),
-        ..Question::default()
-    };
-    let answered = client.ask(&Place::at(at), &question).await;
+    let answered = client.greet(&Place::at(at)).await;
     answered.map(drop).map_err(|error| error.to_string())
 }
 
 fn http(at: SocketAddr) -> Result<(), String> {
-    let path = format!("/api/handles/{}", String::from_utf8_lossy(ASKED));
-    match probe::get(at, &path) {
+    match probe::get(at, ASKED) {
         Ok((code, _)) if code < 500 => Ok(()),
         Ok((code, _)) => Err(format!("HTTP answers {code}")),
         Err(error) => Err(format!("HTTP: {error}")),

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -278,6 +278,27 @@ fn a_wrong_file_of_a_node_that_runs() {
         );
         assert_eq!(verdicts(&found, "node"), ["ok"], "{found:?}");
     }
+}
+
+/// Goal: whether a node answers is not a matter of whom it asks. Method: it resolves for whoever asks, and the upstream takes
+/// every question and says nothing.
+#[test]
+fn an_upstream_that_swallows() {
+    let directory = directory();
+    let (data, _) = set_up(directory.path());
+    let upstream = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = upstream.local_addr().expect("an address");
+    let _datagrams = UdpSocket::bind(address).expect("the same port");
+    let file = data.join("jiexi.toml");
+    let text = fs::read_to_string(&file).expect("a file");
+    let asks = text
+        .replace("allow_recursion = false", "allow_recursion = true")
+        .replace("upstream = []", &format!("upstream = [\"{address}\"]"))
+        .replace("outbound_allow = []", "outbound_allow = [\"127.0.0.0/8\"]");
+    fs::write(&file, asks).expect("written");
+    let _served = served(directory.path());
+    let found = findings(directory.path());
+    assert_eq!(verdicts(&found, "answers"), ["ok"; 8], "{found:?}");
 }
 
 /// Goal: a node that hangs is told from none at all, and its ports are its own.
