@@ -275,7 +275,7 @@ pub(super) fn limits(config: &Config, running: &Running, findings: &mut Vec<Find
     let (whose, allowed) = match running {
         Running::Yes(scrape) => ("the node", scrape.sum("process_max_fds", &[]) as u64),
         // The unit has limits of its own.
-        Running::Hung | Running::No => (
+        Running::Hung | Running::Elsewhere | Running::No => (
             "a node started from this shell, not by its unit,",
             getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft),
         ),

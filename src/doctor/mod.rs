@@ -80,7 +80,9 @@ pub async fn examine(config: &Config, origins: &Origins) -> Vec<Finding> {
     let running = reach::operations(config, &mut findings);
     host::limits(config, &running, &mut findings);
     match running {
-        Running::Yes(_) => reach::answers(config, certificates.flatten(), &mut findings).await,
+        Running::Yes(_) | Running::Elsewhere => {
+            reach::answers(config, certificates.flatten(), &mut findings).await
+        }
         // Its ports are its own.
         Running::Hung => {}
         Running::No => reach::ports(config, &mut findings),

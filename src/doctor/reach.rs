@@ -2,6 +2,7 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use hickory_proto::op::{Message, Query};
@@ -30,6 +31,8 @@ pub(super) enum Running {
     Yes(Scrape),
     /// Something listens and says nothing.
     Hung,
+    /// There is one, and not where it says what it exports.
+    Elsewhere,
     /// There is none.
     No,
 }
@@ -37,30 +40,9 @@ pub(super) enum Running {
 /// Whether a node runs, and what it exports then.
 pub(super) fn operations(config: &Config, findings: &mut Vec<Finding>) -> Running {
     let address = probe::local(config.operations.listen);
-    let (_, said) = match probe::ready(address) {
-        Ok(answer) => answer,
-        // A node that hangs has its store; else it is another program that listens.
-        Err(error)
-            if error.kind() == io::ErrorKind::TimedOut
-                && !matches!(Store::unused(&config.store_dir()), Ok(Some(_))) =>
-        {
-            findings.push(Finding::new(
-                "node",
-                Verdict::Bad,
-                format!("listens at http://{address} and gives {error}"),
-                "the log says more; `systemctl restart jiexi` loses nothing that was acknowledged",
-            ));
-            return Running::Hung;
-        }
-        Err(error) => {
-            findings.push(Finding::new(
-                "node",
-                Verdict::Warning,
-                format!("does not run: http://{address}: {error}"),
-                "`jiexi serve`, or `systemctl start jiexi`",
-            ));
-            return Running::No;
-        }
+    let said = match probe::ready(address) {
+        Ok((_, said)) => said,
+        Err(error) => return silent(config, address, &error, findings),
     };
     findings.push(match probe::complaint(&said) {
         None => Finding::good("node", "runs and is ready"),
@@ -80,6 +62,44 @@ pub(super) fn operations(config: &Config, findings: &mut Vec<Finding>) -> Runnin
         ));
     }
     Running::Yes(scrape)
+}
+
+/// What it means that no node answers at the operations listener: one that has the files of this node hangs, or listens
+/// elsewhere; else it is another program that listens, or nobody.
+fn silent(
+    config: &Config,
+    address: SocketAddr,
+    error: &io::Error,
+    findings: &mut Vec<Finding>,
+) -> Running {
+    let late = error.kind() == io::ErrorKind::TimedOut;
+    let (running, verdict, found, advice) = match (is_there(config), late) {
+        (true, true) => (
+            Running::Hung,
+            Verdict::Bad,
+            format!("listens at http://{address} and gives {error}"),
+            "the log says more; `systemctl restart jiexi` loses nothing that was acknowledged",
+        ),
+        (true, false) => (
+            Running::Elsewhere,
+            Verdict::Warning,
+            format!("runs, but not with its operations listener at http://{address}: {error}"),
+            "if [operations] listen was changed since the node started: `systemctl restart jiexi`",
+        ),
+        (false, _) => (
+            Running::No,
+            Verdict::Warning,
+            format!("does not run: http://{address}: {error}"),
+            "`jiexi serve`, or `systemctl start jiexi`",
+        ),
+    };
+    findings.push(Finding::new("node", verdict, found, advice));
+    running
+}
+
+/// Whether a process has the node: it is at its control socket, or has its store.
+fn is_there(config: &Config) -> bool {
+    UnixStream::connect(config.control_socket()).is_ok() || Store::is_open(&config.store_dir())
 }
 
 /// Everything that listens: section, transport, address.

@@ -10,7 +10,7 @@
 //! A copy takes no changes of its own ([`Role`]). [`Store::succeed`] makes it a store like any other, with a new epoch.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
@@ -179,6 +179,13 @@ impl Store {
             true => shared::lock(dir).map(Some),
             false => Ok(None),
         }
+    }
+
+    /// Whether a process has the store in a directory open. Nothing is made to find that out.
+    #[must_use]
+    pub fn is_open(dir: &Path) -> bool {
+        let locked = |file: File| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
+        File::open(dir.join("lock")).is_ok_and(locked)
     }
 
     /// Whose changes the store takes.

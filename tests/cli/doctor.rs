@@ -326,6 +326,29 @@ fn a_node_that_hangs() {
     );
 }
 
+/// Goal: a node whose operations listener was given another place in the file, and that was not started since, runs. Method:
+/// it is not told, and its ports are not taken for somebody else's.
+#[test]
+fn a_node_whose_file_names_another_listener() {
+    let directory = directory();
+    let (data, ports) = set_up(directory.path());
+    let _served = served(directory.path());
+    let file = data.join("jiexi.toml");
+    let text = fs::read_to_string(&file).expect("a file");
+    let (before, after) = (ports[4].to_string(), free_port().to_string());
+    fs::write(&file, text.replace(&before, &after)).expect("written");
+    let found = findings(directory.path());
+    assert_eq!(verdicts(&found, "node"), ["warning"], "{found:?}");
+    assert!(
+        found
+            .iter()
+            .any(|(_, _, text)| text.contains("runs, but not with")),
+        "{found:?}"
+    );
+    assert_eq!(verdicts(&found, "ports"), [""; 0], "{found:?}");
+    assert_eq!(verdicts(&found, "answers"), ["ok"; 8], "{found:?}");
+}
+
 /// Goal: another program on the node's port is not taken for the node, whatever it answers.
 #[test]
 fn another_program_is_no_node() {
