@@ -1,7 +1,7 @@
 //! Whether the ports are there, and whether the node answers by each protocol.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use socket2::{Domain, Socket, Type};
 
 use super::{Finding, Verdict};
 use crate::client::{Client, Place, Transports};
@@ -133,11 +134,8 @@ fn listeners(config: &Config) -> Vec<(&'static str, &'static str, SocketAddr)> {
 pub(super) fn ports(config: &Config, findings: &mut Vec<Finding>) {
     let mut free = 0;
     for (section, transport, address) in listeners(config) {
-        let bound = match transport {
-            "UDP" => UdpSocket::bind(address).map(drop),
-            _ => TcpListener::bind(address).map(drop),
-        };
-        let Err(error) = bound else {
+        // That of the operations takes both families.
+        let Err(error) = can_bind(address, transport == "UDP", section != "operations") else {
             free += 1;
             continue;
         };
@@ -154,6 +152,22 @@ pub(super) fn ports(config: &Config, findings: &mut Vec<Finding>) {
         findings.push(Finding::new("ports", Verdict::Bad, found, advice));
     }
     findings.push(Finding::good("ports", format!("{free} can be bound")));
+}
+
+/// Whether an address can be bound, as the node binds it: with `one_family`, `::` and 0.0.0.0 are two.
+fn can_bind(address: SocketAddr, datagrams: bool, one_family: bool) -> io::Result<()> {
+    let kind = if datagrams { Type::DGRAM } else { Type::STREAM };
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
+    if address.is_ipv6() && one_family {
+        socket.set_only_v6(true)?;
+    }
+    if datagrams {
+        return socket.bind(&address.into());
+    }
+    // Connections that ended lately are nobody's port.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1)
 }
 
 /// Whether the node answers at every address by what is spoken there.
@@ -373,5 +387,37 @@ impl ServerCertVerifier for Expected {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         let algorithms = &self.provider.signature_verification_algorithms;
         algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+
+    use super::*;
+
+    /// Goal: a port that another program has by IPv4 is free for the node by IPv6, which binds each family by itself; but for
+    /// the operations listener, which takes both.
+    #[test]
+    fn families_are_bound_apart() {
+        let other = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        let port = other.local_addr().unwrap().port();
+        let at = |ip: IpAddr| SocketAddr::new(ip, port);
+        let in_use = Some(io::ErrorKind::AddrInUse);
+        let refused = |ip: IpAddr, one_family| {
+            let bound = can_bind(at(ip), false, one_family);
+            bound.err().map(|error| error.kind())
+        };
+        assert_eq!(refused(Ipv4Addr::UNSPECIFIED.into(), true), in_use);
+        assert_eq!(refused(Ipv6Addr::UNSPECIFIED.into(), true), None);
+        assert_eq!(refused(Ipv6Addr::UNSPECIFIED.into(), false), in_use);
+        let datagrams = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let taken = datagrams.local_addr().unwrap();
+        assert_eq!(
+            can_bind(taken, true, true).unwrap_err().kind(),
+            io::ErrorKind::AddrInUse
+        );
+        drop(datagrams);
+        can_bind(taken, true, true).unwrap();
     }
 }
