@@ -5,7 +5,7 @@
 //! * `host`: user, keys, certificates, files, clock, limits, disk.
 //! * `reach`: ports, and the node's answers by each protocol.
 //!
-//! Nothing is changed but one file that is written and removed to measure the disk. A check that cannot be made says so.
+//! Nothing is changed but a file without a name that is written to measure the disk. A check that cannot be made says so.
 
 mod access;
 mod host;

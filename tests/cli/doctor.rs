@@ -349,6 +349,32 @@ fn a_node_whose_file_names_another_listener() {
     assert_eq!(verdicts(&found, "answers"), ["ok"; 8], "{found:?}");
 }
 
+/// Goal: whoever ends `doctor` while it measures the disk leaves nothing in the data directory. Method: no file that it
+/// writes there has a name; it is looked for all the time.
+#[test]
+fn nothing_is_left_of_what_is_measured() {
+    let directory = directory();
+    let (data, _) = set_up(directory.path());
+    let names = || {
+        let entries = fs::read_dir(&data).expect("a directory");
+        let names = entries.map(|entry| entry.expect("an entry").file_name());
+        names.collect::<std::collections::BTreeSet<_>>()
+    };
+    let before = names();
+    let mut doctor = jiexi(directory.path())
+        .args(["doctor", "--data", "n"])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("starts");
+    let mut seen = before.clone();
+    while doctor.try_wait().expect("waits").is_none() {
+        seen.extend(names());
+    }
+    // The check that a directory can be made makes one of its own, which is empty.
+    seen.retain(|name| !name.to_string_lossy().starts_with(".check-"));
+    assert_eq!(seen, before);
+}
+
 /// Goal: another program on the node's port is not taken for the node, whatever it answers.
 #[test]
 fn another_program_is_no_node() {
