@@ -190,19 +190,24 @@ fn certificates(config: &Config, findings: &mut Vec<Finding>) -> Option<Certific
     for (section, identity) in all {
         let Some(identity) = identity else { continue };
         let left = i64::try_from(identity.expires()).unwrap_or(i64::MAX) - now;
-        let verdict = match left {
-            ..=0 => Verdict::Bad,
-            1..CERTIFICATE_LEFT => Verdict::Warning,
-            _ => Verdict::Good,
-        };
-        let advice = match verdict {
-            Verdict::Good => String::new(),
-            _ => format!("renew what [{section}] certificate names; the node takes it by itself"),
-        };
-        let found = format!("[{section}] {} days left", left.div_euclid(86_400));
-        findings.push(Finding::new(check, verdict, found, advice));
+        findings.push(lasts(section, left));
     }
     Some(certificates)
+}
+
+/// A certificate that has so many seconds left.
+fn lasts(section: &str, left: i64) -> Finding {
+    let verdict = match left {
+        ..=0 => Verdict::Bad,
+        1..CERTIFICATE_LEFT => Verdict::Warning,
+        _ => Verdict::Good,
+    };
+    let advice = match verdict {
+        Verdict::Good => String::new(),
+        _ => format!("renew what [{section}] certificate names; the node takes it by itself"),
+    };
+    let found = format!("[{section}] {} days left", left.div_euclid(86_400));
+    Finding::new("certificates", verdict, found, advice)
 }
 
 /// What to do about certificates that cannot be used.
@@ -230,25 +235,35 @@ pub(super) fn clock(config: &Config, findings: &mut Vec<Finding>) {
     let check = "clock";
     let now = Duration::from_secs(clock::unix_seconds().into());
     let newest = newest_file(&config.store_dir()).unwrap_or_default();
-    if newest > now + CLOCK_SLACK {
-        let found = format!(
-            "{} s behind the newest file of the store",
-            (newest - now).as_secs()
-        );
-        let advice = "set the clock: proofs of identity, certificates and the audit trail need it";
-        return findings.push(Finding::new(check, Verdict::Bad, found, advice));
+    if let Some(behind) = behind(now, newest) {
+        return findings.push(behind);
     }
-    findings.push(
-        match CLOCK_KEEPERS.iter().find(|path| Path::new(path).exists()) {
-            Some(keeper) => Finding::good(check, format!("kept ({keeper})")),
-            None => Finding::new(
-                check,
-                Verdict::Warning,
-                "no service that keeps the clock was found",
-                "install chrony or enable systemd-timesyncd; in a container the host's counts",
-            ),
-        },
+    let there = |path: &str| fs::symlink_metadata(path).map(drop);
+    findings.push(match keeper(there) {
+        Some(keeper) => Finding::good(check, format!("kept ({keeper})")),
+        None => Finding::new(
+            check,
+            Verdict::Warning,
+            "no service that keeps the clock was found",
+            "install chrony or enable systemd-timesyncd; in a container the host's counts",
+        ),
+    });
+}
+
+/// A clock that stands before the time at which the newest file was written.
+fn behind(now: Duration, newest: Duration) -> Option<Finding> {
+    let found = format!(
+        "{} s behind the newest file of the store",
+        newest.saturating_sub(now).as_secs()
     );
+    let advice = "set the clock: proofs of identity, certificates and the audit trail need it";
+    (newest > now + CLOCK_SLACK).then(|| Finding::new("clock", Verdict::Bad, found, advice))
+}
+
+/// The first sign of a service that keeps the clock.
+fn keeper(there: impl Fn(&str) -> io::Result<()>) -> Option<&'static str> {
+    let is_sign = |path: &&&'static str| there(path).is_ok();
+    CLOCK_KEEPERS.iter().find(is_sign).copied()
 }
 
 /// When the newest file of a directory was written, since 1970.
@@ -260,7 +275,6 @@ fn newest_file(directory: &Path) -> Option<Duration> {
 
 /// Descriptors for every connection, receive buffers as configured.
 pub(super) fn limits(config: &Config, running: &Running, findings: &mut Vec<Finding>) {
-    let check = "limits";
     let dns = if config.dns.enabled {
         config.dns.connections_max
     } else {
@@ -280,34 +294,43 @@ pub(super) fn limits(config: &Config, running: &Running, findings: &mut Vec<Find
             getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft),
         ),
     };
-    let found = format!(
-        "{whose} may open {allowed} files; {needed} are needed at the configured maximum of connections"
-    );
-    findings.push(
-        match allowed < needed && matches!(running, Running::Yes(_)) {
-            true => Finding::new(
-                check,
-                Verdict::Warning,
-                found,
-                format!("LimitNOFILE={needed} in the unit (`ulimit -n`), or lower connections_max"),
-            ),
-            false => Finding::good(check, found),
-        },
-    );
+    let runs = matches!(running, Running::Yes(_));
+    findings.push(descriptors(whose, runs, allowed, needed));
     let Some(granted) = receive_buffer_max() else {
         return;
     };
-    let wanted = config.handle.udp_receive_buffer;
-    let found = format!("the kernel grants receive buffers of {}", ByteSize(granted));
-    findings.push(match granted < wanted {
+    findings.push(receive_buffer(granted, config.handle.udp_receive_buffer));
+}
+
+/// The limit of a node that does not run is only noted.
+fn descriptors(whose: &str, runs: bool, allowed: u64, needed: u64) -> Finding {
+    let found = format!(
+        "{whose} may open {allowed} files; {needed} are needed at the configured maximum of connections"
+    );
+    match allowed < needed && runs {
         true => Finding::new(
-            check,
+            "limits",
             Verdict::Warning,
             found,
-            format!("sysctl -w net.core.rmem_max={wanted}, for bursts over UDP ([handle] udp_receive_buffer)"),
+            format!("LimitNOFILE={needed} in the unit (`ulimit -n`), or lower connections_max"),
         ),
-        false => Finding::good(check, found),
-    });
+        false => Finding::good("limits", found),
+    }
+}
+
+fn receive_buffer(granted: u64, wanted: u64) -> Finding {
+    let found = format!("the kernel grants receive buffers of {}", ByteSize(granted));
+    match granted < wanted {
+        true => Finding::new(
+            "limits",
+            Verdict::Warning,
+            found,
+            format!(
+                "sysctl -w net.core.rmem_max={wanted}, for bursts over UDP ([handle] udp_receive_buffer)"
+            ),
+        ),
+        false => Finding::good("limits", found),
+    }
 }
 
 fn receive_buffer_max() -> Option<u64> {
@@ -322,7 +345,11 @@ fn receive_buffer_max() -> Option<u64> {
 fn disk(config: &Config, findings: &mut Vec<Finding>) {
     let directory = config.store_dir();
     match crate::store::free_space(&directory) {
-        Ok((free, total)) => findings.push(room(config, free, total)),
+        Ok((free, total)) => findings.push(room(
+            free,
+            total,
+            config.store_config().reserve_bytes(total),
+        )),
         Err(error) => {
             let found = format!("{}: {error}", directory.display());
             let advice = match error.kind() {
@@ -360,8 +387,7 @@ fn advice_without_store(config: &Config) -> &'static str {
     }
 }
 
-fn room(config: &Config, free: u64, total: u64) -> Finding {
-    let reserve = config.store_config().reserve_bytes(total);
+fn room(free: u64, total: u64, reserve: u64) -> Finding {
     let found = format!(
         "{} of {} free; below {} no changes are taken",
         ByteSize(free),
@@ -401,4 +427,100 @@ fn sync_times(directory: &Path) -> io::Result<Vec<Duration>> {
     }
     times.sort_unstable();
     Ok(times)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const MICROSECOND: Duration = Duration::from_micros(1);
+
+    /// Goal: a clock is behind when it is more than the slack of network disks behind what was written.
+    #[test]
+    fn a_clock_that_went_back() {
+        let now = 1_000_000 * SECOND;
+        assert!(behind(now, Duration::ZERO).is_none());
+        assert!(behind(now, now + CLOCK_SLACK).is_none());
+        let found = behind(now, now + CLOCK_SLACK + SECOND).unwrap();
+        assert_eq!(found.verdict, Verdict::Bad);
+        assert!(found.found.starts_with("61 s behind"), "{}", found.found);
+    }
+
+    /// Goal: a service that keeps the clock is found, and nothing else is one.
+    #[test]
+    fn who_keeps_the_clock() {
+        let chrony = "/run/chrony/chronyd.pid";
+        let with = |kind: Option<io::ErrorKind>| {
+            keeper(move |path| match (path == chrony, kind) {
+                (true, None) => Ok(()),
+                (true, Some(kind)) => Err(kind.into()),
+                (false, _) => Err(io::ErrorKind::NotFound.into()),
+            })
+        };
+        assert_eq!(with(None), Some(chrony));
+        assert_eq!(with(Some(io::ErrorKind::NotFound)), None);
+    }
+
+    /// Goal: the time of a sync is good, slow or too slow by its median, to the microsecond.
+    #[test]
+    fn how_long_a_sync_may_take() {
+        let verdict = |median| speed(median, 100 * SYNC_BAD).verdict;
+        assert_eq!(verdict(SYNC_GOOD), Verdict::Good);
+        assert_eq!(verdict(SYNC_GOOD + MICROSECOND), Verdict::Warning);
+        assert_eq!(verdict(SYNC_BAD), Verdict::Warning);
+        assert_eq!(verdict(SYNC_BAD + MICROSECOND), Verdict::Bad);
+        let told = speed(2 * SYNC_GOOD, SYNC_BAD).found;
+        assert!(told.contains("20.0ms, at worst 250.0ms"), "{told}");
+    }
+
+    /// Goal: room is good from twice the reserve on, and below the reserve changes are refused.
+    #[test]
+    fn how_much_room_there_must_be() {
+        let verdict = |free| room(free, 1 << 40, 1000).verdict;
+        assert_eq!(verdict(999), Verdict::Bad);
+        assert_eq!(verdict(1000), Verdict::Warning);
+        assert_eq!(verdict(1999), Verdict::Warning);
+        assert_eq!(verdict(2000), Verdict::Good);
+    }
+
+    /// Goal: descriptors count for a node that runs; what is needed is allowed, and one less is told with the number.
+    #[test]
+    fn how_many_files_may_be_open() {
+        let found = |runs, allowed| descriptors("the node", runs, allowed, 4096);
+        assert_eq!(found(true, 4096).verdict, Verdict::Good);
+        assert_eq!(found(false, 1024).verdict, Verdict::Good);
+        let few = found(true, 4095);
+        assert_eq!(few.verdict, Verdict::Warning);
+        assert!(
+            few.advice.starts_with("LimitNOFILE=4096 "),
+            "{}",
+            few.advice
+        );
+        assert_eq!(receive_buffer(1 << 20, 1 << 20).verdict, Verdict::Good);
+        let small = receive_buffer((1 << 20) - 1, 1 << 20);
+        assert_eq!(small.verdict, Verdict::Warning);
+        assert!(
+            small.advice.contains("rmem_max=1048576"),
+            "{}",
+            small.advice
+        );
+    }
+
+    /// Goal: a certificate is renewed in time, and one that has ended is bad in its last second.
+    #[test]
+    fn how_long_a_certificate_lasts() {
+        let verdict = |left| lasts("http", left).verdict;
+        assert_eq!(verdict(CERTIFICATE_LEFT), Verdict::Good);
+        assert_eq!(verdict(CERTIFICATE_LEFT - 1), Verdict::Warning);
+        assert_eq!(verdict(1), Verdict::Warning);
+        assert_eq!(verdict(0), Verdict::Bad);
+        let ended = lasts("dns", -1);
+        assert_eq!(ended.verdict, Verdict::Bad);
+        assert!(
+            ended.found.starts_with("[dns] -1 days left"),
+            "{}",
+            ended.found
+        );
+    }
 }
