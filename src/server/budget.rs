@@ -128,6 +128,23 @@ struct Bucket {
     refused: u32,
 }
 
+impl Bucket {
+    /// Adds what came since it was filled last, at this rate a second, up to its share.
+    #[inline]
+    fn fill(&mut self, now_ms: u64, rate: i64, share: i64) {
+        let passed_ms = now_ms.saturating_sub(self.filled_ms);
+        if passed_ms == 0 {
+            return;
+        }
+        let passed_ms = i64::try_from(passed_ms).unwrap_or(i64::MAX);
+        let more = rate.saturating_mul(passed_ms) / 1000;
+        if more > 0 {
+            self.tokens = self.tokens.saturating_add(more).min(share);
+            self.filled_ms = now_ms;
+        }
+    }
+}
+
 /// The budgets that one worker keeps.
 #[derive(Debug)]
 pub struct Budget {
@@ -139,6 +156,8 @@ pub struct Budget {
     buckets: Box<[Bucket]>,
     hasher: RandomState,
     origin: Instant,
+    /// The time last given, and its milliseconds: a batch has one.
+    now: (Instant, u64),
 }
 
 impl Budget {
@@ -154,6 +173,7 @@ impl Budget {
             buckets: vec![Bucket::default(); places].into_boxed_slice(),
             hasher: RandomState::default(),
             origin: now,
+            now: (now, 0),
             config: config.clone(),
         }
     }
@@ -185,15 +205,19 @@ impl Budget {
 
     /// Counts one more answer that the network of `address` did not get; how many that makes.
     pub fn refused(&mut self, address: IpAddr, now: Instant) -> u32 {
-        let (network, now_ms) = (self.config.network(address), self.milliseconds(now));
+        let now_ms = self.milliseconds(now);
+        let network = self.config.network(address);
         let bucket = self.bucket(network, now_ms);
         bucket.refused = bucket.refused.wrapping_add(1);
         bucket.refused
     }
 
-    fn milliseconds(&self, now: Instant) -> u64 {
-        let elapsed = now.saturating_duration_since(self.origin).as_millis();
-        u64::try_from(elapsed).unwrap_or(u64::MAX)
+    fn milliseconds(&mut self, now: Instant) -> u64 {
+        if self.now.0 != now {
+            let elapsed = now.saturating_duration_since(self.origin).as_millis();
+            self.now = (now, u64::try_from(elapsed).unwrap_or(u64::MAX));
+        }
+        self.now.1
     }
 
     /// The bucket of `network`, filled up to now.
@@ -205,17 +229,11 @@ impl Budget {
         let start = hash & (self.buckets.len() - 1) & !(WAYS - 1);
         let (rate, share) = (self.bytes_per_second, self.share);
         let places = &mut self.buckets[start..start + WAYS];
-        for bucket in places.iter_mut() {
-            let passed_ms = now_ms.saturating_sub(bucket.filled_ms);
-            let passed_ms = i64::try_from(passed_ms).unwrap_or(i64::MAX);
-            let more = rate.saturating_mul(passed_ms) / 1000;
-            if more > 0 {
-                bucket.tokens = bucket.tokens.saturating_add(more).min(share);
-                bucket.filled_ms = now_ms;
-            }
-        }
         let known = places.iter().position(|bucket| bucket.network == network);
         let place = known.unwrap_or_else(|| {
+            for bucket in places.iter_mut() {
+                bucket.fill(now_ms, rate, share);
+            }
             let fullest = |&place: &usize| {
                 let bucket: &Bucket = &places[place];
                 if bucket.network == 0 {
@@ -234,7 +252,9 @@ impl Budget {
             };
             place
         });
-        &mut places[place]
+        let bucket = &mut places[place];
+        bucket.fill(now_ms, rate, share);
+        bucket
     }
 }
 
