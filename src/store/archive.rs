@@ -463,9 +463,8 @@ impl Chain {
             let cut = cut.as_deref().and_then(|cut| Entry::read(cut, epoch));
             cut.map_or(Ok(()), |cut| tally.window(cut, path))
         })?;
-        snapshot::read_dump(&self.full, manifest, |packed, _| {
-            let hash = tally.hash(packed.space_number(), packed.key());
-            tally.record(hash, Some(packed.checksum()));
+        snapshot::read_dump(&self.full, manifest, |records, _| {
+            records.iter().for_each(|packed| tally.dumped(*packed));
             Ok(())
         })?;
         let total = tally.total(known.sequence.min(until));

@@ -21,7 +21,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 use super::disk::DiskFile;
 use super::error::StoreError;
 use super::journal::entry::{read_u32, read_u64};
-use super::record::PackedRef;
+use super::record::{Packed, PackedRef};
 
 /// Bytes of a block before its body.
 pub(crate) const BLOCK_HEAD: usize = 16;
@@ -106,7 +106,7 @@ fn block_checksum(start: &[u8], number: u32, body: &[u8]) -> u64 {
 }
 
 /// The checksum of one checksum more.
-fn chain(before: u64, checksum: u64) -> u64 {
+pub(crate) fn chain(before: u64, checksum: u64) -> u64 {
     xxh3_64_with_seed(&checksum.to_be_bytes(), before)
 }
 
@@ -114,10 +114,20 @@ fn chain(before: u64, checksum: u64) -> u64 {
 pub(crate) struct Block {
     pub(crate) kind: [u8; 4],
     pub(crate) body: Vec<u8>,
+    pub(crate) checksum: u64,
 }
 
 /// Reads the body of block `number` at `at`; none when it is damaged, or not there.
 pub(crate) fn read_at(file: &File, at: u64, number: u32) -> std::io::Result<Option<Vec<u8>>> {
+    Ok(read_with_checksum(file, at, number)?.map(|(body, _)| body))
+}
+
+/// As [`read_at`], with the block's checksum.
+pub(crate) fn read_with_checksum(
+    file: &File,
+    at: u64,
+    number: u32,
+) -> std::io::Result<Option<(Vec<u8>, u64)>> {
     let mut head = [0; BLOCK_HEAD];
     file.read_exact_at(&mut head, at)?;
     let length = read_u32(&head, 4).unwrap_or(u32::MAX) as usize;
@@ -126,8 +136,16 @@ pub(crate) fn read_at(file: &File, at: u64, number: u32) -> std::io::Result<Opti
     }
     let mut body = vec![0; length];
     file.read_exact_at(&mut body, at + BLOCK_HEAD as u64)?;
-    let right = read_u64(&head, 8) == Some(block_checksum(&head[..8], number, &body));
-    Ok(right.then_some(body))
+    let checksum = block_checksum(&head[..8], number, &body);
+    let right = read_u64(&head, 8) == Some(checksum);
+    Ok(right.then_some((body, checksum)))
+}
+
+/// The sound record under a key among those of a body, or of a part of one, that are in the order of keys.
+pub(crate) fn find(body: &[u8], space: u8, key: &[u8]) -> Option<Packed> {
+    let mut records = records(body).map_while(|packed| packed);
+    let found = records.find(|packed| (packed.space_number(), packed.key()) >= (space, key))?;
+    (found.key() == key && found.space_number() == space).then(|| found.to_owned())
 }
 
 /// A file of blocks being read, from its beginning on.
@@ -200,6 +218,7 @@ impl BlockReader {
         Ok(Block {
             kind: [head[0], head[1], head[2], head[3]],
             body,
+            checksum,
         })
     }
 

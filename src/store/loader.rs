@@ -21,7 +21,7 @@
 //! given up, with a line in the log that says why, and the next one is tried. When none is left the store does not open.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -46,7 +46,7 @@ use super::run::{self, Run};
 use super::shared::{Holder, Shared};
 use super::sled::{self, Engine, EngineError, Found};
 use super::snapshot::{self, Manifest};
-use super::unread::{Deleted, Unread};
+use super::unread::{self, Deleted, Unread};
 
 /// Records that travel together from sled's thread to the loader.
 const PAGE: usize = 512;
@@ -698,19 +698,19 @@ impl<'a> Replay<'a> {
     /// Adds the records of a run.
     fn run(&mut self, named: Named, positions: (Position, Position)) -> Result<(), StoreError> {
         let (dir, epoch) = (self.shared.dir(), self.shared.identity.epoch);
-        let run = run::open(dir, epoch, named, positions)?;
-        run.for_each(true, |packed| self.base(packed))?;
-        self.runs.push(run);
+        let unchecked = run::open_unchecked(dir, epoch, named, positions)?;
+        let mut checked = None;
+        self.beside_fetching(unchecked.finder()?, |replay| {
+            checked = Some(unchecked.check(|records| replay.fill(records))?);
+            Ok(())
+        })?;
+        self.runs.extend(checked);
         Ok(())
     }
 
     /// Adds a record, unless what is newer says otherwise.
     fn add(&mut self, packed: PackedRef<'_>) {
-        if !self.deleted.is_empty()
-            && self
-                .deleted
-                .contains(&[&[packed.space_number()], packed.key()].concat())
-        {
+        if self.is_deleted(packed) {
             return;
         }
         let checksum = packed.checksum();
@@ -719,18 +719,50 @@ impl<'a> Replay<'a> {
         }
     }
 
+    /// Adds records of the base.
+    fn fill(&mut self, records: &[PackedRef<'_>]) -> Result<(), StoreError> {
+        let kept: Vec<PackedRef<'_>>;
+        let records = match self.deleted.is_empty() {
+            true => records,
+            false => {
+                let all = records.iter().copied();
+                kept = all.filter(|packed| !self.is_deleted(*packed)).collect();
+                &kept
+            }
+        };
+        let position = &mut self.position;
+        self.shared.index.fill(records, |packed| {
+            position.exchange(None, Some(packed.checksum()));
+        });
+        self.count(records.len() as u64)
+    }
+
+    /// Whether there is nothing under its key since.
+    fn is_deleted(&self, packed: PackedRef<'_>) -> bool {
+        let key = || [&[packed.space_number()], packed.key()].concat();
+        !self.deleted.is_empty() && self.deleted.contains(&key())
+    }
+
     /// Adds a record of the base, or of a run.
     fn base(&mut self, packed: PackedRef<'_>) -> Result<(), StoreError> {
         self.add(packed);
-        self.count()
+        self.count(1)
     }
 
     /// Adds the records of a snapshot's dump, behind all that is newer. Those that are asked for meanwhile come first.
     fn dump(&mut self, path: &Path, manifest: &Manifest) -> Result<(), StoreError> {
-        let marks = snapshot::read_marks(path, manifest)?;
-        let file =
-            File::open(path).map_err(|error| StoreError::io(path, "open the file", error))?;
-        let unread = Arc::new(Unread::new(file, marks, Arc::clone(&self.deleted)));
+        self.beside_fetching(snapshot::finder(path, manifest)?, |replay| {
+            snapshot::read_dump(path, manifest, |records, _| replay.fill(records))
+        })
+    }
+
+    /// Reads a file, while what is asked for is fetched from it.
+    fn beside_fetching(
+        &mut self,
+        finder: Box<unread::Read>,
+        read: impl FnOnce(&mut Self) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let unread = Arc::new(Unread::new(finder, Arc::clone(&self.deleted)));
         let fetching = Arc::clone(&unread);
         self.shared
             .index
@@ -738,7 +770,7 @@ impl<'a> Replay<'a> {
                 fetching.fetch(index, space, keys);
             })));
         self.shared.stall(Disk::stalls_loader);
-        let read = snapshot::read_dump(path, manifest, |packed, _| self.base(packed));
+        let read = read(self);
         self.shared.index.set_fetch(None);
         let fetched = unread.close();
         self.position.count += fetched.count;
@@ -746,13 +778,15 @@ impl<'a> Replay<'a> {
         read
     }
 
-    /// Notes that there is a record more, and lets people know now and then.
-    fn count(&self) -> Result<(), StoreError> {
-        let loaded = self.shared.metrics.loaded_records.fetch_add(1, Relaxed);
-        if loaded.is_multiple_of(4096) && self.shared.is_stopping() {
+    /// Notes that there are so many records more, and lets people know now and then.
+    fn count(&self, more: u64) -> Result<(), StoreError> {
+        let before = self.shared.metrics.loaded_records.fetch_add(more, Relaxed);
+        let loaded = before + more;
+        let passed = |every: u64| before / every < loaded / every;
+        if passed(4096) && self.shared.is_stopping() {
             return Err(StoreError::Closed);
         }
-        if loaded > 0 && loaded.is_multiple_of(1_000_000) {
+        if passed(1_000_000) {
             let expected = self.shared.metrics.expected_records.load(Relaxed);
             let left = expected.saturating_sub(loaded) as f64 / loaded as f64;
             let seconds_left = (self.watch.elapsed().as_secs_f64() * left).ceil();

@@ -428,6 +428,16 @@ impl<'a> PackedRef<'a> {
         Self(bytes)
     }
 
+    /// Space number and key: what the order of records is made of.
+    pub(crate) fn place(self) -> (u8, &'a [u8]) {
+        (self.space_number(), self.key())
+    }
+
+    /// The record with its own memory.
+    pub(crate) fn to_owned(self) -> Packed {
+        Packed(self.0.into())
+    }
+
     /// The whole packed form.
     pub(crate) fn bytes(self) -> &'a [u8] {
         self.0

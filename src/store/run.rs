@@ -1,11 +1,16 @@
 //! Runs: the records of a bulk import, in a file that one change of the journal names.
 //!
 //! ```text
-//! file:     blocks (see [`super::blocks`]): head, then stripes
-//! HEAD:     format version (4) = 1, epoch (8), number (8)
+//! file:     blocks (see [`super::blocks`]): head, stripes, places …, end
+//! HEAD:     format version (4) = 2, epoch (8), number (8)
 //! STRP:     records: the first block of a stripe
 //! RECS:     records: another block of it
+//! PLCE:     where blocks of records are, and what they begin with: place (8), number of the block (4), number of the
+//!           stripe (4), length of space and key (2), space and key
+//! END:      where the places begin in the file (8), number of their first block (4)
 //! ```
+//!
+//! Version 1 ends with its stripes.
 //!
 //! A *stripe* is what was sorted at once, in bounded memory: its records are in the order of spaces and keys, each key once.
 //! Under a key the record of the last stripe counts. Stripes are merged when sled is fed and when a scan reads, a few
@@ -21,23 +26,33 @@
 //! on sled is made anew from the index, and a scrub asks for a new snapshot, which takes the place of the run.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::fs::{self, File};
 use std::io::Read;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
-use super::blocks::{self, BlockReader, BlockWriter};
+use super::blocks::{self, BLOCK_HEAD, BlockReader, BlockWriter, END};
 use super::disk::Disk;
 use super::error::StoreError;
 use super::journal::entry::{Named, Position, read_u32, read_u64};
 use super::overlay::FullKey;
 use super::record::PackedRef;
+use super::unread;
 
-const VERSION: u32 = 1;
+/// The version this program writes, and the one before it.
+const VERSION: u32 = 2;
+const WITHOUT_PLACES: u32 = 1;
 const HEAD: &[u8; 4] = b"HEAD";
 const STRIPE: &[u8; 4] = b"STRP";
 const RECORDS: &[u8; 4] = b"RECS";
+const PLACES: &[u8; 4] = b"PLCE";
+/// Bytes of the body of the end.
+const END_BODY: usize = 12;
+/// Bytes of a place before its key.
+const PLACE_HEAD: usize = 18;
+/// Places are written in pieces that are about so long.
+const PLACES_PIECE: usize = 1 << 20;
 /// A block is written when it is this long: what a scan reads of each stripe.
 const BLOCK_BYTES: usize = 64 << 10;
 /// Bytes of a run that are copied at once.
@@ -239,7 +254,13 @@ impl RunWriter {
     }
 
     /// Makes it durable.
-    pub(crate) fn finish(self) -> Result<Written, StoreError> {
+    pub(crate) fn finish(mut self) -> Result<Written, StoreError> {
+        let mut end = self.out.at.to_be_bytes().to_vec();
+        end.extend_from_slice(&self.out.blocks.to_be_bytes());
+        for piece in encode_places(&self.stripes) {
+            self.out.block(PLACES, &piece)?;
+        }
+        self.out.block(END, &end)?;
         self.out.file.sync()?;
         self.file.disk.sync_directory(&directory(&self.file.dir))?;
         Ok(Written {
@@ -328,7 +349,7 @@ impl Written {
 // ---------------------------------------------------------------------------------------------------- reading
 
 /// Where a block is, and the space and key that it begins with.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 struct Place {
     at: u64,
     number: u32,
@@ -414,21 +435,34 @@ impl Run {
         last_first: bool,
         mut visit: impl FnMut(PackedRef<'_>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
+        self.for_each_block(last_first, |place, body, _| {
+            for packed in blocks::records(body) {
+                visit(packed.ok_or_else(|| self.damaged(place.at))?)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Calls `visit` with every block of records, and its checksum.
+    fn for_each_block(
+        &self,
+        last_first: bool,
+        mut visit: impl FnMut(&Place, &[u8], u64) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         let mut stripes: Vec<&Vec<Place>> = self.stripes.iter().collect();
         if last_first {
             stripes.reverse();
         }
         for place in stripes.into_iter().flatten() {
-            let body = self.block(place)?;
-            for packed in blocks::records(&body) {
-                visit(packed.ok_or_else(|| self.damaged(place.at))?)?;
-            }
+            let (body, checksum) = self.block(place)?;
+            visit(place, &body, checksum)?;
         }
         Ok(())
     }
 
-    fn block(&self, place: &Place) -> Result<Vec<u8>, StoreError> {
-        let read = blocks::read_at(&self.file, place.at, place.number);
+    /// The body of a block, and its checksum.
+    fn block(&self, place: &Place) -> Result<(Vec<u8>, u64), StoreError> {
+        let read = blocks::read_with_checksum(&self.file, place.at, place.number);
         let read = read.map_err(|error| StoreError::io(&self.path, "read", error))?;
         read.ok_or_else(|| self.damaged(place.at))
     }
@@ -472,7 +506,7 @@ impl<'r> Cursor<'r> {
                 let Some(place) = self.places.next() else {
                     return Ok(None);
                 };
-                self.body = self.run.block(place)?;
+                self.body = self.run.block(place)?.0;
                 self.at = 0;
             }
             let Some(Some(packed)) = blocks::raw_records(&self.body[self.at..]).next() else {
@@ -504,20 +538,182 @@ pub(crate) fn open(
     named: Named,
     (before, after): (Position, Position),
 ) -> Result<Run, StoreError> {
-    let (name, writing) = (
-        named_path(dir, after.sequence),
-        writing_path(dir, named.number),
-    );
-    let path = if !name.exists() && writing.exists() {
-        writing
-    } else {
-        name
-    };
+    let path = path_of(dir, named, after);
     let (found, stripes) = survey(&path, epoch)?;
     if found != named {
         return Err(unnamed(&path, named));
     }
     Run::new(path, named, stripes, (before, after))
+}
+
+/// Where the file of a run is.
+fn path_of(dir: &Path, named: Named, after: Position) -> PathBuf {
+    let (name, writing) = (
+        named_path(dir, after.sequence),
+        writing_path(dir, named.number),
+    );
+    if !name.exists() && writing.exists() {
+        writing
+    } else {
+        name
+    }
+}
+
+/// As [`open`], but it has only been read where its blocks are, if the file says that: the rest is read once.
+pub(crate) fn open_unchecked(
+    dir: &Path,
+    epoch: u64,
+    named: Named,
+    (before, after): (Position, Position),
+) -> Result<Unchecked, StoreError> {
+    let path = path_of(dir, named, after);
+    let mut reader = BlockReader::open(&path, REMEDY)?;
+    if reader.length != named.bytes {
+        return Err(unnamed(&path, named));
+    }
+    let head = reader.block()?;
+    let read = read_head(&head.body).filter(|_| head.kind == *HEAD);
+    if read != Some((VERSION, epoch, named.number)) {
+        let run = open(dir, epoch, named, (before, after))?;
+        return Ok(Unchecked { run, ends: None });
+    }
+    let begins = reader.checksum;
+    let (stripes, sums) = read_places(&mut reader)?;
+    Ok(Unchecked {
+        run: Run::new(path, named, stripes, (before, after))?,
+        ends: Some((begins, sums)),
+    })
+}
+
+/// Reads where the blocks of a run are, as it says, and the checksums of the blocks that say it.
+fn read_places(reader: &mut BlockReader) -> Result<(Vec<Vec<Place>>, Vec<u64>), StoreError> {
+    let end = (BLOCK_HEAD + END_BODY) as u64;
+    let start = reader.length.checked_sub(end);
+    reader.seek(start.ok_or_else(|| reader.damaged("it is cut off"))?, 0)?;
+    let end = reader.block()?;
+    let place = read_u64(&end.body, 0).zip(read_u32(&end.body, 8));
+    let Some((at, number)) = place.filter(|_| end.kind == *END) else {
+        return Err(reader.damaged("its end is damaged"));
+    };
+    reader.seek(at, number)?;
+    let (mut stripes, mut sums) = (Vec::new(), Vec::new());
+    while reader.at < reader.length {
+        let block = reader.block()?;
+        sums.push(block.checksum);
+        let last = block.kind == *END;
+        let sound = last || (block.kind == *PLACES && decode_places(&block.body, &mut stripes));
+        if !sound || last != (reader.at == reader.length) {
+            return Err(reader.damaged("what says where its blocks are is damaged"));
+        }
+    }
+    Ok((stripes, sums))
+}
+
+/// Places of stripes, in pieces.
+fn encode_places(stripes: &[Vec<Place>]) -> Vec<Vec<u8>> {
+    let mut pieces = vec![Vec::new()];
+    for (stripe, places) in stripes.iter().enumerate() {
+        for place in places {
+            if pieces
+                .last()
+                .is_some_and(|piece| piece.len() >= PLACES_PIECE)
+            {
+                pieces.push(Vec::new());
+            }
+            if let Some(piece) = pieces.last_mut() {
+                piece.extend_from_slice(&place.at.to_be_bytes());
+                piece.extend_from_slice(&place.number.to_be_bytes());
+                piece.extend_from_slice(&(stripe as u32).to_be_bytes());
+                piece.extend_from_slice(&(place.first.len() as u16).to_be_bytes());
+                piece.extend_from_slice(&place.first);
+            }
+        }
+    }
+    pieces
+}
+
+/// Adds the places of a piece; whether they make sense.
+fn decode_places(piece: &[u8], stripes: &mut Vec<Vec<Place>>) -> bool {
+    let mut rest = piece;
+    while !rest.is_empty() {
+        let Some((place, stripe, length)) = decode_place(rest) else {
+            return false;
+        };
+        if stripe == stripes.len() {
+            stripes.push(Vec::new());
+        }
+        match stripes.last_mut() {
+            Some(last) => last.push(place),
+            None => return false,
+        }
+        if stripe + 1 != stripes.len() {
+            return false;
+        }
+        rest = &rest[length..];
+    }
+    true
+}
+
+/// A place, its stripe, and how many bytes it takes.
+fn decode_place(bytes: &[u8]) -> Option<(Place, usize, usize)> {
+    let length = bytes.get(16..PLACE_HEAD)?;
+    let end = PLACE_HEAD + usize::from(u16::from_be_bytes([length[0], length[1]]));
+    let place = Place {
+        at: read_u64(bytes, 0)?,
+        number: read_u32(bytes, 8)?,
+        first: bytes.get(PLACE_HEAD..end)?.into(),
+    };
+    Some((place, read_u32(bytes, 12)? as usize, end))
+}
+
+/// A run of which nobody knows yet whether it is what the journal names.
+pub(crate) struct Unchecked {
+    run: Run,
+    /// What the checksums of its head, and of the blocks behind its records, are; none when all was read already.
+    ends: Option<(u64, Vec<u64>)>,
+}
+
+impl Unchecked {
+    /// What reads single records of it: of the last stripe that has one.
+    pub(crate) fn finder(&self) -> Result<Box<unread::Read>, StoreError> {
+        let file = self.run.file.try_clone();
+        let file = file.map_err(|error| StoreError::io(&self.run.path, "open the file", error))?;
+        let stripes = self.run.stripes.clone();
+        Ok(Box::new(move |space, key| {
+            let wanted = [&[space], key].concat();
+            stripes.iter().rev().find_map(|stripe| {
+                let behind = stripe.partition_point(|place| *place.first <= *wanted);
+                let place = stripe.get(behind.checked_sub(1)?)?;
+                let body = blocks::read_at(&file, place.at, place.number).ok()??;
+                blocks::find(&body, space, key)
+            })
+        }))
+    }
+
+    /// Calls `visit` with all records, block by block, those of the last stripe first; the run, if it is what is named.
+    pub(crate) fn check(
+        self,
+        mut visit: impl FnMut(&[PackedRef<'_>]) -> Result<(), StoreError>,
+    ) -> Result<Run, StoreError> {
+        let (mut sums, mut count) = (BTreeMap::new(), 0);
+        self.run.for_each_block(true, |place, body, checksum| {
+            let damaged = || self.run.damaged(place.at);
+            let records: Option<Vec<_>> = blocks::records(body).collect();
+            let records = records.ok_or_else(damaged)?;
+            count += records.len() as u64;
+            sums.insert(place.number, checksum);
+            visit(&records)
+        })?;
+        let named = self.run.named;
+        if let Some((begins, ends)) = self.ends {
+            let all = sums.into_values().chain(ends);
+            let checksum = all.fold(begins, blocks::chain);
+            if (count, checksum) != (named.records, named.checksum) {
+                return Err(unnamed(&self.run.path, named));
+            }
+        }
+        Ok(self.run)
+    }
 }
 
 fn unnamed(path: &Path, named: Named) -> StoreError {
@@ -534,13 +730,23 @@ fn survey(path: &Path, epoch: u64) -> Result<(Named, Vec<Vec<Place>>), StoreErro
     let mut reader = BlockReader::open(path, REMEDY)?;
     let head = reader.block()?;
     let read = read_head(&head.body).filter(|_| head.kind == *HEAD);
-    let Some((VERSION, _, number)) = read.filter(|(_, found, _)| *found == epoch) else {
+    let Some((version @ (VERSION | WITHOUT_PLACES), _, number)) =
+        read.filter(|(_, found, _)| *found == epoch)
+    else {
         return Err(reader.damaged("its head is not that of a run of this store"));
     };
-    let (mut records, mut stripes) = (0, Vec::new());
+    let (mut records, mut stripes, mut said) = (0, Vec::new(), Vec::new());
+    let mut ended = version == WITHOUT_PLACES;
     while reader.at < reader.length {
         let (at, place) = (reader.at, reader.blocks);
         let block = reader.block()?;
+        if block.kind == *END || block.kind == *PLACES {
+            ended |= block.kind == *END;
+            if block.kind == *PLACES && !decode_places(&block.body, &mut said) {
+                return Err(reader.damaged("what says where its blocks are makes no sense"));
+            }
+            continue;
+        }
         let mut first = None;
         for packed in blocks::raw_records(&block.body) {
             let Some(packed) = packed else {
@@ -561,6 +767,9 @@ fn survey(path: &Path, epoch: u64) -> Result<(Named, Vec<Vec<Place>>), StoreErro
             first: full_key(PackedRef::of_index(first)).into(),
         });
     }
+    if !ended || (version != WITHOUT_PLACES && said != stripes) {
+        return Err(reader.damaged("it does not say where its blocks are"));
+    }
     let named = Named {
         number,
         records,
@@ -577,4 +786,90 @@ fn read_head(body: &[u8]) -> Option<(u32, u64, u64)> {
 /// Reads a run only to see whether it is whole.
 pub(crate) fn verify(path: &Path, epoch: u64) -> Result<(), StoreError> {
     survey(path, epoch).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::change::{Draft, Space};
+    use crate::store::record::Packed;
+
+    /// Goal: a run of the first version, which does not say where its blocks are, is read as one that does. Method: the
+    /// blocks of a run are written once more, without what is new; of two records of a key the last one counts.
+    #[test]
+    fn of_the_first_version() {
+        let directory = tempfile::tempdir().unwrap();
+        let (disk, dir) = (Disk::default(), directory.path());
+        let record = |number: usize, generation| {
+            let key = format!("88.118/{number:05}").into_bytes();
+            let handle = key.clone().into();
+            let values = Vec::new();
+            let mut packed =
+                Packed::encode(Space::Handle, &key, &Draft { handle, values }).unwrap();
+            packed.seal(generation);
+            packed
+        };
+        let stripes: Vec<Vec<Packed>> = vec![
+            (0..3_000).map(|number| record(number, 1)).collect(),
+            (1_000..5_000).map(|number| record(number, 2)).collect(),
+        ];
+        let mut writer = RunWriter::create(&disk, dir, 1, 7).unwrap();
+        for stripe in &stripes {
+            writer.stripe(stripe.iter().map(Packed::view)).unwrap();
+        }
+        let mut written = writer.finish().unwrap();
+        written.file.leave();
+        let new = written.named;
+        let path = writing_path(dir, 7);
+        let mut reader = BlockReader::open(&path, REMEDY).unwrap();
+        let mut out = BlockWriter::new(disk.create(&dir.join("old")).unwrap());
+        while reader.at < reader.length {
+            let mut block = reader.block().unwrap();
+            if block.kind == *HEAD {
+                block.body[..4].copy_from_slice(&WITHOUT_PLACES.to_be_bytes());
+            }
+            if block.kind != *PLACES && block.kind != *END {
+                out.block(&block.kind, &block.body).unwrap();
+            }
+        }
+        let (bytes, checksum) = (out.at, out.checksum);
+        let old = Named {
+            bytes,
+            checksum,
+            ..new
+        };
+        let nowhere = (Position::default(), Position::default());
+        for (named, has_places) in [(new, true), (old, false)] {
+            if !has_places {
+                fs::rename(dir.join("old"), &path).unwrap();
+            }
+            let run = open(dir, 1, named, nowhere).unwrap();
+            assert_eq!(run.named.records, 7_000);
+            let unchecked = open_unchecked(dir, 1, named, nowhere).unwrap();
+            assert_eq!(unchecked.ends.is_some(), has_places);
+            let find = unchecked.finder().unwrap();
+            for number in (0..5_000).step_by(77) {
+                let key = format!("88.118/{number:05}");
+                let found = find(Space::Handle.number(), key.as_bytes()).unwrap();
+                let generation = if number < 1_000 { 1 } else { 2 };
+                assert_eq!(found.record().generation(), generation, "{key}");
+            }
+            assert!(find(Space::Handle.number(), b"88.118/05000").is_none());
+            assert!(find(Space::Prefix.number(), b"88.118/00001").is_none());
+            let mut seen = 0;
+            let mut count = |records: &[PackedRef<'_>]| {
+                seen += records.len();
+                Ok(())
+            };
+            let run = unchecked.check(&mut count).unwrap();
+            assert_eq!((seen, run.named), (7_000, named));
+            let wrong = Named {
+                checksum: named.checksum ^ 1,
+                ..named
+            };
+            let other = open_unchecked(dir, 1, wrong, nowhere);
+            let other = other.and_then(|unchecked| unchecked.check(|_| Ok(())));
+            assert!(other.is_err(), "it is not what is named");
+        }
+    }
 }

@@ -30,9 +30,12 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::hash::BuildHasher;
 use std::io::{Read, Seek as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
 
 use foldhash::quality::RandomState;
 use jiexi_proto::handle::CaseRule;
@@ -49,6 +52,7 @@ use super::record::PackedRef;
 use super::run::{self, Run};
 use super::shared::Shared;
 use super::sled::{Engine, Found};
+use super::unread;
 
 /// The version this program writes, and the one before it.
 const VERSION: u32 = 2;
@@ -62,6 +66,10 @@ pub(crate) const WINDOW: &[u8; 4] = b"WIND";
 const MARKS: &[u8; 4] = b"MARK";
 /// A block of the dump is written when it is this long.
 const BLOCK_BYTES: usize = 256 << 10;
+/// Blocks that are read ahead of their use.
+const AHEAD: usize = 8;
+/// Bytes of a short record, for how many there may be in a block.
+const RECORD_ABOUT: usize = 256;
 /// How many whole snapshots are kept.
 const KEPT: usize = 2;
 const SUFFIX: &str = "snapshot";
@@ -424,7 +432,7 @@ fn parse_end(
 }
 
 /// Reads where records of the dump are; none of it in a file without marks.
-pub(crate) fn read_marks(path: &Path, manifest: &Manifest) -> Result<Marks, StoreError> {
+fn read_marks(path: &Path, manifest: &Manifest) -> Result<Marks, StoreError> {
     let mut marks = Marks::default();
     let Some(number) = manifest.marks else {
         return Ok(marks);
@@ -503,43 +511,79 @@ pub(crate) fn read_window(
     }
 }
 
-/// Calls `visit` with every record of the dump, in the order of spaces and keys, and with where it is in the file.
+/// What reads single records of a dump, by its marks.
+pub(crate) fn finder(path: &Path, manifest: &Manifest) -> Result<Box<unread::Read>, StoreError> {
+    let marks = read_marks(path, manifest)?;
+    let file = File::open(path).map_err(|error| StoreError::io(path, "open the file", error))?;
+    Ok(Box::new(move |space, key| {
+        let (at, octets) = marks.find(space, key)?;
+        let mut stretch = vec![0; octets];
+        file.read_exact_at(&mut stretch, at).ok()?;
+        blocks::find(&stretch, space, key)
+    }))
+}
+
+/// Calls `visit` with the records of the dump, block by block, in the order of spaces and keys, and with where they begin
+/// in the file. The next blocks are read meanwhile.
 pub(crate) fn read_dump(
     path: &Path,
     manifest: &Manifest,
-    mut visit: impl FnMut(PackedRef<'_>, u64) -> Result<(), StoreError>,
+    mut visit: impl FnMut(&[PackedRef<'_>], u64) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     let mut reader = BlockReader::open(path, REMEDY)?;
     reader.block()?;
-    let mut dumped = 0;
-    let mut last: (u8, Vec<u8>) = (0, Vec::new());
-    while reader.at < manifest.window.0 {
-        let mut at = reader.at + BLOCK_HEAD as u64;
+    let damaged = |what: &str| StoreError::damaged(path, what, REMEDY);
+    let (send, blocks) = sync_channel(AHEAD);
+    thread::scope(|scope| {
+        let reading = scope.spawn(move || read_blocks(&mut reader, manifest.window.0, &send));
+        let mut dumped = 0;
+        let mut last: (u8, Vec<u8>) = (0, Vec::new());
+        for (at, body) in blocks {
+            let mut records: Vec<PackedRef<'_>> = Vec::with_capacity(body.len() / RECORD_ABOUT);
+            for packed in blocks::records(&body) {
+                let packed =
+                    packed.ok_or_else(|| damaged("a record of its dump has a wrong checksum"))?;
+                let before = match records.last() {
+                    Some(before) => before.place(),
+                    None => (last.0, &*last.1),
+                };
+                if dumped > 0 && packed.place() <= before {
+                    return Err(damaged("its dump is not in order"));
+                }
+                dumped += 1;
+                records.push(packed);
+            }
+            visit(&records, at)?;
+            if let Some(packed) = records.last() {
+                last = (packed.space_number(), packed.key().to_vec());
+            }
+        }
+        let read = reading.join();
+        let number = read.unwrap_or_else(|_| Err(damaged("reading it panicked")))?;
+        match dumped == manifest.dumped && number == manifest.window.1 {
+            true => Ok(()),
+            false => Err(damaged("its dump is not complete")),
+        }
+    })
+}
+
+/// Reads the blocks of a dump up to where its window begins, until nobody wants them; how many blocks come before that.
+fn read_blocks(
+    reader: &mut BlockReader,
+    end: u64,
+    send: &SyncSender<(u64, Vec<u8>)>,
+) -> Result<u32, StoreError> {
+    while reader.at < end {
+        let at = reader.at + BLOCK_HEAD as u64;
         let block = reader.block()?;
         if block.kind != *DUMP {
             return Err(reader.damaged("a block of its dump is damaged"));
         }
-        for packed in blocks::records(&block.body) {
-            let Some(packed) = packed else {
-                return Err(reader.damaged("a record of its dump has a wrong checksum"));
-            };
-            let key = (packed.space_number(), packed.key());
-            if dumped > 0 && key <= (last.0, &last.1) {
-                return Err(reader.damaged("its dump is not in order"));
-            }
-            last.0 = key.0;
-            last.1.clear();
-            last.1.extend_from_slice(key.1);
-            dumped += 1;
-            visit(packed, at)?;
-            at += blocks::put_length(packed.bytes()) as u64;
+        if send.send((at, block.body)).is_err() {
+            break;
         }
     }
-    if dumped == manifest.dumped && reader.blocks == manifest.window.1 {
-        Ok(())
-    } else {
-        Err(reader.damaged("its dump is not complete"))
-    }
+    Ok(reader.blocks)
 }
 
 /// Reads all of a snapshot and adds it up.
@@ -548,10 +592,12 @@ pub(crate) fn verify(path: &Path) -> Result<(Manifest, u64), StoreError> {
     let mut tally = Tally::default();
     read_window(path, &manifest, |entry, _| tally.window(entry, path))?;
     let mut marks = Marks::default();
-    read_dump(path, &manifest, |packed, at| {
-        let hash = tally.hash(packed.space_number(), packed.key());
-        tally.record(hash, Some(packed.checksum()));
-        marks.note(at, packed);
+    read_dump(path, &manifest, |records, mut at| {
+        for packed in records {
+            tally.dumped(*packed);
+            marks.note(at, *packed);
+            at += blocks::put_length(packed.bytes()) as u64;
+        }
         Ok(())
     })?;
     if manifest.marks.is_some() && read_marks(path, &manifest)? != marks {
@@ -633,6 +679,12 @@ impl Tally {
             Ok(())
         })?;
         Ok(Some(run))
+    }
+
+    /// Adds a sound record of the dump.
+    pub(crate) fn dumped(&mut self, packed: PackedRef<'_>) {
+        let hash = self.hash(packed.space_number(), packed.key());
+        self.record(hash, Some(packed.checksum()));
     }
 
     /// Adds a record of the dump: its checksum, or none when it is damaged.

@@ -11,7 +11,8 @@ use std::thread;
 use jiexi::store::{Config, Faults, Lookup, Space, State, Store};
 
 use crate::support::{
-    PATIENCE, Random, batch, config, contents, create, delete, eventually, files, put, version,
+    PATIENCE, Random, batch, config, contents, create, delete, eventually, files, import, put,
+    version,
 };
 
 const RECORDS: u64 = 2_000;
@@ -81,6 +82,12 @@ fn open_stalled(config: &Config) -> Store {
     store
 }
 
+/// Lets it go on.
+fn release(config: &Config) {
+    let faults = config.faults.as_deref().unwrap();
+    faults.stall_loader.store(false, Relaxed);
+}
+
 #[test]
 fn before_anything_of_the_dump_was_read() {
     let dir = tempfile::tempdir().unwrap();
@@ -117,12 +124,49 @@ fn before_anything_of_the_dump_was_read() {
     let prefix = store.get(Space::Prefix, b"0.NA/88.118").unwrap();
     assert!(prefix.is_some());
     assert_eq!(store.state(), State::Loading);
-    config
-        .faults
-        .as_deref()
-        .unwrap()
-        .stall_loader
-        .store(false, Relaxed);
+    release(&config);
+    assert!(store.wait_loaded(PATIENCE).unwrap());
+    assert_eq!(contents(&store, Space::Handle), expected);
+    eventually("all of it is sound", || store.verify().unwrap().is_good());
+}
+
+/// Straight after an import there is no snapshot: the run is what has the records. Under a key that came twice the last one
+/// counts, and what was changed since.
+#[test]
+fn before_anything_of_a_run_was_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config {
+        import_stripe_bytes: 32 << 10,
+        ..with_faults(dir.path())
+    };
+    let store = create(&config);
+    let versions = [(0..RECORDS, 1), (500..700, 2)];
+    let records = versions.into_iter().flat_map(|(numbers, version)| {
+        numbers.map(move |number| (Space::Handle, key(number), version))
+    });
+    import(&store, &records.collect::<Vec<_>>()).unwrap();
+    store
+        .commit(batch(vec![
+            put(Space::Handle, &key(300), 3),
+            delete(Space::Handle, &key(301)),
+        ]))
+        .unwrap();
+    let expected = contents(&store, Space::Handle);
+    store.close().unwrap();
+    let store = open_stalled(&config);
+    let reader = store.reader();
+    for number in 0..RECORDS {
+        let (key, session) = (key(number), reader.session());
+        match (session.get(Space::Handle, &key), expected.get(&key)) {
+            (Lookup::Found(record), Some(wanted)) => {
+                assert_eq!(version(&record.to_owned()), *wanted);
+            }
+            (Lookup::Loading, None) => assert_eq!(number, 301),
+            other => panic!("{number}: {other:?}"),
+        }
+    }
+    assert_eq!(store.state(), State::Loading);
+    release(&config);
     assert!(store.wait_loaded(PATIENCE).unwrap());
     assert_eq!(contents(&store, Space::Handle), expected);
     eventually("all of it is sound", || store.verify().unwrap().is_good());
@@ -209,12 +253,7 @@ fn from_a_damaged_dump() {
     };
     eventually("one before it is fetched", || get(1).is_some());
     assert_eq!(get(1_000), None);
-    config
-        .faults
-        .as_deref()
-        .unwrap()
-        .stall_loader
-        .store(false, Relaxed);
+    release(&config);
     assert!(store.wait_loaded(PATIENCE).unwrap());
     assert_eq!(contents(&store, Space::Handle), expected);
 }

@@ -584,8 +584,48 @@ impl Memory {
     /// Shows `decide` the record that is under the key of `packed`, and puts `packed` in its place if that says so.
     pub(super) fn put(&self, packed: &[u8], decide: impl FnOnce(Option<&[u8]>) -> bool) {
         let (space, key) = key_of(packed);
-        let hashed = self.hash(space, key);
-        let mut writer = self.lock();
+        self.put_at(self.hash(space, key), &mut self.lock(), packed, decide);
+    }
+
+    /// As [`Self::put`], of many records, the memory of whose slots is fetched at the same time; `decide` is shown each
+    /// with what is under its key.
+    pub(super) fn put_all<'p>(
+        &self,
+        mut records: impl Iterator<Item = &'p [u8]> + Clone,
+        mut decide: impl FnMut(&'p [u8], Option<&[u8]>) -> bool,
+    ) {
+        loop {
+            let (mut hashes, mut count) = ([Hashed::default(); BATCH], 0);
+            let mut writer = self.lock();
+            for (packed, hashed) in records.clone().zip(&mut hashes) {
+                let (space, key) = key_of(packed);
+                *hashed = self.hash(space, key);
+                let root = self.roots[hashed.segment].load(Ordering::Relaxed);
+                // SAFETY: loaded under the lock.
+                let table = unsafe { lines(root) };
+                if let Some(line) = table.get(home(hashed.tag, table.len())) {
+                    fetch(ptr::from_ref(line).addr());
+                }
+                count += 1;
+            }
+            for (packed, hashed) in records.by_ref().take(count).zip(hashes) {
+                self.put_at(hashed, &mut writer, packed, |old| decide(packed, old));
+            }
+            if count < BATCH {
+                return;
+            }
+        }
+    }
+
+    /// As [`Self::put`], of a record whose key has this hash.
+    fn put_at(
+        &self,
+        hashed: Hashed,
+        writer: &mut Writer,
+        packed: &[u8],
+        decide: impl FnOnce(Option<&[u8]>) -> bool,
+    ) {
+        let (space, key) = key_of(packed);
         let mut root = self.roots[hashed.segment].load(Ordering::Relaxed);
         // SAFETY: loaded under the lock.
         let mut table = unsafe { lines(root) };

@@ -91,6 +91,17 @@ impl Index {
         absent
     }
 
+    /// As [`Self::put_if_absent`], of many records; calls `put` with each that was put.
+    pub(crate) fn fill(&self, records: &[PackedRef<'_>], mut put: impl FnMut(PackedRef<'_>)) {
+        let records = records.iter().map(|packed| packed.bytes());
+        self.memory.put_all(records, |packed, old| {
+            if old.is_none() {
+                put(PackedRef::of_index(packed));
+            }
+            old.is_none()
+        });
+    }
+
     /// Begins to gather records that are to be put at once.
     pub(crate) fn stage(&self) -> Stage {
         Stage {
