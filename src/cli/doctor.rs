@@ -49,7 +49,7 @@ impl Doctor {
 
     fn findings(&self) -> Result<Vec<Finding>, Failed> {
         let check = "configuration";
-        let Some(file) = self.place.file() else {
+        let Some(file) = self.place.file().or_else(|| self.place.hidden()) else {
             let advice = "`jiexi init` makes a node; --config or --data say where one is";
             return Ok(vec![Finding::new(
                 check,

@@ -63,6 +63,13 @@ impl Place {
             .or_else(usual)
     }
 
+    /// A file that would be found if this user could look where it is; there may be none.
+    pub(super) fn hidden(&self) -> Option<PathBuf> {
+        let closed = |path: &PathBuf| may_be(path) && !path.is_file();
+        let mut usual = USUAL.iter().map(PathBuf::from);
+        usual.find(|path| !self.is_named() && closed(path))
+    }
+
     /// The configuration of the node meant; the defaults when there is no file.
     pub(super) fn load(&self) -> Result<Config, Failed> {
         let Some(path) = self.file() else {

@@ -24,6 +24,7 @@ use crate::{
     logging::Logging,
     maintenance,
     node::{self, Node},
+    owner,
     store::Store,
 };
 
@@ -81,6 +82,13 @@ impl Serve {
             )));
         }
         if self.place.file().is_none() {
+            if let Some(hidden) = self.place.hidden() {
+                return Err(Failed::report(format_args!(
+                    "{}: it cannot be seen whether this is there; {}",
+                    hidden.display(),
+                    owner::advice(&hidden)
+                )));
+            }
             return Err(Failed::report(
                 "no configuration file found (./jiexi.toml, ./data/jiexi.toml, /etc/jiexi/jiexi.toml, \
                  /var/lib/jiexi/jiexi.toml); \

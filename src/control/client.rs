@@ -17,6 +17,8 @@ use tokio::{
     time::sleep,
 };
 
+use crate::owner;
+
 use super::{
     command::{Ask, Command, Failure, Outcome, PROTOCOL, Progress, Request},
     frame::{self, CHUNK, Frame, Kind},
@@ -79,6 +81,10 @@ impl Node {
                 ) =>
             {
                 Ok(None)
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let text = format!("{error}; {}", owner::advice(path));
+                Err(io::Error::new(error.kind(), text))
             }
             Err(error) => Err(error),
         }

@@ -217,6 +217,33 @@ fn strangers_are_given_nothing() {
             assert!(!said.contains(wrong), "{said}");
         }
     }
+    // The configuration elsewhere, where everybody may read it; or nowhere that is named, and the usual place is closed.
+    let text = fs::read_to_string(data.join("jiexi.toml")).expect("a file");
+    let (here, there) = ("data = \".\"", "data = \"n\"");
+    assert!(text.contains(here), "{text}");
+    fs::write(
+        directory.path().join("node.toml"),
+        text.replace(here, there),
+    )
+    .expect("written");
+    let arguments = ["export", "--config", "node.toml"];
+    let refused = run_as(STRANGER, directory.path(), &arguments).expect(1);
+    let said = refused.stderr;
+    assert!(
+        said.contains("run it as nobody, the user of the node"),
+        "{said}"
+    );
+    let usual = directory.path().join("data");
+    fs::rename(&data, &usual).expect("moved");
+    for command in ["doctor", "serve"] {
+        let refused = run_as(STRANGER, directory.path(), &[command]).expect(1);
+        let said = refused.stdout + &refused.stderr;
+        assert!(
+            said.contains("run it as nobody") && !said.contains("jiexi init"),
+            "{said}"
+        );
+    }
+    fs::rename(&usual, &data).expect("moved");
     // As `sudo jiexi init` leaves it.
     chown(&data, Some(0), Some(0)).expect("taken back");
     fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).expect("closed");
