@@ -326,10 +326,6 @@ impl Node {
     /// # Errors
     /// When the store cannot be closed cleanly; everything acknowledged is in its journal.
     pub async fn stop(self) -> Result<(), StartError> {
-        let closing = Closing {
-            history: self.history.clone(),
-            registry: Arc::clone(&self.registry),
-        };
         self.estate.close();
         if self.given {
             // Commands and probes are the other process's.
@@ -365,43 +361,29 @@ impl Node {
         if let Some(following) = self.following.filter(|following| !following.is_finished()) {
             let _ = following.await;
         }
-        let store = self.store;
+        let (store, history, registry) = (self.store, self.history, self.registry);
         let closed = tokio::task::spawn_blocking(move || {
-            drop(closing);
+            if let Some(history) = history {
+                history.close();
+            }
+            let left = registry.audit().map_or(0, Audit::left);
+            if left > 0 {
+                tracing::warn!(
+                    event = "audit.left_out",
+                    left,
+                    "requests that this process has refused since it gave the audit trail away are not in it"
+                );
+            }
+            // The next node of this process may go on with it.
+            if let Some(audit) = registry.audit() {
+                audit.close();
+            }
             store.shutdown()
         })
         .await;
         closed
             .map_err(failing("closing the store"))?
             .map_err(failing("closing the store"))
-    }
-}
-
-/// What has to be on the disk when a node is no more. This is dropped, too, where whoever waits for its end waits no longer:
-/// the process ends then, and nothing else would write what was answered last.
-struct Closing {
-    history: Option<Arc<History>>,
-    registry: Arc<Registry>,
-}
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        if let Some(history) = &self.history {
-            history.close();
-        }
-        let Some(audit) = self.registry.audit() else {
-            return;
-        };
-        let left = audit.left();
-        if left > 0 {
-            tracing::warn!(
-                event = "audit.left_out",
-                left,
-                "requests that this process has refused since it gave the audit trail away are not in it"
-            );
-        }
-        // The next node of this process may go on with it.
-        audit.close();
     }
 }
 
