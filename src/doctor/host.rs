@@ -37,6 +37,8 @@ const CLOCK_KEEPERS: [&str; 5] = [
     "/run/ntpd.pid",
     "/run/ntpsec/ntpd.pid",
 ];
+/// What to do when the disk fails in some way.
+const DISK_REMEDY: &str = "is the disk sound, and mounted for writing? `dmesg | tail`";
 /// Descriptors beside those of connections: files of the store, listeners, the control socket.
 const DESCRIPTORS_BESIDE: u64 = 512;
 
@@ -358,7 +360,8 @@ fn disk(config: &Config, findings: &mut Vec<Finding>) {
             let found = format!("{}: {error}", directory.display());
             let advice = match error.kind() {
                 io::ErrorKind::PermissionDenied => owner::advice(&directory),
-                _ => advice_without_store(config).to_owned(),
+                io::ErrorKind::NotFound => advice_without_store(config).to_owned(),
+                _ => DISK_REMEDY.to_owned(),
             };
             return findings.push(Finding::new("disk", Verdict::Bad, found, advice));
         }
@@ -373,7 +376,7 @@ fn disk(config: &Config, findings: &mut Vec<Finding>) {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                     "make room or enlarge the disk".to_owned()
                 }
-                _ => "is the disk sound, and mounted for writing? `dmesg | tail`".to_owned(),
+                _ => DISK_REMEDY.to_owned(),
             },
         ),
         Ok(times) => speed(times[times.len() / 2], times[times.len() - 1]),
