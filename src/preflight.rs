@@ -6,7 +6,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::{fs::FileTypeExt as _, net::SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::config::{Config, Origins, Problem};
 use crate::ops;
@@ -150,16 +150,13 @@ fn unreadable(path: &Path) -> Option<String> {
 
 /// Whether a directory is there and takes files, or can be made.
 fn directory_can_be(directory: &Path) -> io::Result<()> {
-    let mut missing: PathBuf = directory.join(format!(".check-{}", std::process::id()));
-    while let Some(parent) = missing.parent() {
-        // An empty parent is where we are.
-        if parent.as_os_str().is_empty() || parent.exists() {
-            break;
-        }
-        missing = parent.to_path_buf();
-    }
-    match fs::create_dir(&missing) {
-        Ok(()) => fs::remove_dir(&missing),
+    // An empty parent is where we are.
+    let is_there = |place: &&Path| place.as_os_str().is_empty() || place.exists();
+    let nearest = directory.ancestors().find(is_there).unwrap_or(directory);
+    // Under a name of its own: a node that just starts may make the directory itself.
+    let tried = nearest.join(format!(".check-{}", std::process::id()));
+    match fs::create_dir(&tried) {
+        Ok(()) => fs::remove_dir(&tried),
         // How full the disk is, is another matter.
         Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(()),
         Err(error) => Err(error),
