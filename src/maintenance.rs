@@ -318,7 +318,7 @@ fn put(space: Space, record: Option<OwnedRecord>) -> Option<Change> {
         wire: Bytes::copy_from_slice(entry.wire),
     });
     let draft = Draft {
-        handle: Bytes::copy_from_slice(record.handle()),
+        handle: Bytes::from(record.handle().into_owned()),
         values: values.collect(),
     };
     Some(Change {

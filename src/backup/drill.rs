@@ -183,7 +183,7 @@ fn secrets(store: &Store, sealer: &Sealer) -> Result<String, BackupError> {
                         "secret {} of {} was sealed with another key than the one given; find the key that \
                          `jiexi backup list -o json` names",
                         entry.index,
-                        String::from_utf8_lossy(record.handle())
+                        String::from_utf8_lossy(&record.handle())
                     )));
                 }
                 opened += 1;

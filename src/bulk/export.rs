@@ -102,7 +102,7 @@ fn write_record(
 ) -> io::Result<()> {
     let json = if space == Space::Prefix {
         counts.prefixes += 1;
-        line::write_prefix(record.handle())
+        line::write_prefix(&record.handle())
     } else {
         let (mut values, mut left_out) = (Vec::new(), 0);
         for entry in record.entries() {
@@ -125,7 +125,7 @@ fn write_record(
         counts.records += 1;
         counts.values += u64::try_from(values.len()).unwrap_or_default();
         counts.secrets_left_out += left_out;
-        line::write(record.handle(), &values, options.hex)
+        line::write(&record.handle(), &values, options.hex)
     };
     counts.lines += 1;
     serde_json::to_writer(&mut *output, &json)?;

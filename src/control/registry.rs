@@ -162,7 +162,7 @@ fn read(
         Octets(out)
     };
     Ok(Told::Values {
-        handle: Octets(written.handle().to_vec()),
+        handle: Octets(written.handle().into_owned()),
         values: values.iter().map(wire).collect(),
     })
 }
@@ -214,7 +214,8 @@ fn list(
     let mut count = 0;
     let ended = each(&records.store, Space::Handle, &below, |record| {
         count += 1;
-        let name = String::from_utf8_lossy(record.handle());
+        let handle = record.handle();
+        let name = String::from_utf8_lossy(&handle);
         writeln!(lines, "{}", serde_json::Value::from(name))
     })?;
     Ok(ended.map_or_else(refused, |()| Told::Listed { count }))
@@ -224,7 +225,7 @@ fn prefixes(store: &Store, lines: &mut impl Write) -> io::Result<Told> {
     let mut rows: BTreeMap<Vec<u8>, PrefixRow> = BTreeMap::new();
     let mut note = |record: &OwnedRecord, hosted: bool| {
         let row = rows.entry(record.key.clone()).or_insert_with(|| PrefixRow {
-            prefix: line::bare_prefix(record.handle()),
+            prefix: line::bare_prefix(&record.handle()),
             hosted: false,
             sites: Vec::new(),
         });

@@ -14,7 +14,7 @@ use super::key;
 use crate::control::command::{Ask, Octets, Told};
 use crate::registry::plan::{self, Request};
 use crate::registry::{NOT_HOMED, Rejection, seal};
-use crate::store::{CommitError, record_length};
+use crate::store::{CommitError, record_length, stored_handle};
 
 /// The prefix of a handle is not homed.
 const NOT_HERE: ResponseCode = ResponseCode::SERVER_NOT_RESPONSIBLE;
@@ -344,7 +344,7 @@ fn fitting(handle: &[u8], key: &[u8], after: Record) -> Result<Record, Refused> 
         return Ok(after);
     };
     let octets = values.values().map(|value| value.octets as usize).sum();
-    let handle: &[u8] = if handle == key { b"" } else { handle };
+    let (_, handle) = stored_handle(handle, key);
     match record_length(handle, values.len(), octets) {
         Some(_) => Ok(after),
         None => {

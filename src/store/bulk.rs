@@ -242,7 +242,7 @@ impl Bulk {
 /// Whether a key belongs to another handle.
 pub(crate) fn is_claimed(shared: &Shared, key: &[u8], handle: &[u8]) -> bool {
     let found = shared.index.with(Space::System.number(), key, |found| {
-        found.record().handle() != handle
+        *found.record().handle() != *handle
     });
     found.unwrap_or(false)
 }

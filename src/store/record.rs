@@ -10,10 +10,11 @@
 //!         3+k          record
 //!
 //! record:  at   bytes
-//!           0    1     format version, 1
-//!           1    1     flags: bit 0 = the handle is not here because it equals the key
+//!           0    1     format version: 2 with flag bit 1, else 1
+//!           1    1     flags: bit 0 = the handle is not here because it equals the key, bit 1 = because it is the key in
+//!                      lower case (ASCII)
 //!           2    8     generation: the journal sequence of the batch that put the record
-//!          10    2     length of the handle h (0 with flag bit 0)
+//!          10    2     length of the handle h (0 with flag bit 0 or 1)
 //!          12    2     number of values n
 //!          14  n × 10  table: index (4), offset of the value in the values (4), permissions (1), flags (1: bit 0 = sealed)
 //!     14+10n    h      handle, as its owner wrote it
@@ -24,6 +25,7 @@
 //! A value ends where the next one begins, the last one at the checksum. In sled the key is the space followed by the
 //! key, and the value is the record; so the checksum also proves that a record belongs to the key it was found under.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
@@ -31,10 +33,13 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::change::{CommitError, Draft, KEY_MAX, RECORD_MAX, Space, VALUES_MAX};
 
-/// The version this program writes.
+/// The first version, and the one that has [`HANDLE_IS_LOWER`]: programs that do not know the flag take it for damage.
 const VERSION: u8 = 1;
+const VERSION_LOWER: u8 = 2;
 /// Flag: the handle equals the key.
 const HANDLE_IS_KEY: u8 = 1;
+/// Flag: the handle is the key in lower case.
+const HANDLE_IS_LOWER: u8 = 2;
 /// Flag of a value: it is sealed.
 const SEALED: u8 = 1;
 /// Bytes of a packed record before the key.
@@ -81,12 +86,16 @@ impl<'a> Record<'a> {
 
     /// The handle as its owner wrote it.
     #[must_use]
-    pub fn handle(&self) -> &'a [u8] {
-        if self.body[1] & HANDLE_IS_KEY != 0 {
-            return self.key;
+    pub fn handle(&self) -> Cow<'a, [u8]> {
+        let flags = self.body[1];
+        if flags & HANDLE_IS_KEY != 0 {
+            return Cow::Borrowed(self.key);
+        }
+        if flags & HANDLE_IS_LOWER != 0 {
+            return Cow::Owned(self.key.to_ascii_lowercase());
         }
         let start = self.table_end();
-        &self.body[start..start + self.handle_len()]
+        Cow::Borrowed(&self.body[start..start + self.handle_len()])
     }
 
     /// How many values there are.
@@ -146,7 +155,7 @@ impl<'a> Record<'a> {
 impl fmt::Debug for Record<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Record")
-            .field("handle", &String::from_utf8_lossy(self.handle()))
+            .field("handle", &String::from_utf8_lossy(&self.handle()))
             .field("generation", &self.generation())
             .field("values", &self.len())
             .finish()
@@ -231,7 +240,7 @@ impl OwnedRecord {
 
     /// See [`Record::handle`].
     #[must_use]
-    pub fn handle(&self) -> &[u8] {
+    pub fn handle(&self) -> Cow<'_, [u8]> {
         self.view().handle()
     }
 
@@ -338,24 +347,28 @@ impl Draft {
 
     /// Octets of its packed form behind the key.
     fn packed_length(&self, key: &[u8]) -> Result<usize, CommitError> {
-        let handle = self.stored_handle(key);
+        let (_, handle) = stored_handle(&self.handle, key);
         let octets = self.values.iter().map(|value| value.wire.len()).sum();
         let fits = key.len() <= KEY_MAX && handle.len() <= KEY_MAX;
         let length = record_length(handle, self.values.len(), octets).filter(|_| fits);
         length.ok_or(CommitError::TooLarge)
     }
+}
 
-    /// The handle, unless it is the key.
-    fn stored_handle(&self, key: &[u8]) -> &[u8] {
-        match self.handle == key {
-            true => &[],
-            false => &self.handle,
-        }
+/// The flags that say what a handle has to do with its key, and what is stored of it beside the key.
+pub(crate) fn stored_handle<'h>(handle: &'h [u8], key: &[u8]) -> (u8, &'h [u8]) {
+    let lower = key.iter().map(u8::to_ascii_lowercase);
+    if handle == key {
+        (HANDLE_IS_KEY, &[])
+    } else if handle.len() == key.len() && handle.iter().copied().eq(lower) {
+        (HANDLE_IS_LOWER, &[])
+    } else {
+        (0, handle)
     }
 }
 
 /// Octets of a record behind its key; none when that is more than the store takes. Its values are so many with so many
-/// octets as they are stored; `handle` is empty where it is the key.
+/// octets as they are stored; `handle` is what is stored of it, see [`stored_handle`].
 pub(crate) const fn record_length(handle: &[u8], values: usize, octets: usize) -> Option<usize> {
     let length = HEAD + ROW * values + handle.len() + octets + CHECKSUM;
     match length <= RECORD_MAX && values <= VALUES_MAX {
@@ -373,18 +386,17 @@ pub(crate) fn encode_into(
     draft: &Draft,
 ) -> Result<(), CommitError> {
     let length = draft.packed_length(key)?;
-    let handle = draft.stored_handle(key);
-    let flags = if draft.handle == key {
-        HANDLE_IS_KEY
-    } else {
-        0
+    let (flags, handle) = stored_handle(&draft.handle, key);
+    let version = match flags {
+        HANDLE_IS_LOWER => VERSION_LOWER,
+        _ => VERSION,
     };
     let count = draft.values.len() as u16;
     packed.reserve(PACKED_HEAD + key.len() + length);
     packed.push(space.number());
     packed.extend_from_slice(&(key.len() as u16).to_be_bytes());
     packed.extend_from_slice(key);
-    packed.extend_from_slice(&[VERSION, flags]);
+    packed.extend_from_slice(&[version, flags]);
     packed.extend_from_slice(&[0; 8]);
     packed.extend_from_slice(&(handle.len() as u16).to_be_bytes());
     packed.extend_from_slice(&count.to_be_bytes());
@@ -491,7 +503,14 @@ fn is_sound(packed: &[u8]) -> bool {
         let key_end =
             PACKED_HEAD + usize::from(u16::from_be_bytes(packed.get(1..3)?.try_into().ok()?));
         let body = packed.get(key_end..)?;
-        if body.len() < HEAD + CHECKSUM || body[0] != VERSION {
+        if body.len() < HEAD + CHECKSUM {
+            return None;
+        }
+        let is_lower = body[1] & HANDLE_IS_LOWER != 0;
+        if !matches!(
+            (body[0], is_lower),
+            (VERSION, false) | (VERSION_LOWER, true)
+        ) {
             return None;
         }
         let record = Record {
@@ -557,15 +576,17 @@ mod tests {
     /// Goal: what is put in comes out, with and without a handle of its own, with empty values among others.
     #[test]
     fn round_trip() {
-        for handle in [&b"88.118/aBc"[..], b"88.118/ABC"] {
+        let mut lengths = Vec::new();
+        for handle in [&b"88.118/aBc"[..], b"88.118/abc", b"88.118/ABC"] {
             let draft = draft(handle, &[b"one", b"", b"three"]);
             let mut packed = Packed::encode(Space::Handle, b"88.118/ABC", &draft).unwrap();
             packed.seal(77);
             let record = packed.record();
             assert_eq!(
-                (record.key(), record.handle()),
+                (record.key(), &*record.handle()),
                 (&b"88.118/ABC"[..], handle)
             );
+            lengths.push(packed.bytes().len() + handle.len());
             assert_eq!((record.generation(), record.len()), (77, 3));
             assert_eq!(record.wire(), b"onethree");
             let entries: Vec<_> = record.entries().collect();
@@ -586,6 +607,9 @@ mod tests {
                 packed.bytes()
             );
         }
+        // What follows from the key takes no place.
+        assert_eq!(lengths[1], lengths[2]);
+        assert_eq!(lengths[0], lengths[1] + b"88.118/aBc".len());
     }
 
     /// Goal: no damaged, cut or misplaced record is taken. Method: every bit, every length, another key, another space.
@@ -611,14 +635,30 @@ mod tests {
         assert!(Packed::from_parts(Space::Prefix, b"A/1", packed.view().body()).is_none());
     }
 
-    /// Goal: the format of version 1 does not change. Method: one record as bytes.
+    /// Goal: the formats do not change. Method: a record of each as bytes.
     #[test]
     fn fixed_format() {
-        let mut packed = Packed::encode(Space::Prefix, b"K", &draft(b"k", &[b"v"])).unwrap();
-        packed.seal(0x0102);
-        let expected: &[u8] =
-            b"\x02\0\x01K\x01\0\0\0\0\0\0\0\x01\x02\0\x01\0\x01\0\0\0\0\0\0\0\0\x0e\0kv";
-        assert_eq!(&packed.bytes()[..packed.bytes().len() - 8], expected);
-        assert_eq!(packed.checksum(), xxh3_64(expected));
+        let own: &[u8] =
+            b"\x02\0\x02KL\x01\0\0\0\0\0\0\0\x01\x02\0\x02\0\x01\0\0\0\0\0\0\0\0\x0e\0kLv";
+        let lower: &[u8] =
+            b"\x02\0\x02KL\x02\x02\0\0\0\0\0\0\x01\x02\0\0\0\x01\0\0\0\0\0\0\0\0\x0e\0v";
+        for (handle, expected) in [(&b"kL"[..], own), (b"kl", lower)] {
+            let draft = draft(handle, &[b"v"]);
+            let mut packed = Packed::encode(Space::Prefix, b"KL", &draft).unwrap();
+            packed.seal(0x0102);
+            assert_eq!(&packed.bytes()[..packed.bytes().len() - 8], expected);
+            assert_eq!(packed.checksum(), xxh3_64(expected));
+        }
+    }
+
+    /// Goal: a record of the first version whose handle is the key in lower case is read as before. Method: as it was written.
+    #[test]
+    fn lower_case_of_the_first_version() {
+        let mut packed =
+            b"\x02\0\x01K\x01\0\0\0\0\0\0\0\x01\x02\0\x01\0\x01\0\0\0\0\0\0\0\0\x0e\0kv".to_vec();
+        let checksum = xxh3_64(&packed);
+        packed.extend_from_slice(&checksum.to_be_bytes());
+        let record = PackedRef::from_disk(&packed).unwrap().record();
+        assert_eq!((&*record.handle(), record.wire()), (&b"k"[..], &b"v"[..]));
     }
 }

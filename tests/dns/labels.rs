@@ -42,7 +42,7 @@ fn collisions_are_refused_at_write() {
     let (one, two) = ("ONE".repeat(40), "TWO".repeat(40));
     let table = || {
         let record = store.get(Space::System, b"dns/").expect("reads");
-        record.map(|record| String::from_utf8(record.handle().to_vec()).expect("UTF-8"))
+        record.map(|record| String::from_utf8(record.handle().into_owned()).expect("UTF-8"))
     };
     let commit = |changes| store.commit(records::batch(changes));
     commit(vec![put("SHORT")]).expect("committed");

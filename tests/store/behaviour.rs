@@ -97,7 +97,7 @@ fn spaces() {
     assert_eq!(session.get(Space::Business, b"0.NA/88"), Lookup::Absent);
     let mut found = [Lookup::Loading; 2];
     session.find(&[b"0.NA/88", b"0.NA/89"], &mut found);
-    assert!(matches!(found[0], Lookup::Found(record) if record.handle() == b"0.na/88"));
+    assert!(matches!(found[0], Lookup::Found(record) if *record.handle() == *b"0.na/88"));
     assert_eq!(found[1], Lookup::Absent);
 }
 

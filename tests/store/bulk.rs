@@ -418,7 +418,7 @@ fn encoded_like_any_other() {
     import(&store, &[(Space::Prefix, change.key.clone(), 4)]).unwrap();
     let found = store.get(Space::Prefix, &change.key).unwrap().unwrap();
     assert_eq!(
-        (found.handle(), found.len()),
+        (&*found.handle(), found.len()),
         (&draft.handle[..], draft.values.len())
     );
     assert_eq!(found.generation() + 1, store.sequence());

@@ -51,7 +51,7 @@ fn opens(version: u32) {
     assert_eq!(contents(&store, Space::Handle), expected());
     let prefix = store.get(Space::Prefix, b"0.NA/88.118").unwrap().unwrap();
     assert_eq!(
-        (prefix.handle(), prefix.generation()),
+        (&*prefix.handle(), prefix.generation()),
         (&b"0.na/88.118"[..], 1)
     );
     store

@@ -170,7 +170,7 @@ pub(crate) fn version(record: &OwnedRecord) -> u64 {
         .parse()
         .expect("a version");
     let expected = draft(record.key(), version);
-    assert_eq!(record.handle(), &expected.handle[..]);
+    assert_eq!(*record.handle(), expected.handle[..]);
     assert_eq!(entries.len(), expected.values.len());
     for (found, expected) in entries.iter().zip(&expected.values) {
         assert_eq!(

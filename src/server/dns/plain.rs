@@ -104,10 +104,10 @@ impl<'z> Plain<'z> {
                     return None;
                 };
                 let key = record.handle();
-                if !zone.mapping.is_named(relative, key) {
+                if !zone.mapping.is_named(relative, &key) {
                     return None;
                 }
-                keys.extend_from_slice(key);
+                keys.extend_from_slice(&key);
             }
             Named::Nothing => {
                 keys.truncate(start);

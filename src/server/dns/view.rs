@@ -155,12 +155,12 @@ impl<'s> View<'s> {
             Lookup::Damaged => return Place::Damaged,
         };
         let mut name = Vec::new();
-        if !zone.mapping.write(handle, &mut name) || name != identifier {
+        if !zone.mapping.write(&handle, &mut name) || name != identifier {
             return Place::Nothing;
         }
         key.clear();
-        key.extend_from_slice(handle);
-        self.resolve(handle, self.session.get(Space::Handle, handle))
+        key.extend_from_slice(&handle);
+        self.resolve(&handle, self.session.get(Space::Handle, &handle))
     }
 
     /// Whether there are names with records below.

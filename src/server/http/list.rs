@@ -309,8 +309,10 @@ fn names(
                 return Some(found);
             }
             let name = record.handle();
-            found.names.push(String::from_utf8_lossy(name).into_owned());
-            last = Some(after_of(name));
+            found
+                .names
+                .push(String::from_utf8_lossy(&name).into_owned());
+            last = Some(after_of(&name));
         }
         skip = skip.saturating_sub(piece.len());
         match piece.last() {

@@ -441,7 +441,7 @@ impl Copying {
         Ok(Some(TransactionBlock::Transaction {
             id: number(change.sequence),
             handle: match &record {
-                Some(record) => Bytes::copy_from_slice(record.handle()),
+                Some(record) => Bytes::from(record.handle().into_owned()),
                 None => Bytes::copy_from_slice(&change.key),
             },
             // The journal says what there is, not what was before: a mirror puts either in the place of what it has.

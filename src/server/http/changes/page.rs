@@ -149,7 +149,8 @@ impl Seen<'_> {
         let now = store.get(Space::Handle, change.key);
         let now = now.map_err(|_| Rejection::busy("the records are not available now"))?;
         let newest = now.filter(|record| record.generation() == change.sequence);
-        self.lines.put(mark, change, then.handle(), newest.as_ref());
+        let handle = then.handle();
+        self.lines.put(mark, change, &handle, newest.as_ref());
         Ok(())
     }
 
