@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A handle stands once in a group, since the changes of a commit do not see each other; a handle that is made, and the values
-//! that are added right behind that, are one change ([`Unit`]). What a killed run had under way
+//! that are added right behind that, are one change (`Unit`). What a killed run had under way
 //! is asked for again: where the node then says that a handle exists, or a value, or none does, it was made. It may even be on
 //! its way still, so where the store stands tells nothing. What the list of refusals has of it was not made; nor was a deletion
 //! that the audit trail has as refused.

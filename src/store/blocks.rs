@@ -11,6 +11,7 @@
 //! records:  packed records, each with its length (4) before it
 //! ```
 
+use std::cmp::Ordering;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
@@ -131,7 +132,9 @@ pub(crate) fn read_with_checksum(
     let mut head = [0; BLOCK_HEAD];
     file.read_exact_at(&mut head, at)?;
     let length = read_u32(&head, 4).unwrap_or(u32::MAX) as usize;
-    if length > BLOCK_MAX {
+    // Of a damaged length nothing is believed that the file does not have.
+    let there = file.metadata()?.len().saturating_sub(at);
+    if length > BLOCK_MAX || length as u64 > there {
         return Ok(None);
     }
     let mut body = vec![0; length];
@@ -141,11 +144,22 @@ pub(crate) fn read_with_checksum(
     Ok(right.then_some((body, checksum)))
 }
 
-/// The sound record under a key among those of a body, or of a part of one, that are in the order of keys.
-pub(crate) fn find(body: &[u8], space: u8, key: &[u8]) -> Option<Packed> {
-    let mut records = records(body).map_while(|packed| packed);
-    let found = records.find(|packed| (packed.space_number(), packed.key()) >= (space, key))?;
-    (found.key() == key && found.space_number() == space).then(|| found.to_owned())
+/// What cannot be read says nothing about a record: neither what it is, nor that there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unreadable;
+
+/// The record under a key among those of a body, or of a part of one, that are in the order of keys; none when there is
+/// none.
+pub(crate) fn find(body: &[u8], space: u8, key: &[u8]) -> Result<Option<Packed>, Unreadable> {
+    for packed in records(body) {
+        let packed = packed.ok_or(Unreadable)?;
+        match packed.place().cmp(&(space, key)) {
+            Ordering::Less => {}
+            Ordering::Equal => return Ok(Some(packed.to_owned())),
+            Ordering::Greater => break,
+        }
+    }
+    Ok(None)
 }
 
 /// A file of blocks being read, from its beginning on.

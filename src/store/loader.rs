@@ -8,10 +8,10 @@
 //! ```
 //!
 //! The journal is read twice: first to see that it is whole and what it comes to, then from its end to its beginning.
-//! So what is in the index is the newest from the first record on, and hits are answered while the rest is read; those of
-//! the snapshot's dump that were not read yet, too (see [`super::unread`]). sled comes first when there is no mark: what it says it holds
-//! is then the only other evidence of what was acknowledged. Where it was not needed the applier opens it afterwards,
-//! and takes it into use if it holds what it must.
+//! So what is in the index is the newest from the first record on, and hits are answered while the rest is read; also those
+//! that the run or the snapshot has that is being read just then (see [`super::unread`]). sled comes first when there is
+//! no mark: what it says it holds is then the only other evidence of what was acknowledged. Where it was not needed the
+//! applier opens it afterwards, and takes it into use if it holds what it must.
 //!
 //! A store that another process has open is read beside it: without sled, which that one has, up to the mark, and nothing is
 //! written. When the files are given to this process, [`catch_up`] applies what came after that, forwards. So does who gave
@@ -31,6 +31,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
 use super::State;
+use super::blocks::Unreadable;
 use super::change::Space;
 use super::disk::Disk;
 use super::error::StoreError;
@@ -349,7 +350,10 @@ fn attempt(
         ..expected
     };
     let Replay {
-        pending, mut runs, ..
+        pending,
+        mut runs,
+        renew,
+        ..
     } = replay;
     runs.reverse();
     report(&base, &tail, position, watch, evidence.beside);
@@ -358,7 +362,7 @@ fn attempt(
         Base::Snapshot(..) | Base::Empty => None,
     };
     // Beside a writer the end is under way.
-    let renew = !evidence.beside && is_broken(&tail);
+    let renew = !evidence.beside && (is_broken(&tail) || renew);
     Ok(Loaded {
         position,
         engine,
@@ -632,6 +636,8 @@ struct Replay<'a> {
     runs: Vec<Run>,
     /// Since when it is filled.
     watch: Stopwatch,
+    /// Whether something is damaged that loading could do without.
+    renew: bool,
 }
 
 impl<'a> Replay<'a> {
@@ -644,6 +650,7 @@ impl<'a> Replay<'a> {
             pending,
             runs: Vec::new(),
             watch: Stopwatch::start(),
+            renew: false,
         }
     }
 
@@ -719,7 +726,7 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Adds records of the base.
+    /// Adds records of a dump or a run, none of which has the key of another one.
     fn fill(&mut self, records: &[PackedRef<'_>]) -> Result<(), StoreError> {
         let kept: Vec<PackedRef<'_>>;
         let records = match self.deleted.is_empty() {
@@ -743,7 +750,7 @@ impl<'a> Replay<'a> {
         !self.deleted.is_empty() && self.deleted.contains(&key())
     }
 
-    /// Adds a record of the base, or of a run.
+    /// Adds a record of sled.
     fn base(&mut self, packed: PackedRef<'_>) -> Result<(), StoreError> {
         self.add(packed);
         self.count(1)
@@ -751,7 +758,13 @@ impl<'a> Replay<'a> {
 
     /// Adds the records of a snapshot's dump, behind all that is newer. Those that are asked for meanwhile come first.
     fn dump(&mut self, path: &Path, manifest: &Manifest) -> Result<(), StoreError> {
-        self.beside_fetching(snapshot::finder(path, manifest)?, |replay| {
+        let finder = snapshot::finder(path, manifest).unwrap_or_else(|error| {
+            tracing::error!(event = "snapshot.marks_damaged", %error, "loading: records are only answered when they are read; a new snapshot \
+                 takes the place of this one");
+            self.renew = true;
+            Box::new(|_, _, _| Err(Unreadable))
+        });
+        self.beside_fetching(finder, |replay| {
             snapshot::read_dump(path, manifest, |records, _| replay.fill(records))
         })
     }

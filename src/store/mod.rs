@@ -325,7 +325,7 @@ impl Store {
         epoch: impl FnOnce(u64) -> u64,
         role: Role,
     ) -> Result<SnapshotInfo, StoreError> {
-        let (manifest, bytes) = snapshot::verify(snapshot)?;
+        let (manifest, bytes, _) = snapshot::verify_records(snapshot)?;
         if manifest.case != config.case {
             return Err(StoreError::CaseMismatch {
                 path: snapshot.to_path_buf(),

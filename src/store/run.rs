@@ -32,7 +32,7 @@ use std::io::Read;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
-use super::blocks::{self, BLOCK_HEAD, BlockReader, BlockWriter, END};
+use super::blocks::{self, BLOCK_HEAD, BlockReader, BlockWriter, END, Unreadable};
 use super::disk::Disk;
 use super::error::StoreError;
 use super::journal::entry::{Named, Position, read_u32, read_u64};
@@ -573,6 +573,7 @@ pub(crate) fn open_unchecked(
     }
     let head = reader.block()?;
     let read = read_head(&head.body).filter(|_| head.kind == *HEAD);
+    // Whatever else is in it, all of it is looked at there.
     if read != Some((VERSION, epoch, named.number)) {
         let run = open(dir, epoch, named, (before, after))?;
         return Ok(Unchecked { run, ends: None });
@@ -679,14 +680,24 @@ impl Unchecked {
         let file = self.run.file.try_clone();
         let file = file.map_err(|error| StoreError::io(&self.run.path, "open the file", error))?;
         let stripes = self.run.stripes.clone();
-        Ok(Box::new(move |space, key| {
+        Ok(Box::new(move |space, key, is_late| {
             let wanted = [&[space], key].concat();
-            stripes.iter().rev().find_map(|stripe| {
+            for stripe in stripes.iter().rev() {
                 let behind = stripe.partition_point(|place| *place.first <= *wanted);
-                let place = stripe.get(behind.checked_sub(1)?)?;
-                let body = blocks::read_at(&file, place.at, place.number).ok()??;
-                blocks::find(&body, space, key)
-            })
+                let Some(place) = behind.checked_sub(1).and_then(|at| stripe.get(at)) else {
+                    continue;
+                };
+                // What a later stripe may have comes before what an earlier one has.
+                if is_late() {
+                    return Err(Unreadable);
+                }
+                let body = blocks::read_at(&file, place.at, place.number);
+                let body = body.ok().flatten().ok_or(Unreadable)?;
+                if let Some(found) = blocks::find(&body, space, key)? {
+                    return Ok(Some(found));
+                }
+            }
+            Ok(None)
         }))
     }
 
@@ -730,11 +741,14 @@ fn survey(path: &Path, epoch: u64) -> Result<(Named, Vec<Vec<Place>>), StoreErro
     let mut reader = BlockReader::open(path, REMEDY)?;
     let head = reader.block()?;
     let read = read_head(&head.body).filter(|_| head.kind == *HEAD);
-    let Some((version @ (VERSION | WITHOUT_PLACES), _, number)) =
-        read.filter(|(_, found, _)| *found == epoch)
-    else {
+    let Some((version, _, number)) = read.filter(|(_, found, _)| *found == epoch) else {
         return Err(reader.damaged("its head is not that of a run of this store"));
     };
+    if version != VERSION && version != WITHOUT_PLACES {
+        let path = path.to_path_buf();
+        let found = version;
+        return Err(StoreError::Version { path, found });
+    }
     let (mut records, mut stripes, mut said) = (0, Vec::new(), Vec::new());
     let mut ended = version == WITHOUT_PLACES;
     while reader.at < reader.length {
@@ -847,15 +861,21 @@ mod tests {
             assert_eq!(run.named.records, 7_000);
             let unchecked = open_unchecked(dir, 1, named, nowhere).unwrap();
             assert_eq!(unchecked.ends.is_some(), has_places);
-            let find = unchecked.finder().unwrap();
+            let finder = unchecked.finder().unwrap();
+            let find =
+                |space: Space, key: &str, late| finder(space.number(), key.as_bytes(), &|| late);
             for number in (0..5_000).step_by(77) {
                 let key = format!("88.118/{number:05}");
-                let found = find(Space::Handle.number(), key.as_bytes()).unwrap();
+                let found = find(Space::Handle, &key, false).unwrap().unwrap();
                 let generation = if number < 1_000 { 1 } else { 2 };
                 assert_eq!(found.record().generation(), generation, "{key}");
             }
-            assert!(find(Space::Handle.number(), b"88.118/05000").is_none());
-            assert!(find(Space::Prefix.number(), b"88.118/00001").is_none());
+            let none = find(Space::Handle, "88.118/05000", false);
+            assert!(matches!(none, Ok(None)));
+            let none = find(Space::Prefix, "88.118/00001", false);
+            assert!(matches!(none, Ok(None)));
+            // It would have to be looked for in the first stripe, too.
+            assert!(find(Space::Handle, "88.118/00500", true).is_err());
             let mut seen = 0;
             let mut count = |records: &[PackedRef<'_>]| {
                 seen += records.len();

@@ -41,7 +41,7 @@ use foldhash::quality::RandomState;
 use jiexi_proto::handle::CaseRule;
 
 use super::SnapshotInfo;
-use super::blocks::{self, BLOCK_HEAD, BlockReader, BlockWriter, END};
+use super::blocks::{self, BLOCK_HEAD, BlockReader, BlockWriter, END, Unreadable};
 use super::disk::Disk;
 use super::error::StoreError;
 use super::journal;
@@ -515,10 +515,13 @@ pub(crate) fn read_window(
 pub(crate) fn finder(path: &Path, manifest: &Manifest) -> Result<Box<unread::Read>, StoreError> {
     let marks = read_marks(path, manifest)?;
     let file = File::open(path).map_err(|error| StoreError::io(path, "open the file", error))?;
-    Ok(Box::new(move |space, key| {
-        let (at, octets) = marks.find(space, key)?;
+    Ok(Box::new(move |space, key, _| {
+        let Some((at, octets)) = marks.find(space, key) else {
+            return Ok(None);
+        };
         let mut stretch = vec![0; octets];
-        file.read_exact_at(&mut stretch, at).ok()?;
+        let read = file.read_exact_at(&mut stretch, at);
+        read.map_err(|_| Unreadable)?;
         blocks::find(&stretch, space, key)
     }))
 }
@@ -588,6 +591,20 @@ fn read_blocks(
 
 /// Reads all of a snapshot and adds it up.
 pub(crate) fn verify(path: &Path) -> Result<(Manifest, u64), StoreError> {
+    let (manifest, bytes, marks) = verify_records(path)?;
+    let written = read_marks(path, &manifest).ok();
+    if manifest.marks.is_some() && written.as_ref() != Some(&marks) {
+        return Err(StoreError::damaged(
+            path,
+            "its marks, by which single records are found, are damaged; its records are not",
+            "a node that starts with it takes another one by itself",
+        ));
+    }
+    Ok((manifest, bytes))
+}
+
+/// As [`verify`], but what its marks say does not matter; what they must say.
+pub(crate) fn verify_records(path: &Path) -> Result<(Manifest, u64, Marks), StoreError> {
     let manifest = read_manifest(path)?;
     let mut tally = Tally::default();
     read_window(path, &manifest, |entry, _| tally.window(entry, path))?;
@@ -600,13 +617,6 @@ pub(crate) fn verify(path: &Path) -> Result<(Manifest, u64), StoreError> {
         }
         Ok(())
     })?;
-    if manifest.marks.is_some() && read_marks(path, &manifest)? != marks {
-        return Err(StoreError::damaged(
-            path,
-            "its marks are not those of its dump",
-            REMEDY,
-        ));
-    }
     let found = tally.total(manifest.to.sequence);
     if found != manifest.to {
         let what = format!(
@@ -618,7 +628,7 @@ pub(crate) fn verify(path: &Path) -> Result<(Manifest, u64), StoreError> {
     let bytes = fs::metadata(path)
         .map_err(|error| StoreError::io(path, "read the size", error))?
         .len();
-    Ok((manifest, bytes))
+    Ok((manifest, bytes, marks))
 }
 
 /// What the records of a dump, and a window over them, add up to. Keys are held as keyed hashes.
@@ -740,7 +750,7 @@ pub(crate) fn adopt(
         at += read as u64;
     }
     file.sync()?;
-    verify(&temporary)?;
+    verify_records(&temporary)?;
     settle(disk, dir, &temporary, manifest)
 }
 

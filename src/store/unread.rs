@@ -5,30 +5,36 @@
 //! leaves them; what was fetched, it counts at the end.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
+use super::blocks::Unreadable;
 use super::index::Index;
 use super::journal::entry::Position;
 use super::metrics::Stopwatch;
 use super::record::Packed;
 
-/// How long a batch of look-ups may fetch; the rest is not known yet. Whoever answers others is held up by it.
+/// How long a batch of look-ups may fetch, as it is looked between reads; the rest is not known yet. Whoever answers others
+/// is held up by it, so there is one that fetches at a time, and nobody waits for it.
 const PATIENCE: Duration = Duration::from_millis(2);
 
 /// Keys without a record, each a space number and a key.
 pub(crate) type Deleted = HashSet<Vec<u8>, RandomState>;
 
-/// Reads the sound record of a space under a key from a file, if there is one. Damage is for the loader to find.
-pub(crate) type Read = dyn Fn(u8, &[u8]) -> Option<Packed> + Send + Sync;
+/// Reads the record of a space under a key from a file; none when there is none. Where that takes several reads it ends when
+/// it is told that it took too long. What cannot be read is for the loader to find.
+pub(crate) type Read =
+    dyn Fn(u8, &[u8], &dyn Fn() -> bool) -> Result<Option<Packed>, Unreadable> + Send + Sync;
 
 /// See the module.
 pub(crate) struct Unread {
     read: Box<Read>,
     /// Keys that the file may have a record under, but nothing newer.
     deleted: Arc<Deleted>,
+    /// Held by the one that fetches.
+    turn: Mutex<()>,
     /// What was fetched adds up to; none when nothing may be fetched any more.
     fetched: Mutex<Option<Position>>,
 }
@@ -38,27 +44,34 @@ impl Unread {
         Self {
             read,
             deleted,
+            turn: Mutex::default(),
             fetched: Mutex::new(Some(Position::default())),
         }
     }
 
     /// Puts the records under these keys into the index, as many as can be had in a short time.
     pub(crate) fn fetch(&self, index: &Index, space: u8, keys: &[&[u8]]) {
+        let _turn = match self.turn.try_lock() {
+            Ok(turn) => turn,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
         let fetching = Stopwatch::start();
-        for key in keys {
-            if fetching.elapsed() > PATIENCE {
+        let is_late = || fetching.elapsed() > PATIENCE;
+        for (at, key) in keys.iter().enumerate() {
+            if at > 0 && is_late() {
                 return;
             }
-            self.fetch_one(index, space, key);
+            self.fetch_one(index, (space, key), &is_late);
         }
     }
 
     /// Puts the record under a key into the index, if there is one.
-    fn fetch_one(&self, index: &Index, space: u8, key: &[u8]) {
+    fn fetch_one(&self, index: &Index, (space, key): (u8, &[u8]), is_late: &dyn Fn() -> bool) {
         if !self.deleted.is_empty() && self.deleted.contains(&[&[space], key].concat()) {
             return;
         }
-        let Some(packed) = (self.read)(space, key) else {
+        let Ok(Some(packed)) = (self.read)(space, key, is_late) else {
             return;
         };
         // Held while it is put: what is loaded may be changed, and this is older.

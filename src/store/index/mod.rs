@@ -1,5 +1,6 @@
 //! The index in memory that answers look-ups: every record, found by key without a lock, an allocation or a reference
-//! count. One thread at a time changes it (the loader, then the writer); any number of [`Session`]s read.
+//! count. One thread at a time changes it: the writer, or before that the loader, and in turn with it whoever looks up what
+//! is not here yet, which then is fetched. Any number of [`Session`]s read.
 //!
 //! * `memory`: slots, records, and the unsafe code that reads them in place.
 //! * `epoch`: when memory can be freed.
@@ -222,8 +223,11 @@ impl Index {
 
     /// Fetches records that are not here yet.
     fn fetch(&self, space: u8, keys: &[&[u8]]) {
-        let fetch = self.fetch.lock().unwrap_or_else(PoisonError::into_inner);
-        let fetch = fetch.clone();
+        // Not held while it is read: the loader waits for it at the end.
+        let fetch = {
+            let fetch = self.fetch.lock().unwrap_or_else(PoisonError::into_inner);
+            fetch.clone()
+        };
         if let Some(fetch) = fetch {
             fetch(self, space, keys);
         }
