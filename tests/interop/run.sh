@@ -166,6 +166,7 @@ cnri_node g "$port_g"
 
 status=0
 mvn -B -ntp -Dstyle.color=never surefire:test \
+    -Dinterop.timeout=$((600 + migrated / 100)) \
     -Dinterop.data="$work" \
     -Dinterop.a.address=127.0.0.1 -Dinterop.a.port="$port_a" \
     -Dinterop.b.address=127.0.0.1 -Dinterop.b.port="$port_b" \
