@@ -381,6 +381,12 @@ fn fill(shared: &Shared, lane: u64, engine: &Engine) -> Result<Option<Position>,
         if shared.is_stopping() {
             return Ok(None);
         }
+        // Of all at the end a slow disk makes more than a sync may take.
+        shared.syncing.store(true, Ordering::Relaxed);
+        let synced = engine.sync();
+        shared.syncing.store(false, Ordering::Relaxed);
+        synced?;
+        shared.beat();
     }
     checkpoint(shared, lane, engine, Some(applied))?;
     engine.sync()?;
