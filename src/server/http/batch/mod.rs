@@ -156,9 +156,7 @@ impl Asked {
         self.restricted = resolving.public_only == Some(false);
         for (name, value) in asked::parameters(query) {
             match (name.as_str(), value.as_str()) {
-                ("raw", "" | "true" | "1") => self.raw = true,
-                ("raw", "false" | "0") => {}
-                ("raw", _) => return Err(Refusal::field("raw", "must be true or false")),
+                ("raw", _) => self.raw = asked::flag(&name, &value)?,
                 ("recursive", _) => self.recursive = asked::flag(&name, &value)?,
                 ("after", number) => {
                     // The description says int64: what is beyond it is no line.
@@ -245,7 +243,7 @@ pub(super) fn unsupported(text: &'static str) -> Refusal {
             description = "Handles at home elsewhere are asked there; the node must be recursive, and the token needs the right \
                 recursive. Without it such a line has code 301"),
         ("after" = Option<u64>, Query, description = "Answer only what follows this line; to go on after a cut"),
-        ("raw" = Option<bool>, Query,
+        ("raw" = inline(Option<Flag>), Query,
             description = "CSV exactly; without it cells that a spreadsheet would compute begin with an apostrophe")),
     request_body(content = String, content_type = "text/plain", description = "A handle a line; without a body there are no lines"),
     responses(

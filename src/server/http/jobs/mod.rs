@@ -324,7 +324,7 @@ pub(super) async fn all(
             description = "Of questions: handles at home elsewhere are asked there; the node must be recursive, and the token needs \
                 the right recursive"),
         ("after" = Option<u64>, Query, description = "Of questions: answer only what follows this line"),
-        ("raw" = Option<bool>, Query,
+        ("raw" = inline(Option<Flag>), Query,
             description = "Of questions, CSV exactly; without it cells that a spreadsheet would compute begin with an apostrophe"),
         ("Idempotency-Key" = Option<String>, Header, max_length = 255, pattern = "^[\\x21-\\x7E]*$",
             description = "The same key with the same body makes one job")),
