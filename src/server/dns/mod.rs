@@ -6,9 +6,9 @@
 //!             └ full  (through hickory-proto)  ┘
 //! ```
 //!
-//! [`Responder::respond`] answers a batch in three passes: read all, find all, write all. A plain
-//! question goes the short way; everything that it does not understand wholly goes the full one. Both
-//! give the same octets, which a test compares.
+//! [`Responder::respond`] reads all questions of a batch, then finds and writes one answer after the
+//! other. A plain question goes the short way; everything that it does not understand wholly goes the
+//! full one. Both give the same octets, which a test compares.
 //!
 //! * [`name`]: names ⇄ handles. [`zone`]: the zones. [`records`]: values → records.
 //! * [`view`]: what stands at a name. `full`, `plain`: the two ways of a question. [`cookie`].
@@ -50,7 +50,7 @@ use crate::history::{Event, Pen};
 use crate::metrics::{Cell, LookupResult, Op, Outcome, Reason};
 use crate::notices::Asked;
 use crate::resolver::Authority;
-use crate::store::{Lookup, Reader, Store, StoreError};
+use crate::store::{Reader, Store, StoreError};
 
 /// An answer over UDP to a client without a proof of its address is at most so many times as long as its
 /// question; a longer one sends it to TCP.
@@ -270,25 +270,24 @@ impl Responder {
                 *key = &self.keys[question.key.clone()];
             }
         }
-        let mut found = [const { Lookup::Absent }; BATCH];
-        session.find(&wanted[..questions.len()], &mut found[..questions.len()]);
-        for (place, (request, client)) in requests.iter().enumerate().take(BATCH) {
+        session.each(&wanted[..questions.len()], |place, found| {
+            let (request, client) = requests[place];
             let start = replies.octets.len();
             let out = &mut replies.octets;
-            let short = questions[place].as_ref().and_then(|question| {
-                question.write(&view, request, wanted[place], found[place], out)
-            });
+            let short = questions[place]
+                .as_ref()
+                .and_then(|question| question.write(&view, request, wanted[place], found, out));
             let written = match short {
                 Some(written) => Ok(written),
                 None => {
                     out.truncate(start);
                     self.key.clear();
-                    full::respond(&view, request, *client, channel, now, &mut self.key, out)
+                    full::respond(&view, request, client, channel, now, &mut self.key, out)
                 }
             };
             if let (Some(_), Ok(written)) = (self.cell.pen(), &written) {
                 let key = short.map_or(&self.key[..], |_| wanted[place]);
-                self.notes.add(written, *client, key);
+                self.notes.add(written, client, key);
             }
             let answer = count(&self.cell, written).map(|written| Answer {
                 octets: start..written.end,
@@ -296,7 +295,7 @@ impl Responder {
                 proven: written.proven,
             });
             replies.push(answer);
-        }
+        });
         if let Some(pen) = self.cell.pen() {
             self.notes.write(pen, now);
         }

@@ -1,8 +1,8 @@
 //! The Handle protocol: messages in, messages out.
 //!
-//! [`Responder::respond`] is the look-up, in three passes over a batch, so that the memory
-//! latency of one request hides behind the others: parse all, find all, encode all. It knows no
-//! sockets. Around it:
+//! [`Responder::respond`] is the look-up: parse all requests of a batch, then find and encode one
+//! after the other, while the records of those behind it are fetched from memory: the latency of
+//! one request hides behind the work for others. It knows no sockets. Around it:
 //!
 //! * [`udp`]: worker threads, a batch of datagrams at a time;
 //! * [`stream`]: connections, all complete frames of a read at a time;
@@ -257,9 +257,6 @@ impl Responder {
         let steps = &steps[..requests.len().min(BATCH)];
 
         let session = reader.session();
-        let mut found = [const { Lookup::Absent }; BATCH];
-        find(&session, steps, keys, &mut found);
-
         let stamp = Stamp {
             site_serial: shared.site_serial,
             unix_seconds: now.unix_seconds,
@@ -274,16 +271,16 @@ impl Responder {
             resolved: None,
             now: now.instant,
         };
-        for (step, found) in steps.iter().zip(&found) {
-            if replies.octets.len() > Replies::LIMIT {
-                break;
+        let mut ended = false;
+        session.each(&wanted(steps, keys)[..steps.len()], |at, found| {
+            ended |= replies.octets.len() > Replies::LIMIT;
+            if ended {
+                return;
             }
-            let disposition = encoder.encode(step, found, &mut replies.octets);
+            let disposition = encoder.encode(&steps[at], &found, &mut replies.octets);
             replies.push(disposition, encoder.resolved.take());
-            if replies.ordered && disposition == Disposition::Defer {
-                break;
-            }
-        }
+            ended = replies.ordered && disposition == Disposition::Defer;
+        });
         replies.count
     }
 
@@ -320,18 +317,18 @@ impl Responder {
     }
 }
 
-/// The second pass: the records of all resolutions of the batch.
-fn find<'s>(session: &'s Session<'_>, steps: &[Step<'_>], keys: &[u8], found: &mut [Lookup<'s>]) {
+/// The keys of the records that a batch needs.
+fn wanted<'k>(steps: &[Step<'_>], keys: &'k [u8]) -> [&'k [u8]; BATCH] {
     let mut wanted: [&[u8]; BATCH] = [&[]; BATCH];
     for (step, key) in steps.iter().zip(&mut wanted) {
         if let Step::Resolve(resolution) = step {
             *key = &keys[resolution.key.clone()];
         }
     }
-    session.find(&wanted[..steps.len()], &mut found[..steps.len()]);
+    wanted
 }
 
-/// The third pass: one decision and its answer after the other.
+/// What follows the look-up: one decision and its answer after the other.
 struct Encoder<'r, 's> {
     shared: &'r Shared,
     authority: &'r Authority,

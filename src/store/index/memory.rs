@@ -8,7 +8,8 @@
 //! * A *slot* is 19 bits of the hash (the tag) and 45 bits of place: the address of a block, divided by 8. A miss touches
 //!   one line of slots and no record, but for one tag in some hundreds that is equal by chance.
 //! * A *table* is the slots of one segment. It grows by a copy that takes its place, made from tags alone, within some ten
-//!   microseconds. The line of a slot follows from its tag; a full line spills over into the next one.
+//!   microseconds, and with a new region for tables some hundred. The line of a slot follows from its tag; a full line
+//!   spills over into the next one.
 //! * A *region* is 2 MiB into which blocks are written one after the other, in huge pages where the system has them. A
 //!   record that is replaced or removed leaves a dead block. When too much is dead, [`Writer::clean`] moves the live blocks
 //!   out of the region that has most of it, a few with every change, and then frees it. So no change waits for more than
@@ -19,14 +20,15 @@
 //! 1. *One writer.* Tables and regions are changed under the lock of [`Writer`] only; slots and roots are atomic.
 //! 2. *Written, then published.* A block or table is complete before the slot or root that leads to it is stored with
 //!    `Release`; readers load with `Acquire`. But for the mark of death, an atomic of its own, a block never changes.
-//! 3. *Unreachable, then retired, then freed.* A table is retired after its root was changed; a region after every block in
-//!    it was moved or dead, so that no slot leads to it. What is retired is freed when [`Domain::horizon`] is past its
+//! 3. *Unreachable, then retired, then freed.* A table is retired after its root was changed, and its region, if it has one
+//!    with others, is freed with the last of them; a region after every block in it was moved or dead, so that no slot
+//!    leads to it. What is retired is freed when [`Domain::horizon`] is past its
 //!    number: no reader that could have found a way to it is still looking.
 //! 4. *No look without a seat.* Slots, tables and blocks are followed by a [`Visit`], which has entered its seat until it is
 //!    dropped, or under the writer's lock. What a visit returns borrows it.
 //! 5. *A line without an empty slot never gets one*; hence a search may end at the first line that has one.
 //! 6. A place is an address below 2^48 and a multiple of 8 within a region; roots likewise, of a multiple of 64. Both were
-//!    exposed when they were made.
+//!    exposed when they were made. A tag is never 0, so neither an empty slot nor a grave has one that is searched for.
 //! 7. A block lies within its region: its length was checked when it was written.
 //! 8. Regions and blocks of a [`Stage`] are its own, and no published slot leads to them, until [`Prepared::publish`].
 //!
@@ -39,6 +41,7 @@
 )]
 
 pub(super) mod bulk;
+pub(super) mod table;
 
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
@@ -53,20 +56,15 @@ use foldhash::quality::RandomState;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 
 use super::epoch::{Domain, Seat};
+use table::{LINE, LINES_MAX, Line, Table, Tables, copy_slots, home, insert, lines, search};
 
-/// Segments of handles; with ten million, a table of one has some 3,000 slots.
-const HANDLE_SEGMENTS: usize = 4096;
+/// Segments of handles; with ten million, a table of one has some 4,000 slots.
+const HANDLE_SEGMENTS: usize = if cfg!(test) { 16 } else { 4096 };
 /// Segments of each other space.
 const OTHER_SEGMENTS: usize = 256;
 const SPACES: usize = 4;
-/// Slots of a line: what fits into a cache line.
-const LINE: usize = 8;
-/// A table grows when more than this many of four slots are taken …
+/// A table grows when more than this many of four slots are taken.
 const FULL_QUARTERS: usize = 3;
-/// … to so many slots in five for three records.
-const ROOM_FIFTHS: usize = 5;
-/// Lines of a table at most: what a root has room for.
-const LINES_MAX: usize = u16::MAX as usize;
 /// Bits of a place; the rest of a slot is the tag.
 const PLACE_BITS: u32 = 45;
 const TAG_BITS: u32 = 64 - PLACE_BITS;
@@ -91,17 +89,18 @@ const DEAD_BYTES: u64 = if cfg!(test) { 1 << 20 } else { 16 << 20 };
 const CLEAN_FACTOR: usize = 16;
 /// Bytes of a record before its key: space and length of the key.
 const KEY_START: usize = 3;
-/// Keys that are looked up side by side; what processors hold back in one go.
+/// Tables that are moved in one go.
+const TABLES_MOVED: usize = 32;
+/// Records whose slots are fetched side by side before they are put.
 const BATCH: usize = 32;
+/// Keys that are looked up side by side. Of one, two, four, eight and sixteen, two and four cost least.
+const GROUP: usize = 4;
+/// Stages of a look-up.
+const STAGES: usize = 4;
 /// Bytes that a processor fetches at once.
 const CACHE_LINE: usize = 64;
 /// Bytes of a record that are fetched ahead of their use; longer ones are read in a row, which the processor foresees.
 const FETCH_AHEAD: usize = 512;
-
-/// Eight slots.
-#[repr(align(64))]
-#[derive(Default)]
-struct Line([AtomicU64; LINE]);
 
 /// What was asked for: where it must be.
 #[derive(Clone, Copy, Default)]
@@ -149,6 +148,8 @@ struct Pages(NonNull<u8>);
 
 // SAFETY: it is plain memory, owned by whoever has this; who reads it is ruled by invariants 2 to 4.
 unsafe impl Send for Pages {}
+// SAFETY: it is only looked at through what was made of it.
+unsafe impl Sync for Pages {}
 
 impl Pages {
     fn new() -> Self {
@@ -200,44 +201,6 @@ impl Drop for Pages {
         let unmapped = unsafe { munmap(self.0.cast(), REGION) };
         debug_assert!(unmapped.is_ok());
     }
-}
-
-/// The lines of a table, none for a segment without records.
-///
-/// # Safety
-/// `root` was loaded from a root within the visit, or under the lock, for which the result is used (invariants 3 and 4).
-#[inline]
-unsafe fn lines<'a>(root: u64) -> &'a [Line] {
-    let address = (root & ((1 << ADDRESS_BITS) - 1)) as usize;
-    if address == 0 {
-        return &[];
-    }
-    let count = (root >> ADDRESS_BITS) as usize;
-    // SAFETY: invariant 6: a root is made of a table's exposed address and its length; it was not freed, says the caller.
-    unsafe { std::slice::from_raw_parts(ptr::with_exposed_provenance(address), count) }
-}
-
-/// The root of a table, which is then owned by whoever has the root.
-fn into_root(table: Box<[Line]>) -> u64 {
-    let count = table.len() as u64;
-    let address = Box::into_raw(table).cast::<Line>().expose_provenance() as u64;
-    assert!(address >> ADDRESS_BITS == 0, "addresses have 48 bits");
-    address | count << ADDRESS_BITS
-}
-
-/// The table of a root.
-///
-/// # Safety
-/// The root is 0 or from [`into_root`], leads nowhere else any more, and is used for this once.
-unsafe fn from_root(root: u64) -> Box<[Line]> {
-    let address = (root & ((1 << ADDRESS_BITS) - 1)) as usize;
-    if address == 0 {
-        return Box::default();
-    }
-    let count = (root >> ADDRESS_BITS) as usize;
-    let first = ptr::with_exposed_provenance_mut::<Line>(address);
-    // SAFETY: these are the parts that the box was taken apart into.
-    unsafe { Box::from_raw(ptr::slice_from_raw_parts_mut(first, count)) }
 }
 
 /// The address of the block that a slot leads to.
@@ -295,70 +258,6 @@ fn fetch(address: usize) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
-}
-
-// ------------------------------------------------------------------------------------------------ tables
-
-/// Where the search for a tag begins.
-#[inline]
-fn home(tag: u64, lines: usize) -> usize {
-    (tag as usize * lines) >> TAG_BITS
-}
-
-/// The lines of a table in the order in which a tag is searched for.
-#[inline]
-fn way(table: &[Line], tag: u64) -> impl Iterator<Item = &Line> {
-    let (before, from) = table.split_at(home(tag, table.len()));
-    from.iter().chain(before)
-}
-
-/// The first slot with this tag that `is_it`.
-#[inline]
-fn search(table: &[Line], tag: u64, mut is_it: impl FnMut(u64) -> bool) -> Option<(&Line, usize)> {
-    for line in way(table, tag) {
-        let mut ends = false;
-        for (at, slot) in line.0.iter().enumerate() {
-            let slot = slot.load(Ordering::Acquire);
-            if self::tag(slot) == tag && address(slot) > ALIGNMENT && is_it(slot) {
-                return Some((line, at));
-            }
-            ends |= slot == EMPTY;
-        }
-        if ends {
-            break;
-        }
-    }
-    None
-}
-
-/// Puts a slot where there is room; whether it took an empty one.
-fn insert(table: &[Line], tag: u64, new: u64) -> bool {
-    for line in way(table, tag) {
-        for slot in &line.0 {
-            let old = slot.load(Ordering::Relaxed);
-            if old == EMPTY || old == GRAVE {
-                slot.store(new, Ordering::Release);
-                return old == EMPTY;
-            }
-        }
-    }
-    panic!("a table has room before something is put into it");
-}
-
-/// An empty table with room for so many records.
-fn new_table(records: usize) -> Box<[Line]> {
-    let count = records * ROOM_FIFTHS / 3 / LINE + 1;
-    (0..count.min(LINES_MAX)).map(|_| Line::default()).collect()
-}
-
-/// Copies what is in a table to one that nobody else has yet.
-fn copy_slots(from: &[Line], to: &[Line]) {
-    for old in from.iter().flat_map(|line| &line.0) {
-        let old = old.load(Ordering::Relaxed);
-        if address(old) > ALIGNMENT {
-            insert(to, tag(old), old);
-        }
-    }
 }
 
 /// Whether a packed record is that under a key.
@@ -437,6 +336,62 @@ impl Drop for Visit<'_> {
     }
 }
 
+/// A key on its way through the stages of [`Visit::find`].
+#[derive(Clone, Copy, Default)]
+struct Sought<'v> {
+    hashed: Hashed,
+    table: &'v [Line],
+    /// The first slot with its tag.
+    slot: u64,
+    /// The record in that slot.
+    packed: Option<&'v [u8]>,
+}
+
+impl Sought<'_> {
+    /// Finds the slot, whose line should be there, and has the beginning of its record fetched.
+    #[inline]
+    fn choose(&mut self) {
+        let Some(line) = self.table.get(home(self.hashed.tag, self.table.len())) else {
+            return;
+        };
+        let found = match line.first(self.hashed.tag) {
+            (Some(slot), _) => slot,
+            (None, true) => return,
+            (None, false) => self.spilled(),
+        };
+        self.slot = found;
+        fetch(address(found));
+        fetch(address(found) + CACHE_LINE);
+    }
+
+    /// The first slot with its tag, wherever it is.
+    #[inline(never)]
+    fn spilled(&self) -> u64 {
+        let mut found = EMPTY;
+        // As it was seen: it may be a grave a moment later.
+        search(self.table, self.hashed.tag, |slot| {
+            found = slot;
+            true
+        });
+        found
+    }
+
+    /// Finds out how long the record is, whose beginning should be there, and has the rest of it fetched.
+    #[inline]
+    fn fetch_rest(&mut self) {
+        if self.slot == EMPTY {
+            return;
+        }
+        // SAFETY: the slot is from a table of the visit that this borrows.
+        let packed = unsafe { record(address(self.slot)) };
+        let end = packed.len().min(FETCH_AHEAD) + HEADER;
+        for ahead in (2 * CACHE_LINE..end).step_by(CACHE_LINE) {
+            fetch(address(self.slot) + ahead);
+        }
+        self.packed = Some(packed);
+    }
+}
+
 impl Visit<'_> {
     /// The packed record under a key.
     #[inline]
@@ -461,8 +416,9 @@ impl Visit<'_> {
         found
     }
 
-    /// Looks up many keys, in stages, so that the memory of all of them is fetched at the same time: lines of slots, then
-    /// the beginnings of records, then their keys are compared. Calls `found` for each, in order.
+    /// Looks up many keys and calls `found` for each, in order. While one is being worked on, the memory of those behind it
+    /// is on its way: that of a [`GROUP`] is asked for in one go, its lines of slots, a group later the beginnings of its
+    /// records, then the rest of them.
     #[inline]
     pub(super) fn find<'v>(
         &'v self,
@@ -470,58 +426,63 @@ impl Visit<'_> {
         keys: &[&[u8]],
         mut found: impl FnMut(usize, Option<&'v [u8]>),
     ) {
-        for (number, keys) in keys.chunks(BATCH).enumerate() {
-            self.find_batch(space, keys, |at, record| found(number * BATCH + at, record));
+        let mut under_way = [[Sought::default(); GROUP]; STAGES];
+        let groups = keys.len().div_ceil(GROUP);
+        for step in 0..groups + STAGES - 1 {
+            // Of the group that is so many stages behind: its first place, its keys, and what is known of them where.
+            let behind = |stages: usize| {
+                let group = step.checked_sub(stages).unwrap_or(groups);
+                let first = keys.len().min(group * GROUP);
+                let end = keys.len().min(first + GROUP);
+                (first, &keys[first..end], group % STAGES)
+            };
+            let (_, keys, at) = behind(0);
+            for (sought, key) in under_way[at].iter_mut().zip(keys) {
+                *sought = self.seek(space, key);
+            }
+            let (_, keys, at) = behind(1);
+            for sought in &mut under_way[at][..keys.len()] {
+                sought.choose();
+            }
+            let (_, keys, at) = behind(2);
+            for sought in &mut under_way[at][..keys.len()] {
+                sought.fetch_rest();
+            }
+            let (first, keys, at) = behind(3);
+            for (place, (sought, key)) in under_way[at].iter().zip(keys).enumerate() {
+                found(first + place, self.compare(sought, space, key));
+            }
         }
     }
 
+    /// Begins the search for a key.
     #[inline]
-    fn find_batch<'v>(
-        &'v self,
-        space: u8,
-        keys: &[&[u8]],
-        mut found: impl FnMut(usize, Option<&'v [u8]>),
-    ) {
+    fn seek<'v>(&'v self, space: u8, key: &[u8]) -> Sought<'v> {
         let memory = &*self.seated.memory;
-        let mut hashes = [Hashed::default(); BATCH];
-        let mut tables: [&'v [Line]; BATCH] = [&[]; BATCH];
-        for ((key, hashed), table) in keys.iter().zip(&mut hashes).zip(&mut tables) {
-            *hashed = memory.hash(space, key);
-            let root = memory.roots[hashed.segment].load(Ordering::Acquire);
-            // SAFETY: loaded within this visit, and what follows from it borrows the visit.
-            *table = unsafe { lines(root) };
-            if let Some(line) = table.get(home(hashed.tag, table.len())) {
-                fetch(ptr::from_ref(line).addr());
-            }
+        let hashed = memory.hash(space, key);
+        let root = memory.roots[hashed.segment].load(Ordering::Acquire);
+        // SAFETY: loaded within this visit, and what follows from it borrows the visit.
+        let table: &'v [Line] = unsafe { lines(root) };
+        if let Some(line) = table.get(home(hashed.tag, table.len())) {
+            fetch(ptr::from_ref(line).addr());
         }
-        let mut slots = [EMPTY; BATCH];
-        for ((hashed, table), slot) in hashes.iter().zip(&tables).zip(&mut slots[..keys.len()]) {
-            search(table, hashed.tag, |candidate| {
-                *slot = candidate;
-                fetch(address(candidate));
-                fetch(address(candidate) + CACHE_LINE);
-                true
-            });
+        Sought {
+            hashed,
+            table,
+            packed: None,
+            slot: EMPTY,
         }
-        for (at, key) in keys.iter().enumerate() {
-            if slots[at] == EMPTY {
-                found(at, None);
-                continue;
-            }
-            // SAFETY: the slot is from a table of this visit.
-            let packed: &'v [u8] = unsafe { record(address(slots[at])) };
-            if !is_under(packed, space, key) {
-                // Another record with the same tag.
-                found(at, self.look(hashes[at], space, key));
-                continue;
-            }
-            for ahead in
-                (2 * CACHE_LINE..packed.len().min(FETCH_AHEAD) + HEADER).step_by(CACHE_LINE)
-            {
-                fetch(address(slots[at]) + ahead);
-            }
-            found(at, Some(packed));
+    }
+
+    /// Ends it: the record, if it is that under the key.
+    #[inline]
+    fn compare<'v>(&'v self, sought: &Sought<'v>, space: u8, key: &[u8]) -> Option<&'v [u8]> {
+        let packed = sought.packed?;
+        if is_under(packed, space, key) {
+            return Some(packed);
         }
+        // Another record with the same tag.
+        self.look(sought.hashed, space, key)
     }
 
     /// Calls `visit` with every record of a segment. Records that change meanwhile are seen before or after that.
@@ -567,7 +528,8 @@ impl Memory {
         let within = ((hash >> 32) as usize * segments.len()) >> 32;
         Hashed {
             segment: segments.start + within,
-            tag: hash & ((1 << TAG_BITS) - 1),
+            // None of EMPTY and GRAVE.
+            tag: (hash & ((1 << TAG_BITS) - 1)).max(1),
         }
     }
 
@@ -600,9 +562,7 @@ impl Memory {
             for (packed, hashed) in records.clone().zip(&mut hashes) {
                 let (space, key) = key_of(packed);
                 *hashed = self.hash(space, key);
-                let root = self.roots[hashed.segment].load(Ordering::Relaxed);
-                // SAFETY: loaded under the lock.
-                let table = unsafe { lines(root) };
+                let table = &writer.tables[hashed.segment];
                 if let Some(line) = table.get(home(hashed.tag, table.len())) {
                     fetch(ptr::from_ref(line).addr());
                 }
@@ -644,7 +604,7 @@ impl Memory {
         } else if decide(None) {
             let new = writer.append(packed, self);
             if writer.is_full(hashed.segment, table.len()) {
-                root = writer.grow(hashed.segment, root, self);
+                root = writer.grow(hashed.segment, self);
                 // SAFETY: the root that has just been stored, under the lock.
                 table = unsafe { lines(root) };
             }
@@ -700,11 +660,10 @@ impl Memory {
     pub(super) fn clear(&self) {
         let mut guard = self.lock();
         let writer = &mut *guard;
-        for (root, load) in self.roots.iter().zip(&mut writer.loads) {
-            *load = Load::default();
-            let old = root.swap(0, Ordering::AcqRel);
-            // SAFETY: it has just been taken out of the only place that has it.
-            let table = unsafe { from_root(old) };
+        writer.loads.fill(Load::default());
+        for (root, table) in self.roots.iter().zip(&mut writer.tables) {
+            root.store(0, Ordering::Release);
+            let table = std::mem::take(table);
             if !table.is_empty() {
                 writer.limbo.push_back((0, Garbage::Table(table)));
             }
@@ -738,7 +697,18 @@ impl Memory {
             return;
         };
         writer.clean(REGION / 8, self);
+        writer.gather(TABLES_MOVED, self);
         writer.reclaim(self);
+    }
+
+    /// Regions in which tables are, and how many tables' worth of lines.
+    #[cfg(test)]
+    pub(super) fn table_regions(&self) -> (usize, usize) {
+        let writer = self.lock();
+        let regions = writer.tables.iter().filter_map(Table::region);
+        let regions: std::collections::HashSet<_> = regions.collect();
+        let lines = writer.tables.iter().map(|table| table.len()).sum();
+        (regions.len(), lines)
     }
 
     fn lock(&self) -> MutexGuard<'_, Writer> {
@@ -746,20 +716,15 @@ impl Memory {
     }
 }
 
-impl Drop for Memory {
-    fn drop(&mut self) {
-        for root in &mut self.roots {
-            // SAFETY: nobody has a seat, since a seat keeps this alive; the root is used for this once.
-            drop(unsafe { from_root(std::mem::take(root.get_mut())) });
-        }
-    }
-}
-
 // ------------------------------------------------------------------------------------------------ writing
 
 /// What only the writer needs to know.
 struct Writer {
+    /// Of each segment.
     loads: Box<[Load]>,
+    tables: Box<[Table]>,
+    /// Where they are made.
+    maker: Tables,
     /// By address, divided by their size.
     regions: HashMap<usize, Region, RandomState>,
     /// The region that is being filled.
@@ -829,7 +794,7 @@ impl Region {
 /// What is freed when nobody looks at it any more.
 #[expect(dead_code, reason = "dropping it is what it is for")]
 enum Garbage {
-    Table(Box<[Line]>),
+    Table(Table),
     Region(Region),
 }
 
@@ -840,6 +805,8 @@ impl Writer {
     fn new(segments: usize) -> Self {
         Self {
             loads: vec![Load::default(); segments].into(),
+            tables: (0..segments).map(|_| Table::default()).collect(),
+            maker: Tables::default(),
             regions: HashMap::default(),
             head: None,
             live: 0,
@@ -889,20 +856,35 @@ impl Writer {
     }
 
     /// Puts a larger table in the place of a full one, or one without graves; its root.
-    fn grow(&mut self, segment: usize, root: u64, memory: &Memory) -> u64 {
-        let load = &mut self.loads[segment];
-        let table = new_table(load.live as usize + 1);
-        // SAFETY: the root of the segment, under the lock.
-        copy_slots(unsafe { lines(root) }, &table);
-        load.taken = load.live;
-        let new = into_root(table);
-        memory.roots[segment].store(new, Ordering::Release);
-        // SAFETY: the root has just been replaced in the only place that has it.
-        let old = unsafe { from_root(root) };
+    fn grow(&mut self, segment: usize, memory: &Memory) -> u64 {
+        let live = self.loads[segment].live;
+        let table = self.maker.make(live as usize + 1);
+        copy_slots(&self.tables[segment], &table);
+        self.replace(segment, table, live, memory)
+    }
+
+    /// Puts a table in the place of another, which nobody finds any more; its root.
+    fn replace(&mut self, segment: usize, table: Table, live: u32, memory: &Memory) -> u64 {
+        self.loads[segment] = Load { taken: live, live };
+        let root = table.root();
+        memory.roots[segment].store(root, Ordering::Release);
+        let old = std::mem::replace(&mut self.tables[segment], table);
         if !old.is_empty() {
             self.retire(Garbage::Table(old), memory);
         }
-        new
+        root
+    }
+
+    /// Moves up to so many tables out of regions that most others have left: who brings a few records at a time replaces
+    /// some tables of each region, and would leave one or two in every one of them.
+    fn gather(&mut self, most: usize, memory: &Memory) {
+        let lonely =
+            |(segment, table): (usize, &Table)| table.is_lonely(&self.maker).then_some(segment);
+        let tables = self.tables.iter().enumerate();
+        let lonely: Vec<usize> = tables.filter_map(lonely).take(most).collect();
+        for segment in lonely {
+            self.grow(segment, memory);
+        }
     }
 
     /// Looks at up to `bytes` of blocks of the region that has most dead ones, if too many are dead, and moves the live.

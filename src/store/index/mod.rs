@@ -355,35 +355,49 @@ impl std::fmt::Debug for Session<'_> {
 }
 
 impl Session<'_> {
-    /// Looks up folded handles: `found[i]` becomes what is known about `keys[i]`, for as many as both have. The memory of
-    /// all of them is fetched at the same time, so a batch costs far less than as many single look-ups.
+    /// Looks up folded handles and calls `found` with what is known about each, in order. While that works on one, the
+    /// memory of those behind it is fetched, so a batch costs far less than as many single look-ups.
+    #[inline]
+    pub fn each<'s>(&'s self, keys: &[&[u8]], mut found: impl FnMut(usize, Lookup<'s>)) {
+        // Before the look-ups: a miss that was complete then is a miss.
+        let missed = match self.missed() {
+            None => return (0..keys.len()).for_each(|at| found(at, Lookup::Loading)),
+            Some(Lookup::Loading) => return self.each_while_loading(keys, &mut found),
+            Some(missed) => missed,
+        };
+        self.visit.find(Space::Handle.number(), keys, |at, packed| {
+            found(at, packed.map_or(missed, known));
+        });
+    }
+
+    /// As [`Self::each`]: `found[i]` becomes what is known about `keys[i]`, for as many as both have.
     #[inline]
     pub fn find<'s>(&'s self, keys: &[&[u8]], found: &mut [Lookup<'s>]) {
         let keys = &keys[..keys.len().min(found.len())];
-        // Before the look-ups: a miss that was complete then is a miss.
-        let Some(missed) = self.missed() else {
-            return found.fill(Lookup::Loading);
-        };
-        self.visit.find(Space::Handle.number(), keys, |at, packed| {
-            found[at] = packed.map_or(missed, known);
-        });
-        if matches!(missed, Lookup::Loading) {
-            self.fetch(keys, found);
-        }
+        self.each(keys, |at, known| found[at] = known);
     }
 
-    /// Looks again for what is not known yet, when it was fetched.
+    /// What is not known yet is fetched, all of it at once.
     #[cold]
-    fn fetch<'s>(&'s self, keys: &[&[u8]], found: &mut [Lookup<'s>]) {
+    fn each_while_loading<'s>(&'s self, keys: &[&[u8]], found: &mut dyn FnMut(usize, Lookup<'s>)) {
         let space = Space::Handle.number();
-        let all = keys.iter().zip(found);
-        let unknown: Vec<_> = all
-            .filter(|(_, found)| matches!(found, Lookup::Loading))
+        let mut all = vec![Lookup::Loading; keys.len()];
+        self.visit.find(space, keys, |at, packed| {
+            all[at] = packed.map_or(Lookup::Loading, known);
+        });
+        let unknown: Vec<usize> = (0..keys.len())
+            .filter(|at| matches!(all[*at], Lookup::Loading))
             .collect();
-        let wanted: Vec<&[u8]> = unknown.iter().map(|(key, _)| **key).collect();
+        let wanted: Vec<&[u8]> = unknown.iter().map(|at| keys[*at]).collect();
         self.index.fetch(space, &wanted);
-        for (key, found) in unknown {
-            *found = self.visit.get(space, key).map_or(Lookup::Loading, known);
+        for at in unknown {
+            all[at] = self
+                .visit
+                .get(space, keys[at])
+                .map_or(Lookup::Loading, known);
+        }
+        for (at, known) in all.into_iter().enumerate() {
+            found(at, known);
         }
     }
 

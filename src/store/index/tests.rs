@@ -175,8 +175,11 @@ fn readers_beside_a_writer() {
                 move || watched.read(seed)
             })
         });
-        for _ in 0..250_000 {
+        for number in 0..250_000 {
             watched.change(random.below(KEYS));
+            if number % 100 == 0 {
+                watched.index.tend();
+            }
         }
         watched.done.store(true, Ordering::Release);
         for reader in readers {
@@ -322,4 +325,42 @@ fn stages_against_a_map() {
         let same = index.with(*space, key, |found| found.bytes() == packed);
         assert_eq!(same, Some(true));
     }
+}
+
+/// Goal: records that come a few at a time leave no regions behind that hold little but a table. Method: many small stages
+/// into a large index, as small imports are, and the pauses between them.
+#[test]
+fn tables_stay_together() {
+    let mut random = Random::new("tables stay together");
+    let index = Index::new();
+    let put = |records: u64, number: &mut dyn FnMut() -> u64| {
+        let mut stage = index.stage();
+        for _ in 0..records {
+            let number = number();
+            let space = Space::ALL[1 + number as usize % 3];
+            let draft = Draft {
+                handle: Bytes::from(key(number)),
+                values: Vec::new(),
+            };
+            let mut packed = Packed::encode(space, &key(number), &draft).unwrap();
+            packed.seal(1);
+            stage.add(packed.view());
+        }
+        index.prepare(stage).publish();
+    };
+    let mut next = 0..250_000;
+    put(250_000, &mut || next.next().unwrap());
+    for _ in 0..1_500 {
+        put(20, &mut || random.below(250_000));
+        index.tend();
+    }
+    for _ in 0..100 {
+        index.tend();
+    }
+    let (regions, lines) = index.memory.table_regions();
+    let needed = lines.div_ceil(memory::table::REGION_LINES);
+    assert!(
+        regions > 0 && regions <= 2 * needed + 1,
+        "{regions} for {needed}"
+    );
 }

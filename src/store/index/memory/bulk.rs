@@ -4,9 +4,9 @@
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
+use super::table::{Line, Table, copy_slots, insert, search};
 use super::{
-    ADDRESS_BITS, Figures, Garbage, Line, Load, Memory, Region, Writer, address, copy_slots,
-    insert, into_root, is_under, key_of, lines, new_table, record, search, size, slot,
+    ADDRESS_BITS, Figures, Memory, Region, Writer, address, is_under, key_of, record, size, slot,
 };
 
 /// Slots of a part.
@@ -91,7 +91,7 @@ pub(in crate::store::index) struct Prepared<'m> {
     memory: &'m Memory,
     writer: MutexGuard<'m, Writer>,
     stage: Stage,
-    tables: Vec<(usize, Box<[Line]>, u32)>,
+    tables: Vec<(usize, Table, u32)>,
     /// Blocks that are then replaced.
     dead: Vec<usize>,
     /// Keys that come with it.
@@ -106,7 +106,7 @@ impl Memory {
         mut stage: Stage,
         mut replaced: impl FnMut(&[u8]),
     ) -> Prepared<'_> {
-        let writer = self.lock();
+        let mut writer = self.lock();
         let (starts, slots) = stage.by_segment(self.roots.len());
         let (mut tables, mut dead, mut added) = (Vec::new(), Vec::new(), 0);
         for (segment, range) in starts.windows(2).enumerate() {
@@ -115,12 +115,8 @@ impl Memory {
                 continue;
             }
             let live = writer.loads[segment].live as usize;
-            let table = new_table(live + staged.len());
-            // SAFETY: the root of the segment, under the lock.
-            copy_slots(
-                unsafe { lines(self.roots[segment].load(Ordering::Relaxed)) },
-                &table,
-            );
+            let table = writer.maker.make(live + staged.len());
+            copy_slots(&writer.tables[segment], &table);
             let before = dead.len();
             for new in staged {
                 match find(&table, *new) {
@@ -163,16 +159,11 @@ impl Prepared<'_> {
     /// Lets readers find the records, segment by segment.
     pub(in crate::store::index) fn publish(mut self) {
         let (memory, writer) = (self.memory, &mut *self.writer);
+        let replaced = self.tables.len();
         for (segment, table, live) in self.tables {
-            writer.loads[segment] = Load { taken: live, live };
-            // SAFETY: what is replaced here was in the only place that has it.
-            let old = unsafe {
-                super::from_root(memory.roots[segment].swap(into_root(table), Ordering::AcqRel))
-            };
-            if !old.is_empty() {
-                writer.retire(Garbage::Table(old), memory);
-            }
+            writer.replace(segment, table, live, memory);
         }
+        writer.gather(replaced / 4, memory);
         writer.live += self.stage.live as u64;
         for region in self.stage.regions {
             writer.regions.insert(region.number(), region);
