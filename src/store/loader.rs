@@ -782,10 +782,19 @@ impl<'a> Replay<'a> {
             .set_fetch(Some(Arc::new(move |index, space, keys| {
                 fetching.fetch(index, space, keys);
             })));
-        self.shared.stall(Disk::stalls_loader);
-        let read = read(self);
-        self.shared.index.set_fetch(None);
-        let fetched = unread.close();
+        let shared = self.shared;
+        let (read, fetched) = thread::scope(|scope| {
+            let _ending = unread.ending();
+            let patient = thread::Builder::new().name("store-fetcher".to_owned());
+            let patient = patient.spawn_scoped(scope, || unread.go_after(&shared.index));
+            if let Err(error) = patient {
+                tracing::warn!(event = "store.no_thread", %error, "loading: what takes long to find is only answered when it is read");
+            }
+            shared.stall(Disk::stalls_loader);
+            let read = read(self);
+            shared.index.set_fetch(None);
+            (read, unread.close())
+        });
         self.position.count += fetched.count;
         self.position.sum ^= fetched.sum;
         read

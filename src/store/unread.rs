@@ -3,9 +3,12 @@
 //!
 //! What is newer than the file is in the index before anybody fetches. The loader comes to the same records later, and
 //! leaves them; what was fetched, it counts at the end.
+//!
+//! Who asks waits a moment. What takes longer, because a record may be in many places of the file, is left to a thread that
+//! has the time: whoever asks again finds it.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
@@ -19,6 +22,9 @@ use super::record::Packed;
 /// How long a batch of look-ups may fetch, as it is looked between reads; the rest is not known yet. Whoever answers others
 /// is held up by it, so there is one that fetches at a time, and nobody waits for it.
 const PATIENCE: Duration = Duration::from_millis(2);
+
+/// Keys that are left to the thread at most; who asks for more asks again.
+const LEFT_MAX: usize = 1024;
 
 /// Keys without a record, each a space number and a key.
 pub(crate) type Deleted = HashSet<Vec<u8>, RandomState>;
@@ -37,6 +43,19 @@ pub(crate) struct Unread {
     turn: Mutex<()>,
     /// What was fetched adds up to; none when nothing may be fetched any more.
     fetched: Mutex<Option<Position>>,
+    /// What took too long, each a space number and a key.
+    left: Mutex<VecDeque<Vec<u8>>>,
+    /// There is something left, or it ends.
+    more: Condvar,
+}
+
+/// Ends it when dropped.
+pub(crate) struct Ending<'u>(&'u Unread);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 impl Unread {
@@ -46,6 +65,8 @@ impl Unread {
             deleted,
             turn: Mutex::default(),
             fetched: Mutex::new(Some(Position::default())),
+            left: Mutex::default(),
+            more: Condvar::new(),
         }
     }
 
@@ -60,32 +81,91 @@ impl Unread {
         let is_late = || fetching.elapsed() > PATIENCE;
         for (at, key) in keys.iter().enumerate() {
             if at > 0 && is_late() {
-                return;
+                return self.leave(space, &keys[at..]);
             }
-            self.fetch_one(index, (space, key), &is_late);
+            if !self.fetch_one(index, (space, key), &is_late) && is_late() {
+                self.leave(space, &keys[at..=at]);
+            }
         }
     }
 
-    /// Puts the record under a key into the index, if there is one.
-    fn fetch_one(&self, index: &Index, (space, key): (u8, &[u8]), is_late: &dyn Fn() -> bool) {
-        if !self.deleted.is_empty() && self.deleted.contains(&[&[space], key].concat()) {
-            return;
+    /// Leaves keys to the thread.
+    fn leave(&self, space: u8, keys: &[&[u8]]) {
+        let mut left = self.left();
+        for key in keys {
+            let place = [&[space], *key].concat();
+            if left.len() < LEFT_MAX && !left.contains(&place) {
+                left.push_back(place);
+            }
         }
-        let Ok(Some(packed)) = (self.read)(space, key, is_late) else {
-            return;
+        self.more.notify_one();
+    }
+
+    /// Fetches what was left, until it ends.
+    pub(crate) fn go_after(&self, index: &Index) {
+        let has_ended = || self.fetched().is_none();
+        loop {
+            let mut left = self.left();
+            let place = loop {
+                if has_ended() {
+                    return;
+                }
+                match left.pop_front() {
+                    Some(place) => break place,
+                    None => left = self.more.wait(left).unwrap_or_else(PoisonError::into_inner),
+                }
+            };
+            drop(left);
+            if let Some((space, key)) = place.split_first() {
+                self.fetch_one(index, (*space, key), &has_ended);
+            }
+        }
+    }
+
+    /// Puts the record under a key into the index, if there is one; whether that is known.
+    fn fetch_one(
+        &self,
+        index: &Index,
+        (space, key): (u8, &[u8]),
+        is_late: &dyn Fn() -> bool,
+    ) -> bool {
+        if !self.deleted.is_empty() && self.deleted.contains(&[&[space], key].concat()) {
+            return true;
+        }
+        let packed = match (self.read)(space, key, is_late) {
+            Ok(Some(packed)) => packed,
+            Ok(None) => return true,
+            Err(Unreadable) => return false,
         };
         // Held while it is put: what is loaded may be changed, and this is older.
-        let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fetched = self.fetched();
         if let Some(position) = &mut *fetched
             && index.put_if_absent(packed.view())
         {
             position.exchange(None, Some(packed.checksum()));
         }
+        true
+    }
+
+    /// Ends it when that is dropped.
+    pub(crate) fn ending(&self) -> Ending<'_> {
+        Ending(self)
     }
 
     /// Ends it; what was fetched.
     pub(crate) fn close(&self) -> Position {
-        let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
-        fetched.take().unwrap_or_default()
+        let fetched = self.fetched().take();
+        // Under the lock: the thread has either seen that it ends, or waits.
+        let _left = self.left();
+        self.more.notify_all();
+        fetched.unwrap_or_default()
+    }
+
+    fn fetched(&self) -> MutexGuard<'_, Option<Position>> {
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn left(&self) -> MutexGuard<'_, VecDeque<Vec<u8>>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

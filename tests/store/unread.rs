@@ -185,6 +185,47 @@ fn before_anything_of_a_run_was_read() {
     eventually("all of it is sound", || store.verify().unwrap().is_good());
 }
 
+/// What may be in very many places of a run takes longer than anybody waits for it. It is found all the same, while nothing
+/// was read yet.
+#[test]
+fn what_takes_long_to_find() {
+    const MANY: u64 = 20_000;
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config {
+        import_stripe_bytes: 1 << 10,
+        ..with_faults(dir.path())
+    };
+    let store = create(&config);
+    // Behind all others in order, and in the first of some thousand stripes: it may be in each of them.
+    let last = b"88.119/LAST".to_vec();
+    let mut records = vec![(Space::Handle, last.clone(), 7)];
+    records.extend((0..MANY).map(|number| (Space::Handle, key(number), 1)));
+    import(&store, &records).unwrap();
+    // What is known to be newer.
+    store
+        .commit(batch(vec![put(Space::Handle, &key(300), 3)]))
+        .unwrap();
+    store.close().unwrap();
+    let store = open_stalled(&config);
+    let reader = store.reader();
+    eventually("it is found", || {
+        match reader.session().get(Space::Handle, &last) {
+            Lookup::Found(record) => {
+                assert_eq!(version(&record.to_owned()), 7);
+                true
+            }
+            found => {
+                assert_eq!(found, Lookup::Loading);
+                false
+            }
+        }
+    });
+    assert_eq!(store.state(), State::Loading);
+    release(&config);
+    assert!(store.wait_loaded(PATIENCE).unwrap());
+    eventually("all of it is sound", || store.verify().unwrap().is_good());
+}
+
 /// What cannot be read may be newer than what can: nothing older is answered, and nothing of it stays.
 #[test]
 fn from_a_damaged_run() {
