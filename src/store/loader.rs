@@ -787,13 +787,16 @@ impl<'a> Replay<'a> {
             let _ending = unread.ending();
             let patient = thread::Builder::new().name("store-fetcher".to_owned());
             let patient = patient.spawn_scoped(scope, || unread.go_after(&shared.index));
-            if let Err(error) = patient {
+            if let Err(error) = &patient {
                 tracing::warn!(event = "store.no_thread", %error, "loading: what takes long to find is only answered when it is read");
             }
             shared.stall(Disk::stalls_loader);
             let read = read(self);
             shared.index.set_fetch(None);
-            (read, unread.close())
+            let fetched = unread.close();
+            // A panic there is no reason to give the file up.
+            drop(patient.map(thread::ScopedJoinHandle::join));
+            (read, fetched)
         });
         self.position.count += fetched.count;
         self.position.sum ^= fetched.sum;

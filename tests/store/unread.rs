@@ -196,7 +196,7 @@ fn what_takes_long_to_find() {
         ..with_faults(dir.path())
     };
     let store = create(&config);
-    // Behind all others in order, and in the first of some thousand stripes: it may be in each of them.
+    // Behind all others in order, and in the first of some two hundred stripes: it may be in each of them.
     let last = b"88.119/LAST".to_vec();
     let mut records = vec![(Space::Handle, last.clone(), 7)];
     records.extend((0..MANY).map(|number| (Space::Handle, key(number), 1)));
